@@ -1,0 +1,1 @@
+"""agentsys: agents made of roles that write training data."""

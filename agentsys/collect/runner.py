@@ -1,0 +1,338 @@
+"""The bulk runner: a compiled graph over records, into traces.
+
+A run is a set of workers that each take a record through the graph. Nothing waits for its slowest member: the limit
+that counts is the endpoint's, and there are more records under way than requests allowed, so that it stays full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from agentsys.collect.fingerprint import context_models, differences, digest, fingerprint, source_digest
+from agentsys.collect.store import Finished, RunFolder, RunFolderError, id_hash
+from agentsys.models import EndpointDown
+from agentsys.models.cache import DEFAULT_LIMIT, CacheError, RequestCache, default_path
+from agentsys.models.chat import AgentChatModel
+from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
+from agentsys.recorder import Recorder, Stopped, Switch, current
+from agentsys.records import BadRecord, Record, read_records, shuffled
+from agentsys.traces import Trace
+
+RECORDS_PER_REQUEST: Final = 1.5
+"""Records under way for each request that may be in flight: while one is between two calls, another fills its place."""
+MANIFEST_SECONDS: Final = 5.0
+"""The manifest's totals are on disk at least this often."""
+RESERVED: Final = ("dropped", "targets")
+"""What a graph's output may say of its trace: why it is dropped, and what is worth learning. The rest is the result."""
+
+
+@dataclass(slots=True)
+class Options:
+    """How to run. `in_flight` is requests at once, per endpoint; the cache is off if its path is None."""
+
+    limit: int | None = None
+    shuffle: bool = False
+    seed: int = 0
+    in_flight: int = DEFAULT_IN_FLIGHT
+    cache: Path | None = field(default_factory=default_path)
+    cache_limit: int = DEFAULT_LIMIT
+    retry_rejected: bool = False
+    token_budget: int | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    id_field: str = "id"
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run ended. Counts of outcomes are of the folder as a whole, the rest of this run."""
+
+    out: Path
+    run: str
+    kept: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    calls: int = 0
+    cache_hits: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    stopped: str | None = None
+
+    def count(self, trace: Trace) -> None:
+        """Add a finished record."""
+        setattr(self, trace.outcome, getattr(self, trace.outcome) + 1)
+        if trace.reason:
+            self.note(trace.reason)
+        for call in trace.calls:
+            if call.measured.get("cache_hit"):
+                self.cache_hits += 1
+                continue
+            self.calls += 1
+            self.prompt_tokens += call.prompt_tokens
+            self.completion_tokens += call.completion_tokens
+            self.cached_tokens += call.measured.get("cached_tokens", 0)
+
+    def note(self, reason: str) -> None:
+        """Count a reason for dropping or rejecting."""
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+Watcher = Callable[[Summary, "Trace | None"], None]
+"""Called after each finished record, with its trace; and with None when a worker takes a new one."""
+
+
+def collect(
+    graph: Any,
+    records: str | Path | Iterable[Mapping[str, Any] | str],
+    out: str | Path,
+    *,
+    context: Any = None,
+    options: Options | None = None,
+    watch: Watcher | None = None,
+) -> Summary:
+    """Take every record through a compiled graph and append its trace to the folder `out`; resume what is there.
+
+    `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts.
+    Raises RunFolderError (folder in use, not writable, or begun with another fingerprint), InputError, SpecError,
+    EndpointDown and CacheError; whatever happens to single records ends up in rejected.jsonl.
+    """
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.run(acollect(graph, records, out, context=context, options=options, watch=watch))
+    return uvloop.run(acollect(graph, records, out, context=context, options=options, watch=watch))
+
+
+async def acollect(
+    graph: Any,
+    records: str | Path | Iterable[Mapping[str, Any] | str],
+    out: str | Path,
+    *,
+    context: Any = None,
+    options: Options | None = None,
+    watch: Watcher | None = None,
+) -> Summary:
+    """`collect`, for a program that has an event loop already."""
+    options = options or Options()
+    required = graph.get_input_jsonschema().get("required", [])
+    source = read_records(records, fields=options.fields, id_field=options.id_field, required=required)
+    models = context_models(context)
+    for model in models.values():
+        model.set_in_flight(options.in_flight)
+    print_of_run = await fingerprint(graph, context)
+    folder = RunFolder(Path(out))
+    cache: RequestCache | None = None
+    try:
+        check_fingerprint(folder, print_of_run)
+        if options.retry_rejected:
+            folder.forget_rejected()
+        cache = RequestCache(options.cache, limit=options.cache_limit) if options.cache else None
+        if options.shuffle:
+            source = shuffled(source, seed=options.seed)
+        run = Run(graph, context, folder, cache, options, digest(print_of_run), watch)
+        run.begin(print_of_run)
+        return await run.over(islice(source, options.limit), _capacity(models.values(), options))
+    finally:
+        if cache is not None:
+            cache.close()
+        folder.close()
+        for model in models.values():
+            await model.aclose()
+
+
+def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
+    """Refuse to mix two runs in one folder. Raises RunFolderError that names what differs."""
+    old = folder.manifest().get("fingerprint")
+    if old is not None and (changed := differences(old, new)):
+        what = "; ".join(changed[:5])
+        raise RunFolderError(
+            f"{folder.folder} was begun with other settings ({what}); choose another --out, or go back"
+        )
+
+
+def _capacity(models: Iterable[AgentChatModel], options: Options) -> int:
+    """Records under way at once."""
+    requests = max([model.capacity for model in models if model.capacity], default=options.in_flight)
+    return max(1, round(requests * RECORDS_PER_REQUEST))
+
+
+class Run:
+    """One run: what its workers share."""
+
+    def __init__(
+        self,
+        graph: Any,
+        context: Any,
+        folder: RunFolder,
+        cache: RequestCache | None,
+        options: Options,
+        run_id: str,
+        watch: Watcher | None,
+    ) -> None:
+        self.graph, self.context, self.folder, self.cache, self.options = graph, context, folder, cache, options
+        self.switch = Switch()
+        self.summary = Summary(folder.folder, run_id)
+        self._watch = watch or (lambda summary, trace: None)
+        self._seen: set[int] = set()
+        self._done = Finished()
+        self._manifest: dict[str, Any] = {}
+        self._started = time.perf_counter()
+        self._saved = 0.0
+
+    def begin(self, print_of_run: dict[str, Any]) -> None:
+        """Read what is finished and write the first manifest."""
+        self._done = self.folder.scan()
+        self.summary.kept, self.summary.dropped = self._done.outcomes["kept"], self._done.outcomes["dropped"]
+        self.summary.rejected = self._done.rejected
+        earlier = self.folder.manifest().get("totals", {})
+        self._manifest = {
+            "version": 1,
+            "run": self.summary.run,
+            "fingerprint": print_of_run,
+            "source_sha256": source_digest(self.graph),
+            "before": earlier,
+        }
+        self._save()
+
+    async def over(self, source: Iterator[Record | BadRecord], workers: int) -> Summary:
+        """Work until the source is exhausted, the budget is spent, or the user says stop."""
+        with _interrupts(self.switch):
+            tasks = [asyncio.create_task(self._work(source)) for _ in range(workers)]
+            try:
+                await asyncio.gather(*tasks)
+            except BaseException:
+                self.switch.stop("failed")
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
+            finally:
+                self.summary.stopped = self.switch.reason
+                self._save()
+        return self.summary
+
+    async def _work(self, source: Iterator[Record | BadRecord]) -> None:
+        for record in source:  # all workers share this iterator
+            if isinstance(record, BadRecord):
+                self._reject_input(record.source, record.reason)
+            elif self._is_due(record):
+                self._watch(self.summary, None)
+                trace = await self._one(record)
+                if trace is not None:
+                    self.folder.add(trace)
+                    self.summary.count(trace)
+                    self._after(trace)
+            await asyncio.sleep(0)  # a long stretch of finished records must not hold up the others
+            if self.switch.reason:
+                return
+
+    def _is_due(self, record: Record) -> bool:
+        """Whether the record still has to be worked on; a second one with the same id is rejected."""
+        number = id_hash(record.id)
+        if number in self._seen:
+            same = (
+                "two records have this id"
+                if record.data.get(self.options.id_field)
+                else "two records have this content"
+            )
+            self._reject_input(record.source, f"duplicate: {same} ({record.id})", record.id)
+            return False
+        self._seen.add(number)
+        if number in self._done.ids or number in self._done.rejected_ids:
+            self.summary.skipped += 1
+            return False
+        return True
+
+    def _reject_input(self, source: str, reason: str, record_id: str | None = None) -> None:
+        if source in self._done.rejected_sources:
+            return
+        self.folder.add_bad_input(source, reason, record_id)
+        self.summary.rejected += 1
+        self.summary.note(reason.split(":")[0])
+        self._after(None)
+
+    def _after(self, trace: Trace | None) -> None:
+        self._watch(self.summary, trace)
+        spent = self.summary.prompt_tokens + self.summary.completion_tokens
+        if self.options.token_budget is not None and spent >= self.options.token_budget:
+            self.switch.stop("token budget", finish_records=True)
+        if time.perf_counter() - self._saved > MANIFEST_SECONDS:
+            self._save()
+
+    async def _one(self, record: Record) -> Trace | None:
+        """The trace of one record, or None if the run was stopped in the middle of it."""
+        recorder = Recorder(record.id, self.cache, self.switch)
+        token = current.set(recorder)
+        started = time.perf_counter()
+        output: dict[str, Any] = {}
+        error: str | None = None
+        try:
+            output = await self.graph.ainvoke(record.data, {"recursion_limit": 10_000}, context=self.context)
+        except (Stopped, asyncio.CancelledError):
+            return None
+        except (EndpointDown, CacheError):
+            raise
+        except Exception as err:  # a record's failure is a value (design.md decision 10): it ends this record only
+            error = f"{type(err).__name__}: {err}".replace("\n", " ")
+        finally:
+            current.reset(token)
+        dropped = output.get("dropped")
+        return Trace(
+            id=record.id,
+            system=self.graph.name,
+            run=self.summary.run,
+            outcome="rejected" if error else "dropped" if dropped else "kept",
+            reason=error or dropped or None,
+            source=record.source,
+            input=record.data,
+            result=None if error else {name: value for name, value in output.items() if name not in RESERVED},
+            targets=[target_from(target) for target in output.get("targets") or ()],
+            calls=recorder.calls,
+            measured={"seconds": round(time.perf_counter() - started, 3)},
+        )
+
+    def _save(self) -> None:
+        summary = self.summary
+        summary.seconds = time.perf_counter() - self._started
+        self._saved = time.perf_counter()
+        names = ("calls", "cache_hits", "prompt_tokens", "completion_tokens", "cached_tokens", "seconds")
+        before = self._manifest["before"]
+        manifest = {name: value for name, value in self._manifest.items() if name != "before"}
+        manifest["counts"] = {"kept": summary.kept, "dropped": summary.dropped, "rejected": summary.rejected}
+        manifest["totals"] = {name: before.get(name, 0) + getattr(summary, name) for name in names}
+        self.folder.write_manifest(manifest)
+
+
+@contextmanager
+def _interrupts(switch: Switch) -> Iterator[None]:
+    """Ctrl-C and SIGTERM drain the run; a second one stops it at once."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def interrupt() -> None:
+        if switch.reason == "interrupted" and task is not None:
+            task.cancel()
+        switch.stop("interrupted")
+
+    numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, interrupt)
+    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or Windows: the caller's affair
+        numbers = ()
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,134 @@
+"""The request cache: every finished call, in one SQLite file, so that no call is paid for twice.
+
+An entry is found by the call's identity (design: model and revision, prompt, sampling, schema, record id, key), not by
+the code that asked. A call counts as finished when its entry is committed; a writer thread commits whatever has
+gathered while the last commit ran, so that hundreds of calls in flight share one commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from agentsys.paths import cache_folder
+
+DEFAULT_LIMIT: Final = 20 * 2**30
+"""Bytes that the cache file may take before the oldest entries go."""
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS calls (identity BLOB PRIMARY KEY, reply BLOB NOT NULL)"
+
+
+class CacheError(Exception):
+    """The cache cannot be opened or written; the message names the file and the fix."""
+
+
+def default_path() -> Path:
+    """The cache file in the user's cache folder."""
+    return cache_folder() / "requests.sqlite"
+
+
+class RequestCache:
+    """Maps a call's identity (32 bytes) to its reply (JSON bytes). Several processes may share one file."""
+
+    def __init__(self, path: Path, *, limit: int = DEFAULT_LIMIT) -> None:
+        """Open or create the file and drop the oldest entries beyond `limit` bytes. Raises CacheError."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._reader = self._connect()
+            self._trim(limit)
+        except (OSError, sqlite3.Error) as err:
+            raise CacheError(f"request cache {path}: {err}; choose another place with --cache, or --no-cache") from None
+        self._pending: list[tuple[bytes, bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._writer = threading.Thread(target=self._write, name="request-cache", daemon=True)
+        self._writer.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; a power cut may lose the last commits
+        connection.execute(_SCHEMA)
+        return connection
+
+    def get(self, identity: bytes) -> bytes | None:
+        """The reply stored for this identity (about 10 microseconds), or None."""
+        row = self._reader.execute("SELECT reply FROM calls WHERE identity = ?", (identity,)).fetchone()
+        return row[0] if row else None
+
+    async def put(self, identity: bytes, reply: bytes) -> None:
+        """Store a reply; returns once it is committed. Raises CacheError if the disk is full, say."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        with self._wake:
+            self._pending.append((identity, reply, loop, done))
+            self._wake.notify()
+        await done
+
+    def _write(self) -> None:
+        connection = self._connect()
+        while True:
+            with self._wake:
+                while not self._pending and not self._closing:
+                    self._wake.wait()
+                batch, self._pending = self._pending, []
+            if not batch:
+                connection.close()
+                return
+            error: CacheError | None = None
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany("INSERT OR REPLACE INTO calls VALUES (?, ?)", [entry[:2] for entry in batch])
+                connection.execute("COMMIT")
+            except sqlite3.Error as err:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                error = CacheError(f"request cache {self.path}: {err}; free some space, or move it with --cache")
+            for loop in {entry[2] for entry in batch}:
+                futures = [entry[3] for entry in batch if entry[2] is loop]
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(_settle, futures, error)
+
+    def stats(self) -> dict[str, Any]:
+        """{"path", "entries", "bytes"} of the cache file."""
+        entries = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
+        return {"path": str(self.path), "entries": entries, "bytes": self._bytes()}
+
+    def clear(self) -> None:
+        """Remove every entry and give the space back."""
+        self._reader.execute("DELETE FROM calls")
+        self._reader.execute("PRAGMA incremental_vacuum").fetchall()
+
+    def _bytes(self) -> int:
+        pages = self._reader.execute("PRAGMA page_count").fetchone()[0]
+        return int(pages * self._reader.execute("PRAGMA page_size").fetchone()[0])
+
+    def _trim(self, limit: int) -> None:
+        while self._bytes() > limit:
+            oldest = "SELECT identity FROM calls ORDER BY rowid LIMIT max(1, (SELECT count(*) / 10 FROM calls))"
+            if self._reader.execute(f"DELETE FROM calls WHERE identity IN ({oldest})").rowcount == 0:
+                return
+            self._reader.execute("PRAGMA incremental_vacuum").fetchall()
+
+    def close(self) -> None:
+        """Commit what is pending and close the file."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._writer.join()
+        self._reader.close()
+
+
+def _settle(futures: list[asyncio.Future[None]], error: CacheError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

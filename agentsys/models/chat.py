@@ -1,0 +1,247 @@
+"""EndpointChatModel: a LangChain chat model that keeps what other clients drop.
+
+In token mode it renders the conversation itself and exchanges token ids with the engine; in chat mode it sends
+messages. Either way the reply's AIMessage carries the whole Reply in `response_metadata["reply"]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import ConfigDict, Field
+
+from agentsys.models import tokens, wire
+from agentsys.models.endpoint import Endpoint
+from agentsys.models.errors import ModelError
+from agentsys.models.sampling import DEFAULTS, check
+
+_ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+
+
+class Served(Protocol):
+    """A running engine: what a model needs to know of it before the first request."""
+
+    endpoint: Endpoint
+    dialect: wire.Dialect
+    model: str
+    """The name that requests carry."""
+    name: str
+    """The name that traces carry."""
+    revision: str | None
+    tokenizer: tokens.Tokenizer | None
+
+
+class Engine(Protocol):
+    """Something that can be brought up and then serves one model."""
+
+    async def serve(self) -> Served:
+        """Bring it up if it is not up yet. Raises EndpointDown."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may be in flight at once."""
+        ...
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Limit the requests in flight at once, per address."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop what was started."""
+        ...
+
+
+class AgentChatModel(BaseChatModel):
+    """A chat model of ours: besides what LangChain asks for, it says who it is and how it samples."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    sampling: dict[str, Any] = Field(default_factory=dict)
+
+    def settings(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The sampling of a request: our defaults, the role's over them, the model spec's over both."""
+        return {**DEFAULTS, **check(defaults), **self.sampling}
+
+    @abstractmethod
+    async def identity(self) -> dict[str, Any]:
+        """{"name", "revision"} of the model: part of a call's identity, unlike the address. Brings the engine up."""
+
+    async def token_ids(self, text: str) -> list[int] | None:
+        """Ids of a plain text, or None where the tokenizer is not known."""
+        return None
+
+    @property
+    def capacity(self) -> int | None:
+        """Requests that may be in flight at once; None where nothing limits them."""
+        return None
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Limit the requests in flight at once, per address."""
+
+    async def aclose(self) -> None:
+        """Close connections and stop an engine that this process started."""
+
+
+class EndpointChatModel(AgentChatModel):
+    """A chat model behind an OpenAI-compatible server: vLLM, the embedded llama.cpp, or any other.
+
+    `ainvoke` takes, besides LangChain's arguments, `schema` (JSON schema that the reply must follow), `seed`,
+    `sampling` (defaults for settings that the model spec leaves open) and `continue_ids` (token mode: ids of an answer
+    begun earlier, which the reply extends exactly; trailing stop tokens are cut).
+    """
+
+    engine: Any
+
+    @property
+    def _llm_type(self) -> str:
+        return "agentsys-endpoint"
+
+    async def identity(self) -> dict[str, Any]:
+        """{"name", "revision"} of the model: part of a call's identity, unlike the address. Brings the engine up."""
+        served = await self.engine.serve()
+        return {"name": served.name, "revision": served.revision}
+
+    async def token_ids(self, text: str) -> list[int] | None:
+        """Ids of a plain text, or None where the tokenizer is not known."""
+        served = await self.engine.serve()
+        return await served.tokenizer.encode(text, special=False) if served.tokenizer else None
+
+    async def _request(self, messages: Sequence[BaseMessage], **kwargs: Any) -> tuple[wire.Request, Served]:
+        served: Served = await self.engine.serve()
+        sampling = self.settings(kwargs.get("sampling") or {})
+        if kwargs.get("seed") is not None:
+            sampling.setdefault("seed", kwargs["seed"])
+        if kwargs.get("stop"):
+            sampling["stop"] = kwargs["stop"]
+        chat: list[dict[str, Any]] = [{"role": _ROLES[m.type], "content": m.content} for m in messages]
+        ids = await self._prompt_ids(served, chat, kwargs.get("continue_ids") or [])
+        return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
+
+    async def _prompt_ids(
+        self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
+    ) -> list[int] | None:
+        if served.tokenizer is None or any(not isinstance(message["content"], str) for message in chat):
+            if continue_ids:
+                raise ModelError(f"{served.name}: an answer can be continued only where the tokenizer is known")
+            return None
+        ids = await tokens.render(served.tokenizer, chat)
+        while continue_ids and continue_ids[-1] in served.tokenizer.stop_ids:
+            continue_ids = continue_ids[:-1]
+        return ids + continue_ids
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request, served = await self._request(messages, stop=stop, **kwargs)
+        route, body = wire.payload(request, served.dialect, served.model, stream=False)
+        measured: dict[str, Any] = {}
+        answer = await served.endpoint.post(route, body, measured)
+        try:
+            reply = wire.parse(answer, request)
+        except (KeyError, TypeError, IndexError) as err:
+            raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {str(answer)[:200]}") from None
+        _complete(reply, served, measured)
+        message = AIMessage(content=reply.text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request, served = await self._request(messages, stop=stop, **kwargs)
+        route, body = wire.payload(request, served.dialect, served.model, stream=True)
+        measured: dict[str, Any] = {}
+        collector = wire.Collector(request)
+        started = time.perf_counter()
+        async for piece in served.endpoint.stream(route, body, measured):
+            try:
+                text = collector.add(piece)
+            except (KeyError, TypeError, IndexError) as err:
+                raise ModelError(f"{measured['address']}{route}: not a reply: {err!r}") from None
+            measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
+            if text:
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(text, chunk=chunk)
+                yield chunk
+        measured["seconds"] = round(time.perf_counter() - started, 4)
+        reply = collector.reply()
+        _complete(reply, served, measured)
+        last = AIMessageChunk(content="", response_metadata={"reply": reply}, usage_metadata=_usage(reply))
+        yield ChatGenerationChunk(message=last)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """LangChain's synchronous call, for a script without an event loop."""
+        return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
+
+    @property
+    def capacity(self) -> int | None:
+        """Requests that may be in flight at once, over all addresses."""
+        return int(self.engine.capacity)
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Limit the requests in flight at once, per address."""
+        self.engine.set_in_flight(in_flight)
+
+    async def aclose(self) -> None:
+        """Close connections and stop an engine that this process started."""
+        await self.engine.aclose()
+
+
+def _complete(reply: wire.Reply, served: Served, measured: dict[str, Any]) -> None:
+    if reply.ids and served.tokenizer and reply.finish == "stop":
+        reply.stop_ids = int(reply.ids[-1] in served.tokenizer.stop_ids)
+    if reply.cached_tokens is not None:
+        measured["cached_tokens"] = reply.cached_tokens
+    reply.measured = measured
+
+
+def _usage(reply: wire.Reply) -> UsageMetadata:
+    usage = UsageMetadata(
+        input_tokens=reply.prompt_tokens,
+        output_tokens=reply.completion_tokens,
+        total_tokens=reply.prompt_tokens + reply.completion_tokens,
+    )
+    if reply.cached_tokens is not None:
+        usage["input_token_details"] = {"cache_read": reply.cached_tokens}
+    return usage
+
+
+def reply_of(message: AIMessage) -> wire.Reply:
+    """The whole reply behind an AIMessage; from another integration's message, what LangChain keeps of it."""
+    reply = message.response_metadata.get("reply")
+    if isinstance(reply, wire.Reply):
+        return reply
+    usage: Mapping[str, Any] = message.usage_metadata or {}
+    finish = str(
+        message.response_metadata.get("finish_reason") or message.response_metadata.get("stop_reason") or "stop"
+    )
+    return wire.Reply(
+        text=str(message.text),
+        finish="length" if finish in ("length", "max_tokens", "MAX_TOKENS") else "stop",
+        prompt_tokens=usage.get("input_tokens", 0),
+        completion_tokens=usage.get("output_tokens", 0),
+    )

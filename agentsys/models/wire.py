@@ -1,0 +1,172 @@
+"""The wire formats: what is sent to an engine and what its reply says, as pure functions on dicts.
+
+Three dialects: `llamacpp` (its own /completion route: ids both ways, schema, log-probabilities with ids), `vllm` (the
+completions route with ids, or the chat route) and `openai` (the chat route, for any other server).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Dialect = Literal["llamacpp", "vllm", "openai"]
+
+
+@dataclass(slots=True)
+class Reply:
+    """An engine's reply; the fields are those of traces.Call."""
+
+    text: str
+    finish: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_ids: list[int] | None = None
+    ids: list[int] | None = None
+    stop_ids: int = 0
+    logprobs: list[float] | None = None
+    top_logprobs: list[list[float]] | None = None
+    top_ids: list[list[int]] | None = None
+    top_tokens: list[list[str]] | None = None
+    reasoning: str | None = None
+    cached_tokens: int | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a role wants from an engine: `prompt_ids` in token mode, `messages` in chat mode."""
+
+    sampling: Mapping[str, Any]
+    messages: list[dict[str, Any]]
+    prompt_ids: list[int] | None = None
+    schema: Mapping[str, Any] | None = None
+
+
+def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
+    """The route and the JSON body of a request."""
+    if dialect == "llamacpp" and request.prompt_ids is not None:
+        return "/completion", _llamacpp(request) | {"stream": stream}
+    body = {name: value for name, value in request.sampling.items() if name != "logprobs"} | {"model": model}
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    if dialect == "vllm":
+        body |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
+        if request.schema is not None:
+            body["structured_outputs"] = {"json": request.schema}
+    elif request.schema is not None:
+        schema = {"name": "reply", "schema": request.schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    alternatives = request.sampling.get("logprobs", 0)
+    if request.prompt_ids is not None:
+        return "/v1/completions", body | {"prompt": request.prompt_ids, "logprobs": alternatives}
+    if dialect == "vllm" or alternatives:
+        body |= {"logprobs": True, "top_logprobs": alternatives}
+    return "/v1/chat/completions", body | {"messages": request.messages}
+
+
+_LLAMACPP_NAMES = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
+_LLAMACPP_OFF = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}  # its own defaults truncate the distribution
+
+
+def _llamacpp(request: Request) -> dict[str, Any]:
+    settings = {_LLAMACPP_NAMES.get(k, k): v for k, v in request.sampling.items() if k != "logprobs"}
+    body = {**_LLAMACPP_OFF, **settings, "prompt": request.prompt_ids, "return_tokens": True, "cache_prompt": True}
+    body["n_probs"] = max(1, request.sampling.get("logprobs", 0))
+    if request.schema is not None:
+        body["json_schema"] = request.schema
+    return body
+
+
+def parse(body: Mapping[str, Any], request: Request) -> Reply:
+    """The reply in a whole (not streamed) response. Raises KeyError, TypeError or IndexError if it is not one."""
+    collected = Collector(request)
+    collected.add(body)
+    return collected.reply()
+
+
+class Collector:
+    """Puts a reply together from the pieces of a stream; a whole response is a stream of one piece."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._top: list[list[tuple[int | str, float]]] = []  # an id, or the token's text where no id is told
+        self._prompt_ids = request.prompt_ids
+        self._finish = ""
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cached: int | None = None
+
+    def add(self, body: Mapping[str, Any]) -> str:
+        """Take in one piece and return its new text."""
+        if "error" in body:
+            raise TypeError(str(body["error"])[:300])
+        return self._add_llamacpp(body) if "content" in body else self._add_openai(body)
+
+    def _add_llamacpp(self, body: Mapping[str, Any]) -> str:
+        text: str = body["content"]
+        self._text.append(text)
+        self._ids += body.get("tokens") or []
+        for entry in body.get("completion_probabilities") or []:
+            self._logprobs.append(entry["logprob"])
+            self._top.append([(top["id"], top["logprob"]) for top in entry["top_logprobs"]])
+        if body.get("stop"):
+            self._finish = "length" if body.get("stop_type") == "limit" else "stop"
+            self._prompt_tokens = body["tokens_evaluated"]
+            self._completion_tokens = body["tokens_predicted"]
+            self._cached = body.get("timings", {}).get("cache_n")
+        return text
+
+    def _add_openai(self, body: Mapping[str, Any]) -> str:
+        if usage := body.get("usage"):
+            self._prompt_tokens = usage.get("prompt_tokens", 0)
+            self._completion_tokens = usage.get("completion_tokens", 0)
+            self._cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        if not body["choices"]:
+            return ""
+        choice = body["choices"][0]
+        message = choice.get("message") or choice.get("delta") or {}
+        text = choice.get("text") or message.get("content") or ""
+        self._text.append(text)
+        self._reasoning.append(message.get("reasoning_content") or message.get("reasoning") or "")
+        self._finish = choice.get("finish_reason") or self._finish
+        self._ids += choice.get("token_ids") or []
+        self._prompt_ids = choice.get("prompt_token_ids") or body.get("prompt_token_ids") or self._prompt_ids
+        self._add_logprobs(choice.get("logprobs") or {})
+        return text
+
+    def _add_logprobs(self, logprobs: Mapping[str, Any]) -> None:
+        for entry in logprobs.get("content") or []:
+            self._logprobs.append(entry["logprob"])
+            self._top.append([(_token(top["token"]), top["logprob"]) for top in entry.get("top_logprobs") or []])
+        self._logprobs += logprobs.get("token_logprobs") or []
+        for entry in logprobs.get("top_logprobs") or []:
+            self._top.append([(_token(token), logprob) for token, logprob in (entry or {}).items()])
+
+    def reply(self) -> Reply:
+        """The whole reply; `top_logprobs` only where alternatives were asked for."""
+        top = self._top if self._request.sampling.get("logprobs") else []
+        known = all(isinstance(token, int) for row in top for token, _ in row)
+        return Reply(
+            text="".join(self._text),
+            finish=self._finish or "stop",
+            prompt_tokens=self._prompt_tokens or len(self._prompt_ids or ()),
+            completion_tokens=self._completion_tokens or len(self._ids),
+            prompt_ids=self._prompt_ids,
+            ids=self._ids or None,
+            logprobs=self._logprobs or None,
+            top_logprobs=[[logprob for _, logprob in row] for row in top] or None,
+            top_ids=([[int(token) for token, _ in row] for row in top] if known else None) or None,
+            top_tokens=None if known else [[str(token) for token, _ in row] for row in top],
+            reasoning="".join(self._reasoning) or None,
+            cached_tokens=self._cached,
+        )
+
+
+def _token(token: str) -> int | str:
+    """The id in vLLM's "token_id:123"; the token's text where a server gives only that."""
+    return int(token.removeprefix("token_id:")) if token.startswith("token_id:") else token

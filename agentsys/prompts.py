@@ -1,0 +1,206 @@
+"""Prompt files and their rendering into chat messages.
+
+A prompt file is split into messages before it is rendered, so that no piece of data can open a message of its own.
+A line that is exactly `# system`, `# user` or `# assistant` opens a message. `# each STEP in STEPS` begins messages
+that are repeated for each item of a list (the turns of a dialogue so far), up to `# end`. What comes before the first
+such line is a note for readers.
+
+The text of a message is a small part of Jinja: variables, `if`, `for` and the filters below. Calls, arithmetic, macros
+and imports are refused, each turn of a loop checks a deadline and each piece of output a size: a template that a
+stranger wrote (in Studio's form, say) ends in bounded time and memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict, cast
+
+from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_TEMPLATE: Final = 64_000
+"""Characters in one prompt file."""
+MAX_RENDERED: Final = 1_000_000
+"""Characters in all messages of one rendered prompt."""
+MAX_SECONDS: Final = 1.0
+"""Wall time of one message's rendering."""
+
+_MARK = re.compile(r"^# (system|user|assistant|end|each ([A-Za-z_]\w*) in ([A-Za-z_]\w*))[ \t]*$", re.MULTILINE)
+_FILTERS = ("join", "length", "lower", "upper", "title", "trim", "first", "last", "default", "items")
+_ALLOWED = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
+    nodes.Filter, nodes.If, nodes.For, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test,
+    nodes.CondExpr, nodes.Tuple, nodes.List, nodes.Keyword,
+)  # fmt: skip
+
+
+ChatRole = Literal["system", "user", "assistant"]
+
+
+class Message(TypedDict):
+    """One chat message; `content` is text, or a list of content blocks (text and images)."""
+
+    role: ChatRole
+    content: str | list[dict[str, Any]]
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be read or rendered; the message names the prompt and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A message's role and template; `each` and `of` name the item and the list if it is repeated for a list."""
+
+    role: ChatRole
+    template: str
+    each: str = ""
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The messages of one prompt, not yet rendered."""
+
+    name: str
+    parts: tuple[Part, ...]
+    text: str
+
+    @staticmethod
+    def parse(text: str, name: str) -> Prompt:
+        """Split a prompt file's text. Raises PromptError if no message opens or a template is not allowed."""
+        if len(text) > MAX_TEMPLATE:
+            raise PromptError(f"prompt {name}: {len(text):,} characters; at most {MAX_TEMPLATE:,} are allowed")
+        marks = list(_MARK.finditer(text))
+        ends = [mark.start() for mark in marks[1:]] + [len(text)]
+        parts: list[Part] = []
+        each = of = ""
+        for mark, end in zip(marks, ends, strict=True):
+            template = text[mark.end() : end].strip()
+            if mark[1] in ("system", "user", "assistant"):
+                _compile(template, name)
+                parts.append(Part(cast("ChatRole", mark[1]), template, each, of))
+                continue
+            if template:
+                raise PromptError(f"prompt {name}: text after '{mark[0].strip()}' belongs to no message")
+            each, of = mark[2] or "", mark[3] or ""
+        if not parts:
+            raise PromptError(f"prompt {name}: no line '# system', '# user' or '# assistant' opens a message")
+        if each:
+            raise PromptError(f"prompt {name}: '# each {each} in {of}' has no '# end'")
+        return Prompt(name, tuple(parts), text)
+
+    @staticmethod
+    def load(path: Path, name: str | None = None) -> Prompt:
+        """Read a prompt file. Raises PromptError if it is missing, not UTF-8 or not a prompt."""
+        try:
+            return Prompt.parse(path.read_text(encoding="utf-8"), name or path.stem)
+        except OSError as err:
+            raise PromptError(f"prompt file {path}: {err.strerror}") from None
+        except UnicodeDecodeError:
+            raise PromptError(f"prompt file {path}: not UTF-8 text") from None
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the prompt's text; part of a run's fingerprint."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def render(self, inputs: Mapping[str, Any]) -> list[Message]:
+        """The chat messages for these inputs. Raises PromptError for an undefined variable or a broken bound."""
+        messages: list[Message] = []
+        for of, group in groupby(self.parts, key=lambda part: part.of):
+            parts = list(group)
+            if of and of not in inputs:
+                raise PromptError(f"prompt {self.name}: '{of}' is undefined")
+            for item in inputs[of] if of else (None,):
+                scope = {**inputs, parts[0].each: item} if of else inputs
+                messages += [Message(role=p.role, content=_render(p.template, self.name, scope)) for p in parts]
+        size = sum(len(message["content"]) for message in messages)
+        if size > MAX_RENDERED:
+            raise PromptError(
+                f"prompt {self.name}: rendered to {size:,} characters; at most {MAX_RENDERED:,} are allowed"
+            )
+        return messages
+
+
+class _Late(TemplateError):
+    """A rendering that passed its deadline."""
+
+
+def _timed(items: Iterable[Any], deadline: float) -> Iterator[Any]:
+    for item in items:
+        if time.monotonic() > deadline:
+            raise _Late(f"took longer than {MAX_SECONDS} s")
+        yield item
+
+
+def _join(items: Iterable[Any], separator: str = "") -> str:
+    """Jinja's `join`, but bounded: a text joined with itself would be quadratic in size."""
+    pieces: list[str] = []
+    size = 0
+    for item in items:
+        pieces.append(str(item))
+        size += len(pieces[-1]) + len(separator)
+        if size > MAX_RENDERED:
+            raise TemplateError(f"a joined text is longer than {MAX_RENDERED:,} characters")
+    return separator.join(pieces)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters = {name: environment.filters[name] for name in _FILTERS} | {"join": _join, "_timed": _timed}
+    environment.globals.clear()
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+@lru_cache(maxsize=1024)
+def _compile(text: str, name: str) -> Template:
+    try:
+        tree = _ENVIRONMENT.parse(text)
+        for node in tree.find_all(nodes.Node):
+            if not isinstance(node, _ALLOWED):
+                raise PromptError(
+                    f"prompt {name}: '{type(node).__name__.lower()}' is not allowed; use variables, if, for and filters"
+                )
+            if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+                raise PromptError(f"prompt {name}: no filter '{node.name}'; there are {', '.join(_FILTERS)}")
+        for loop in list(tree.find_all(nodes.For)):
+            if loop.recursive:
+                raise PromptError(f"prompt {name}: a recursive loop is not allowed")
+            deadline = nodes.Name("_deadline", "load")
+            loop.iter = nodes.Filter(loop.iter, "_timed", [deadline], [], None, None, lineno=loop.lineno)
+        tree.set_environment(_ENVIRONMENT)
+        return Template.from_code(_ENVIRONMENT, _ENVIRONMENT.compile(tree), {})
+    except TemplateError as err:
+        raise PromptError(f"prompt {name}: {err}") from None
+
+
+def _render(text: str, name: str, inputs: Mapping[str, Any]) -> str:
+    template = _compile(text, name)
+    pieces: list[str] = []
+    size = 0
+    try:
+        for piece in template.generate(inputs, _deadline=time.monotonic() + MAX_SECONDS):
+            size += len(piece)
+            if size > MAX_RENDERED:
+                raise PromptError(
+                    f"prompt {name}: rendered to more than the {MAX_RENDERED:,} characters that are allowed"
+                )
+            pieces.append(piece)
+    except TemplateError as err:
+        raise PromptError(f"prompt {name}: {err}") from None
+    except (TypeError, ValueError, OverflowError) as err:
+        if isinstance(err, PromptError):
+            raise
+        raise PromptError(f"prompt {name}: {err}") from None
+    return "".join(pieces)

@@ -1,0 +1,73 @@
+"""Scores from log-probabilities: the expectation of a number that a model writes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from agentsys.models import load_model
+from agentsys.models.chat import AgentChatModel
+from agentsys.models.errors import ModelError
+from agentsys.roles import Role
+from agentsys.traces import Call
+
+Digit = int | str
+"""A token that is one digit: its id, or its text where the server tells no ids."""
+
+
+async def expected_score(context: Any, role: Role[Any], call: Call, stated: float) -> float:
+    """The expectation over the last number of a reply, from the log-probabilities of its digits.
+
+    For a number written with the digits d_1 d_2 (after an optional leading d_0): sum over its places of
+    10^place * E[d], where E[d] is the mean over the digits among the recorded alternatives, renormalised. It moves
+    where the stated number sticks to the rubric's anchors. Ours, not the paper's. `stated` is returned where the reply
+    came without alternatives. Raises ModelError if there are log-probabilities but no number in the tokens.
+    """
+    if not call.top_logprobs:
+        return stated
+    model = load_model(getattr(context, f"{role.name}_model", ""), default=getattr(context, "model", "") or "embedded")
+    digits: dict[Digit, int] = {str(d): d for d in range(10)}
+    if call.top_ids is not None and isinstance(model, AgentChatModel):
+        for d in range(10):
+            ids = await model.token_ids(str(d))
+            if ids is not None and len(ids) == 1:
+                digits[ids[0]] = d
+    rows = [_distribution(call, i, digits) for i in range(len(call.top_logprobs))]
+    places = _last_number(rows)
+    if not places:
+        raise ModelError(f"{call.role} ({call.key}): no digits among the tokens of the reply")
+    if len(places) == 3:  # only 100 has three digits: where it competes with two-digit numbers, "1" means 100
+        first = rows[places[0]]
+        hundred = first.get(1, 0.0)
+        rest = sum(p * (10 * d + 5) for d, p in first.items() if d != 1)
+        return (100 * hundred + rest) / sum(first.values())
+    return sum(10.0**power * _mean(rows[i]) for power, i in enumerate(reversed(places)))
+
+
+def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, float]:
+    """Digit -> probability at token i; empty if the token that was chosen is no digit."""
+    assert call.top_logprobs is not None
+    tokens: list[Digit] = list((call.top_ids or call.top_tokens or [])[i])
+    chosen = call.ids[i] if call.ids is not None else tokens[0]
+    if chosen not in digits:
+        return {}
+    row: dict[int, float] = {}
+    for token, logprob in zip(tokens, call.top_logprobs[i], strict=True):
+        if token in digits:
+            row[digits[token]] = row.get(digits[token], 0.0) + math.exp(logprob)
+    return row
+
+
+def _last_number(rows: list[dict[int, float]]) -> list[int]:
+    """Indices of the last run of digit tokens."""
+    end = next((i for i in range(len(rows) - 1, -1, -1) if rows[i]), None)
+    if end is None:
+        return []
+    start = end
+    while start > 0 and rows[start - 1]:
+        start -= 1
+    return list(range(start, end + 1))
+
+
+def _mean(row: dict[int, float]) -> float:
+    return sum(d * p for d, p in row.items()) / sum(row.values())

@@ -1,0 +1,46 @@
+"""System: the base of a paper's method as a graph. Its fields are its roles, its methods are the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from agentsys.models import load_model
+from agentsys.roles import Answer, Role
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class System:
+    """Roles by name. `DRT(advisor=Role("my_advisor.md"))` puts another role in the place of one."""
+
+    def __post_init__(self) -> None:
+        """A role is called by the name of its place, whatever its prompt file is called."""
+        for field in fields(self):
+            role = getattr(self, field.name)
+            if isinstance(role, Role):
+                object.__setattr__(self, field.name, replace(role, name=field.name))
+
+
+async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer[T]:
+    """Ask a role with the model and the prompt that a context gives it.
+
+    The context's field `<role>_model` is its model spec (empty: `model`), `<role>_prompt` a prompt text that takes the
+    place of its own (empty: its own). Raises RoleError, ModelError, SpecError or PromptError.
+    """
+    model = load_model(getattr(context, f"{role.name}_model", ""), default=getattr(context, "model", "") or "embedded")
+    text = getattr(context, f"{role.name}_prompt", "")
+    return await (_with_prompt(role, text) if text else role).answer(model, key=key, **inputs)
+
+
+@lru_cache(maxsize=64)
+def _parse(name: str, text: str) -> Any:
+    from agentsys.prompts import Prompt
+
+    return Prompt.parse(text, name)
+
+
+def _with_prompt(role: Role[T], text: str) -> Role[T]:
+    return replace(role, prompt=_parse(role.name, text))

@@ -1,0 +1,162 @@
+"""Traces: what happened to one record, as versioned JSON lines.
+
+A trace is closed when its record is finished and never changed afterwards. Everything that may differ between two runs
+with the same replies (timings, retries, cached tokens, addresses) stands in `measured` objects and nowhere else.
+docs/collect.md describes every field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+
+VERSION: Final = 1
+"""The version of the trace format that this package writes; it reads versions up to this one."""
+
+Outcome = Literal["kept", "dropped", "rejected"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of one role and its reply.
+
+    `ids` are the completion's token ids as the engine wrote them, the token that ended the turn included; `stop_ids`
+    counts the trailing ids that are not part of `text`. `logprobs` are natural logarithms, one per id. Where
+    alternatives were asked for, `top_logprobs` holds a row of them per id, with their ids in `top_ids`, or their texts
+    in `top_tokens` if the server tells no ids. What the engine did not give is None.
+    """
+
+    key: str
+    role: str
+    prompt_sha256: str
+    model: str
+    revision: str | None
+    mode: Literal["token", "chat"]
+    sampling: dict[str, Any]
+    seed: int | None
+    schema_sha256: str | None
+    messages: list[dict[str, Any]]
+    text: str
+    finish: str
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_ids: list[int] | None = None
+    ids: list[int] | None = None
+    stop_ids: int = 0
+    logprobs: list[float] | None = None
+    top_logprobs: list[list[float]] | None = None
+    top_ids: list[list[int]] | None = None
+    top_tokens: list[list[str]] | None = None
+    reasoning: str | None = None
+    error: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a target: literal `text`, or the text of a call (`call` is its key) or of a tree node (`node` its id).
+
+    `role` is the chat role the piece belongs to; neighbours with one role form one message. `learned` pieces carry
+    loss, the others are masked.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    learned: bool
+    text: str | None = None
+    call: str | None = None
+    node: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.text, self.call, self.node)) != 1:
+            raise ValueError("a segment has exactly one of text, call and node")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is worth learning from a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
+
+    `scores` holds what the system measured of it, for filters: {"score": 92.0, "rounds": 3}.
+    """
+
+    kind: Literal["sft", "role", "step"]
+    segments: tuple[Segment, ...]
+    rejected: tuple[Segment, ...] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Trace:
+    """What happened to one record: its calls, search tree, result, targets and lineage."""
+
+    id: str
+    system: str
+    run: str
+    outcome: Outcome
+    reason: str | None
+    source: str
+    input: dict[str, Any]
+    result: dict[str, Any] | None
+    targets: list[Target]
+    calls: list[Call]
+    tree: list[dict[str, Any]] | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def sort_key(key: str) -> list[tuple[int, str]]:
+    """Order of calls: numbers inside a key count as numbers, so that refine/10 follows refine/9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
+
+
+def dump(trace: Trace) -> bytes:
+    """One line of a shard, the newline included; `id` and `version` come first so that a reader finds them quickly."""
+    body = {"version": trace.version, "id": trace.id}
+    body |= {name: getattr(trace, name) for name in trace.__slots__ if name not in body}
+    body["calls"] = sorted(trace.calls, key=lambda call: sort_key(call.key))
+    return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def load(line: bytes | str) -> Trace:
+    """A trace from one line. Raises ValueError for a line that is no trace or is of a newer version."""
+    raw = orjson.loads(line)
+    if not isinstance(raw, dict) or not isinstance(raw.get("version"), int):
+        raise ValueError("not a trace: no version field")
+    if raw["version"] > VERSION:
+        raise ValueError(f"trace version {raw['version']} is newer than {VERSION}; update agentsys")
+    raw["calls"] = [Call(**call) for call in raw["calls"]]
+    raw["targets"] = [target_from(target) for target in raw["targets"]]
+    return Trace(**raw)
+
+
+def target_from(raw: dict[str, Any]) -> Target:
+    """A target from its JSON form. Raises TypeError or ValueError if it is none."""
+    rejected = raw["rejected"] and tuple(Segment(**segment) for segment in raw["rejected"])
+    return Target(raw["kind"], tuple(Segment(**segment) for segment in raw["segments"]), rejected, raw["scores"])
+
+
+def read_traces(folder: Path) -> Iterator[Trace]:
+    """All traces of a collect run, in the order in which they were finished."""
+    for shard in shards(folder):
+        with shard.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    yield load(line)
+
+
+def shards(folder: Path) -> Sequence[Path]:
+    """The shard files of a run's folder, in order."""
+    return sorted(folder.glob("traces-*.jsonl"))
+
+
+def strip_measured(value: Any) -> Any:
+    """The same JSON value without any `measured` object: what two runs with the same replies must agree on."""
+    if isinstance(value, dict):
+        return {k: strip_measured(v) for k, v in value.items() if k != "measured"}
+    if isinstance(value, list):
+        return [strip_measured(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""One file a system: its roles, nodes, `builder` and `graph`."""

@@ -1,0 +1,338 @@
+"""DRT: long-thought translation data from a translator, an advisor and an evaluator.
+
+"DRT: Deep Reasoning Translation via Long Chain-of-Thought" (Wang et al., Findings of ACL 2025). Stage B (section 2.2)
+refines a translation in rounds; stage C (section 2.3) keeps the steps that changed something and retells them as a long
+thought. docs/drt.md says where this departs from the paper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, NotRequired
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from agentsys.roles import Answer, Role, load_prompt
+from agentsys.scores import expected_score
+from agentsys.systems import System, ask
+from agentsys.traces import Segment, Target
+
+STUDENT = load_prompt("drt/student")
+"""The published chat format that a student is trained in."""
+
+
+class Keyword(BaseModel):
+    """One pair of (W_src, W_tgt)."""
+
+    word: str
+    translation: str
+
+
+class Keywords(BaseModel):
+    """Word-level translation, step B1."""
+
+    keywords: Annotated[list[Keyword], Field(min_length=1, max_length=8)]
+
+
+class Evaluation(BaseModel):
+    """The evaluator's reply, step B3b: the reason comes before the score."""
+
+    reason: str
+    score: Annotated[int, Field(ge=0, le=100)]
+
+
+class Comparison(BaseModel):
+    """Which of two translations is better."""
+
+    reason: str
+    better: Literal["first", "second"]
+
+
+class Step(TypedDict):
+    """One <t_k, f_k, s_k> of the trace P(s); `key` is the call that wrote t_k."""
+
+    translation: str
+    feedback: str
+    score: float
+    reason: str
+    key: str
+
+
+class Input(TypedDict):
+    """What a person types."""
+
+    text: str
+
+
+class State(Input):
+    """P(s) as it grows (step B4)."""
+
+    keywords: NotRequired[list[dict[str, str]]]
+    steps: NotRequired[list[Step]]
+    kept: NotRequired[list[int]]
+    thought: NotRequired[str]
+    trans: NotRequired[str]
+    stop: NotRequired[str]
+    dropped: NotRequired[str | None]
+    targets: NotRequired[list[dict[str, Any]]]
+
+
+class Output(TypedDict):
+    """The published record (text, trans, thought), P(s) behind it, and what is worth learning."""
+
+    text: str
+    trans: NotRequired[str]
+    thought: NotRequired[str]
+    keywords: NotRequired[list[dict[str, str]]]
+    steps: NotRequired[list[Step]]
+    kept: NotRequired[list[int]]
+    stop: NotRequired[str]
+    dropped: NotRequired[str | None]
+    targets: NotRequired[list[dict[str, Any]]]
+
+
+def knob(default: Any, description: str) -> Any:
+    """A documented field of the context; the text reaches Studio's form and the command's help."""
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True)
+class Context:
+    """Models, prompts and knobs of a run."""
+
+    model: str = knob("embedded", "model spec of every role that has none of its own")
+    keywords_model: str = knob("", "model spec of the keyword picker; empty: `model`")
+    draft_model: str = knob("", "model spec of the first draft; empty: `model`")
+    advisor_model: str = knob("", "model spec of the advisor; empty: `model`")
+    evaluator_model: str = knob("", "model spec of the evaluator; empty: `model`")
+    comparer_model: str = knob("", "model spec of the pairwise evaluator; empty: `model`")
+    refiner_model: str = knob("", "model spec of the later drafts; empty: `model`")
+    narrator_model: str = knob("", "model spec of the role that retells the trace as a thought; empty: `model`")
+    source_language: str = knob("English", "language of the sentences")
+    target_language: str = knob("Chinese", "language of the translations")
+    evaluator: Literal["score", "pairwise"] = knob("score", "rubric score, or: is this round better than the last one")
+    score: Literal["stated", "expected"] = knob(
+        "expected", "the number in the reply, or its expectation over the tokens"
+    )
+    threshold: float = knob(90.0, "stop refining at this score, 0-100 (the paper does not tell its own)")
+    max_rounds: int = knob(3, "stop after this many refinements (the paper does not tell its own; at least 8)")
+    min_steps: int = knob(3, "drop a record with fewer steps left than this (step C2)")
+    count_draft: bool = knob(True, "whether the first draft counts as a step in min_steps")
+    keywords_prompt: str = knob("", "prompt text in place of prompts/drt/keywords.md")
+    draft_prompt: str = knob("", "prompt text in place of prompts/drt/draft.md")
+    advisor_prompt: str = knob("", "prompt text in place of prompts/drt/advisor.md")
+    evaluator_prompt: str = knob("", "prompt text in place of prompts/drt/evaluator.md")
+    comparer_prompt: str = knob("", "prompt text in place of prompts/drt/comparer.md")
+    refiner_prompt: str = knob("", "prompt text in place of prompts/drt/refiner.md")
+    narrator_prompt: str = knob("", "prompt text in place of prompts/drt/narrator.md")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob out of range."""
+        if not 0 <= self.threshold <= 100:
+            raise ValueError(f"threshold: {self.threshold:g} is not from 0 to 100")
+        if self.max_rounds < 0:
+            raise ValueError(f"max_rounds: {self.max_rounds} is below 0")
+        if self.min_steps < 1:
+            raise ValueError(f"min_steps: {self.min_steps} is below 1")
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """The variables that every prompt of this system gets."""
+        return {"source_language": self.source_language, "target_language": self.target_language}
+
+
+@dataclass(frozen=True)
+class DRT(System):
+    """The roles and nodes of DRT. `DRT(advisor=Role("my_advisor.md"))` replaces a role."""
+
+    keywords: Role[Keywords] = Role("drt/keywords", Keywords, sampling={"temperature": 0.3, "max_tokens": 300})
+    draft: Role[str] = Role("drt/draft", sampling={"temperature": 0.5, "max_tokens": 400})
+    advisor: Role[str] = Role("drt/advisor", sampling={"temperature": 0.7, "max_tokens": 300})
+    evaluator: Role[Evaluation] = Role(
+        "drt/evaluator", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200, "logprobs": 10}
+    )
+    comparer: Role[Comparison] = Role("drt/comparer", Comparison, sampling={"temperature": 0.0, "max_tokens": 200})
+    refiner: Role[str] = Role("drt/refiner", sampling={"temperature": 0.7, "max_tokens": 400})
+    narrator: Role[str] = Role("drt/narrator", sampling={"temperature": 0.6, "max_tokens": 1500})
+
+    async def pick_keywords(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """B1: s -> (W_src, W_tgt)."""
+        answer = await ask(
+            runtime.context, self.keywords, key="keywords", text=state["text"], **runtime.context.languages
+        )
+        return {"keywords": [keyword.model_dump() for keyword in answer.value.keywords]}
+
+    async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """B2: the preliminary translation t_0."""
+        answer = await ask(
+            runtime.context,
+            self.draft,
+            key="draft",
+            text=state["text"],
+            keywords=state["keywords"],
+            **runtime.context.languages,
+        )
+        return {"steps": [_step(answer)]}
+
+    async def advise(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """B3a: feedback f_k on t_k."""
+        *before, step = state["steps"]
+        answer = await ask(
+            runtime.context,
+            self.advisor,
+            key=f"advise/{len(before)}",
+            text=state["text"],
+            translation=step["translation"],
+            **runtime.context.languages,
+        )
+        return {"steps": [*before, {**step, "feedback": answer.value}]}
+
+    async def evaluate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """B3b: score s_k of t_k, given f_k. A translation that was scored before keeps its score."""
+        context = runtime.context
+        *before, step = state["steps"]
+        known = next((old for old in before if old["translation"] == step["translation"]), None)
+        if known is not None:
+            step = {**step, "score": known["score"], "reason": "the same words as before"}
+        elif context.evaluator == "pairwise":
+            step = await self._compare(state["text"], before, step, context)
+        else:
+            answer = await ask(
+                context,
+                self.evaluator,
+                key=f"evaluate/{len(before)}",
+                text=state["text"],
+                translation=step["translation"],
+                feedback=step["feedback"],
+                **context.languages,
+            )
+            score = float(answer.value.score)
+            if context.score == "expected":
+                score = round(await expected_score(context, self.evaluator, answer.call, score), 1)
+            step = {**step, "score": score, "reason": answer.value.reason}
+        stop = _stop(step["score"], len(before), context)
+        return {"steps": [*before, step]} | ({"stop": stop} if stop else {})
+
+    async def _compare(self, text: str, before: list[Step], step: Step, context: Context) -> Step:
+        """Pairwise: last score + 1 if t_k beats t_(k-1) in both orders, - 1 if it loses both, else the same."""
+        if not before:
+            return {**step, "score": 0.0, "reason": "the first draft"}
+        last = before[-1]
+        pairs = [(last["translation"], step["translation"]), (step["translation"], last["translation"])]
+        answers = await asyncio.gather(
+            *(
+                ask(
+                    context,
+                    self.comparer,
+                    key=f"compare/{len(before)}/{order}",
+                    text=text,
+                    first=first,
+                    second=second,
+                    **context.languages,
+                )
+                for order, (first, second) in enumerate(pairs)
+            )
+        )
+        wins = [answers[0].value.better == "second", answers[1].value.better == "first"]
+        return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": answers[0].value.reason}
+
+    async def refine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1)."""
+        steps = state["steps"]
+        answer = await ask(
+            runtime.context,
+            self.refiner,
+            key=f"refine/{len(steps)}",
+            text=state["text"],
+            keywords=state["keywords"],
+            steps=steps,
+            **runtime.context.languages,
+        )
+        return {"steps": [*steps, _step(answer)]}
+
+    async def select(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """C1, C2: drop steps that changed nothing, then records with too few steps left."""
+        context = runtime.context
+        steps = state["steps"]
+        kept = [i for i in range(len(steps)) if i == 0 or round(steps[i]["score"]) != round(steps[i - 1]["score"])]
+        best = max(kept, key=lambda i: steps[i]["score"])
+        n = len(kept) if context.count_draft else len(kept) - 1
+        chosen = {"kept": kept, "trans": steps[best]["translation"]}
+        return chosen | ({"dropped": f"{n} of {context.min_steps} steps left"} if n < context.min_steps else {})
+
+    async def narrate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """C3, C4: the kept steps as a long thought that ends in the best-scored translation."""
+        context = runtime.context
+        kept = [state["steps"][i] for i in state["kept"]]
+        thought = await ask(
+            context,
+            self.narrator,
+            key="narrate",
+            text=state["text"],
+            keywords=state["keywords"],
+            steps=kept,
+            final=state["trans"],
+            **context.languages,
+        )
+        return {"thought": thought.value, "targets": [asdict(target) for target in targets(state, context)]}
+
+    def builder(self) -> StateGraph[State, Context, Input, Output]:
+        """The state machine of stages B and C."""
+        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder.add_node("keywords", self.pick_keywords)
+        builder.add_node("draft", self.translate)
+        builder.add_node("advise", self.advise)
+        builder.add_node("evaluate", self.evaluate)
+        builder.add_node("refine", self.refine)
+        builder.add_node("select", self.select)
+        builder.add_node("narrate", self.narrate)
+        builder.add_edge(START, "keywords")
+        builder.add_edge("keywords", "draft")
+        builder.add_edge("draft", "advise")
+        builder.add_edge("advise", "evaluate")
+        builder.add_conditional_edges(
+            "evaluate", lambda state: "select" if state.get("stop") else "refine", ["select", "refine"]
+        )
+        builder.add_edge("refine", "advise")
+        builder.add_conditional_edges(
+            "select", lambda state: END if state.get("dropped") else "narrate", ["narrate", END]
+        )
+        builder.add_edge("narrate", END)
+        return builder
+
+
+def _step(answer: Answer[str]) -> Step:
+    return {"translation": answer.value, "feedback": "", "score": 0.0, "reason": "", "key": answer.call.key}
+
+
+def _stop(score: float, rounds: int, context: Context) -> str | None:
+    """B3d: a pre-set threshold or a pre-set maximum of rounds."""
+    if context.evaluator == "score" and score >= context.threshold:
+        return "threshold"
+    return "max_rounds" if rounds >= context.max_rounds else None
+
+
+def targets(state: State, context: Context) -> list[Target]:
+    """What is worth learning: the long thought with its translation, and each kept role's call."""
+    asked = STUDENT.render({"text": state["text"], **context.languages})
+    steps = [state["steps"][i] for i in state["kept"]]
+    best = next(step for step in steps if step["translation"] == state["trans"])
+    scores = {"score": best["score"], "steps": float(len(steps)), "gain": best["score"] - steps[0]["score"]}
+    answer = [
+        Segment("assistant", True, text="<thought>\n"),
+        Segment("assistant", True, call="narrate"),
+        Segment("assistant", True, text="\n</thought>\n<output>\n"),
+        Segment("assistant", True, call=best["key"]),
+        Segment("assistant", True, text="\n</output>"),
+    ]
+    prompt = [Segment(message["role"], False, text=str(message["content"])) for message in asked]
+    sft = Target("sft", (*prompt, *answer), scores=scores)
+    return [sft, Target("role", (Segment("assistant", True, call=best["key"]),), scores={"score": best["score"]})]
+
+
+builder = DRT().builder()
+graph = builder.compile(name="drt")

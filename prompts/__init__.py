@@ -1,0 +1,1 @@
+"""Prompt files, one folder a system. `agentsys.roles.load_prompt("drt/advisor")` reads one."""

@@ -1,0 +1,1 @@
+"""Trainers: from traces to a better small model."""
