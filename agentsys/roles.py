@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from agentsys.models.chat import AgentChatModel, reply_of
 from agentsys.models.errors import ModelError
-from agentsys.models.sampling import check
+from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply
 from agentsys.prompts import Message, Prompt
 from agentsys.recorder import Recorder, current, identity, seed_of
@@ -56,7 +56,8 @@ class Role(Generic[T]):
 
     `prompt` is a name under prompts/ ("drt/advisor"), a file, or a Prompt; `output` is str or a pydantic model. The
     role's name is the prompt's unless one is given. `sampling` holds the role's own settings (models.sampling); those
-    of a model spec win over them. A reply may be cut off by the token limit only where `whole` is False.
+    of a model spec win over them. A reply may be cut off by the token limit only where `whole` is False. `check` says
+    what is wrong with a value that parses, given the inputs, or None; the model is asked again with its words.
     """
 
     prompt: Prompt | str | Path
@@ -64,10 +65,11 @@ class Role(Generic[T]):
     name: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = True
+    check: Callable[[T, Mapping[str, Any]], str | None] | None = None
 
     def __post_init__(self) -> None:
         """Read the prompt. Raises PromptError or SpecError, here and not in the middle of a run."""
-        check(self.sampling)
+        check_sampling(self.sampling)
         if not isinstance(self.prompt, Prompt):
             object.__setattr__(self, "prompt", load_prompt(self.prompt))
         if not self.name:
@@ -102,7 +104,7 @@ class Role(Generic[T]):
         for attempt in range(ATTEMPTS):
             call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key)
             try:
-                return Answer(self._parse(call), call)
+                return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
                 messages = [*asked, *_again(call.text, problem)]
@@ -154,15 +156,21 @@ class Role(Generic[T]):
             reply.text = result["parsed"].model_dump_json()
         return reply
 
-    def _parse(self, call: Call) -> T:
+    def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
         if self.whole and call.finish == "length":
             raise _Unusable(f"cut off at the limit of {call.completion_tokens} tokens; be shorter")
         if not call.text.strip():
             raise _Unusable("empty")
+        value = self._value(call.text)
+        if self.check is not None and (fault := self.check(value, inputs)):
+            raise _Unusable(fault)
+        return value
+
+    def _value(self, text: str) -> T:
         if self.schema is None:
-            return cast("T", call.text.strip())
+            return cast("T", text.strip())
         try:
-            return cast("T", cast("type[BaseModel]", self.output).model_validate_json(_json_in(call.text)))
+            return cast("T", cast("type[BaseModel]", self.output).model_validate_json(_json_in(text)))
         except ValidationError as err:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'JSON'}: {e['msg']}" for e in err.errors()[:3])
             raise _Unusable(f"not the JSON that was asked for: {faults}") from None

@@ -8,6 +8,8 @@ thought. docs/drt.md says where this departs from the paper.
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -16,7 +18,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from agentsys.roles import Answer, Role, load_prompt
+from agentsys.roles import Answer, Role, RoleError, load_prompt
 from agentsys.scores import expected_score
 from agentsys.systems import System, ask
 from agentsys.traces import Segment, Target
@@ -95,6 +97,25 @@ class Output(TypedDict):
     targets: NotRequired[list[dict[str, Any]]]
 
 
+QUOTE = re.compile(r"[\"“「]?\[(\d+)\][\"”」]?")
+"""How the narrator quotes an attempt: [1], with or without quotation marks."""
+
+
+def missing_quotes(thought: str, inputs: Mapping[str, Any]) -> str | None:
+    """What is wrong with a narrator's reply: an attempt that is not quoted, or one that does not exist."""
+    quoted = {int(number) for number in QUOTE.findall(thought)}
+    wanted = set(range(1, len(inputs["steps"]) + 1))
+    if quoted == wanted:
+        return None
+    return f"quote each of the attempts {', '.join(f'[{i}]' for i in sorted(wanted))} and no other"
+
+
+def known_words(keywords: Keywords, inputs: Mapping[str, Any]) -> str | None:
+    """What is wrong with picked key words: none of them stands in the sentence."""
+    text = inputs["text"].casefold()
+    return None if any(k.word.casefold() in text for k in keywords.keywords) else "copy the words from the sentence"
+
+
 def knob(default: Any, description: str) -> Any:
     """A documented field of the context; the text reaches Studio's form and the command's help."""
     return field(default=default, metadata={"description": description})
@@ -149,22 +170,29 @@ class Context:
 class DRT(System):
     """The roles and nodes of DRT. `DRT(advisor=Role("my_advisor.md"))` replaces a role."""
 
-    keywords: Role[Keywords] = Role("drt/keywords", Keywords, sampling={"temperature": 0.3, "max_tokens": 300})
+    keywords: Role[Keywords] = Role(
+        "drt/keywords", Keywords, check=known_words, sampling={"temperature": 0.3, "max_tokens": 300}
+    )
     draft: Role[str] = Role("drt/draft", sampling={"temperature": 0.5, "max_tokens": 400})
-    advisor: Role[str] = Role("drt/advisor", sampling={"temperature": 0.7, "max_tokens": 300})
+    advisor: Role[str] = Role("drt/advisor", sampling={"temperature": 0.5, "max_tokens": 200})
     evaluator: Role[Evaluation] = Role(
         "drt/evaluator", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200, "logprobs": 10}
     )
     comparer: Role[Comparison] = Role("drt/comparer", Comparison, sampling={"temperature": 0.0, "max_tokens": 200})
     refiner: Role[str] = Role("drt/refiner", sampling={"temperature": 0.7, "max_tokens": 400})
-    narrator: Role[str] = Role("drt/narrator", sampling={"temperature": 0.6, "max_tokens": 1500})
+    narrator: Role[str] = Role(
+        "drt/narrator",
+        check=missing_quotes,
+        sampling={"temperature": 0.4, "max_tokens": 1500, "repetition_penalty": 1.05},
+    )
 
     async def pick_keywords(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B1: s -> (W_src, W_tgt)."""
         answer = await ask(
             runtime.context, self.keywords, key="keywords", text=state["text"], **runtime.context.languages
         )
-        return {"keywords": [keyword.model_dump() for keyword in answer.value.keywords]}
+        found = {k.word: k for k in answer.value.keywords if k.word.casefold() in state["text"].casefold()}
+        return {"keywords": [keyword.model_dump() for keyword in found.values()]}
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B2: the preliminary translation t_0."""
@@ -265,20 +293,24 @@ class DRT(System):
         return chosen | ({"dropped": f"{n} of {context.min_steps} steps left"} if n < context.min_steps else {})
 
     async def narrate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """C3, C4: the kept steps as a long thought that ends in the best-scored translation."""
+        """C3, C4: the kept steps as a long thought that decides on the best-scored translation."""
         context = runtime.context
-        kept = [state["steps"][i] for i in state["kept"]]
-        thought = await ask(
-            context,
-            self.narrator,
-            key="narrate",
-            text=state["text"],
-            keywords=state["keywords"],
-            steps=kept,
-            final=state["trans"],
-            **context.languages,
-        )
-        return {"thought": thought.value, "targets": [asdict(target) for target in targets(state, context)]}
+        kept = [state["steps"][i]["translation"] for i in state["kept"]]
+        try:
+            answer = await ask(
+                context,
+                self.narrator,
+                key="narrate",
+                text=state["text"],
+                keywords=state["keywords"],
+                steps=[state["steps"][i] for i in state["kept"]],
+                decision=kept.index(state["trans"]) + 1,
+                **context.languages,
+            )
+        except RoleError as err:
+            return {"dropped": f"no usable thought: {str(err).rsplit(': ', 1)[-1]}"}
+        thought = QUOTE.sub(lambda quote: f'"{kept[int(quote[1]) - 1]}"', answer.value)
+        return {"thought": thought, "targets": [asdict(target) for target in targets(state, thought, context)]}
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """The state machine of stages B and C."""
@@ -316,16 +348,14 @@ def _stop(score: float, rounds: int, context: Context) -> str | None:
     return "max_rounds" if rounds >= context.max_rounds else None
 
 
-def targets(state: State, context: Context) -> list[Target]:
+def targets(state: State, thought: str, context: Context) -> list[Target]:
     """What is worth learning: the long thought with its translation, and each kept role's call."""
     asked = STUDENT.render({"text": state["text"], **context.languages})
     steps = [state["steps"][i] for i in state["kept"]]
     best = next(step for step in steps if step["translation"] == state["trans"])
     scores = {"score": best["score"], "steps": float(len(steps)), "gain": best["score"] - steps[0]["score"]}
     answer = [
-        Segment("assistant", True, text="<thought>\n"),
-        Segment("assistant", True, call="narrate"),
-        Segment("assistant", True, text="\n</thought>\n<output>\n"),
+        Segment("assistant", True, text=f"<thought>\n{thought}\n</thought>\n<output>\n"),
         Segment("assistant", True, call=best["key"]),
         Segment("assistant", True, text="\n</output>"),
     ]

@@ -24,7 +24,7 @@ from agentsys.models.chat import AgentChatModel
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
-from agentsys.traces import Trace
+from agentsys.traces import Trace, target_from
 
 RECORDS_PER_REQUEST: Final = 1.5
 """Records under way for each request that may be in flight: while one is between two calls, another fills its place."""

@@ -25,6 +25,8 @@ from agentsys.models.errors import ModelError
 from agentsys.models.sampling import DEFAULTS, check
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+_NO_REPLY = (KeyError, TypeError, IndexError, AttributeError)
+"""What reading a server's JSON raises if it is no reply."""
 
 
 class Served(Protocol):
@@ -123,7 +125,7 @@ class EndpointChatModel(AgentChatModel):
             sampling.setdefault("seed", kwargs["seed"])
         if kwargs.get("stop"):
             sampling["stop"] = kwargs["stop"]
-        chat: list[dict[str, Any]] = [{"role": _ROLES[m.type], "content": m.content} for m in messages]
+        chat: list[dict[str, Any]] = [{"role": _role(m), "content": m.content} for m in messages]
         ids = await self._prompt_ids(served, chat, kwargs.get("continue_ids") or [])
         return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
 
@@ -134,7 +136,12 @@ class EndpointChatModel(AgentChatModel):
             if continue_ids:
                 raise ModelError(f"{served.name}: an answer can be continued only where the tokenizer is known")
             return None
-        ids = await tokens.render(served.tokenizer, chat)
+        try:
+            ids = await tokens.render(served.tokenizer, chat)
+        except tokens.TemplateRefused as err:
+            if continue_ids:
+                raise ModelError(f"{served.name}: an answer cannot be continued: {err}") from None
+            return None
         while continue_ids and continue_ids[-1] in served.tokenizer.stop_ids:
             continue_ids = continue_ids[:-1]
         return ids + continue_ids
@@ -152,7 +159,7 @@ class EndpointChatModel(AgentChatModel):
         answer = await served.endpoint.post(route, body, measured)
         try:
             reply = wire.parse(answer, request)
-        except (KeyError, TypeError, IndexError) as err:
+        except _NO_REPLY as err:
             raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {str(answer)[:200]}") from None
         _complete(reply, served, measured)
         message = AIMessage(content=reply.text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
@@ -173,7 +180,7 @@ class EndpointChatModel(AgentChatModel):
         async for piece in served.endpoint.stream(route, body, measured):
             try:
                 text = collector.add(piece)
-            except (KeyError, TypeError, IndexError) as err:
+            except _NO_REPLY as err:
                 raise ModelError(f"{measured['address']}{route}: not a reply: {err!r}") from None
             measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
             if text:
@@ -182,6 +189,8 @@ class EndpointChatModel(AgentChatModel):
                     await run_manager.on_llm_new_token(text, chunk=chunk)
                 yield chunk
         measured["seconds"] = round(time.perf_counter() - started, 4)
+        if not collector.finished:
+            raise ModelError(f"{measured['address']}{route}: the stream broke off before the reply was finished")
         reply = collector.reply()
         _complete(reply, served, measured)
         last = AIMessageChunk(content="", response_metadata={"reply": reply}, usage_metadata=_usage(reply))
@@ -209,6 +218,13 @@ class EndpointChatModel(AgentChatModel):
     async def aclose(self) -> None:
         """Close connections and stop an engine that this process started."""
         await self.engine.aclose()
+
+
+def _role(message: BaseMessage) -> str:
+    role = _ROLES.get(message.type.removesuffix("MessageChunk").lower())
+    if role is None:
+        raise ModelError(f"a message of type '{message.type}' cannot be sent; there are {', '.join(_ROLES)}")
+    return role
 
 
 def _complete(reply: wire.Reply, served: Served, measured: dict[str, Any]) -> None:

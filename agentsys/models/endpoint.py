@@ -24,6 +24,10 @@ RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 529})
 """HTTP statuses worth another try; every other 4xx is the request's own fault."""
 
 
+_LONGEST_LINE: Final = 2**24
+"""Bytes of one line of a stream: vLLM's first one holds the ids of the whole prompt."""
+
+
 class _Again(Exception):
     """A failure worth another try, with the server's Retry-After in seconds where it sent one."""
 
@@ -74,6 +78,7 @@ class Endpoint:
 
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+                read_bufsize=_LONGEST_LINE // 2,  # aiohttp refuses a line of more than twice that
                 timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
                 headers=_authorization(),
             )
@@ -109,7 +114,7 @@ class Endpoint:
                 async for line in opened.content:
                     if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
                         yield orjson.loads(line[6:])
-            except (TimeoutError, OSError, ValueError) as err:
+            except (TimeoutError, OSError, ValueError, _client_error()) as err:
                 raise ModelError(f"{measured['address']}: the stream broke off: {_short(err)}") from None
             finally:
                 opened.close()
@@ -187,7 +192,10 @@ class Endpoint:
             raise _Again(_short(err)) from None
         if response.status == 200 or (response.status == 404 and data is None):
             return response
-        text = (await response.text(errors="replace"))[:300].replace("\n", " ")
+        try:
+            text = _without_key((await response.text(errors="replace")).replace("\n", " "))[:300]
+        except (TimeoutError, aiohttp.ClientError, OSError) as err:
+            text = _short(err)
         response.release()
         if response.status in RETRIED:
             raise _Again(f"status {response.status}: {text}", after=_retry_after(response.headers.get("Retry-After")))
@@ -204,6 +212,12 @@ def _authorization() -> dict[str, str]:
     """The key comes from the environment only, and goes nowhere but into this header."""
     key = os.environ.get("AGENTSYS_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _without_key(text: str) -> str:
+    """Some servers repeat the key in what they say of it."""
+    key = os.environ.get("AGENTSYS_API_KEY")
+    return text.replace(key, "***") if key else text
 
 
 def _client_error() -> type[Exception]:

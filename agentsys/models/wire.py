@@ -147,6 +147,11 @@ class Collector:
         for entry in logprobs.get("top_logprobs") or []:
             self._top.append([(_token(token), logprob) for token, logprob in (entry or {}).items()])
 
+    @property
+    def finished(self) -> bool:
+        """Whether the engine has said why it stopped."""
+        return bool(self._finish)
+
     def reply(self) -> Reply:
         """The whole reply; `top_logprobs` only where alternatives were asked for."""
         top = self._top if self._request.sampling.get("logprobs") else []
