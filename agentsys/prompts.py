@@ -30,9 +30,9 @@ MAX_TEMPLATE: Final = 64_000
 MAX_RENDERED: Final = 1_000_000
 """Characters in all messages of one rendered prompt."""
 MAX_SECONDS: Final = 1.0
-"""Wall time of one message's rendering."""
+"""Wall time of one prompt's rendering."""
 
-_MARK = re.compile(r"^# (system|user|assistant|end|each ([A-Za-z_]\w*) in ([A-Za-z_]\w*))[ \t]*$", re.MULTILINE)
+_MARK = re.compile(r"^# (system|user|assistant|end|each ([A-Za-z_]\w*) in ([A-Za-z_]\w*))[ \t\r]*$", re.MULTILINE)
 _FILTERS = ("join", "length", "lower", "upper", "title", "trim", "first", "last", "default", "items")
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
@@ -57,12 +57,16 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A message's role and template; `each` and `of` name the item and the list if it is repeated for a list."""
+    """A message's role and template; `each` and `of` name the item and the list if it is repeated for a list.
+
+    Neighbours with the same `block` number are repeated together.
+    """
 
     role: ChatRole
     template: str
     each: str = ""
     of: str = ""
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +85,19 @@ class Prompt:
         marks = list(_MARK.finditer(text))
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         parts: list[Part] = []
+        opened = 0
         each = of = ""
-        for mark, end in zip(marks, ends, strict=True):
+        for block, (mark, end) in enumerate(zip(marks, ends, strict=False)):
             template = text[mark.end() : end].strip()
             if mark[1] in ("system", "user", "assistant"):
                 _compile(template, name)
-                parts.append(Part(cast("ChatRole", mark[1]), template, each, of))
+                parts.append(Part(cast("ChatRole", mark[1]), template, each, of, opened))
                 continue
             if template:
                 raise PromptError(f"prompt {name}: text after '{mark[0].strip()}' belongs to no message")
-            each, of = mark[2] or "", mark[3] or ""
+            if bool(mark[2]) == bool(each):
+                raise PromptError(f"prompt {name}: '{mark[0].strip()}': '# each' and '# end' come in pairs, not nested")
+            each, of, opened = mark[2] or "", mark[3] or "", block
         if not parts:
             raise PromptError(f"prompt {name}: no line '# system', '# user' or '# assistant' opens a message")
         if each:
@@ -101,7 +108,7 @@ class Prompt:
     def load(path: Path, name: str | None = None) -> Prompt:
         """Read a prompt file. Raises PromptError if it is missing, not UTF-8 or not a prompt."""
         try:
-            return Prompt.parse(path.read_text(encoding="utf-8"), name or path.stem)
+            return Prompt.parse(path.read_text(encoding="utf-8-sig"), name or path.stem)
         except OSError as err:
             raise PromptError(f"prompt file {path}: {err.strerror}") from None
         except UnicodeDecodeError:
@@ -115,18 +122,18 @@ class Prompt:
     def render(self, inputs: Mapping[str, Any]) -> list[Message]:
         """The chat messages for these inputs. Raises PromptError for an undefined variable or a broken bound."""
         messages: list[Message] = []
-        for of, group in groupby(self.parts, key=lambda part: part.of):
+        deadline, left = time.monotonic() + MAX_SECONDS, MAX_RENDERED
+        for _, group in groupby(self.parts, key=lambda part: part.block):
             parts = list(group)
-            if of and of not in inputs:
-                raise PromptError(f"prompt {self.name}: '{of}' is undefined")
+            of = parts[0].of
+            if of and not isinstance(inputs.get(of), list | tuple):
+                raise PromptError(f"prompt {self.name}: '{of}' is {'no list' if of in inputs else 'undefined'}")
             for item in inputs[of] if of else (None,):
                 scope = {**inputs, parts[0].each: item} if of else inputs
-                messages += [Message(role=p.role, content=_render(p.template, self.name, scope)) for p in parts]
-        size = sum(len(message["content"]) for message in messages)
-        if size > MAX_RENDERED:
-            raise PromptError(
-                f"prompt {self.name}: rendered to {size:,} characters; at most {MAX_RENDERED:,} are allowed"
-            )
+                for part in parts:
+                    content = _render(part.template, self.name, scope, deadline, left)
+                    left -= len(content)
+                    messages.append(Message(role=part.role, content=content))
         return messages
 
 
@@ -136,9 +143,13 @@ class _Late(TemplateError):
 
 def _timed(items: Iterable[Any], deadline: float) -> Iterator[Any]:
     for item in items:
-        if time.monotonic() > deadline:
-            raise _Late(f"took longer than {MAX_SECONDS} s")
+        _check(deadline)
         yield item
+
+
+def _check(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise _Late(f"took longer than {MAX_SECONDS} s")
 
 
 def _join(items: Iterable[Any], separator: str = "") -> str:
@@ -172,6 +183,8 @@ def _compile(text: str, name: str) -> Template:
                 raise PromptError(
                     f"prompt {name}: '{type(node).__name__.lower()}' is not allowed; use variables, if, for and filters"
                 )
+            if isinstance(node, nodes.Name) and node.name.startswith("_"):
+                raise PromptError(f"prompt {name}: '{node.name}': a name that begins with '_' is not allowed")
             if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
                 raise PromptError(f"prompt {name}: no filter '{node.name}'; there are {', '.join(_FILTERS)}")
         for loop in list(tree.find_all(nodes.For)):
@@ -181,25 +194,28 @@ def _compile(text: str, name: str) -> Template:
             loop.iter = nodes.Filter(loop.iter, "_timed", [deadline], [], None, None, lineno=loop.lineno)
         tree.set_environment(_ENVIRONMENT)
         return Template.from_code(_ENVIRONMENT, _ENVIRONMENT.compile(tree), {})
-    except TemplateError as err:
-        raise PromptError(f"prompt {name}: {err}") from None
+    except (RecursionError, MemoryError, SyntaxError):  # Python's own limits
+        raise PromptError(f"prompt {name}: nested too deeply") from None
+    except (TemplateError, ValueError) as err:
+        raise err if isinstance(err, PromptError) else PromptError(f"prompt {name}: {err}") from None
 
 
-def _render(text: str, name: str, inputs: Mapping[str, Any]) -> str:
+def _render(text: str, name: str, inputs: Mapping[str, Any], deadline: float, left: int) -> str:
     template = _compile(text, name)
     pieces: list[str] = []
     size = 0
     try:
-        for piece in template.generate(inputs, _deadline=time.monotonic() + MAX_SECONDS):
+        _check(deadline)
+        for piece in template.generate(inputs, _deadline=deadline):
             size += len(piece)
-            if size > MAX_RENDERED:
+            if size > left:
                 raise PromptError(
                     f"prompt {name}: rendered to more than the {MAX_RENDERED:,} characters that are allowed"
                 )
             pieces.append(piece)
     except TemplateError as err:
         raise PromptError(f"prompt {name}: {err}") from None
-    except (TypeError, ValueError, OverflowError) as err:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as err:
         if isinstance(err, PromptError):
             raise
         raise PromptError(f"prompt {name}: {err}") from None

@@ -7,6 +7,7 @@ invoked by hand) a role works the same and nothing is recorded.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ class Recorder:
     record: str
     cache: RequestCache | None = None
     switch: Switch = field(default_factory=Switch)
+    notice: Callable[[Call], None] = field(default=lambda call: None)
     calls: list[Call] = field(default_factory=list)
     _keys: set[str] = field(default_factory=set)
 
@@ -57,8 +59,9 @@ class Recorder:
         self._keys.add(key)
 
     def add(self, call: Call) -> None:
-        """Remember a finished call."""
+        """Remember a finished call and tell whoever watches the run."""
         self.calls.append(call)
+        self.notice(call)
 
 
 current: ContextVar[Recorder | None] = ContextVar("agentsys_recorder", default=None)

@@ -147,9 +147,12 @@ class Role(Generic[T]):
 
     async def _ask_foreign(self, model: BaseChatModel, messages: list[Message]) -> Reply:
         """Another LangChain integration: structured output its own way, and only what LangChain keeps of a reply."""
-        if self.schema is None:
+        try:
+            structured = model.with_structured_output(self.output, include_raw=True) if self.schema else None
+        except NotImplementedError:  # the prompt still asks for JSON, and a reply that is none is asked for again
+            structured = None
+        if structured is None:
             return reply_of(await model.ainvoke(cast("Any", messages)))
-        structured = model.with_structured_output(self.output, include_raw=True)
         result = cast("dict[str, Any]", await structured.ainvoke(cast("Any", messages)))
         reply = reply_of(result["raw"])
         if isinstance(result["parsed"], BaseModel):
@@ -217,5 +220,5 @@ _FENCE: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 def _json_in(text: str) -> str:
     """The JSON in a reply: some servers ignore a schema, and models like to wrap their JSON in a code fence."""
-    fenced = _FENCE.search(text)
+    fenced = None if text.lstrip().startswith("{") else _FENCE.search(text)
     return fenced[1] if fenced else text.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -18,10 +18,15 @@ class System:
 
     def __post_init__(self) -> None:
         """A role is called by the name of its place, whatever its prompt file is called."""
-        for field in fields(self):
-            role = getattr(self, field.name)
+        for place in fields(self):
+            role = getattr(self, place.name)
             if isinstance(role, Role):
-                object.__setattr__(self, field.name, replace(role, name=field.name))
+                object.__setattr__(self, place.name, replace(role, name=place.name))
+
+
+def knob(default: Any, description: str) -> Any:
+    """A documented field of a context; the text reaches Studio's form and the command's help."""
+    return field(default=default, metadata={"description": description})
 
 
 async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer[T]:

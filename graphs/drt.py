@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
 from langgraph.graph import END, START, StateGraph
@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.roles import Answer, Role, RoleError, load_prompt
 from agentsys.scores import expected_score
-from agentsys.systems import System, ask
+from agentsys.systems import System, ask, knob
 from agentsys.traces import Segment, Target
 
 STUDENT = load_prompt("drt/student")
@@ -114,11 +114,6 @@ def known_words(keywords: Keywords, inputs: Mapping[str, Any]) -> str | None:
     """What is wrong with picked key words: none of them stands in the sentence."""
     text = inputs["text"].casefold()
     return None if any(k.word.casefold() in text for k in keywords.keywords) else "copy the words from the sentence"
-
-
-def knob(default: Any, description: str) -> Any:
-    """A documented field of the context; the text reaches Studio's form and the command's help."""
-    return field(default=default, metadata={"description": description})
 
 
 @dataclass(frozen=True)

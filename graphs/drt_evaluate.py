@@ -6,6 +6,9 @@
 BLEU and chrF come from sacrebleu, COMET from an environment of its own (--comet-python), GRF, GRB and GEA from a judge
 model (the paper judges 400 random pairs: --limit 400 --shuffle). Every interval is a bootstrap over pairs.
 
+Translations from a file are plain text, one a line, or records (.jsonl, .json, .csv, .tsv, .parquet) with a field
+`translation`, matched by `id` where they have one, else in the order of the pairs. translations.jsonl is such a file.
+
 A pair without a translation (a call that failed for good, a thought that never ended, no line in the file) is reported
 as missing and not scored as an empty text: every score is over the pairs that have it, and its n says how many. So
 compare two models on the ids that both have in translations.jsonl. A translation that the token limit cut off, or a
@@ -24,8 +27,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -35,13 +38,12 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 from sacrebleu.metrics.bleu import BLEU
 
 from agentsys.collect import RunFolderError
 from agentsys.collect.fingerprint import digest
-from agentsys.collect.runner import Watcher
+from agentsys.collect.report import ProgressView
 from agentsys.metrics import Score, _tokenizer, mean_with_interval, score_corpus
 from agentsys.models import EndpointDown, SpecError
 from agentsys.models.cache import CacheError
@@ -51,6 +53,7 @@ from agentsys.prompts import PromptError
 from agentsys.records import BadRecord, InputError, shuffled
 from graphs.translate import Context, Row, add_translations, read_pairs, run_over
 
+Style = Literal["plain", "thought"]
 JUDGED: Final = ("GRF", "GRB", "GEA")
 METRICS: Final = ("BLEU", "chrF", "COMET", *JUDGED)
 
@@ -86,22 +89,13 @@ class Settings:
     limit: Annotated[int | None, _option("Data", "Number of pairs, from the first. Default: all.", min=1)] = None
     shuffle: Annotated[bool, _option("Data", "Take the pairs in an order that --seed decides.")] = False
     seed: Annotated[int, _option("Data", "Seed of --shuffle.", min=0)] = 0
-    model: Annotated[str, _option("Translations", f"Spec of the model to evaluate. Default: {DEFAULT_SPEC}.")] = ""
-    style: Annotated[
-        Literal["plain", "thought"],
-        _option("Translations", "What the model writes: a translation, or DRT's <thought> and <output>."),
-    ] = "plain"
-    translations: Annotated[
-        Path | None,
-        _option("Translations", "In place of --model: text, one a line, or records with 'translation' (and 'id')."),
-    ] = None
+    model: Annotated[str, _option("Model", f"Spec of the model to evaluate. Default: {DEFAULT_SPEC}.")] = ""
+    style: Annotated[Style, _option("Model", "Its reply: a translation, or DRT's <thought> and <output>.")] = "plain"
+    translations: Annotated[Path | None, _option("Model", "Translations in its place: text lines or records.")] = None
     judge: Annotated[str, _option("Scores", "Spec of the judge model. Default: no GRF, GRB, GEA.")] = ""
     comet_python: Annotated[Path | None, _option("Scores", "A Python with unbabel-comet. Default: no COMET.")] = None
     comet_model: Annotated[str, _option("Scores", "COMET model: a name or a checkpoint.")] = "Unbabel/wmt22-comet-da"
-    out: Annotated[
-        Path | None,
-        _option("Run", "Folder for evaluation.json, translations.jsonl and traces. Default: only the table."),
-    ] = None
+    out: Annotated[Path | None, _option("Run", "Folder of the results and traces. Default: only the table.")] = None
     in_flight: Annotated[int, _option("Run", "Requests at once, per endpoint.", min=1)] = DEFAULT_IN_FLIGHT
 
     def __post_init__(self) -> None:
@@ -148,8 +142,7 @@ def check_comet(python: Path) -> None:
     except OSError as err:
         raise InputError(f"--comet-python {python}: {err.strerror}; give a Python that has unbabel-comet") from None
     if tried.returncode:
-        why = _last_line(tried.stderr)
-        raise InputError(f"--comet-python {python}: cannot import unbabel-comet ({why}); install it there")
+        raise InputError(f"--comet-python {python}: unbabel-comet cannot be imported: {_last_line(tried.stderr)}")
 
 
 def add_comet(rows: list[Row], python: Path, model: str) -> str | None:
@@ -171,13 +164,13 @@ def _last_line(output: bytes) -> str:
 
 
 def measure(rows: list[Row], language: str) -> dict[str, dict[str, float]]:
-    """Metric -> value, ends of its 95 % interval, and n; what no row has is not there."""
-    translated = [(row.translation, row.reference) for row in rows if row.translation]
+    """Metric -> value, ends of its 95 % interval, and n, of translated rows; what none has is not there."""
     scores: dict[str, tuple[Score, int]] = {}
-    if translated:
-        texts, references = ([*column] for column in zip(*translated, strict=True))
-        corpus = score_corpus(texts, references, language=language)
-        scores |= {name: (score, len(texts)) for name, score in corpus.items()}
+    if rows:
+        corpus = score_corpus(
+            [str(row.translation) for row in rows], [row.reference for row in rows], language=language
+        )
+        scores |= {name: (score, len(rows)) for name, score in corpus.items()}
     for name in ("COMET", *JUDGED):
         if values := [row.scores[name] for row in rows if name in row.scores]:
             scores[name] = mean_with_interval(values), len(values)
@@ -193,15 +186,15 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     rows = [row for row in sample if isinstance(row, Row)]
     missing = [{"id": None, "source": bad.source, "reason": bad.reason} for bad in sample if isinstance(bad, BadRecord)]
     if not rows:
-        why = missing[0]["reason"] if missing else "the file is empty"
-        raise InputError(f"--pairs {settings.pairs}: no pair can be used: {why}")
+        raise InputError(
+            f"--pairs {settings.pairs}: no pair to use: {missing[0]['reason'] if missing else 'empty file'}"
+        )
     if settings.comet_python:
         check_comet(settings.comet_python)
     with nullcontext(settings.out) if settings.out else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report = _run(rows, settings, folder) | {"settings": settings.as_json(), "pairs": len(sample)}
-        missing += [{"id": row.id, "source": row.at, "reason": row.reason} for row in rows if row.reason]
-        report["missing"] = missing
+        report["missing"] = missing + [{"id": r.id, "source": r.at, "reason": r.reason} for r in rows if r.reason]
         report["unscored"] = [{"id": row.id, "reasons": row.unscored} for row in rows if row.unscored]
         report |= _scored([row for row in rows if row.translation], settings)
         folder.mkdir(parents=True, exist_ok=True)
@@ -216,8 +209,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
 def _run(rows: list[Row], settings: Settings, folder: Path) -> dict[str, Any]:
     if not settings.model and not settings.judge:
         return {"version": 1, "run": digest(settings.as_json()), "fingerprint": None}
-    with _progress(len(rows)) as watch:
-        manifest = run_over(rows, folder, settings.context(), in_flight=settings.in_flight, watch=watch)
+    with ProgressView(total=len(rows)) as view:
+        manifest = run_over(rows, folder, settings.context(), in_flight=settings.in_flight, watch=view)
     return {"version": 1, "run": manifest["run"], "fingerprint": manifest["fingerprint"]}
 
 
@@ -235,14 +228,6 @@ def _scored(rows: list[Row], settings: Settings) -> dict[str, Any]:
         "metrics": metrics,
         "absent": {name: reason for name, reason in absent.items() if name not in metrics},
     }
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Watcher]:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("pairs", total=total)
-        yield lambda summary, trace: bar.update(task, completed=summary.kept + summary.rejected)
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -264,15 +249,13 @@ def show(report: dict[str, Any], console: Console) -> None:
     table = Table("metric", "value", "95 % interval", "n")
     for name in METRICS:
         if found := report["metrics"].get(name):
-            interval = f"{found['low']:.2f} to {found['high']:.2f}"
-            table.add_row(name, f"{found['value']:.2f}", interval, str(found["n"]))
+            value, low, high = (f"{found[end]:.2f}" for end in ("value", "low", "high"))
+            table.add_row(name, value, f"{low} to {high}", str(found["n"]))
         else:
             table.add_row(name, "absent", escape(report["absent"][name]), "0")
     console.print(table)
     if report["well_formed"] is not None:
-        console.print(
-            f"{report['well_formed']} of {report['translated']} replies kept to the format of --style thought"
-        )
+        console.print(f"{report['well_formed']} of {report['translated']} replies have the form of --style thought")
     reasons = Counter(f"missing: {entry['reason']}" for entry in report["missing"])
     reasons.update(f"no {name}: {why}" for entry in report["unscored"] for name, why in entry["reasons"].items())
     for reason, count in reasons.most_common(5):
@@ -288,12 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(settings, Settings):  # --help
             return int(settings or 0)
         report = evaluate(settings)
-    except (InputError, SpecError, PromptError, RunFolderError) as err:
+    except (InputError, SpecError, PromptError, RunFolderError, OSError) as err:
         return _failed(str(err), 2)
     except (EndpointDown, CacheError) as err:
         return _failed(f"{err}; what is finished is kept: run the same command again", 1)
-    except OSError as err:
-        return _failed(f"{err.filename}: {err.strerror}", 2)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return _failed("interrupted; the same command goes on where this one stopped", 130)
     except Exception as err:

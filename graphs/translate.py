@@ -26,9 +26,9 @@ from agentsys.collect.runner import Watcher
 from agentsys.models import EndpointDown, ModelError
 from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.roles import Role
-from agentsys.systems import System, ask
+from agentsys.systems import System, ask, knob
 from agentsys.traces import load, read_traces
-from graphs.drt import Evaluation, knob
+from graphs.drt import Evaluation
 
 DECODING: Final = {"temperature": 0.1, "repetition_penalty": 1.05, "max_tokens": 2048}
 """The paper's inference settings (section 3.1); the token limit is the one of its published example."""

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from agentsys.collect.card import data_card
 from agentsys.collect.fingerprint import context_models, differences, digest, fingerprint, source_digest
 from agentsys.collect.store import Finished, RunFolder, RunFolderError, id_hash
 from agentsys.models import EndpointDown
@@ -24,7 +25,7 @@ from agentsys.models.chat import AgentChatModel
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
-from agentsys.traces import Trace, target_from
+from agentsys.traces import Call, Trace, target_from
 
 RECORDS_PER_REQUEST: Final = 1.5
 """Records under way for each request that may be in flight: while one is between two calls, another fills its place."""
@@ -74,22 +75,25 @@ class Summary:
         setattr(self, trace.outcome, getattr(self, trace.outcome) + 1)
         if trace.reason:
             self.note(trace.reason)
-        for call in trace.calls:
-            if call.measured.get("cache_hit"):
-                self.cache_hits += 1
-                continue
-            self.calls += 1
-            self.prompt_tokens += call.prompt_tokens
-            self.completion_tokens += call.completion_tokens
-            self.cached_tokens += call.measured.get("cached_tokens", 0)
+
+    def pay(self, call: Call) -> None:
+        """Add a finished call."""
+        if call.measured.get("cache_hit"):
+            self.cache_hits += 1
+            return
+        self.calls += 1
+        self.prompt_tokens += call.prompt_tokens
+        self.completion_tokens += call.completion_tokens
+        self.cached_tokens += call.measured.get("cached_tokens", 0)
 
     def note(self, reason: str) -> None:
         """Count a reason for dropping or rejecting."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
-Watcher = Callable[[Summary, "Trace | None"], None]
-"""Called after each finished record, with its trace; and with None when a worker takes a new one."""
+Watcher = Callable[[Summary, "Trace | Call | Record | None"], None]
+"""Called when a record begins (with the record), after each call (with it), and when a record is finished (with its
+trace, or None if its input was refused)."""
 
 
 def collect(
@@ -183,7 +187,7 @@ class Run:
         self.graph, self.context, self.folder, self.cache, self.options = graph, context, folder, cache, options
         self.switch = Switch()
         self.summary = Summary(folder.folder, run_id)
-        self._watch = watch or (lambda summary, trace: None)
+        self._watch = watch or (lambda summary, event: None)
         self._seen: set[int] = set()
         self._done = Finished()
         self._manifest: dict[str, Any] = {}
@@ -227,7 +231,7 @@ class Run:
             if isinstance(record, BadRecord):
                 self._reject_input(record.source, record.reason)
             elif self._is_due(record):
-                self._watch(self.summary, None)
+                self._watch(self.summary, record)
                 trace = await self._one(record)
                 if trace is not None:
                     self.folder.add(trace)
@@ -262,6 +266,10 @@ class Run:
         self.summary.note(reason.split(":")[0])
         self._after(None)
 
+    def _after_call(self, call: Call) -> None:
+        self.summary.pay(call)
+        self._watch(self.summary, call)
+
     def _after(self, trace: Trace | None) -> None:
         self._watch(self.summary, trace)
         spent = self.summary.prompt_tokens + self.summary.completion_tokens
@@ -272,7 +280,7 @@ class Run:
 
     async def _one(self, record: Record) -> Trace | None:
         """The trace of one record, or None if the run was stopped in the middle of it."""
-        recorder = Recorder(record.id, self.cache, self.switch)
+        recorder = Recorder(record.id, self.cache, self.switch, self._after_call)
         token = current.set(recorder)
         started = time.perf_counter()
         output: dict[str, Any] = {}
@@ -312,6 +320,7 @@ class Run:
         manifest["counts"] = {"kept": summary.kept, "dropped": summary.dropped, "rejected": summary.rejected}
         manifest["totals"] = {name: before.get(name, 0) + getattr(summary, name) for name in names}
         self.folder.write_manifest(manifest)
+        self.folder.write("README.md", data_card(manifest).encode())
 
 
 @contextmanager

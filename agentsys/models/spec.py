@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from agentsys.models.engines import ChildEngine, EmbeddedEngine, RemoteEngine
 
 DEFAULT_SPEC: Final = "embedded"
-_FORMS: Final = "embedded, embedded:NAME, http://host:port/v1, vllm:MODEL, transformers:MODEL, scripted:FILE, langchain:MODULE:CLASS"
+_FORMS: Final = (
+    "embedded, embedded:NAME, http://host:port/v1, vllm:MODEL, transformers:MODEL, "
+    "scripted:FILE, langchain:MODULE:CLASS"
+)
 
 
 def split_spec(spec: str, default: str = DEFAULT_SPEC) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,94 @@
+"""What a person sees of a run: progress while it works, and a table at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agentsys.collect.runner import Summary
+from agentsys.records import Record
+from agentsys.traces import Call, Trace
+
+QUIET_SECONDS: Final = 10.0
+"""Where the output is no terminal, a line this often takes the place of the bar."""
+
+
+class ProgressView:
+    """A watcher for `collect` that shows a bar on a terminal, and a line now and then elsewhere."""
+
+    def __init__(self, total: int | None = None) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total, line="starting the model")
+        self._begun = self._done = 0
+        self._started = self._said = time.perf_counter()
+
+    def __enter__(self) -> ProgressView:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, summary: Summary, event: Trace | Call | Record | None) -> None:
+        """See runner.Watcher."""
+        self._begun += isinstance(event, Record)
+        self._done += isinstance(event, Trace)
+        now = time.perf_counter()
+        rate = summary.completion_tokens / max(now - self._started, 1e-9)
+        line = (
+            f"{self._begun - self._done} under way, {summary.kept} kept, {summary.dropped} dropped, "
+            f"{summary.rejected} rejected, {summary.calls + summary.cache_hits} calls, "
+            f"{summary.completion_tokens} tokens, {rate:.0f}/s"
+        )
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=self._done + summary.skipped, line=line)
+        elif now - self._said > QUIET_SECONDS:
+            self._said = now
+            self._console.print(f"{now - self._started:.0f} s: {self._done} records done, {line}", soft_wrap=True)
+
+
+def print_summary(summary: Summary, cache: Path | None, extra: Iterable[tuple[str, str]] = ()) -> None:
+    """The table at the end of a run, and where its records are. `extra` are rows of the system's own."""
+    tokens = summary.completion_tokens
+    rows: list[tuple[str, Any]] = [
+        ("kept", summary.kept),
+        ("dropped", summary.dropped),
+        ("rejected", summary.rejected),
+        *((f"  {reason}", count) for reason, count in sorted(summary.reasons.items(), key=lambda r: -r[1])[:10]),
+        *([("finished before this run", summary.skipped)] if summary.skipped else []),
+        *extra,
+        ("calls", f"{summary.calls} paid, {summary.cache_hits} from the request cache"),
+        (
+            "tokens",
+            f"{summary.prompt_tokens:,} prompt ({summary.cached_tokens:,} prefix-cached), {tokens:,} completion",
+        ),
+        ("tokens per second", f"{tokens / max(summary.seconds, 1e-9):.1f}"),
+        ("seconds", f"{summary.seconds:.1f}"),
+    ]
+    if cache is not None and cache.exists():
+        rows.append(("request cache", f"{cache.stat().st_size / 1e6:.1f} MB in {cache}"))
+    table = Table(show_header=False, title=f"run {summary.run}", title_justify="left")
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    for name, value in rows:
+        table.add_row(name, str(value))
+    console = Console()
+    console.print(table)
+    if summary.rejected:
+        console.print(f"rejected records, with reasons: {summary.out / 'rejected.jsonl'}", soft_wrap=True)

@@ -1,0 +1,149 @@
+"""DRT stage A (section 2.1): sentences of a book whose figurative language must not be rendered literally."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NotRequired
+
+import orjson
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from agentsys.collect.command import RunOptions, run_with_view
+from agentsys.records import InputError
+from agentsys.roles import Role
+from agentsys.systems import System, ask, knob
+from agentsys.traces import read_traces
+from graphs import drt
+
+LEAST_WORDS: Final = 10
+MOST_WORDS: Final = 100
+"""Sentences outside are dropped (step A2)."""
+
+
+class Judgement(BaseModel):
+    """The miner's reply: Q1 (any simile or metaphor?), a literal rendering, Q2 (is it suitable?)."""
+
+    figurative: bool
+    literal: str
+    suitable: bool
+    reason: str
+
+
+class Input(TypedDict):
+    """A sentence."""
+
+    text: str
+
+
+class State(Input):
+    """The sentence and what the miner says of it."""
+
+    judgement: NotRequired[dict[str, Any]]
+    dropped: NotRequired[str | None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Model, prompt and languages of the miner."""
+
+    model: str = knob("embedded", "model spec of the miner")
+    miner_prompt: str = knob("", "prompt text in place of prompts/drt/miner.md")
+    source_language: str = knob("English", "language of the book")
+    target_language: str = knob("Chinese", "language of the literal rendering")
+
+
+@dataclass(frozen=True)
+class Mining(System):
+    """The one role of stage A."""
+
+    miner: Role[Judgement] = Role("drt/miner", Judgement, sampling={"temperature": 0.0, "max_tokens": 300})
+
+    async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """A3, A4: keep a sentence only if it is figurative and its literal rendering is unsuitable."""
+        context = runtime.context
+        answer = await ask(
+            context,
+            self.miner,
+            key="judge",
+            text=state["text"],
+            source_language=context.source_language,
+            target_language=context.target_language,
+        )
+        verdict = answer.value
+        dropped = (
+            "no figure of speech" if not verdict.figurative else "literal is suitable" if verdict.suitable else None
+        )
+        return {"judgement": verdict.model_dump(), "dropped": dropped}
+
+    def builder(self) -> StateGraph[State, Context, Input, State]:
+        """One node."""
+        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=State)
+        builder.add_node("judge", self.judge)
+        builder.add_edge(START, "judge")
+        builder.add_edge("judge", END)
+        return builder
+
+
+builder = Mining().builder()
+graph = builder.compile(name="drt_mine")
+
+
+def sentences(books: Sequence[Path], language: str) -> Iterator[dict[str, str]]:
+    """Sentences of 10 to 100 words, in order, with `source`. Raises InputError for a book that is not UTF-8 text."""
+    import sentencex
+
+    for book in books:
+        try:
+            text = book.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as err:
+            raise InputError(f"--book {book}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None
+        for number, paragraph in enumerate(re.split(r"\n\s*\n", text), 1):
+            for sentence in sentencex.segment(language_code(language), " ".join(paragraph.split())):
+                if LEAST_WORDS <= len(sentence.split()) <= MOST_WORDS:
+                    yield {"text": sentence.strip(), "source": f"{book.name}, paragraph {number}"}
+
+
+def language_code(language: str) -> str:
+    """The ISO code of a language that is given by its English name or its code. Raises InputError."""
+    known = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "russian": "ru"}
+    code = known.get(language.casefold(), language.casefold())
+    if not re.fullmatch(r"[a-z]{2,3}", code):
+        raise InputError(f"--book: give the language of the book as a code such as 'pt', not '{language}'")
+    return code
+
+
+def mine(books: Sequence[Path], run: RunOptions, context: drt.Context) -> Path:
+    """Mine books into <out>/mined and return the file of kept sentences; `limit` counts the sentences looked at."""
+    folder = (run.out or Path("runs") / "drt") / "mined"
+    found: Iterable[dict[str, str]] = unique(sentences(books, context.source_language))
+    settings = Context(context.model, "", context.source_language, context.target_language)
+    plain = replace(run, field=[], id_field="id")
+    summary = run_with_view(graph, found, plain, settings, out=folder)
+    print(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.rejected} rejected")
+    for reason, count in summary.reasons.items():
+        print(f"  {count}  {reason}")
+    path = folder / "mined.jsonl"
+    temporary = folder / ".mined.jsonl.tmp"
+    with temporary.open("wb") as file:
+        for trace in read_traces(folder):
+            if trace.outcome == "kept" and trace.result:
+                file.write(orjson.dumps({"id": trace.id, **trace.input, **trace.result["judgement"]}) + b"\n")
+    os.replace(temporary, path)
+    print(f"mined sentences, with the reasons: {path}")
+    return path
+
+
+def unique(found: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Each sentence once: books repeat themselves."""
+    seen: set[str] = set()
+    for sentence in found:
+        if sentence["text"] not in seen:
+            seen.add(sentence["text"])
+            yield sentence
