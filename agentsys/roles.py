@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -123,11 +123,11 @@ class Role(Generic[T]):
         if reply is None:
             if isinstance(model, AgentChatModel):
                 extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
-                reply = reply_of(await model.ainvoke(cast("Any", messages), **cast("Any", extra)))
+                reply = await model.reply(cast("Any", messages), **extra)
             else:
                 reply = await self._ask_foreign(model, messages)
             if recorder and recorder.cache:
-                await recorder.cache.put(call_id, orjson.dumps(asdict(reply)))
+                await recorder.cache.put(call_id, orjson.dumps(reply))
         call = Call(
             key=key,
             role=self.name,

@@ -48,6 +48,8 @@ def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, flo
     """Digit -> probability at token i; empty if the token that was chosen is no digit."""
     assert call.top_logprobs is not None
     tokens: list[Digit] = list((call.top_ids or call.top_tokens or [])[i])
+    if not tokens:
+        return {}
     chosen = call.ids[i] if call.ids is not None else tokens[0]
     if chosen not in digits:
         return {}

@@ -110,14 +110,14 @@ class Trace:
 
 def sort_key(key: str) -> list[tuple[int, str]]:
     """Order of calls: numbers inside a key count as numbers, so that refine/10 follows refine/9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
 def dump(trace: Trace) -> bytes:
     """One line of a shard, the newline included; `id` and `version` come first so that a reader finds them quickly."""
     body = {"version": trace.version, "id": trace.id}
     body |= {name: getattr(trace, name) for name in trace.__slots__ if name not in body}
-    body["calls"] = sorted(trace.calls, key=lambda call: sort_key(call.key))
+    body["calls"] = sorted(trace.calls, key=lambda call: (sort_key(call.key), call.key))
     return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -128,9 +128,12 @@ def load(line: bytes | str) -> Trace:
         raise ValueError("not a trace: no version field")
     if raw["version"] > VERSION:
         raise ValueError(f"trace version {raw['version']} is newer than {VERSION}; update agentsys")
-    raw["calls"] = [Call(**call) for call in raw["calls"]]
-    raw["targets"] = [target_from(target) for target in raw["targets"]]
-    return Trace(**raw)
+    try:
+        raw["calls"] = [Call(**call) for call in raw["calls"]]
+        raw["targets"] = [target_from(target) for target in raw["targets"]]
+        return Trace(**raw)
+    except (KeyError, TypeError) as err:
+        raise ValueError(f"not a trace: {err}") from None
 
 
 def target_from(raw: dict[str, Any]) -> Target:

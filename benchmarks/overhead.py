@@ -49,7 +49,9 @@ def reply_to(body: bytes) -> bytes:
         text = '{"reason": "fine", "score": %d}' % (number % 80)
     usage = {"prompt_tokens": 120, "completion_tokens": 12, "total_tokens": 132}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return orjson.dumps({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage})
+    return orjson.dumps(
+        {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    )
 
 
 class Server(asyncio.Protocol):
@@ -70,7 +72,8 @@ class Server(asyncio.Protocol):
             body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
             answer = reply_to(body) if body else orjson.dumps({"data": [{"id": "m", "owned_by": "bench"}]})
             self.transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(answer), answer)
             )
 
 
@@ -106,7 +109,9 @@ async def bare(url: str, calls: int, width: int) -> int:
 
 async def post(session: Any, url: str, messages: list[dict[str, Any]], **extra: Any) -> str:
     body = orjson.dumps({"model": "m", "messages": messages, "temperature": 0.7, "max_tokens": 400, **extra})
-    async with session.post(f"{url}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}) as reply:
+    async with session.post(
+        f"{url}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}
+    ) as reply:
         return str(orjson.loads(await reply.read())["choices"][0]["message"]["content"])
 
 
@@ -151,13 +156,21 @@ async def langgraph_loop(url: str, calls: int, width: int) -> int:
             return {"feedback": await post(session, url, MESSAGES)}
 
         builder = StateGraph(State)
-        for name, node in (("keywords", ask), ("draft", ask), ("advise", advise), ("evaluate", advise), ("refine", ask)):
+        for name, node in (
+            ("keywords", ask),
+            ("draft", ask),
+            ("advise", advise),
+            ("evaluate", advise),
+            ("refine", ask),
+        ):
             builder.add_node(name, node)
         builder.add_edge(START, "keywords")
         builder.add_edge("keywords", "draft")
         builder.add_edge("draft", "advise")
         builder.add_edge("advise", "evaluate")
-        builder.add_conditional_edges("evaluate", lambda s: END if s["rounds"] >= ROUNDS + 2 else "refine", ["refine", END])
+        builder.add_conditional_edges(
+            "evaluate", lambda s: END if s["rounds"] >= ROUNDS + 2 else "refine", ["refine", END]
+        )
         builder.add_edge("refine", "advise")
         graph = builder.compile()
         await in_parallel(

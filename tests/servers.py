@@ -1,4 +1,4 @@
-"""A small real HTTP server that speaks like vLLM, llama.cpp or any other OpenAI-compatible server, and can misbehave."""
+"""A small real HTTP server that speaks like vLLM, llama.cpp or another OpenAI-compatible server, and can misbehave."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class FakeServer:
     models: tuple[str, ...] = ("toy-model",)
     root: str | None = None
     template: str = CHATML
-    plan: Callable[[Seen], Behaviour] = lambda seen: Answer()  # noqa: E731
+    plan: Callable[[Seen], Behaviour] = lambda seen: Answer()
     seen: list[Seen] = field(default_factory=list)
     high_water: int = 0
     _queue: deque[Behaviour] = field(default_factory=deque)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from agentsys.metrics import bleu
+from agentsys.models import EndpointDown
+from agentsys.models.cache import CacheError
 from graphs.drt_evaluate import main
 from graphs.translate import parse_thought
 
@@ -164,7 +166,7 @@ def test_translations_are_judged(run: Run, model: str, tmp_path: Path) -> None:
     lines = write(tmp_path / "mine.txt", [pair["zh"] for pair in PAIRS])
     assert run("--translations", lines, "--judge", model, "--out", tmp_path / "out")[0] == 0
     report, translations = read(tmp_path / "out")
-    assert report["metrics"]["GRF"]["n"] == 3 and [line["translation"] for line in translations][0] == PAIRS[0]["zh"]
+    assert report["metrics"]["GRF"]["n"] == 3 and translations[0]["translation"] == PAIRS[0]["zh"]
     assert paid_calls(tmp_path / "out") == 9, "three judgements a pair, no translation"
 
 
@@ -347,14 +349,37 @@ def test_missing_pairs_and_a_pairs_file_that_is_not_there(capsys: pytest.Capture
     assert "nobody.jsonl: no such file" in one_line(capsys.readouterr().err)
 
 
-def test_a_server_that_does_not_answer_is_named(run: Run) -> None:
-    code, _, said = run("--model", "http://127.0.0.1:9/v1")
-    assert code == 1 and "127.0.0.1:9" in one_line(said)
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (EndpointDown("no server answers at http://nobody"), 1, "http://nobody"),
+        (CacheError("request cache x: disk full"), 1, "disk full"),
+        (KeyboardInterrupt(), 130, "the same command goes on"),
+    ],
+)
+def test_what_ends_a_run_is_one_line(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
+) -> None:
+    def collect(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("graphs.translate.collect", collect)
+    found, printed, said = run("--model", model)
+    assert found == code and not printed and words in one_line(said)
 
 
 def test_it_runs_as_a_script(model: str, pairs: Path) -> None:
     script = Path(__file__).parents[1] / "graphs" / "drt_evaluate.py"
-    command = [sys.executable, script, "--pairs", pairs, "--source-field", "en", "--reference-field", "zh"]
+    command: list[str | Path] = [
+        sys.executable,
+        script,
+        "--pairs",
+        pairs,
+        "--source-field",
+        "en",
+        "--reference-field",
+        "zh",
+    ]
     done = subprocess.run([*command, "--model", model], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "BLEU" in done.stdout and not done.stderr
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)

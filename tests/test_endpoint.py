@@ -287,8 +287,13 @@ async def test_a_long_line_of_a_stream_is_read_whole(mode: FakeServer, connect) 
 
 @pytest.mark.parametrize(
     "fault",
-    [Status(500), Status(502), Status(503), Status(429), Status(408), Drop(), Drop(midway=True), BROKEN_JSON]
-    + [Drop(midway=True, status=500)],
+    [
+        *(Status(code) for code in (408, 429, 500, 502, 503)),
+        Drop(),
+        Drop(midway=True),
+        Drop(midway=True, status=500),
+        BROKEN_JSON,
+    ],
     ids=str,
 )
 async def test_a_passing_fault_is_retried(mode: FakeServer, connect, fault: Any) -> None:
@@ -331,14 +336,25 @@ async def test_json_that_is_no_reply_is_an_error(mode: FakeServer, connect, stra
         await connect(mode).ainvoke(CHAT)
 
 
-async def waits(server: FakeServer, connect, header: str | None, monkeypatch: pytest.MonkeyPatch) -> float:
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client wanted to sleep; nobody sleeps."""
+    seconds: list[float] = []
+    sleep = asyncio.sleep
+
+    async def instead(delay: float, result: Any = None) -> Any:
+        if delay:
+            seconds.append(delay)
+        return await sleep(0, result)
+
+    monkeypatch.setattr(asyncio, "sleep", instead)
+    return seconds
+
+
+async def wait_after(server: FakeServer, connect, slept: list[float], header: str | None) -> float:
     """How long the client waits after a 429 with this Retry-After."""
-    slept: list[float] = []
-    computed = Endpoint._wait
-    monkeypatch.setattr(Endpoint, "_wait", lambda *given: slept.append(computed(*given)) or 0)
     server.queue(Status(429, retry_after=header))
-    retry = RetryPolicy(attempts=2, first=0.001, longest=2.0)
-    await connect(server, retry=retry).ainvoke(CHAT)
+    await connect(server, retry=RetryPolicy(attempts=2, first=0.001, longest=2.0)).ainvoke(CHAT)
     (seconds,) = slept
     return seconds
 
@@ -348,15 +364,17 @@ async def waits(server: FakeServer, connect, header: str | None, monkeypatch: py
     [("7", 7, 7.1), ("0.5", 0.5, 0.6), ("100000", 20, 20.1), ("nonsense", 0, 0.1), (None, 0, 0.1), ("-3", 0, 0.1)],
 )
 async def test_retry_after_is_honoured(
-    server: FakeServer, connect, monkeypatch: pytest.MonkeyPatch, header: str | None, least: float, most: float
+    server: FakeServer, connect, slept: list[float], header: str | None, least: float, most: float
 ) -> None:
-    assert least <= await waits(server, connect, header, monkeypatch) <= most
+    assert least <= await wait_after(server, connect, slept, header) <= most
 
 
-async def test_retry_after_may_be_a_date(server: FakeServer, connect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_after_may_be_a_date(
+    server: FakeServer, connect, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     date = email.utils.formatdate(1_000_011, usegmt=True)
     monkeypatch.setattr(endpoint_module.time, "time", lambda: 1_000_000.0)
-    assert 11 <= await waits(server, connect, date, monkeypatch) <= 11.1
+    assert 11 <= await wait_after(server, connect, slept, date) <= 11.1
 
 
 def unused_address() -> str:
@@ -520,9 +538,7 @@ async def test_the_key_goes_into_the_header_and_nowhere_else(
         assert "sk-secret" not in str(caught.value)
 
 
-async def test_without_a_key_there_is_no_header(
-    server: FakeServer, connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_a_key_there_is_no_header(server: FakeServer, connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENTSYS_API_KEY", raising=False)
     await connect(server).ainvoke(CHAT)
     assert "Authorization" not in server.seen[0].headers
@@ -574,15 +590,18 @@ async def test_stop_words_reach_the_server(mode: FakeServer, connect) -> None:
     assert mode.bodies[0]["stop"] == ["\n\n"]
 
 
-def test_the_policy_waits_longer_each_time() -> None:
-    endpoint = Endpoint(["http://nowhere"], retry=RetryPolicy(first=1.0, longest=30.0))
-
-    class State:
-        outcome = None
-        attempt_number = 1
-
-    highest = []
-    for attempt in range(1, 9):
-        State.attempt_number = attempt
-        highest.append(max(endpoint._wait(State) for _ in range(400)))
-    assert highest[0] <= 1.0 < highest[3] <= 8.0 < highest[7] <= 30.0
+async def test_the_waits_grow_up_to_the_longest(server: FakeServer, connect, slept: list[float]) -> None:
+    random.seed(0)
+    server.plan = lambda seen: Status(500)
+    model = connect(server, retry=RetryPolicy(attempts=9, first=1.0, longest=30.0))
+    runs = []
+    for _ in range(30):
+        with pytest.raises(ModelError, match="tried 9 times"):
+            await model.ainvoke(CHAT)
+        runs.append(slept.copy())
+        slept.clear()
+    assert {len(run) for run in runs} == {8}
+    highest = [max(column) for column in zip(*runs, strict=True)]
+    assert all(seconds <= min(30.0, 2.0**n) for n, seconds in enumerate(highest, start=1))
+    assert highest[0] < highest[2] < highest[4] and highest[-1] > 16
+    assert len({run[-1] for run in runs}) == 30  # jitter: clients do not come back together

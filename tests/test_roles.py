@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import BaseChatModel, FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -51,8 +52,8 @@ class Script:
         self.asked: list[list[tuple[str, Any]]] = []
         self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, messages: list[BaseMessage], call: dict[str, Any]) -> str:
-        self.asked.append([(message.type, message.content) for message in messages])
+    def __call__(self, messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
+        self.asked.append([(message["role"], message["content"]) for message in messages])
         self.calls.append(call)
         return self.replies[min(len(self.asked), len(self.replies)) - 1]
 
@@ -65,10 +66,10 @@ def scripted(*replies: str, **settings: Any) -> tuple[ScriptedChatModel, Script]
 class CutOff(ScriptedChatModel):
     """Every reply ends at the token limit."""
 
-    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        result = await super()._agenerate(*args, **kwargs)
-        result.generations[0].message.response_metadata["reply"].finish = "length"
-        return result
+    async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
+        reply = await super().complete(messages, **kwargs)
+        reply.finish = "length"
+        return reply
 
 
 @contextmanager
@@ -96,7 +97,7 @@ async def test_a_text() -> None:
     answer = await GREETER.answer(model, key="greet", name="Ada")
     assert answer.value == "Hello Ada!"
     assert answer.call.text == "  Hello Ada!\n"
-    assert script.asked == [[("system", "Be kind."), ("human", "Greet Ada")]]
+    assert script.asked == [[("system", "Be kind."), ("user", "Greet Ada")]]
     assert script.calls[0]["role"] == answer.call.role == "greeter"
     assert answer.call.prompt_sha256 == GREETER.text.sha256
     assert (answer.call.mode, answer.call.schema_sha256, answer.call.error) == ("chat", None, None)
@@ -142,8 +143,8 @@ async def test_a_reply_that_cannot_be_used_is_asked_for_again(reply: str, compla
     first, second = script.asked
     assert second[: len(first)] == first
     (kind, repeated), (last, request) = second[len(first) :]
-    assert (kind, repeated.strip()) == ("ai", reply.strip())
-    assert last == "human"
+    assert (kind, repeated.strip()) == ("assistant", reply.strip())
+    assert last == "user"
     assert complaint in request
     assert [call.key for call in recorder.calls] == ["judge/1", "judge/1#1"]
     assert complaint in recorder.calls[0].error
@@ -153,7 +154,7 @@ async def test_a_reply_that_cannot_be_used_is_asked_for_again(reply: str, compla
 async def test_an_empty_reply_is_shown_as_empty() -> None:
     model, script = scripted("", "Hello")
     assert await GREETER(model, key="greet", name="Ada") == "Hello"
-    assert script.asked[1][2] == ("ai", "(empty)")
+    assert script.asked[1][2] == ("assistant", "(empty)")
 
 
 async def test_attempts_are_bounded() -> None:
@@ -182,6 +183,41 @@ async def test_a_reply_that_was_cut_off_is_not_used() -> None:
 async def test_a_role_may_take_what_was_cut_off() -> None:
     role: Role[str] = Role(GREETER.prompt, whole=False)
     assert await role(CutOff(respond=Script("Hello, dear")), key="greet", name="Ada") == "Hello, dear"
+
+
+async def test_a_role_may_check_the_value_against_its_inputs() -> None:
+    def check(value: str, inputs: Mapping[str, Any]) -> str | None:
+        return None if inputs["name"] in value else f"it does not name {inputs['name']}"
+
+    role: Role[str] = Role(GREETER.prompt, check=check)
+    model, script = scripted("Hello", "Hello Ada")
+    assert await role(model, key="greet", name="Ada") == "Hello Ada"
+    assert "it does not name Ada" in script.asked[1][-1][1]
+    with pytest.raises(RoleError, match="it does not name Bob"):
+        await role(model, key="greet", name="Bob")
+
+
+class Ear(AsyncCallbackHandler):
+    """Hears of every call of a chat model."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        self.heard.append(messages[0][-1].content)
+
+
+async def test_callbacks_hear_of_a_roles_calls_and_change_nothing() -> None:
+    async def work(name: str) -> Any:
+        with recording() as recorder:
+            await GREETER(scripted("Hello")[0], key="greet", name=name)
+        return recorder.calls[0]
+
+    ear = Ear()
+    watched = await RunnableLambda(work).ainvoke("Ada", {"callbacks": [ear]})
+    assert ear.heard == ["Greet Ada"]
+    assert await RunnableLambda(work).ainvoke("Ada") == watched
+    assert ear.heard == ["Greet Ada"]
 
 
 # Keys, identity, seeds
@@ -277,7 +313,7 @@ async def test_what_is_in_the_cache_is_not_asked(cache: RequestCache) -> None:
 
 
 async def test_a_call_that_failed_is_not_kept(cache: RequestCache) -> None:
-    def fail(messages: list[BaseMessage], call: dict[str, Any]) -> str:
+    def fail(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
         raise ModelError("no")
 
     with recording("r1", cache), pytest.raises(ModelError):

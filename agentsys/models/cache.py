@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ class RequestCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
             self._trim(limit)
+            self._connection = self._connect()  # the writer's; here, so that a failure is not the thread's
         except (OSError, sqlite3.Error) as err:
             raise CacheError(f"request cache {path}: {err}; choose another place with --cache, or --no-cache") from None
         self._pending: list[tuple[bytes, bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -66,12 +68,14 @@ class RequestCache:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         with self._wake:
+            if self._closing:
+                raise CacheError(f"request cache {self.path} is closed")
             self._pending.append((identity, reply, loop, done))
             self._wake.notify()
         await done
 
     def _write(self) -> None:
-        connection = self._connect()
+        connection = self._connection
         while True:
             with self._wake:
                 while not self._pending and not self._closing:
@@ -91,7 +95,7 @@ class RequestCache:
                 error = CacheError(f"request cache {self.path}: {err}; free some space, or move it with --cache")
             for loop in {entry[2] for entry in batch}:
                 futures = [entry[3] for entry in batch if entry[2] is loop]
-                if not loop.is_closed():
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(_settle, futures, error)
 
     def stats(self) -> dict[str, Any]:
@@ -102,7 +106,10 @@ class RequestCache:
     def clear(self) -> None:
         """Remove every entry and give the space back."""
         self._reader.execute("DELETE FROM calls")
-        self._reader.execute("PRAGMA incremental_vacuum").fetchall()
+        self._vacuum()
+
+    def _vacuum(self) -> None:
+        self._reader.executescript("PRAGMA incremental_vacuum")  # `execute` would give back a single page
 
     def _bytes(self) -> int:
         pages = self._reader.execute("PRAGMA page_count").fetchone()[0]
@@ -113,7 +120,7 @@ class RequestCache:
             oldest = "SELECT identity FROM calls ORDER BY rowid LIMIT max(1, (SELECT count(*) / 10 FROM calls))"
             if self._reader.execute(f"DELETE FROM calls WHERE identity IN ({oldest})").rowcount == 0:
                 return
-            self._reader.execute("PRAGMA incremental_vacuum").fetchall()
+            self._vacuum()
 
     def close(self) -> None:
         """Commit what is pending and close the file."""

@@ -10,13 +10,14 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field
 
 from agentsys.models import tokens, wire
@@ -78,6 +79,40 @@ class AgentChatModel(BaseChatModel):
     async def identity(self) -> dict[str, Any]:
         """{"name", "revision"} of the model: part of a call's identity, unlike the address. Brings the engine up."""
 
+    @abstractmethod
+    async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
+        """The reply to messages of the form {"role", "content"}: what `ainvoke` does, without LangChain around it."""
+
+    async def reply(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
+        """The reply to messages: through LangChain if a callback listens, straight to the engine if none does.
+
+        In a bulk run nobody listens, and LangChain's messages, managers and events cost as much as all the rest.
+        """
+        if callbacks_listen():
+            return reply_of(await self.ainvoke(cast("Any", list(messages)), **kwargs))
+        return await self.complete(messages, **kwargs)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        reply = await self.complete([_plain(message) for message in messages], stop=stop, **kwargs)
+        message = AIMessage(content=reply.text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """LangChain's synchronous call, for a script without an event loop."""
+        return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
+
     async def token_ids(self, text: str) -> list[int] | None:
         """Ids of a plain text, or None where the tokenizer is not known."""
         return None
@@ -118,14 +153,14 @@ class EndpointChatModel(AgentChatModel):
         served = await self.engine.serve()
         return await served.tokenizer.encode(text, special=False) if served.tokenizer else None
 
-    async def _request(self, messages: Sequence[BaseMessage], **kwargs: Any) -> tuple[wire.Request, Served]:
+    async def _request(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> tuple[wire.Request, Served]:
         served: Served = await self.engine.serve()
         sampling = self.settings(kwargs.get("sampling") or {})
         if kwargs.get("seed") is not None:
             sampling.setdefault("seed", kwargs["seed"])
         if kwargs.get("stop"):
             sampling["stop"] = kwargs["stop"]
-        chat: list[dict[str, Any]] = [{"role": _role(m), "content": m.content} for m in messages]
+        chat = [dict(message) for message in messages]
         ids = await self._prompt_ids(served, chat, kwargs.get("continue_ids") or [])
         return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
 
@@ -146,14 +181,9 @@ class EndpointChatModel(AgentChatModel):
             continue_ids = continue_ids[:-1]
         return ids + continue_ids
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        request, served = await self._request(messages, stop=stop, **kwargs)
+    async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
+        """See AgentChatModel.complete. Raises ModelError, EndpointDown."""
+        request, served = await self._request(messages, **kwargs)
         route, body = wire.payload(request, served.dialect, served.model, stream=False)
         measured: dict[str, Any] = {}
         answer = await served.endpoint.post(route, body, measured)
@@ -162,8 +192,7 @@ class EndpointChatModel(AgentChatModel):
         except _NO_REPLY as err:
             raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {str(answer)[:200]}") from None
         _complete(reply, served, measured)
-        message = AIMessage(content=reply.text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return reply
 
     async def _astream(
         self,
@@ -172,7 +201,7 @@ class EndpointChatModel(AgentChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request, served = await self._request(messages, stop=stop, **kwargs)
+        request, served = await self._request([_plain(message) for message in messages], stop=stop, **kwargs)
         route, body = wire.payload(request, served.dialect, served.model, stream=True)
         measured: dict[str, Any] = {}
         collector = wire.Collector(request)
@@ -184,10 +213,7 @@ class EndpointChatModel(AgentChatModel):
                 raise ModelError(f"{measured['address']}{route}: not a reply: {err!r}") from None
             measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
             if text:
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
-                if run_manager is not None:
-                    await run_manager.on_llm_new_token(text, chunk=chunk)
-                yield chunk
+                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
         measured["seconds"] = round(time.perf_counter() - started, 4)
         if not collector.finished:
             raise ModelError(f"{measured['address']}{route}: the stream broke off before the reply was finished")
@@ -195,16 +221,6 @@ class EndpointChatModel(AgentChatModel):
         _complete(reply, served, measured)
         last = AIMessageChunk(content="", response_metadata={"reply": reply}, usage_metadata=_usage(reply))
         yield ChatGenerationChunk(message=last)
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        """LangChain's synchronous call, for a script without an event loop."""
-        return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
 
     @property
     def capacity(self) -> int | None:
@@ -220,11 +236,20 @@ class EndpointChatModel(AgentChatModel):
         await self.engine.aclose()
 
 
-def _role(message: BaseMessage) -> str:
+def _plain(message: BaseMessage) -> dict[str, Any]:
     role = _ROLES.get(message.type.removesuffix("MessageChunk").lower())
     if role is None:
         raise ModelError(f"a message of type '{message.type}' cannot be sent; there are {', '.join(_ROLES)}")
-    return role
+    return {"role": role, "content": message.content}
+
+
+def callbacks_listen() -> bool:
+    """Whether a LangChain callback would see a call made now: Studio's stream, a tracer, a handler of the user's."""
+    config = var_child_runnable_config.get()
+    callbacks = config.get("callbacks") if config else None
+    if config is None:
+        return True  # not inside a graph: let LangChain look
+    return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
 
 
 def _complete(reply: wire.Reply, served: Served, measured: dict[str, Any]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from agentsys.models.errors import EndpointDown, ModelError
 
@@ -120,47 +120,59 @@ class Endpoint:
                 opened.close()
 
     async def _tried(self, once: Callable[[str], Awaitable[Any]], measured: dict[str, Any] | None = None) -> Any:
-        address, started, tries, refused = "", time.perf_counter(), 0, 0
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.retry.attempts),
-            wait=self._wait,
-            retry=retry_if_exception_type(_Again),
-            reraise=True,
-        )
+        """The result of `once` at some address, with retries; the common case, the first try, costs no retry machinery."""
+        record: dict[str, Any] = {} if measured is None else measured
+        record |= {"retries": 0, "address": ""}
+        refused = 0
+
+        async def attempt() -> Any:
+            nonlocal refused
+            address = record["address"] = self._pick(avoid=record["address"])
+            self._busy[address] = self._busy.get(address, 0) + 1
+            started = time.perf_counter()
+            try:
+                return await once(address)
+            except _Again as err:
+                refused += err.refused
+                raise
+            finally:
+                self._busy[address] -= 1
+                record["seconds"] = round(time.perf_counter() - started, 4)
+
         try:
-            async for attempt in retrying:
-                with attempt:
-                    tries += 1
-                    async with self._pick(avoid=address) as address:
-                        started = time.perf_counter()
-                        try:
-                            result = await once(address)
-                        except _Again as err:
-                            refused += err.refused
-                            raise
+            try:
+                return await attempt()
+            except _Again as err:
+                if self.retry.attempts == 1:
+                    raise
+                await asyncio.sleep(self._seconds_before(1, err))
+            retrying = AsyncRetrying(
+                stop=stop_after_attempt(self.retry.attempts - 1),
+                wait=self._wait,
+                retry=retry_if_exception_type(_Again),
+                before=lambda state: record.update(retries=state.attempt_number),
+                reraise=True,
+            )
+            return await retrying(attempt)
         except _Again as err:
-            if refused == self.retry.attempts:
+            tries = record["retries"] + 1
+            if refused == tries:
                 raise EndpointDown(f"no server answers at {', '.join(self.addresses)}: {err}") from None
-            raise ModelError(f"{address}: {err} (tried {tries} times)") from None
-        if measured is not None:
-            measured |= {"address": address, "retries": tries - 1, "seconds": round(time.perf_counter() - started, 4)}
-        return result
+            raise ModelError(f"{record['address']}: {err} (tried {tries} times)") from None
 
     def _wait(self, state: RetryCallState) -> float:
-        policy = self.retry
         error = state.outcome.exception() if state.outcome else None
-        backoff = wait_random_exponential(multiplier=policy.first, max=policy.longest)(state)
-        after = error.after if isinstance(error, _Again) else None
-        return backoff if after is None else min(after, 10 * policy.longest) + min(backoff, policy.first)
+        return self._seconds_before(state.attempt_number + 1, error)
 
-    @asynccontextmanager
-    async def _pick(self, avoid: str) -> AsyncIterator[str]:
-        address = min(self.addresses, key=lambda a: (a == avoid and len(self.addresses) > 1, self._busy.get(a, 0)))
-        self._busy[address] = self._busy.get(address, 0) + 1
-        try:
-            yield address
-        finally:
-            self._busy[address] -= 1
+    def _seconds_before(self, retry: int, error: BaseException | None) -> float:
+        """Backoff before the n-th retry; a Retry-After is honoured, with a little jitter so that not all come at once."""
+        backoff = random.uniform(0, min(self.retry.longest, self.retry.first * 2**retry))
+        after = error.after if isinstance(error, _Again) else None
+        return backoff if after is None else min(after, 10 * self.retry.longest) + min(backoff, self.retry.first)
+
+    def _pick(self, avoid: str) -> str:
+        """The address with the fewest requests in flight, another than the one that has just failed."""
+        return min(self.addresses, key=lambda a: (a == avoid and len(self.addresses) > 1, self._busy.get(a, 0)))
 
     async def _once(self, address: str, route: str, data: bytes | None) -> Any:
         response = await self._open(address, route, data)

@@ -37,7 +37,7 @@ def check(settings: Mapping[str, Any]) -> dict[str, Any]:
         kind, least, greatest = SETTINGS[name]
         try:
             number = kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise SpecError(f"{name}={value}: a number is needed") from None
         if not least <= number <= greatest:
             raise SpecError(f"{name}={value}: must be from {least:g} to {greatest:g}")

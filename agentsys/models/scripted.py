@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.errors import ModelError, SpecError
 from agentsys.models.wire import Reply
 
-Respond = Callable[[list[BaseMessage], dict[str, Any]], str]
+Respond = Callable[[Sequence[Mapping[str, Any]], dict[str, Any]], str]
 """Messages and the call's {"role", "key", "seed"} -> reply."""
 
 
@@ -49,7 +46,7 @@ class ScriptedChatModel(AgentChatModel):
                 f"scripted:{path}: a line is no rule like {{'role': 'drt/*', 'replies': ['...']}}: {err}"
             ) from None
 
-        def respond(messages: list[BaseMessage], call: dict[str, Any]) -> str:
+        def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
             for role, key, choices in replies:
                 if fnmatch.fnmatchcase(call["role"], role) and fnmatch.fnmatchcase(call["key"], key):
                     return str(choices[(call["seed"] or 0) % len(choices)])
@@ -65,25 +62,10 @@ class ScriptedChatModel(AgentChatModel):
         """{"name", "revision"}; the revision of a file is its digest."""
         return {"name": self.name_in_traces, "revision": self.revision}
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
+        """See AgentChatModel.complete."""
         if self.seconds:
             await asyncio.sleep(self.seconds)
-        return self._generate(messages, stop, None, **kwargs)
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
         call = {"role": kwargs.get("role", ""), "key": kwargs.get("key", ""), "seed": kwargs.get("seed")}
         text = self.respond(messages, call)
-        reply = Reply(text, "stop", sum(len(str(m.content).split()) for m in messages), len(text.split()))
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(text, response_metadata={"reply": reply}))])
+        return Reply(text, "stop", sum(len(str(m["content"]).split()) for m in messages), len(text.split()))

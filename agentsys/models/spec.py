@@ -27,6 +27,7 @@ from agentsys.models.sampling import check
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+    from agentsys.models.endpoint import Endpoint
     from agentsys.models.engines import ChildEngine, EmbeddedEngine, RemoteEngine
 
 DEFAULT_SPEC: Final = "embedded"
@@ -35,14 +36,23 @@ _FORMS: Final = (
     "scripted:FILE, langchain:MODULE:CLASS"
 )
 
+_ENGINE_LEAST: Final = {"slots": 1, "context": 1, "timeout": 1}
+_ENGINE_OPTIONS: Final = {
+    "embedded": ("slots", "context"),
+    "http": ("timeout",),
+    "https": ("timeout",),
+    "vllm": ("context",),
+    "transformers": (),
+}
+
 
 def split_spec(spec: str, default: str = DEFAULT_SPEC) -> tuple[str, dict[str, str]]:
     """The model part of a spec (or `default`'s, if it is empty) and its options, those of `default` included."""
     base, _, query = spec.strip().partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    if base or default == spec:
+    if base:
         return base, options
-    fallback, inherited = split_spec(default, default)
+    fallback, inherited = split_spec(default)
     return fallback, inherited | options
 
 
@@ -72,7 +82,7 @@ def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
         if "slots" in options or "context" in options:
             raise SpecError("in Studio, slots and context cannot be set")
         return
-    allowed = {url.rstrip("/") for url in os.environ.get("AGENTSYS_ENDPOINTS", "").split(",") if url}
+    allowed = {url.strip().rstrip("/") for url in os.environ.get("AGENTSYS_ENDPOINTS", "").split(",") if url.strip()}
     if kind in ("http", "https"):
         foreign = [url for url in base.partition("#")[0].split(",") if url.rstrip("/") not in allowed]
         if not foreign:
@@ -98,47 +108,64 @@ def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
         return ScriptedChatModel.from_file(rest, check(given))
     from agentsys.models.chat import EndpointChatModel
 
-    engine_options = tuple((name, given.pop(name)) for name in ("slots", "context", "timeout") if name in given)
+    engine_options = tuple((name, given.pop(name)) for name in _ENGINE_LEAST if name in given)
     return EndpointChatModel(engine=_engine(base, engine_options), sampling=check(given))
 
 
 @lru_cache(maxsize=64)
 def _engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine | RemoteEngine | ChildEngine:
-    from agentsys.models.endpoint import Endpoint
     from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
     from agentsys.models.weights import DEFAULT
 
     kind, _, rest = base.partition(":")
-    try:
-        numbers = {name: int(value) for name, value in options}
-    except ValueError:
-        raise SpecError(f"{base}: {', '.join(name for name, _ in options)} must be whole numbers") from None
+    numbers = {name: _whole(name, value, kind) for name, value in options}
     if kind == "embedded":
         return EmbeddedEngine(
             rest or DEFAULT, numbers.get("slots", EMBEDDED_SLOTS), numbers.get("context", EMBEDDED_CONTEXT)
         )
     if kind in ("http", "https"):
         urls, _, model = base.partition("#")
-        endpoint = Endpoint([_address(url) for url in urls.split(",")], timeout=numbers.get("timeout", 600))
+        endpoint = _endpoint(tuple(_address(url) for url in urls.split(",")), numbers.get("timeout", 600))
         return RemoteEngine(endpoint, model or None)
     if kind in ("vllm", "transformers") and rest:
         return ChildEngine(kind, rest, context=numbers.get("context"))
     raise SpecError(f"'{base}' is no model spec; there are {_FORMS}")
 
 
+@lru_cache(maxsize=64)
+def _endpoint(addresses: tuple[str, ...], timeout: int) -> Endpoint:
+    """One for all models of a server, so that they share its limit."""
+    from agentsys.models.endpoint import Endpoint
+
+    return Endpoint(list(addresses), timeout=timeout)
+
+
+def _whole(name: str, value: str, kind: str) -> int:
+    """The value of an engine's option. Raises SpecError."""
+    if name not in _ENGINE_OPTIONS.get(kind, _ENGINE_LEAST):
+        raise SpecError(f"{name}={value}: there is no option '{name}' with {kind}")
+    if not value.isdecimal() or int(value) < _ENGINE_LEAST[name]:
+        raise SpecError(f"{name}={value}: a whole number of at least {_ENGINE_LEAST[name]} is needed")
+    return int(value)
+
+
 def _address(url: str) -> str:
     parts = urlsplit(url.strip())
+    if "@" in parts.netloc:
+        raise SpecError("keys do not belong in a URL; set AGENTSYS_API_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SpecError(f"'{url}' is no URL; a server is given as http://host:port/v1")
-    if parts.username or parts.password:
-        raise SpecError("keys do not belong in a URL; set AGENTSYS_API_KEY")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
 
 
 def _langchain(target: str, options: dict[str, str]) -> BaseChatModel:
     module, _, name = target.partition(":")
+    from langchain_core.language_models import BaseChatModel
+
     try:
-        model: BaseChatModel = getattr(importlib.import_module(module), name)(**options)
-    except (ImportError, AttributeError, ValueError) as err:
-        raise SpecError(f"langchain:{target}: {err}") from None
+        model = getattr(importlib.import_module(module), name)(**options)
+    except Exception as err:  # whatever the integration raises: a missing key, a wrong argument
+        raise SpecError(f"langchain:{target}: {' '.join(str(err).split())}") from None
+    if not isinstance(model, BaseChatModel):
+        raise SpecError(f"langchain:{target} is no LangChain chat model")
     return model

@@ -1,0 +1,124 @@
+"""The expected score, on calls made by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from servers import FakeServer, encode
+from test_traces import call
+
+from agentsys.models import ModelError, load_model
+from agentsys.prompts import Prompt
+from agentsys.roles import Role
+from agentsys.scores import expected_score
+from agentsys.traces import Call
+
+ROLE: Role[str] = Role(Prompt.parse("# user\nx", "judge"))
+
+Row = dict[str, float]
+"""Token text -> probability; the first one is the token that was chosen."""
+
+
+def texts(*rows: Row) -> Call:
+    """A call of a server that tells only the texts of tokens."""
+    return call(
+        "judge",
+        logprobs=[math.log(next(iter(row.values()))) for row in rows],
+        top_tokens=[list(row) for row in rows],
+        top_logprobs=[[math.log(p) for p in row.values()] for row in rows],
+    )
+
+
+def ids(*rows: Row) -> Call:
+    """The same call of an engine that tells ids."""
+    made = texts(*rows)
+    made.top_ids = [[encode(token)[0] for token in row] for row in rows]
+    made.ids = [row[0] for row in made.top_ids]
+    made.top_tokens = None
+    return made
+
+
+@pytest.fixture
+async def score(start_server: Any):
+    """`score(call)` with a model whose tokenizer is known."""
+    server: FakeServer = await start_server(dialect="llamacpp")
+    model = load_model(server.url)
+
+    async def ask(made: Call, stated: float = -1.0) -> float:
+        return await expected_score(SimpleNamespace(judge_model="", model=server.url), ROLE, made, stated)
+
+    yield ask
+    await model.aclose()
+
+
+both = pytest.mark.parametrize("make", [texts, ids])
+CLOSE = {"{": 1.0}
+
+
+def row(**digits: float) -> Row:
+    """row(d7=0.5, d8=0.5)."""
+    return {name[1:]: p for name, p in digits.items()}
+
+
+@both
+async def test_two_digits(score: Any, make: Any) -> None:
+    made = make({":": 1.0}, row(d7=0.5, d8=0.5), row(d0=0.75, d5=0.25), {"}": 1.0})
+    assert await score(made) == pytest.approx(10 * 7.5 + 1.25)
+
+
+@both
+async def test_one_digit(score: Any, make: Any) -> None:
+    made = make({":": 1.0}, row(d7=0.6, d9=0.2, d1=0.2), {"}": 1.0})
+    assert await score(made) == pytest.approx(0.6 * 7 + 0.2 * 9 + 0.2 * 1)
+
+
+@both
+async def test_certainty_is_the_stated_number(score: Any, make: Any) -> None:
+    assert await score(make({" ": 1.0}, row(d9=1.0), row(d0=1.0), {"}": 1.0})) == pytest.approx(90)
+    assert await score(make(row(d1=1.0), row(d0=1.0), row(d0=1.0))) == pytest.approx(100)
+    assert await score(make(row(d0=1.0))) == 0
+
+
+@both
+async def test_a_hundred_competes_with_numbers_of_two_digits(score: Any, make: Any) -> None:
+    made = make({":": 1.0}, row(d1=0.5, d9=0.25, d8=0.25), row(d0=1.0), row(d0=1.0), {"}": 1.0})
+    assert await score(made) == pytest.approx(0.5 * 100 + 0.25 * 95 + 0.25 * 85)
+
+
+@both
+async def test_what_is_no_digit_does_not_count(score: Any, make: Any) -> None:
+    made = make(row(d7=0.4) | {"x": 0.5} | row(d8=0.1), row(d0=0.9) | {'"': 0.1})
+    assert await score(made) == pytest.approx(10 * (0.8 * 7 + 0.2 * 8))
+
+
+@both
+async def test_the_last_number_counts(score: Any, make: Any) -> None:
+    made = make(row(d1=1.0), row(d2=1.0), {",": 1.0}, row(d3=0.5, d4=0.5), {"}": 1.0}, {"\n": 1.0})
+    assert await score(made) == pytest.approx(3.5)
+
+
+@both
+async def test_a_digit_that_was_not_chosen_is_no_number(score: Any, make: Any) -> None:
+    made = make(row(d5=1.0), {"x": 0.6, "9": 0.4})
+    assert await score(made) == pytest.approx(5)
+
+
+@both
+async def test_no_number_is_an_error(score: Any, make: Any) -> None:
+    with pytest.raises(ModelError, match=r"advisor \(judge\): no digits"):
+        await score(make({"a": 0.6, "7": 0.4}, {"b": 1.0}))
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+async def test_without_alternatives_it_is_the_stated_score(score: Any, nothing: Any) -> None:
+    assert await score(call("judge", logprobs=[-0.5], top_logprobs=nothing), stated=77.0) == 77.0
+
+
+async def test_a_row_without_alternatives_is_no_digit(score: Any) -> None:
+    made = texts(row(d7=1.0), {"}": 1.0})
+    made.top_tokens.append([])
+    made.top_logprobs.append([])
+    assert await score(made) == pytest.approx(7)
