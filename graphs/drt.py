@@ -101,13 +101,23 @@ QUOTE = re.compile(r"[\"“「]?\[(\d+)\][\"”」]?")
 """How the narrator quotes an attempt: [1], with or without quotation marks."""
 
 
-def missing_quotes(thought: str, inputs: Mapping[str, Any]) -> str | None:
-    """What is wrong with a narrator's reply: an attempt that is not quoted, or one that does not exist."""
+def thought_fault(thought: str, inputs: Mapping[str, Any]) -> str | None:
+    """What is wrong with a narrator's reply: an attempt is not quoted or does not exist, or the notes are copied."""
+    if re.search(r"^\W*(\[\d+\] =|wrong with \[|decided on:)", thought, re.MULTILINE):
+        return "retell the notes in sentences of your own, do not copy their lines"
     quoted = {int(number) for number in QUOTE.findall(thought)}
     wanted = set(range(1, len(inputs["steps"]) + 1))
-    if quoted == wanted:
-        return None
-    return f"quote each of the attempts {', '.join(f'[{i}]' for i in sorted(wanted))} and no other"
+    if missing := sorted(wanted - quoted):
+        return f"the attempts {', '.join(f'[{i}]' for i in missing)} are missing; quote each one in its place"
+    return f"there are only {len(wanted)} attempts" if quoted - wanted else None
+
+
+def refinement_fault(translation: str, inputs: Mapping[str, Any]) -> str | None:
+    """What is wrong with a refined translation: it repeats an earlier one, or renders only what the advisor quoted."""
+    earlier = [step["translation"] for step in inputs["steps"]]
+    if len(translation) < len(earlier[0]) / 2:
+        return "it is not the whole sentence; translate all of it"
+    return "it repeats an earlier version; change the words that were criticised" if translation in earlier else None
 
 
 def known_words(keywords: Keywords, inputs: Mapping[str, Any]) -> str | None:
@@ -174,10 +184,10 @@ class DRT(System):
         "drt/evaluator", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200, "logprobs": 10}
     )
     comparer: Role[Comparison] = Role("drt/comparer", Comparison, sampling={"temperature": 0.0, "max_tokens": 200})
-    refiner: Role[str] = Role("drt/refiner", sampling={"temperature": 0.7, "max_tokens": 400})
+    refiner: Role[str] = Role("drt/refiner", check=refinement_fault, sampling={"temperature": 0.7, "max_tokens": 400})
     narrator: Role[str] = Role(
         "drt/narrator",
-        check=missing_quotes,
+        check=thought_fault,
         sampling={"temperature": 0.4, "max_tokens": 1500, "repetition_penalty": 1.05},
     )
 
@@ -264,17 +274,20 @@ class DRT(System):
         return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": answers[0].value.reason}
 
     async def refine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1)."""
+        """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1). A refiner that fails ends the rounds."""
         steps = state["steps"]
-        answer = await ask(
-            runtime.context,
-            self.refiner,
-            key=f"refine/{len(steps)}",
-            text=state["text"],
-            keywords=state["keywords"],
-            steps=steps,
-            **runtime.context.languages,
-        )
+        try:
+            answer = await ask(
+                runtime.context,
+                self.refiner,
+                key=f"refine/{len(steps)}",
+                text=state["text"],
+                keywords=state["keywords"],
+                steps=steps,
+                **runtime.context.languages,
+            )
+        except RoleError as err:
+            return {"stop": f"refiner: {str(err).rsplit(': ', 1)[-1]}"}
         return {"steps": [*steps, _step(answer)]}
 
     async def select(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -324,7 +337,9 @@ class DRT(System):
         builder.add_conditional_edges(
             "evaluate", lambda state: "select" if state.get("stop") else "refine", ["select", "refine"]
         )
-        builder.add_edge("refine", "advise")
+        builder.add_conditional_edges(
+            "refine", lambda state: "select" if state.get("stop") else "advise", ["advise", "select"]
+        )
         builder.add_conditional_edges(
             "select", lambda state: END if state.get("dropped") else "narrate", ["narrate", END]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -209,6 +210,31 @@ async def test_a_full_disk_is_an_error_that_says_what_to_do(open_cache) -> None:
     cache.clear()
     await cache.put(key(1), b"room again")
     assert cache.get(key(1)) == b"room again"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root on Linux mounts a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+async def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    cache = RequestCache(small_disk / "requests.sqlite")
+    await cache.put(key(0), b"small")
+    with pytest.raises(CacheError, match=r"full; .*--cache"):
+        await fill(cache, range(1, 400), size=10_000)
+    assert cache.get(key(0)) == b"small"
+    cache.close()
+    room = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(b"x" * (room.f_bavail * room.f_bsize))
+    with pytest.raises(CacheError, match="--cache"):
+        RequestCache(small_disk / "other.sqlite")
 
 
 async def test_everybody_who_waits_hears_of_a_full_disk(open_cache) -> None:

@@ -179,11 +179,16 @@ async def test_the_schema_is_passed_in_the_dialect_of_the_server(mode: FakeServe
     assert found == SCHEMA
 
 
-@pytest.mark.parametrize("mode", ["llamacpp"], indirect=True)
-async def test_llamacpp_does_not_truncate_the_distribution_on_its_own(mode: FakeServer, connect) -> None:
-    await connect(mode, sampling={"repetition_penalty": 1.1, "max_tokens": 7}).ainvoke(CHAT)
+@pytest.mark.parametrize("images", [False, True], ids=["tokens", "chat"])
+async def test_what_is_not_asked_for_is_off(mode: FakeServer, connect, images: bool) -> None:
+    content = [{"type": "text", "text": "Hi"}] if images else "Hi"
+    await connect(mode, sampling={"repetition_penalty": 1.1, "max_tokens": 7}).ainvoke([HumanMessage(content)])
     body = mode.bodies[0]
-    assert (body["top_k"], body["min_p"], body["repeat_penalty"], body["n_predict"]) == (0, 0.0, 1.1, 7)
+    penalty = "repeat_penalty" if mode.dialect == "llamacpp" else "repetition_penalty"
+    assert body[penalty] == 1.1
+    assert body["n_predict" if mode.seen[0].route == "/completion" else "max_tokens"] == 7
+    off = (body.get("top_k"), body.get("min_p"))
+    assert off == ((None, None) if mode.dialect == "openai" else (0, 0.0))
 
 
 async def test_alternatives_are_kept_where_they_were_asked_for(mode: FakeServer, connect) -> None:

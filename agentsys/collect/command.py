@@ -109,6 +109,8 @@ def command(main: Callable[..., None]) -> typer.Typer:
             _say(str(err), 1)
         except USER_ERRORS as err:
             _say(str(err), 2)
+        except OSError as err:  # a full disk, a file without the right to read it
+            _say(f"{err.filename or 'a file'}: {err.strerror or err}", 2)
         except (KeyboardInterrupt, asyncio.CancelledError):
             _say(
                 "stopped at once; finished calls are in the request cache, and the same command goes on from there", 130

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +32,64 @@ def roles_of(graph: Any) -> dict[str, Role[Any]]:
     """The roles of a compiled graph, by name.
 
     They are found where nodes can reach them: fields of the object whose methods the nodes are, and variables that a
-    node's function (or a function of its module that it calls) refers to.
+    node's function (or a function of its module that it calls) refers to; subgraphs are searched in the same way.
     """
-    found: dict[str, Role[Any]] = {}
-    seen: set[int] = set()
-    for node in graph.builder.nodes.values():
-        function = getattr(node.runnable, "afunc", None) or getattr(node.runnable, "func", None)
-        for value in _reachable(function, seen):
-            found[value.name] = value
-    return found
+    seen: dict[int, Any] = {}
+    return {role.name: role for function in _functions(graph) for role in _reachable(function, seen)}
 
 
-def _reachable(function: Any, seen: set[int]) -> Iterator[Role[Any]]:
-    function = getattr(function, "func", function)  # a partial
-    owner = getattr(function, "__self__", None)
-    plain = inspect.unwrap(getattr(function, "__func__", function))
-    if not inspect.isfunction(plain) or id(plain) in seen:
+def _functions(graph: Any) -> list[Any]:
+    """What the nodes of a graph run: functions, methods, callable objects, subgraphs."""
+    nodes = [node.runnable for node in graph.builder.nodes.values()]
+    return [getattr(node, "func", None) or getattr(node, "afunc", None) or node for node in nodes]
+
+
+def _reachable(value: Any, seen: dict[int, Any]) -> Iterator[Role[Any]]:
+    if id(value) in seen:
         return
-    seen.add(id(plain))
-    if is_dataclass(owner):
-        yield from (v for f in fields(owner) if isinstance(v := getattr(owner, f.name), Role))
-    variables = inspect.getclosurevars(plain)
-    for value in [*variables.globals.values(), *variables.nonlocals.values()]:
-        if isinstance(value, Role):
-            yield value
-        elif inspect.isfunction(value) and value.__module__ == plain.__module__:
-            yield from _reachable(value, seen)
+    seen[id(value)] = value  # keeps it alive, so that its id stays its own
+    if isinstance(value, Role):
+        yield value
+        return
+    for part in _parts(value):
+        yield from _reachable(part, seen)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Where a role may be: items, arguments of a partial, an object's fields, variables, the nodes of a subgraph."""
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if inspect.ismethod(value):
+        return [value.__func__, *getattr(value.__self__, "__dict__", {}).values()]
+    if inspect.isfunction(value):
+        return _variables(value)
+    if _is_graph(value):
+        return _functions(value)
+    if callable(value) and inspect.isfunction(type(value).__call__):
+        return [type(value).__call__, *getattr(value, "__dict__", {}).values()]
+    return ()
+
+
+def _is_graph(value: Any) -> bool:
+    return hasattr(getattr(value, "builder", None), "nodes")
+
+
+def _variables(function: Any) -> Iterator[Any]:
+    """What a function's variables hold; of the global functions only those of its own module."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a variable without a value
+            yield cell.cell_contents
+    codes = [function.__code__]
+    for code in codes:  # the functions, lambdas and comprehensions inside it as well
+        codes += [const for const in code.co_consts if inspect.iscode(const)]
+        for value in (function.__globals__[name] for name in code.co_names if name in function.__globals__):
+            same_module = inspect.isfunction(value) and value.__module__ == function.__module__
+            if same_module or isinstance(value, Role | Mapping | list | tuple | set | partial) or _is_graph(value):
+                yield value
 
 
 async def fingerprint(graph: Any, context: Any) -> dict[str, Any]:
@@ -100,8 +134,13 @@ def _short(value: Any) -> str:
 
 
 def source_digest(graph: Any) -> str:
-    """A digest of the graph's source file: recorded in the manifest, not compared."""
-    node = next(iter(graph.builder.nodes.values()))
-    function: Any = getattr(node.runnable, "afunc", None) or getattr(node.runnable, "func", None)
-    path = inspect.getsourcefile(inspect.unwrap(getattr(function, "__func__", function)))
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else ""
+    """A digest of the source file of the graph's first node: recorded in the manifest, not compared."""
+    function: Any = next(iter(_functions(graph)), None)
+    while isinstance(function, partial) or _is_graph(function):
+        function = function.func if isinstance(function, partial) else next(iter(_functions(function)), None)
+    function = getattr(function, "__func__", function)
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function if inspect.isroutine(function) else type(function)))
+    except (TypeError, OSError):  # a built-in, or typed at a prompt
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path and Path(path).exists() else ""

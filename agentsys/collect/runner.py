@@ -11,10 +11,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic import PydanticUserError
 
 from agentsys.collect.card import data_card
 from agentsys.collect.fingerprint import context_models, differences, digest, fingerprint, source_digest
@@ -25,7 +27,7 @@ from agentsys.models.chat import AgentChatModel
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
-from agentsys.traces import Call, Trace, target_from
+from agentsys.traces import Call, Target, Trace, target_from
 
 RECORDS_PER_REQUEST: Final = 1.5
 """Records under way for each request that may be in flight: while one is between two calls, another fills its place."""
@@ -129,8 +131,7 @@ async def acollect(
 ) -> Summary:
     """`collect`, for a program that has an event loop already."""
     options = options or Options()
-    required = graph.get_input_jsonschema().get("required", [])
-    source = read_records(records, fields=options.fields, id_field=options.id_field, required=required)
+    source = read_records(records, fields=options.fields, id_field=options.id_field, required=texts_of(graph))
     models = context_models(context)
     for model in models.values():
         model.set_in_flight(options.in_flight)
@@ -153,6 +154,16 @@ async def acollect(
         folder.close()
         for model in models.values():
             await model.aclose()
+
+
+def texts_of(graph: Any) -> list[str]:
+    """The required fields of a graph's input that are text: a record without them is refused before it starts."""
+    try:
+        schema = graph.get_input_jsonschema()
+    except PydanticUserError:  # before Python 3.12, pydantic refuses the TypedDict of `typing`
+        return []
+    fields = schema.get("properties", {})
+    return [name for name in schema.get("required", []) if fields.get(name, {}).get("type") == "string"]
 
 
 def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
@@ -234,12 +245,22 @@ class Run:
                 self._watch(self.summary, record)
                 trace = await self._one(record)
                 if trace is not None:
-                    self.folder.add(trace)
+                    trace = self._added(trace)
                     self.summary.count(trace)
                     self._after(trace)
             await asyncio.sleep(0)  # a long stretch of finished records must not hold up the others
             if self.switch.reason:
                 return
+
+    def _added(self, trace: Trace) -> Trace:
+        """Append the trace; one whose result is no JSON is a failure of its record."""
+        try:
+            self.folder.add(trace)
+        except TypeError as err:
+            reason = f"the graph's output cannot be written as JSON: {err}"
+            trace = replace(trace, outcome="rejected", reason=reason, result=None, targets=[])
+            self.folder.add(trace)
+        return trace
 
     def _is_due(self, record: Record) -> bool:
         """Whether the record still has to be worked on; a second one with the same id is rejected."""
@@ -284,10 +305,12 @@ class Run:
         token = current.set(recorder)
         started = time.perf_counter()
         output: dict[str, Any] = {}
+        targets: list[Target] = []
         error: str | None = None
         try:
             output = await self.graph.ainvoke(record.data, {"recursion_limit": 10_000}, context=self.context)
-        except (Stopped, asyncio.CancelledError):
+            targets = [target_from(target) for target in output.get("targets") or ()]
+        except Stopped:
             return None
         except (EndpointDown, CacheError):
             raise
@@ -301,11 +324,11 @@ class Run:
             system=self.graph.name,
             run=self.summary.run,
             outcome="rejected" if error else "dropped" if dropped else "kept",
-            reason=error or dropped or None,
+            reason=error or (str(dropped) if dropped else None),
             source=record.source,
             input=record.data,
             result=None if error else {name: value for name, value in output.items() if name not in RESERVED},
-            targets=[target_from(target) for target in output.get("targets") or ()],
+            targets=[] if error else targets,
             calls=recorder.calls,
             measured={"seconds": round(time.perf_counter() - started, 3)},
         )

@@ -75,8 +75,11 @@ class RunFolder:
     def write(self, name: str, data: bytes) -> None:
         """Replace a small file of the folder in one step."""
         temporary = self.folder / f".{name}.tmp"
-        temporary.write_bytes(data)
-        os.replace(temporary, self.folder / name)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, self.folder / name)
+        except OSError as err:
+            raise _cannot_write(self.folder / name, err) from None
 
     def scan(self) -> Finished:
         """Repair torn tails and read which records are finished; ids and outcomes only, 1 GB in a few seconds."""
@@ -119,7 +122,11 @@ class RunFolder:
         if self._shard is not None:
             self._shard.close()
             self._number += 1
-        self._shard = (self.folder / f"traces-{self._number:05d}.jsonl").open("ab", buffering=0)
+        path = self.folder / f"traces-{self._number:05d}.jsonl"
+        try:
+            self._shard = path.open("ab", buffering=0)
+        except OSError as err:
+            raise _cannot_write(path, err) from None
 
     def add_bad_input(self, source: str, reason: str, record_id: str | None = None) -> None:
         """Append a record that never became an input: broken line, missing field, duplicate id."""
@@ -143,9 +150,11 @@ def _append(file: BinaryIO, line: bytes) -> None:
             view = view[file.write(view) :]
     except OSError as err:
         file.truncate(start)
-        raise RunFolderError(
-            f"{file.name}: {err.strerror}; what is finished is on disk: free some space and run again"
-        ) from None
+        raise _cannot_write(file.name, err) from None
+
+
+def _cannot_write(path: Path | str, err: OSError) -> RunFolderError:
+    return RunFolderError(f"{path}: {err.strerror}; what is finished is on disk: free some space and run again")
 
 
 def repair_tail(path: Path) -> None:

@@ -120,7 +120,7 @@ class Endpoint:
                 opened.close()
 
     async def _tried(self, once: Callable[[str], Awaitable[Any]], measured: dict[str, Any] | None = None) -> Any:
-        """The result of `once` at some address, with retries; the common case, the first try, costs no retry machinery."""
+        """The result of `once` at some address, with retries; a first try that succeeds costs no retry machinery."""
         record: dict[str, Any] = {} if measured is None else measured
         record |= {"retries": 0, "address": ""}
         refused = 0
@@ -165,7 +165,7 @@ class Endpoint:
         return self._seconds_before(state.attempt_number + 1, error)
 
     def _seconds_before(self, retry: int, error: BaseException | None) -> float:
-        """Backoff before the n-th retry; a Retry-After is honoured, with a little jitter so that not all come at once."""
+        """Backoff before the n-th retry; a Retry-After is honoured, with jitter so that not all come at once."""
         backoff = random.uniform(0, min(self.retry.longest, self.retry.first * 2**retry))
         after = error.after if isinstance(error, _Again) else None
         return backoff if after is None else min(after, 10 * self.retry.longest) + min(backoff, self.retry.first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class ModelError(Exception):
+class ModelError(RuntimeError):  # of the errors that end a run, Studio's server shows only built-in kinds in words
     """A request failed for good. It ends the record that asked, not the run."""
 
 

@@ -47,7 +47,10 @@ def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> 
     """The route and the JSON body of a request."""
     if dialect == "llamacpp" and request.prompt_ids is not None:
         return "/completion", _llamacpp(request) | {"stream": stream}
-    body = {name: value for name, value in request.sampling.items() if name != "logprobs"} | {"model": model}
+    settings = {name: value for name, value in request.sampling.items() if name != "logprobs"}
+    if dialect == "llamacpp" and "repetition_penalty" in settings:
+        settings["repeat_penalty"] = settings.pop("repetition_penalty")
+    body = {**_OFF[dialect], **settings, "model": model}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if dialect == "vllm":
@@ -66,12 +69,17 @@ def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> 
 
 
 _LLAMACPP_NAMES = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
-_LLAMACPP_OFF = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}  # its own defaults truncate the distribution
+# What is not asked for is off: llama.cpp has defaults of its own, vLLM takes them from the model's generation_config.
+_OFF: dict[Dialect, dict[str, Any]] = {
+    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
+    "vllm": {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+    "openai": {},  # a stranger may refuse a setting that it does not know
+}
 
 
 def _llamacpp(request: Request) -> dict[str, Any]:
     settings = {_LLAMACPP_NAMES.get(k, k): v for k, v in request.sampling.items() if k != "logprobs"}
-    body = {**_LLAMACPP_OFF, **settings, "prompt": request.prompt_ids, "return_tokens": True, "cache_prompt": True}
+    body = {**_OFF["llamacpp"], **settings, "prompt": request.prompt_ids, "return_tokens": True, "cache_prompt": True}
     body["n_probs"] = max(1, request.sampling.get("logprobs", 0))
     if request.schema is not None:
         body["json_schema"] = request.schema

@@ -1,0 +1,57 @@
+"""What importing agentsys adds to importing langgraph and langchain-core: medians over fresh interpreters."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+RUNS = 7
+FRAMEWORKS = "langgraph.graph, langchain_core.language_models"
+CASES = {
+    "python -c pass": "pass",
+    "langgraph and langchain-core": f"import {FRAMEWORKS}",
+    "agentsys": "import agentsys",
+    "graphs.drt": "import graphs.drt",
+}
+
+
+def seconds(code: str) -> float:
+    """Wall time of one interpreter from start to end."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the table. The cases take turns, so that a busy moment of the machine hits all of them."""
+    for code in CASES.values():
+        seconds(code)  # byte code is written and files are read once
+    times: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(RUNS):
+        for name, code in CASES.items():
+            times[name].append(seconds(code))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    base, frameworks = median["python -c pass"], median["langgraph and langchain-core"]
+    print(f"{'import':<32}{'median s':>9}{'min s':>8}{'max s':>8}")
+    for name, values in times.items():
+        print(f"{name:<32}{median[name]:>9.3f}{min(values):>8.3f}{max(values):>8.3f}")
+    paired = [
+        drt - other for drt, other in zip(times["graphs.drt"], times["langgraph and langchain-core"], strict=True)
+    ]
+    print(f"agentsys adds {median['agentsys'] - base:.3f} s to an interpreter;", end=" ")
+    print(f"graphs.drt adds {median['graphs.drt'] - frameworks:.3f} s to the frameworks", end=" ")
+    print(f"(differences within a round: {min(paired):.3f} to {max(paired):.3f} s)")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("langgraph", "langchain-core"))
+    load = f"load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    print(
+        f"conditions: {RUNS} rounds, warm; Python {platform.python_version()}, {versions}; {os.cpu_count()} CPUs, {load}"
+    )
+
+
+if __name__ == "__main__":
+    main()

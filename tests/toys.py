@@ -1,0 +1,152 @@
+"""What several test files need of a run: scripted replies for DRT, records, a model that counts, the command."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentsys.models.scripted import ScriptedChatModel
+from agentsys.models.wire import Reply
+from agentsys.recorder import current
+from agentsys.traces import shards, strip_measured
+
+REPO = Path(__file__).parents[1]
+PYTHON_PATH = os.pathsep.join([str(Path(__file__).parent), str(REPO)])
+COMMAND = REPO / "graphs" / "drt_collect.py"
+
+
+def evaluation(score: int) -> str:
+    return json.dumps({"reason": "as it is", "score": score})
+
+
+RULES: list[dict[str, Any]] = [
+    {"role": "keywords", "replies": ['{"keywords": [{"word": "like", "translation": "像"}]}']},
+    {"role": "draft", "replies": ["初稿甲", "初稿乙"]},
+    {"role": "advisor", "replies": ["It is word for word.", "Nobody says that.", "The image is lost."]},
+    {"role": "evaluator", "replies": [*map(evaluation, (40, 55, 60, 70, 80, 85, 93)), "not JSON at all"]},
+    {"role": "refiner", "replies": [f"改稿{i}" for i in range(9)]},
+    {"role": "narrator", "key": "narrate", "replies": ["First [1], then [2]."]},
+    {"role": "narrator", "key": "narrate#1", "replies": ["First [1], then [2], then [3]."]},
+    {"role": "narrator", "key": "narrate#2", "replies": ["First [1], then [2], then [3], then [4]."]},
+]
+"""Enough for DRT to keep, drop and ask again; a sentence without "like" is rejected, for its key word is not in it."""
+
+
+def write_lines(path: Path, lines: Iterable[Any]) -> Path:
+    """A file of JSON lines."""
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return path
+
+
+def sentences(count: int, unusable: int = 25) -> list[dict[str, str]]:
+    """Records with ids; every `unusable`-th one has no word that the scripted model picks."""
+    texts = ["The lamp shone like a moon." if i % unusable else "Nothing here." for i in range(1, count + 1)]
+    return [{"id": f"r{i}", "text": f"{i}: {text}"} for i, text in enumerate(texts)]
+
+
+class LoggedChatModel(ScriptedChatModel):
+    """`langchain:toys:LoggedChatModel?script=FILE&log=FILE&seconds=0.01`: each call made is a line of the log."""
+
+    log: str
+
+    def __init__(self, script: str, log: str, **settings: Any) -> None:
+        plain = ScriptedChatModel.from_file(script, {})
+        super().__init__(respond=plain.respond, revision=plain.revision, log=log, **settings)
+
+    async def complete(self, messages: Any, **kwargs: Any) -> Reply:
+        recorder = current.get()
+        assert recorder is not None
+        line = f"{os.getpid()} {recorder.record} {kwargs['key']}\n".encode()
+        file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line)
+        os.close(file)
+        return await super().complete(messages, **kwargs)
+
+
+def paid(log: Path) -> list[tuple[str, str]]:
+    """(process, record and key) of every call that a LoggedChatModel made."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(process, call) for process, _, call in (line.partition(" ") for line in lines)]
+
+
+def outcomes(folder: Path, *, rejected: bool = True) -> list[bytes]:
+    """All traces (and rejected lines) of a run, sorted by id, each without its `measured` objects."""
+    files = [*shards(folder), *([folder / "rejected.jsonl"] if rejected else [])]
+    lines = [strip_measured(orjson.loads(line)) for file in files for line in file.read_bytes().splitlines()]
+    return [orjson.dumps(line) for line in sorted(lines, key=lambda line: str(line["id"]))]
+
+
+def environment(cache: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """For a subprocess: our modules and toys can be imported, and the user's cache folder is left alone."""
+    clean = {name: value for name, value in os.environ.items() if name != "AGENTSYS_API_KEY"}
+    return clean | {"PYTHONPATH": PYTHON_PATH, "AGENTSYS_CACHE": str(cache), "COLUMNS": "200"} | dict(more or {})
+
+
+def start(cache: Path, *options: object, log: Path | None = None, **settings: Any) -> subprocess.Popen[str]:
+    """`python graphs/drt_collect.py <options>`, started."""
+    return subprocess.Popen(
+        [sys.executable, str(COMMAND), *map(str, options)],
+        env=environment(cache, settings.pop("env", None)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+def run_drt(cache: Path, *options: object, **settings: Any) -> tuple[int, str, str]:
+    """`python graphs/drt_collect.py <options>` to its end: exit code, stdout, stderr."""
+    process = start(cache, *options, **settings)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def call_drt(capsys: Any, *options: object) -> tuple[int, str, str]:
+    """The same inside this process, without the seconds that the imports take."""
+    from agentsys.collect.command import command
+    from graphs.drt_collect import main
+
+    capsys.readouterr()
+    code = 0
+    try:
+        command(main)([str(option) for option in options])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def fork_drt(*options: object, said: Path) -> BaseProcess:
+    """The same in a process of its own that needs no second for its imports; what it says goes to a file."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["graphs.drt_collect", "uvloop"])
+    process = processes.Process(target=_forked, args=([str(option) for option in options], str(said)))
+    process.start()
+    return process
+
+
+def _forked(options: list[str], said: str) -> None:
+    from agentsys.collect.command import command
+    from graphs.drt_collect import main
+
+    file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    command(main)(options)
+
+
+def one_error(err: str) -> str:
+    """The one line that a command says of what a user did wrong."""
+    assert "Traceback" not in err, err
+    assert err.startswith("error: "), err
+    assert err.count("\n") == 1, err
+    return err.removeprefix("error: ").strip()
