@@ -102,7 +102,7 @@ def _pairs(hypotheses: Sequence[str], references: Sequence[str]) -> Iterator[tup
     return zip(hypotheses, references, strict=True)
 
 
-def _tokenizer(language: str) -> str:
+def bleu_tokenizer(language: str) -> str:
     words = set(re.split(r"[^a-z]+", language.lower()))
     if words & {"zh", "zho", "cmn", "chinese"}:
         return "zh"
@@ -116,7 +116,7 @@ def _bleu_statistic(hypotheses: Sequence[str], references: Sequence[str], langua
     from sacrebleu.metrics.bleu import BLEU
 
     # The setting only keeps sentence_score from warning at each sentence: the counts do not depend on it.
-    metric = BLEU(tokenize=_tokenizer(language), effective_order=True)
+    metric = BLEU(tokenize=bleu_tokenizer(language), effective_order=True)
     scores = [
         metric.sentence_score(hypothesis, [reference]) for hypothesis, reference in _pairs(hypotheses, references)
     ]

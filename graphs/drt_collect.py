@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from agentsys.collect.command import RunOptions, command, finish, run_with_view
+from agentsys.collect.command import RunOptions, command, finish, run_app, run_with_view
 from agentsys.traces import read_traces
 from graphs.drt import Context, graph
 from graphs.drt_mine import mine
@@ -62,4 +63,4 @@ def main(run: RunOptions, context: Context, book: Books = None) -> None:
 
 
 if __name__ == "__main__":
-    command(main)()
+    sys.exit(run_app(command(main)))

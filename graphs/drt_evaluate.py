@@ -21,7 +21,6 @@ pair or one of its scores is missing; 130 interrupted.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import subprocess
 import sys
@@ -41,15 +40,12 @@ from rich.markup import escape
 from rich.table import Table
 from sacrebleu.metrics.bleu import BLEU
 
-from agentsys.collect import RunFolderError
+from agentsys.collect.command import run_app
 from agentsys.collect.fingerprint import digest
 from agentsys.collect.report import ProgressView
-from agentsys.metrics import Score, _tokenizer, mean_with_interval, score_corpus
-from agentsys.models import EndpointDown, SpecError
-from agentsys.models.cache import CacheError
+from agentsys.metrics import Score, bleu_tokenizer, mean_with_interval, score_corpus
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
-from agentsys.prompts import PromptError
 from agentsys.records import BadRecord, InputError, shuffled
 from graphs.translate import Context, Row, add_translations, read_pairs, run_over
 
@@ -224,7 +220,7 @@ def _scored(rows: list[Row], settings: Settings) -> dict[str, Any]:
     return {
         "translated": len(rows),
         "well_formed": sum(bool(row.well_formed) for row in rows) if settings.style == "thought" else None,
-        "signature": str(BLEU(tokenize=_tokenizer(settings.target_language), references=[["-"]]).get_signature()),
+        "signature": str(BLEU(tokenize=bleu_tokenizer(settings.target_language), references=[["-"]]).get_signature()),
         "metrics": metrics,
         "absent": {name: reason for name, reason in absent.items() if name not in metrics},
     }
@@ -262,34 +258,20 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"{count} x {reason}", soft_wrap=True, markup=False, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit code."""
-    app = typer.Typer(add_completion=False)
-    app.command()(Settings)
-    try:
-        settings = app(arguments, standalone_mode=False)
-        if not isinstance(settings, Settings):  # --help
-            return int(settings or 0)
-        report = evaluate(settings)
-    except (InputError, SpecError, PromptError, RunFolderError, OSError) as err:
-        return _failed(str(err), 2)
-    except (EndpointDown, CacheError) as err:
-        return _failed(f"{err}; what is finished is kept: run the same command again", 1)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return _failed("interrupted; the same command goes on where this one stopped", 130)
-    except Exception as err:
-        if not hasattr(err, "format_message"):  # the option parser's errors, whose class typer keeps to itself
-            raise
-        return _failed(err.format_message(), 2)
+def run(settings: Settings) -> int:
+    """Evaluate and print; the exit code."""
+    report = evaluate(settings)
     show(report, Console())
     if settings.comet_python and "COMET" in report["absent"]:
         return 1
     return 3 if report["missing"] or report["unscored"] else 0
 
 
-def _failed(message: str, code: int) -> int:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    return code
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    app = typer.Typer(add_completion=False)
+    app.command()(Settings)
+    return run_app(app, arguments, then=run)
 
 
 if __name__ == "__main__":

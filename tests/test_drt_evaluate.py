@@ -353,7 +353,7 @@ def test_missing_pairs_and_a_pairs_file_that_is_not_there(capsys: pytest.Capture
     ("error", "code", "words"),
     [
         (EndpointDown("no server answers at http://nobody"), 1, "http://nobody"),
-        (CacheError("request cache x: disk full"), 1, "disk full"),
+        (CacheError("request cache x: disk full"), 2, "disk full"),
         (KeyboardInterrupt(), 130, "the same command goes on"),
     ],
 )

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import orjson
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
 
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
@@ -150,3 +152,26 @@ def one_error(err: str) -> str:
     assert err.startswith("error: "), err
     assert err.count("\n") == 1, err
     return err.removeprefix("error: ").strip()
+
+
+class Input(TypedDict):
+    """What the toy graph takes."""
+
+    text: str
+
+
+class State(Input):
+    """What its one node may return."""
+
+    reply: NotRequired[Any]
+    dropped: NotRequired[Any]
+    targets: NotRequired[Any]
+
+
+def one_node(node: Any, name: str = "toy") -> Any:
+    """A compiled graph of one node."""
+    builder = StateGraph(State, input_schema=Input)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    builder.add_edge("node", END)
+    return builder.compile(name=name)

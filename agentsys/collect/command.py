@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import typer
 
@@ -21,6 +21,8 @@ from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.prompts import PromptError
 from agentsys.records import SHUFFLE_BUFFER, InputError
 from agentsys.systems import knob
+
+T = TypeVar("T")
 
 USER_ERRORS: Final = (SpecError, InputError, PromptError, RunFolderError, CacheError, ValueError)
 """What a user can mend: one line and exit code 2."""
@@ -99,22 +101,12 @@ def command(main: Callable[..., None]) -> typer.Typer:
     spread = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
 
     def run(**values: Any) -> None:
-        try:
+        def work() -> None:
             given = {name: _collected(kind, values) for name, kind in spread.items()}
             rest = {name: value for name, value in values.items() if name in hints}
             main(**given, **rest)
-        except EndpointDown as err:
-            _say(f"{err}; what is finished is on disk, and the same command goes on from there", 1)
-        except ModelError as err:
-            _say(str(err), 1)
-        except USER_ERRORS as err:
-            _say(str(err), 2)
-        except OSError as err:  # a full disk, a file without the right to read it
-            _say(f"{err.filename or 'a file'}: {err.strerror or err}", 2)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            _say(
-                "stopped at once; finished calls are in the request cache, and the same command goes on from there", 130
-            )
+
+        guarded(work)
 
     parameters = []
     for name, parameter in inspect.signature(main).parameters.items():
@@ -131,9 +123,40 @@ def command(main: Callable[..., None]) -> typer.Typer:
     return app
 
 
-def _say(line: str, code: int) -> None:
-    print(f"error: {line}".replace("\n", " "), file=sys.stderr)
+def guarded(work: Callable[[], T]) -> T:
+    """The result of `work`; what the user can mend becomes one line and the exit code that docs/collect.md gives it."""
+    try:
+        return work()
+    except EndpointDown as err:
+        line, code = f"{err}; what is finished is on disk, and the same command goes on from there", 1
+    except ModelError as err:
+        line, code = str(err), 1
+    except USER_ERRORS as err:
+        line, code = str(err), 2
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        line, code = "stopped at once; finished calls are kept, and the same command goes on from there", 130
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def run_app(
+    app: typer.Typer, arguments: Sequence[str] | None = None, then: Callable[[Any], int] = lambda result: 0
+) -> int:
+    """The exit code of a command; a wrong option gets one line too. `then` goes on with what the command returned."""
+
+    def work() -> int:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else then(result)
+
+    try:
+        return guarded(work)
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as err:
+        if not hasattr(err, "format_message"):  # the option parser's errors, whose class typer keeps to itself
+            raise
+        print(f"error: {' '.join(err.format_message().split())}", file=sys.stderr)
+        return 2
 
 
 def _options(kind: Any) -> list[inspect.Parameter]:

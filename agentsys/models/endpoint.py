@@ -198,7 +198,7 @@ class Endpoint:
         method = "GET" if data is None else "POST"
         try:
             response = await session.request(method, address + route, data=data, headers=headers, allow_redirects=False)
-        except aiohttp.ClientConnectorError as err:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as err:
             raise _Again(_short(err), refused=True) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as err:
             raise _Again(_short(err)) from None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -115,11 +116,13 @@ def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
 @lru_cache(maxsize=64)
 def _engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine | RemoteEngine | ChildEngine:
     from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
-    from agentsys.models.weights import DEFAULT
+    from agentsys.models.weights import CATALOGUE, DEFAULT
 
     kind, _, rest = base.partition(":")
     numbers = {name: _whole(name, value, kind) for name, value in options}
     if kind == "embedded":
+        if rest and rest not in CATALOGUE and not rest.endswith(".gguf"):
+            raise SpecError(f"embedded:{rest}: the catalogue has {', '.join(CATALOGUE)}; a file ends in .gguf")
         return EmbeddedEngine(
             rest or DEFAULT, numbers.get("slots", EMBEDDED_SLOTS), numbers.get("context", EMBEDDED_CONTEXT)
         )
@@ -160,6 +163,8 @@ def _address(url: str) -> str:
 
 def _langchain(target: str, options: dict[str, str]) -> BaseChatModel:
     module, _, name = target.partition(":")
+    if secret := [option for option in options if re.search("key|secret|token$|password", option)]:
+        raise SpecError(f"langchain:{target}: {secret[0]} does not belong in a spec; set it in the environment")
     from langchain_core.language_models import BaseChatModel
 
     try:
