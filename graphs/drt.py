@@ -184,11 +184,15 @@ class DRT(System):
         "drt/evaluator", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200, "logprobs": 10}
     )
     comparer: Role[Comparison] = Role("drt/comparer", Comparison, sampling={"temperature": 0.0, "max_tokens": 200})
-    refiner: Role[str] = Role("drt/refiner", check=refinement_fault, sampling={"temperature": 0.7, "max_tokens": 400})
+    refiner: Role[str] = Role(
+        "drt/refiner",
+        check=refinement_fault,
+        sampling={"temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.1, "max_tokens": 400},
+    )
     narrator: Role[str] = Role(
         "drt/narrator",
         check=thought_fault,
-        sampling={"temperature": 0.4, "max_tokens": 1500, "repetition_penalty": 1.05},
+        sampling={"temperature": 0.6, "max_tokens": 1000, "repetition_penalty": 1.05},
     )
 
     async def pick_keywords(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:

@@ -100,14 +100,17 @@ def sentences(books: Sequence[Path], language: str) -> Iterator[dict[str, str]]:
     import sentencex
 
     for book in books:
-        try:
-            text = book.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as err:
-            raise InputError(f"--book {book}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None
-        for number, paragraph in enumerate(re.split(r"\n\s*\n", text), 1):
+        for number, paragraph in enumerate(re.split(r"\n\s*\n", _text(book)), 1):
             for sentence in sentencex.segment(language_code(language), " ".join(paragraph.split())):
                 if LEAST_WORDS <= len(sentence.split()) <= MOST_WORDS:
                     yield {"text": sentence.strip(), "source": f"{book.name}, paragraph {number}"}
+
+
+def _text(book: Path) -> str:
+    try:
+        return book.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"--book {book}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None
 
 
 def language_code(language: str) -> str:
@@ -121,6 +124,9 @@ def language_code(language: str) -> str:
 
 def mine(books: Sequence[Path], run: RunOptions, context: drt.Context) -> Path:
     """Mine books into <out>/mined and return the file of kept sentences; `limit` counts the sentences looked at."""
+    language_code(context.source_language)
+    for book in books:  # before anything is written
+        _text(book)
     folder = (run.out or Path("runs") / "drt") / "mined"
     found: Iterable[dict[str, str]] = unique(sentences(books, context.source_language))
     settings = Context(context.model, "", context.source_language, context.target_language)

@@ -530,7 +530,7 @@ def test_an_endpoint_that_goes_down_ends_the_run(tmp_path: Path, capsys: pytest.
     assert "what is finished is on disk, and the same command goes on from there" in line
     finished = len(list(read_traces(tmp_path / "run")))
     assert 0 < finished < 30
-    assert manifest(tmp_path / "run")["counts"]["rejected"] == 0  # nobody is blamed for the server
+    assert manifest(tmp_path / "run")["counts"]["rejected"] <= 2  # those whose reply was cut off midway
     assert manifest(tmp_path / "run")["totals"]["calls"] > 30
 
 
@@ -652,10 +652,19 @@ def test_a_watcher_sees_records_calls_and_traces(tmp_path: Path, model: str) -> 
 
 MANY = """
 import resource, sys
+from pathlib import Path
 from toys import one_node
 from agentsys.collect import Options, collect
+from agentsys.models.scripted import ScriptedChatModel
+from agentsys.prompts import Prompt
+from agentsys.roles import Role
+
+role = Role(Prompt.parse("# user\\nGreet {{ text }}", "greeter"))
+model = ScriptedChatModel(respond=lambda messages, call: "good day")
 
 async def node(state):
+    if state["text"].split()[1].endswith("00th"):
+        return {"reply": await role(model, key="greet", text=state["text"])}
     return {"reply": "fine"}
 
 class Quick:
@@ -665,14 +674,14 @@ class Quick:
     async def ainvoke(self, data, config, context=None):
         return {**data, **await node(data)}
 
-summary = collect(Quick(), sys.argv[1], sys.argv[2], options=Options(cache=None))
-print(summary.kept, summary.rejected, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+summary = collect(Quick(), sys.argv[1], sys.argv[2], options=Options(cache=Path(sys.argv[2]) / "cache"))
+print(summary.kept, summary.rejected, summary.calls, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
 def test_two_hundred_thousand_records_fit_into_memory(tmp_path: Path) -> None:
-    """A LangGraph step and a scripted call take about 1 ms a record; here the node is called without LangGraph, and no
-    model is asked, so that the test is about what grows with the run: reading, ids, duplicates, shards."""
+    """LangGraph and a scripted call take about 1 ms a record, too long for a test; here the node is called without
+    LangGraph and asks for one record in a hundred: what grows with a run is reading, ids, shards and the cache."""
     with (tmp_path / "in.jsonl").open("wb") as file:
         for i in range(200_000):
             file.write(b'{"id":"record-%d","text":"The %dth lamp shone like a small and lonely moon."}\n' % (i, i))
@@ -684,8 +693,8 @@ def test_two_hundred_thousand_records_fit_into_memory(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    kept, lost, megabytes = map(int, done.stdout.split())
-    assert (kept, lost) == (200_000, 1)
+    kept, lost, asked, megabytes = map(int, done.stdout.split())
+    assert (kept, lost, asked) == (200_000, 1, 1_999)
     assert megabytes < 500
     [line] = rejected(tmp_path / "run")
     assert line["source"] == f"{tmp_path / 'in.jsonl'}:200001"

@@ -276,7 +276,7 @@ def test_a_folder_is_free_again_once_it_is_closed(tmp_path: Path) -> None:
     [
         (["--threshold", 70], r"knobs\.threshold: 90\.0 -> 70\.0"),
         (["--target-language", "German"], r"knobs\.target_language: Chinese -> German"),
-        (["--advisor-prompt", "mine.md"], r"knobs\.advisor_prompt:  -> # user How is"),
+        (["--advisor-prompt", "mine.md"], r"knobs\.advisor_prompt: -> # user How is"),
         (
             ["--draft-model", "scripted:first.jsonl?temperature=0.1"],
             r"models\.draft_model\.sampling\.temperature: None -> 0\.1",

@@ -328,8 +328,8 @@ async def test_without_the_engine_it_says_what_to_install(tmp_path: Path, monkey
 async def test_without_the_weights_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(EndpointDown, match=r"give an existing \.gguf file or a name"):
         await load_model(f"embedded:{tmp_path}/none.gguf").ainvoke("hi")
-    with pytest.raises(EndpointDown, match="unknown weights 'nobody'; allowed: "):
-        await load_model("embedded:nobody").ainvoke("hi")
+    with pytest.raises(SpecError, match=r"embedded:nobody: the catalogue has qwen2.5-coder-1.5b"):
+        load_model("embedded:nobody")
 
 
 async def test_a_child_that_cannot_start_shows_the_end_of_its_log(

@@ -34,6 +34,8 @@ EDITED = "她笑，如空教堂里的钟。"
 SCORES = {DRAFTS[0]: 60, DRAFTS[1]: 75, DRAFTS[2]: 92}
 ADVICE = "The bell should be heard, not seen."
 START_SECONDS = 60
+DOWN = "http://127.0.0.1:9/v1"
+"""An allowed endpoint where nobody answers."""
 
 # Model servers whose replies fit the roles
 
@@ -177,7 +179,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     vllm = FakeServer(dialect="vllm", root=root, plan=reply_to)
     with serving(chat, vllm, llamacpp), socket.create_server(("127.0.0.1", 0)) as foreign:
         foreign.setblocking(False)
-        allowed = ", ".join(server.url for server in (chat, vllm, llamacpp))
+        allowed = ", ".join([*(server.url for server in (chat, vllm, llamacpp)), DOWN])
         environment = os.environ | without_models(folder) | {"AGENTSYS_ENDPOINTS": allowed}
         with langgraph_dev(folder, environment) as http:
             found = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps")
@@ -569,6 +571,12 @@ def test_bad_values(studio: Studio, context: dict[str, Any], reason: str) -> Non
     assert reason in studio.failure("drt", context)
 
 
+def test_unknown_fields_have_no_effect(studio: Studio) -> None:
+    """The server drops them before the graph could object; docs/studio.md says so."""
+    state = studio.run("drt_mine", input={"text": TEXT}, context={"model": studio.chat.url, "modle": "vllm:x"})
+    assert state["judgement"] == JUDGED
+
+
 def test_a_key_does_not_show(studio: Studio) -> None:
     """An endpoint gets the key of the server's environment, and no state or message repeats it."""
     thread = studio.thread()
@@ -599,3 +607,9 @@ def test_an_endpoint_that_refuses(studio: Studio) -> None:
     found = studio.run("drt_mine", input={"text": TEXT}, context={"model": studio.chat.url})["__error__"]
     assert studio.chat.address in found["message"]
     assert "no such thing" in found["message"]
+
+
+def test_an_endpoint_that_is_down(studio: Studio) -> None:
+    found = studio.run("drt_mine", input={"text": TEXT}, context={"model": DOWN})["__error__"]
+    assert found["error"] == "EndpointDown"
+    assert found["message"].startswith("no server answers at http://127.0.0.1:9: ")

@@ -114,15 +114,11 @@ def run_drt(cache: Path, *options: object, **settings: Any) -> tuple[int, str, s
 
 def call_drt(capsys: Any, *options: object) -> tuple[int, str, str]:
     """The same inside this process, without the seconds that the imports take."""
-    from agentsys.collect.command import command
+    from agentsys.collect.command import command, run_app
     from graphs.drt_collect import main
 
     capsys.readouterr()
-    code = 0
-    try:
-        command(main)([str(option) for option in options])
-    except SystemExit as end:
-        code = int(end.code or 0)
+    code = run_app(command(main), [str(option) for option in options])
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -137,13 +133,13 @@ def fork_drt(*options: object, said: Path) -> BaseProcess:
 
 
 def _forked(options: list[str], said: str) -> None:
-    from agentsys.collect.command import command
+    from agentsys.collect.command import command, run_app
     from graphs.drt_collect import main
 
     file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    command(main)(options)
+    sys.exit(run_app(command(main), options))
 
 
 def one_error(err: str) -> str:

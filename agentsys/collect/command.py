@@ -133,6 +133,8 @@ def guarded(work: Callable[[], T]) -> T:
         line, code = str(err), 1
     except USER_ERRORS as err:
         line, code = str(err), 2
+    except OSError as err:  # a full disk, a file that must not be read
+        line, code = f"{err.filename or 'a file'}: {err.strerror or err}", 2
     except (KeyboardInterrupt, asyncio.CancelledError):
         line, code = "stopped at once; finished calls are kept, and the same command goes on from there", 130
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
