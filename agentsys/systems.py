@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from agentsys.models import load_model
 from agentsys.roles import Answer, Role
@@ -22,6 +24,28 @@ class System:
             role = getattr(self, place.name)
             if isinstance(role, Role):
                 object.__setattr__(self, place.name, replace(role, name=place.name))
+
+
+@dataclass(frozen=True)
+class BaseContext:
+    """Base of a graph's context: its fields are `<role>_model`, `<role>_prompt` and knobs, each made with `knob`.
+
+    A value of the wrong type is refused when the context is made, from Python, a command line or Studio alike.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the field and what is allowed."""
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            try:
+                _validator(hint).validate_python(value, strict=True)
+            except ValidationError as err:
+                raise ValueError(f"{name}: {value!r}: {err.errors()[0]['msg'].lower()}") from None
+
+
+@lru_cache(maxsize=64)
+def _validator(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
 
 
 def knob(default: Any, description: str) -> Any:

@@ -46,7 +46,7 @@ def reply_to(body: bytes) -> bytes:
     if b'"Keywords"' in body:
         text = KEYWORDS
     elif b'"Evaluation"' in body:
-        text = '{"reason": "fine", "score": %d}' % (number % 80)
+        text = f'{{"reason": "fine", "score": {number % 80}}}'
     usage = {"prompt_tokens": 120, "completion_tokens": 12, "total_tokens": 132}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     return orjson.dumps(
@@ -249,8 +249,8 @@ def main() -> None:
         for name, client in CLIENTS.items():
             found[name].append(measure(client, url, args.calls, args.in_flight))
     print(
-        f"{args.calls} calls, {args.in_flight} in flight, median of {args.repeats}; Python {platform.python_version()}, "
-        f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}"
+        f"{args.calls} calls, {args.in_flight} in flight, median of {args.repeats}; "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}"
     )
     print("| client | CPU ms a call | calls/s |\n|---|---|---|")
     for name, runs in found.items():

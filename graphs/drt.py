@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.roles import Answer, Role, RoleError, load_prompt
 from agentsys.scores import expected_score
-from agentsys.systems import System, ask, knob
+from agentsys.systems import BaseContext, System, ask, knob
 from agentsys.traces import Segment, Target
 
 STUDENT = load_prompt("drt/student")
@@ -127,7 +127,7 @@ def known_words(keywords: Keywords, inputs: Mapping[str, Any]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(BaseContext):
     """Models, prompts and knobs of a run."""
 
     model: str = knob("embedded", "model spec of every role that has none of its own")
@@ -145,7 +145,7 @@ class Context:
         "expected", "the number in the reply, or its expectation over the tokens"
     )
     threshold: float = knob(90.0, "stop refining at this score, 0-100 (the paper does not tell its own)")
-    max_rounds: int = knob(3, "stop after this many refinements (the paper does not tell its own; at least 8)")
+    max_rounds: int = knob(3, "stop after this many refinements (the paper does not tell its own)")
     min_steps: int = knob(3, "drop a record with fewer steps left than this (step C2)")
     count_draft: bool = knob(True, "whether the first draft counts as a step in min_steps")
     keywords_prompt: str = knob("", "prompt text in place of prompts/drt/keywords.md")
@@ -157,7 +157,8 @@ class Context:
     narrator_prompt: str = knob("", "prompt text in place of prompts/drt/narrator.md")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a knob out of range."""
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
         if not 0 <= self.threshold <= 100:
             raise ValueError(f"threshold: {self.threshold:g} is not from 0 to 100")
         if self.max_rounds < 0:

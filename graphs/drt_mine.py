@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from agentsys.collect.command import RunOptions, run_with_view
 from agentsys.records import InputError
 from agentsys.roles import Role
-from agentsys.systems import System, ask, knob
+from agentsys.systems import BaseContext, System, ask, knob
 from agentsys.traces import read_traces
 from graphs import drt
 
@@ -50,7 +50,7 @@ class State(Input):
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(BaseContext):
     """Model, prompt and languages of the miner."""
 
     model: str = knob("embedded", "model spec of the miner")

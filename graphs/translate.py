@@ -26,7 +26,7 @@ from agentsys.collect.runner import Watcher
 from agentsys.models import EndpointDown, ModelError
 from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.roles import Role
-from agentsys.systems import System, ask, knob
+from agentsys.systems import BaseContext, System, ask, knob
 from agentsys.traces import load, read_traces
 from graphs.drt import Evaluation
 
@@ -72,7 +72,7 @@ class Output(Judged):
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(BaseContext):
     """Models, prompts and knobs of a run."""
 
     model: str = knob("embedded", "model spec of the translator, and of every judge that has none of its own")

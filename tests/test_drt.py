@@ -467,7 +467,7 @@ def test_sentences_of_a_book(tmp_path: Path) -> None:
     book.write_bytes(b"\xef\xbb\xbf" + "\n\n".join(paragraphs).encode())
     found = list(sentences([book], "English"))
     assert [(s["text"].split()[0], len(s["text"].split()), s["source"]) for s in found] == [
-        ("Mr.", 13, "book.txt, paragraph 1"),
+        ("Mr.", 14, "book.txt, paragraph 1"),
         ("Ten", 10, "book.txt, paragraph 2"),
         ("Hundred", 100, "book.txt, paragraph 2"),
     ]

@@ -18,7 +18,7 @@ from agentsys.collect.store import RunFolderError
 from agentsys.models import EndpointDown, ModelError, SpecError
 from agentsys.models.cache import CacheError, default_path
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
-from agentsys.prompts import PromptError
+from agentsys.prompts import Prompt, PromptError
 from agentsys.records import SHUFFLE_BUFFER, InputError
 from agentsys.systems import knob
 
@@ -49,10 +49,12 @@ class RunOptions:
     def runner(self) -> Options:
         """The runner's options. Raises InputError for a --field that is no pair."""
         pairs = [entry.partition("=") for entry in self.field]
-        if bad := [name for name, equals, column in pairs if not (name and equals and column)]:
+        if bad := ["".join(pair) for pair in pairs if not all(pair)]:
             raise InputError(f"--field {bad[0]}: give graph field and column, as --field text=sentence")
-        if self.in_flight < 1:
-            raise InputError(f"--in-flight {self.in_flight}: at least 1 is needed")
+        least = {"in_flight": 1, "limit": 1, "token_budget": 1, "cache_limit": 0}
+        for name, bound in least.items():
+            if (value := getattr(self, name)) is not None and value < bound:
+                raise InputError(f"--{name.replace('_', '-')} {value}: at least {bound} is needed")
         return Options(
             limit=self.limit,
             shuffle=self.shuffle,
@@ -194,6 +196,8 @@ def _collected(kind: Any, values: dict[str, Any]) -> Any:
     for name, value in given.items():
         if name.endswith("_prompt"):
             given[name] = _text(value) if value else ""
+            if value:  # what cannot be a prompt is found before anything is asked
+                Prompt.parse(given[name], f"{value} (--{name.replace('_', '-')})")
     return kind(**given)
 
 

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import UndefinedError
 from pydantic import PydanticUserError
 
 from agentsys.collect.card import data_card
@@ -25,6 +26,7 @@ from agentsys.models import EndpointDown
 from agentsys.models.cache import DEFAULT_LIMIT, CacheError, RequestCache, default_path
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
+from agentsys.prompts import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
 from agentsys.traces import Call, Target, Trace, target_from
@@ -169,7 +171,7 @@ def texts_of(graph: Any) -> list[str]:
 def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
     """Refuse to mix two runs in one folder. Raises RunFolderError that names what differs."""
     old = folder.manifest().get("fingerprint")
-    if old is not None and (changed := differences(old, new)):
+    if old is not None and folder.has_records() and (changed := differences(old, new)):
         what = "; ".join(changed[:5])
         raise RunFolderError(
             f"{folder.folder} was begun with other settings ({what}); choose another --out, or go back"
@@ -314,6 +316,10 @@ class Run:
             return None
         except (EndpointDown, CacheError):
             raise
+        except PromptError as err:
+            if isinstance(err.__context__, UndefinedError) and not self.summary.kept + self.summary.dropped:
+                raise  # the prompt asks for what the graph does not give: no other record can do better
+            error = f"{type(err).__name__}: {err}"
         except Exception as err:  # a record's failure is a value (design.md decision 10): it ends this record only
             error = f"{type(err).__name__}: {err}".replace("\n", " ")
         finally:

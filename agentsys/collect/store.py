@@ -68,6 +68,11 @@ class RunFolder:
         except orjson.JSONDecodeError:
             raise RunFolderError(f"{path} is not JSON; move it away or choose another --out") from None
 
+    def has_records(self) -> bool:
+        """Whether any record is finished here."""
+        files = [*traces.shards(self.folder), self.folder / "rejected.jsonl"]
+        return any(file.stat().st_size for file in files if file.exists())
+
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest; a reader sees the old one or the new one, never a part."""
         self.write("manifest.json", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))

@@ -1,0 +1,172 @@
+"""Does collect keep the engine full? Tokens per second of collect against a plain load generator on the same requests.
+
+    python benchmarks/saturation.py embedded:qwen2.5-coder-0.5b --in-flight 4
+    VLLM_SERVER_DEV_MODE=1 python benchmarks/saturation.py vllm:FOLDER --in-flight 16
+
+A pair is: collect takes records through the first nodes of DRT (4 calls each: key words, draft, advice, score), then a
+load generator posts the very same requests (prompt ids, sampling, seeds) with as many in flight, each as soon as a
+place is free, with no order between them. Each side starts with a cold prefix cache: the embedded engine is restarted,
+vLLM is told to forget. Every second pair runs in the other order. Start-up is not counted, the tail at the end is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentsys.collect import Options, acollect
+from agentsys.models import load_model, wire
+from agentsys.traces import read_traces
+from graphs.drt import Context, graph
+
+SUBJECTS = ("clock", "letter", "harbour", "widow", "lawyer", "kettle", "winter", "road", "violin", "orchard")
+IMAGES = ("a butler with bad news", "a coin nobody dares to spend", "a child let out of school", "an old coat")
+MAX_TOKENS = 48
+
+
+def sentences(count: int) -> list[dict[str, str]]:
+    """Different sentences of about the same length."""
+    return [
+        {"text": f"In chapter {i} the {SUBJECTS[i % 10]} came into the room like {IMAGES[i // 10 % 4]}, {i} times."}
+        for i in range(count)
+    ]
+
+
+async def by_collect(spec: str, records: int, width: int, requests: Path) -> dict[str, float]:
+    """Run collect and leave its requests in a file."""
+    model: Any = load_model(spec)
+    served = await model.engine.serve()
+    await forget(served)
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(model=f"{spec}?max_tokens={MAX_TOKENS}", score="stated", max_rounds=0, min_steps=99)
+        options = Options(in_flight=width, cache=Path(folder) / "cache.sqlite")
+        started = time.perf_counter()
+        summary = await acollect(graph, sentences(records), Path(folder) / "out", context=context, options=options)
+        seconds = time.perf_counter() - started
+        traces = list(read_traces(Path(folder) / "out"))
+        schemas = {role.schema_sha256: role.schema for role in vars_of_roles()}
+        lines = [
+            {"ids": c.prompt_ids, "sampling": c.sampling, "seed": c.seed, "schema": schemas[c.schema_sha256]}
+            for t in traces
+            for c in t.calls
+        ]
+    requests.write_bytes(orjson.dumps(lines))
+    return {"tokens": summary.completion_tokens, "seconds": seconds, "calls": summary.calls}
+
+
+def vars_of_roles() -> list[Any]:
+    from agentsys.collect.fingerprint import roles_of
+
+    return list(roles_of(graph).values())
+
+
+async def by_replay(spec: str, width: int, requests: Path) -> dict[str, float]:
+    """Post the recorded requests with bare aiohttp."""
+    import aiohttp
+
+    model: Any = load_model(spec)
+    served = await model.engine.serve()
+    await forget(served)
+    tokens = 0
+    left = iter(orjson.loads(requests.read_bytes()))
+
+    async def worker(session: aiohttp.ClientSession) -> None:
+        nonlocal tokens
+        for entry in left:
+            sampling = {**entry["sampling"], "seed": entry["seed"]}
+            request = wire.Request(sampling, [], entry["ids"], entry["schema"])
+            route, body = wire.payload(request, served.dialect, served.model, stream=False)
+            async with session.post(
+                served.endpoint.addresses[0] + route, data=orjson.dumps(body), headers=JSON
+            ) as answer:
+                tokens += wire.parse(orjson.loads(await answer.read()), request).completion_tokens
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        started = time.perf_counter()
+        await asyncio.gather(*(worker(session) for _ in range(width)))
+        seconds = time.perf_counter() - started
+    await served.endpoint.aclose()
+    return {"tokens": tokens, "seconds": seconds}
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+async def forget(served: Any) -> None:
+    """A cold prefix cache on vLLM (its development mode); the embedded engine is new in each process."""
+    if served.dialect == "vllm":
+        import aiohttp
+
+        url = served.endpoint.addresses[0] + "/reset_prefix_cache"
+        async with aiohttp.ClientSession() as session, session.post(url) as answer:
+            assert answer.status == 200, "start vLLM with VLLM_SERVER_DEV_MODE=1"
+
+
+def one(side: str, spec: str, args: argparse.Namespace, requests: Path) -> dict[str, float]:
+    """One side in a process of its own, so that the embedded engine is new."""
+    command = [sys.executable, __file__, spec, "--side", side, "--requests", str(requests)]
+    command += ["--records", str(args.records), "--in-flight", str(args.in_flight)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", help="embedded:NAME?slots=N, http://... or vllm:FOLDER")
+    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--records", type=int, help="default: 8 times as many as are in flight")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--side", choices=["collect", "replay"], help=argparse.SUPPRESS)
+    parser.add_argument("--requests", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.records = args.records or 8 * args.in_flight
+    if args.side:
+        work = by_collect(args.spec, args.records, args.in_flight, args.requests) if args.side == "collect" else None
+        print(json.dumps(asyncio.run(work or by_replay(args.spec, args.in_flight, args.requests))))
+        return
+    asyncio.run(pairs(args))
+
+
+async def pairs(args: argparse.Namespace) -> None:
+    """Bring a child server up once, then measure the pairs."""
+    model: Any = load_model(args.spec)
+    spec, child = args.spec, args.spec.startswith("vllm:")
+    if child:
+        served = await model.engine.serve()
+        spec = f"{served.endpoint.addresses[0]}/v1"
+    print(
+        f"{args.spec}, {args.in_flight} in flight, {args.records} records of 4 calls, "
+        f"at most {MAX_TOKENS} tokens each; "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, load before {os.getloadavg()[0]:.1f}"
+    )
+    print("| pair | collect tokens/s | generator tokens/s | ratio |\n|---|---|---|---|")
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        requests = Path(folder) / "requests.json"
+        if args.pairs > 1:
+            one("collect", spec, args, requests)  # the requests for a pair that begins with the generator
+        for pair in range(args.pairs):
+            order = ("collect", "replay") if pair % 2 == 0 else ("replay", "collect")
+            found = {side: one(side, spec, args, requests) for side in order}
+            rates = {side: f["tokens"] / f["seconds"] for side, f in found.items()}
+            ratios.append(rates["collect"] / rates["replay"])
+            print(f"| {pair + 1} | {rates['collect']:.1f} | {rates['replay']:.1f} | {ratios[-1]:.3f} |", flush=True)
+    print(f"median ratio {statistics.median(ratios):.3f}, least {min(ratios):.3f}, greatest {max(ratios):.3f}")
+    if child:
+        await model.aclose()
+
+
+if __name__ == "__main__":
+    main()
