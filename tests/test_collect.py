@@ -323,19 +323,31 @@ def test_limit_and_shuffle(tmp_path: Path) -> None:
 
 
 def test_a_token_budget_ends_the_run_between_records(tmp_path: Path, model: str) -> None:
-    def run(budget: int | None) -> Summary:
-        options = Options(cache=None, in_flight=2, token_budget=budget)  # three records under way
-        return collect(
-            one_node(greet), [f"t{i}" for i in range(40)], tmp_path / "run", context=Context(model), options=options
-        )
+    async def chat(state: Any, runtime: Runtime[Context]) -> dict[str, Any]:
+        for i in range(1 + int(state["text"][1:]) % 4):
+            await ask(runtime.context, GREETER, key=f"greet/{i}", text=state["text"])
+        return {}
 
-    first = run(60)
-    each = (first.prompt_tokens + first.completion_tokens) // first.kept
+    def run(budget: int | None, name: str = "run") -> tuple[Summary, int]:
+        begun: list[Record] = []
+        options = Options(cache=None, in_flight=2, token_budget=budget)  # three records under way
+        summary = collect(
+            one_node(chat),
+            [f"t{i}" for i in range(40)],
+            tmp_path / name,
+            context=Context(f"{model}&seconds=0.002"),
+            options=options,
+            watch=lambda _, event: begun.append(event) if isinstance(event, Record) else None,
+        )
+        return summary, len(begun)
+
+    first, begun = run(100)
+    spent = first.prompt_tokens + first.completion_tokens
     assert first.stopped == "token budget"
-    assert 60 <= each * first.kept <= 60 + 3 * each
-    assert first.rejected == 0
-    last = run(None)
-    assert (last.stopped, last.kept, last.calls) == (None, 40, 40 - first.kept)
+    assert 100 <= spent <= 100 + 3 * 4 * (spent // first.calls)
+    assert (first.kept, first.rejected) == (begun, 0)  # what was begun is finished
+    last, begun = run(None)
+    assert (last.stopped, last.kept, begun) == (None, 40, 40 - first.kept)
 
 
 # the request cache

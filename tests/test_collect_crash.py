@@ -331,11 +331,13 @@ def test_ctrl_c_drains_and_the_resume_completes(
     process = start(tmp_path, *given)
     wait_for(lambda: len(paid(tmp_path / "run.log")) >= 2 * WORKERS, process)
     os.kill(process.pid, signal.SIGINT)
+    before = len(paid(tmp_path / "run.log"))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "stopped: interrupted; the same command goes on from here" in err
     calls = paid(tmp_path / "run.log")
+    assert len(calls) <= before + WORKERS  # no call is begun after those in flight
     assert len(outcomes(tmp_path / "run")) < 30
 
     assert call_drt(capsys, *options("run"))[0] == 3
