@@ -33,7 +33,7 @@ MAX_SECONDS: Final = 1.0
 """Wall time of one prompt's rendering."""
 
 _MARK = re.compile(r"^# (system|user|assistant|end|each ([A-Za-z_]\w*) in ([A-Za-z_]\w*))[ \t\r]*$", re.MULTILINE)
-_FILTERS = ("join", "length", "lower", "upper", "title", "trim", "first", "last", "default", "items")
+_FILTERS = ("join", "length", "lower", "upper", "title", "trim", "first", "last", "default", "items", "one_line")
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
     nodes.Filter, nodes.If, nodes.For, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test,
@@ -164,9 +164,15 @@ def _join(items: Iterable[Any], separator: str = "") -> str:
     return separator.join(pieces)
 
 
+def _one_line(text: str) -> str:
+    """White space folded, so that a reply of several lines cannot look like several entries of a list."""
+    return " ".join(str(text).split())
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters = {name: environment.filters[name] for name in _FILTERS} | {"join": _join, "_timed": _timed}
+    ours = {"join": _join, "one_line": _one_line, "_timed": _timed}
+    environment.filters = {name: environment.filters[name] for name in _FILTERS if name not in ours} | ours
     environment.globals.clear()
     return environment
 

@@ -42,6 +42,10 @@ class _Unusable(Exception):
     """Why a reply cannot be used; told to the model in the next attempt."""
 
 
+class _Unwanted(_Unusable):
+    """A reply that parses but fails the role's check: shown again, a small model would only copy it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
     """A role's typed value and the call it came from."""
@@ -107,7 +111,8 @@ class Role(Generic[T]):
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
-                messages = [*asked, *_again(call.text, problem)]
+                unwanted = isinstance(err, _Unwanted)
+                messages = _reminded(asked, problem) if unwanted else [*asked, *_again(call.text, problem)]
         raise RoleError(f"{self.name} ({key}): no usable reply in {ATTEMPTS} attempts: {problem}")
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str) -> Call:
@@ -166,7 +171,7 @@ class Role(Generic[T]):
             raise _Unusable("empty")
         value = self._value(call.text)
         if self.check is not None and (fault := self.check(value, inputs)):
-            raise _Unusable(fault)
+            raise _Unwanted(fault)
         return value
 
     def _value(self, text: str) -> T:
@@ -192,6 +197,15 @@ def load_prompt(prompt: str | Path) -> Prompt:
         with resources.as_file(resources.files("prompts").joinpath(f"{prompt}.md")) as path:
             return Prompt.load(path)
     return Prompt.load(Path(prompt))
+
+
+def _reminded(asked: list[Message], problem: str) -> list[Message]:
+    """The request with what to mind at its end."""
+    *before, last = asked
+    reminder = f"(An earlier reply was refused: {problem}.)"
+    if isinstance(last["content"], str):
+        return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{reminder}")]
+    return [*asked, Message(role="user", content=reminder)]
 
 
 def _again(text: str, problem: str) -> list[Message]:

@@ -102,14 +102,17 @@ QUOTE = re.compile(r"[\"“「]?\[(\d+)\][\"”」]?")
 
 
 def thought_fault(thought: str, inputs: Mapping[str, Any]) -> str | None:
-    """What is wrong with a narrator's reply: an attempt is not quoted or does not exist, or the notes are copied."""
+    """What is wrong with a narrator's reply: an attempt is missing, it ends in another one, the notes are copied."""
     if re.search(r"^\W*(\[\d+\] =|wrong with \[|decided on:)", thought, re.MULTILINE):
         return "retell the notes in sentences of your own, do not copy their lines"
     quoted = {int(number) for number in QUOTE.findall(thought)}
     wanted = set(range(1, len(inputs["steps"]) + 1))
     if missing := sorted(wanted - quoted):
         return f"the attempts {', '.join(f'[{i}]' for i in missing)} are missing; quote each one in its place"
-    return f"there are only {len(wanted)} attempts" if quoted - wanted else None
+    if quoted - wanted:
+        return f"there are only {len(wanted)} attempts"
+    decision = inputs["decision"]
+    return None if QUOTE.findall(thought)[-1] == str(decision) else f"end with the decision, [{decision}]"
 
 
 def refinement_fault(translation: str, inputs: Mapping[str, Any]) -> str | None:
@@ -193,7 +196,7 @@ class DRT(System):
     narrator: Role[str] = Role(
         "drt/narrator",
         check=thought_fault,
-        sampling={"temperature": 0.6, "max_tokens": 1000, "repetition_penalty": 1.05},
+        sampling={"temperature": 0.5, "max_tokens": 1000, "repetition_penalty": 1.05},
     )
 
     async def pick_keywords(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
