@@ -316,10 +316,10 @@ def test_the_answer_is_the_best_scored_draft(run: Runner, scores: Sequence[int],
 
 
 def test_quotes_in_the_thought_become_the_attempts(run: Runner) -> None:
-    told = {"role": "narrator", "replies": ['“[1]” is stiff. Then [2], better. "[3]" it is, not [1].']}
+    told = {"role": "narrator", "replies": ['“[1]” is stiff. Then [2], better than [1]. "[3]" it is.']}
     trace = run(rules((50, 60, 70), TEXTS, told), max_rounds=2)
     first, second, third = (f'"{text}"' for text in TEXTS[:3])
-    assert result(trace)["thought"] == f"{first} is stiff. Then {second}, better. {third} it is, not {first}."
+    assert result(trace)["thought"] == f"{first} is stiff. Then {second}, better than {first}. {third} it is."
 
 
 def test_a_thought_quotes_kept_steps_only(run: Runner) -> None:
@@ -329,13 +329,24 @@ def test_a_thought_quotes_kept_steps_only(run: Runner) -> None:
     assert TEXTS[2] not in result(trace)["thought"]
 
 
-@pytest.mark.parametrize("wrong", ["Only [1] and [3].", "[1], [2], [3] and [4].", "No quote at all."])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "Only [1] and [3].",
+        "[1], [2], [3] and [4].",
+        "No quote at all.",
+        "[1], [3], and I decide on [2].",
+        "[1], [2]\n[3] = copied from the notes\ndecided on: [3]",
+    ],
+)
 def test_a_thought_with_wrong_quotes_is_asked_for_again_and_then_dropped(run: Runner, wrong: str) -> None:
     once = {"role": "narrator", "key": "narrate", "replies": [wrong]}
     trace = run(rules((50, 60, 70), TEXTS, once), max_rounds=2)
     assert trace.outcome == "kept"
     assert called(trace, "narrate").error
-    assert called(trace, "narrate#1").messages[-2]["content"] == wrong
+    asked_again = called(trace, "narrate#1").messages
+    assert "An earlier reply was refused" in asked_again[-1]["content"]
+    assert wrong not in str(asked_again), "a small model would copy it"
     trace = run(rules((50, 60, 70), TEXTS, once | {"key": "*"}), max_rounds=2)
     assert trace.outcome == "dropped"
     assert str(trace.reason).startswith("no usable thought: ")
@@ -345,7 +356,8 @@ def test_a_thought_with_wrong_quotes_is_asked_for_again_and_then_dropped(run: Ru
 
 def test_targets_point_at_calls(run: Runner) -> None:
     again = {"role": "refiner", "key": "refine/1#1", "replies": [TEXTS[1]]}
-    trace = run(rules((50, 80, 60), [TEXTS[0], TEXTS[0], TEXTS[2]], again), max_rounds=2)
+    told = {"role": "narrator", "replies": ["First [1], later [3], and after all [2]"]}
+    trace = run(rules((50, 80, 60), [TEXTS[0], TEXTS[0], TEXTS[2]], again, told), max_rounds=2)
     texts = {call.key: call.text for call in trace.calls}
     sft, role = trace.targets
     assert (sft.kind, role.kind) == ("sft", "role")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentsys import prompts
 from agentsys.prompts import MAX_RENDERED, MAX_TEMPLATE, Prompt, PromptError
 
 SHIPPED = sorted(Path(str(resources.files("prompts"))).rglob("*.md"))
@@ -334,9 +335,7 @@ class Inputs(dict[str, Any]):
 
 
 def trees(prompt: Prompt) -> list[Any]:
-    from jinja2 import Environment
-
-    return [Environment().parse(part.template) for part in prompt.parts]
+    return [prompts._ENVIRONMENT.parse(part.template) for part in prompt.parts]
 
 
 def names_in(prompt: Prompt) -> set[str]:
