@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, cast
 
 from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_TEMPLATE: Final = 64_000
@@ -131,7 +132,11 @@ class Prompt:
             for item in inputs[of] if of else (None,):
                 scope = {**inputs, parts[0].each: item} if of else inputs
                 for part in parts:
-                    content = _render(part.template, self.name, scope, deadline, left)
+                    short = None if of else _short(part.template, scope)
+                    if short is not None:
+                        content = _render_constant(part.template, self.name, short)
+                    else:
+                        content = _render(part.template, self.name, scope, deadline, left)
                     left -= len(content)
                     messages.append(Message(role=part.role, content=content))
         return messages
@@ -204,6 +209,24 @@ def _compile(text: str, name: str) -> Template:
         raise PromptError(f"prompt {name}: nested too deeply") from None
     except (TemplateError, ValueError) as err:
         raise err if isinstance(err, PromptError) else PromptError(f"prompt {name}: {err}") from None
+
+
+@lru_cache(maxsize=1024)
+def _variables(text: str) -> frozenset[str]:
+    return frozenset(find_undeclared_variables(_ENVIRONMENT.parse(text)))
+
+
+def _short(text: str, inputs: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
+    """The variables of a template if all are short texts (the languages, say): such a message is rendered once."""
+    given = tuple((variable, inputs.get(variable)) for variable in sorted(_variables(text)))
+    if all(isinstance(value, str) and len(value) < 40 for _, value in given):
+        return cast("tuple[tuple[str, str], ...]", given)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _render_constant(text: str, name: str, given: tuple[tuple[str, str], ...]) -> str:
+    return _render(text, name, dict(given), time.monotonic() + MAX_SECONDS, MAX_RENDERED)
 
 
 def _render(text: str, name: str, inputs: Mapping[str, Any], deadline: float, left: int) -> str:

@@ -181,13 +181,15 @@ async def langgraph_loop(url: str, calls: int, width: int) -> int:
 
 async def collected(url: str, calls: int, width: int, *, cached: bool = True) -> int:
     from agentsys.collect import Options, acollect
+    from agentsys.collect.runner import _rare_garbage_collection
     from graphs.drt import Context, graph
 
     records = [{"text": f"{i}: {MESSAGES[1]['content']}"} for i in range(calls // CALLS_A_RECORD)]
     with tempfile.TemporaryDirectory() as folder:
         options = Options(in_flight=width, cache=Path(folder) / "cache.sqlite" if cached else None)
         context = Context(model=f"{url}/v1", score="stated", threshold=100, max_rounds=ROUNDS, min_steps=99)
-        summary = await acollect(graph, records, Path(folder) / "out", context=context, options=options)
+        with _rare_garbage_collection():  # as `collect` does
+            summary = await acollect(graph, records, Path(folder) / "out", context=context, options=options)
     assert summary.dropped == len(records), summary
     return summary.calls
 
