@@ -102,6 +102,13 @@ def _pairs(hypotheses: Sequence[str], references: Sequence[str]) -> Iterator[tup
     return zip(hypotheses, references, strict=True)
 
 
+def bleu_signature(language: str) -> str:
+    """sacrebleu's signature of the BLEU that `score_corpus` computes, so that others can reproduce it."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    return str(BLEU(tokenize=bleu_tokenizer(language), references=[["-"]]).get_signature())
+
+
 def bleu_tokenizer(language: str) -> str:
     words = set(re.split(r"[^a-z]+", language.lower()))
     if words & {"zh", "zho", "cmn", "chinese"}:

@@ -237,6 +237,7 @@ def _render(text: str, name: str, inputs: Mapping[str, Any], deadline: float, le
         _check(deadline)
         for piece in template.generate(inputs, _deadline=deadline):
             size += len(piece)
+            _check(deadline)
             if size > left:
                 raise PromptError(
                     f"prompt {name}: rendered to more than the {MAX_RENDERED:,} characters that are allowed"

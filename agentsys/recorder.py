@@ -10,12 +10,15 @@ import hashlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from agentsys.models.cache import RequestCache
 from agentsys.traces import Call
+
+REPLY_FORMAT: Final = 1
+"""Counts changes of models.wire.Reply: a cached reply of another format is not found."""
 
 
 class DuplicateKey(Exception):
@@ -41,14 +44,24 @@ class Switch:
 
 @dataclass(slots=True)
 class Recorder:
-    """The calls of one record. `record` is its id; a run without a cache has `cache` None."""
+    """The calls of one record. `record` is its id; a run without a cache has `cache` None.
+
+    `generation` counts how often rejected records were tried again: their calls are new ones, else the cache would
+    give the same unusable replies.
+    """
 
     record: str
     cache: RequestCache | None = None
     switch: Switch = field(default_factory=Switch)
     notice: Callable[[Call], None] = field(default=lambda call: None)
+    generation: int = 0
     calls: list[Call] = field(default_factory=list)
     _keys: set[str] = field(default_factory=set)
+
+    @property
+    def identity(self) -> str:
+        """What stands for the record in the identity of its calls."""
+        return f"{self.record} (try {self.generation + 1})" if self.generation else self.record
 
     def claim(self, key: str) -> None:
         """Take a key for one call. Raises DuplicateKey if it was taken before, Stopped if the run is being stopped."""
@@ -70,7 +83,9 @@ current: ContextVar[Recorder | None] = ContextVar("agentsys_recorder", default=N
 
 def identity(**parts: Any) -> bytes:
     """The 32-byte identity of a call (design.md decision 7): equal parts are the same call, whoever asks."""
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_DATACLASS)).digest()
+    return hashlib.sha256(
+        orjson.dumps({**parts, "format": REPLY_FORMAT}, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_DATACLASS)
+    ).digest()
 
 
 def seed_of(call: bytes) -> int:

@@ -120,7 +120,7 @@ class Role(Generic[T]):
         sampling = model.settings(self.sampling) if isinstance(model, AgentChatModel) else dict(self.sampling)
         known = await model.identity() if isinstance(model, AgentChatModel) else _foreign_identity(model)
         about = {"model": known, "messages": messages, "sampling": sampling, "schema": self.schema, "key": key}
-        call_id = identity(record=recorder.record if recorder else None, **about)
+        call_id = identity(record=recorder.identity if recorder else None, **about)
         seed = sampling.get("seed", seed_of(call_id) if recorder else None)
         if recorder:
             recorder.claim(key)
@@ -226,7 +226,8 @@ def _cached(recorder: Recorder | None, call_id: bytes) -> Reply | None:
 def _foreign_identity(model: BaseChatModel) -> dict[str, Any]:
     """Class and digest of the parameters of another integration's model (LangChain masks secrets in them)."""
     parameters = repr(sorted(model._identifying_params.items(), key=str))
-    return {"name": type(model).__name__, "revision": hashlib.sha256(parameters.encode()).hexdigest()[:16]}
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    return {"name": name, "revision": hashlib.sha256(parameters.encode()).hexdigest()[:16]}
 
 
 _FENCE: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)

@@ -7,7 +7,6 @@ from typing import Any
 
 from agentsys.models import load_model
 from agentsys.models.chat import AgentChatModel
-from agentsys.models.errors import ModelError
 from agentsys.roles import Role
 from agentsys.traces import Call
 
@@ -21,7 +20,8 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
     For a number written with the digits d_1 d_2 (after an optional leading d_0): sum over its places of
     10^place * E[d], where E[d] is the mean over the digits among the recorded alternatives, renormalised. It moves
     where the stated number sticks to the rubric's anchors. Ours, not the paper's. `stated` is returned where the reply
-    came without alternatives. Raises ModelError if there are log-probabilities but no number in the tokens.
+    came without alternatives, or where its tokens do not spell that number digit by digit: with a tokenizer that writes
+    "85" as one token there is no second digit to look at.
     """
     if not call.top_logprobs:
         return stated
@@ -34,8 +34,8 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
                 digits[ids[0]] = d
     rows = [_distribution(call, i, digits) for i in range(len(call.top_logprobs))]
     places = _last_number(rows)
-    if not places:
-        raise ModelError(f"{call.role} ({call.key}): no digits among the tokens of the reply")
+    if "".join(str(_chosen(call, i, digits)) for i in places) != str(int(stated)):
+        return stated
     if len(places) == 3:  # only 100 has three digits: where it competes with two-digit numbers, "1" means 100
         first = rows[places[0]]
         hundred = first.get(1, 0.0)
@@ -50,14 +50,24 @@ def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, flo
     tokens: list[Digit] = list((call.top_ids or call.top_tokens or [])[i])
     if not tokens:
         return {}
-    chosen = call.ids[i] if call.ids is not None else tokens[0]
-    if chosen not in digits:
+    if _chosen(call, i, digits) is None:
         return {}
     row: dict[int, float] = {}
     for token, logprob in zip(tokens, call.top_logprobs[i], strict=True):
         if token in digits:
             row[digits[token]] = row.get(digits[token], 0.0) + math.exp(logprob)
     return row
+
+
+def _chosen(call: Call, i: int, digits: dict[Digit, int]) -> int | None:
+    """The digit that was written at token i; without ids, the alternative that has the written token's probability."""
+    assert call.top_logprobs is not None
+    if call.ids is not None:
+        return digits.get(call.ids[i])
+    values = call.top_logprobs[i]
+    written = call.logprobs[i] if call.logprobs else max(values)
+    nearest = min(range(len(values)), key=lambda j: abs(values[j] - written))
+    return digits.get((call.top_ids or call.top_tokens or [])[i][nearest])
 
 
 def _last_number(rows: list[dict[int, float]]) -> list[int]:

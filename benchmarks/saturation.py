@@ -33,7 +33,7 @@ from graphs.drt import Context, graph
 
 SUBJECTS = ("clock", "letter", "harbour", "widow", "lawyer", "kettle", "winter", "road", "violin", "orchard")
 IMAGES = ("a butler with bad news", "a coin nobody dares to spend", "a child let out of school", "an old coat")
-MAX_TOKENS = 48
+MAX_TOKENS = 32
 
 
 def sentences(count: int) -> list[dict[str, str]]:
@@ -50,7 +50,12 @@ async def by_collect(spec: str, records: int, width: int, requests: Path) -> dic
     served = await model.engine.serve()
     await forget(served)
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(model=f"{spec}?max_tokens={MAX_TOKENS}", score="stated", max_rounds=0, min_steps=99)
+        context = Context(
+            model=f"{spec}{'&' if '?' in spec else '?'}max_tokens={MAX_TOKENS}",
+            score="stated",
+            max_rounds=0,
+            min_steps=99,
+        )
         options = Options(in_flight=width, cache=Path(folder) / "cache.sqlite")
         started = time.perf_counter()
         summary = await acollect(graph, sentences(records), Path(folder) / "out", context=context, options=options)

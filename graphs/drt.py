@@ -205,7 +205,14 @@ class DRT(System):
             runtime.context, self.keywords, key="keywords", text=state["text"], **runtime.context.languages
         )
         found = {k.word: k for k in answer.value.keywords if k.word.casefold() in state["text"].casefold()}
-        return {"keywords": [keyword.model_dump() for keyword in found.values()]}
+        begun: dict[str, Any] = {
+            "steps": [],
+            "kept": [],
+            "stop": "",
+            "dropped": None,
+            "targets": [],
+        }  # a thread goes on
+        return {**begun, "keywords": [keyword.model_dump() for keyword in found.values()]}
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B2: the preliminary translation t_0."""
@@ -276,10 +283,16 @@ class DRT(System):
                     **context.languages,
                 )
                 for order, (first, second) in enumerate(pairs)
-            )
+            ),
+            return_exceptions=True,  # both finish, so that the trace does not depend on which was faster
         )
-        wins = [answers[0].value.better == "second", answers[1].value.better == "first"]
-        return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": answers[0].value.reason}
+        verdicts = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            verdicts.append(answer.value)
+        wins = [verdicts[0].better == "second", verdicts[1].better == "first"]
+        return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": verdicts[0].reason}
 
     async def refine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1). A refiner that fails ends the rounds."""

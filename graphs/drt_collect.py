@@ -51,6 +51,8 @@ def main(run: RunOptions, context: Context, book: Books = None) -> None:
     Without --input and --book it takes the first 6 of the shipped sentences. A run that is in --out is resumed.
     """
     records = run.input
+    named = book[0] if book else run.input
+    run = replace(run, out=run.out or Path("runs") / (f"drt-{named.stem}" if named else "drt"))
     if book:
         records = mine(book, run, context)
     elif records is None:

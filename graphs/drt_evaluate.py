@@ -38,12 +38,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sacrebleu.metrics.bleu import BLEU
 
 from agentsys.collect.command import run_app
 from agentsys.collect.fingerprint import digest
 from agentsys.collect.report import ProgressView
-from agentsys.metrics import Score, bleu_tokenizer, mean_with_interval, score_corpus
+from agentsys.metrics import Score, bleu_signature, mean_with_interval, score_corpus
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import BadRecord, InputError, shuffled
@@ -220,7 +219,7 @@ def _scored(rows: list[Row], settings: Settings) -> dict[str, Any]:
     return {
         "translated": len(rows),
         "well_formed": sum(bool(row.well_formed) for row in rows) if settings.style == "thought" else None,
-        "signature": str(BLEU(tokenize=bleu_tokenizer(settings.target_language), references=[["-"]]).get_signature()),
+        "signature": bleu_signature(settings.target_language),
         "metrics": metrics,
         "absent": {name: reason for name, reason in absent.items() if name not in metrics},
     }

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final, NotRequired
 
 import orjson
+import typer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from agentsys.collect.command import RunOptions, run_with_view
+from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.records import InputError
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, System, ask, knob
@@ -102,7 +103,7 @@ def sentences(books: Sequence[Path], language: str) -> Iterator[dict[str, str]]:
     for book in books:
         for number, paragraph in enumerate(re.split(r"\n\s*\n", _text(book)), 1):
             for sentence in sentencex.segment(language_code(language), " ".join(paragraph.split())):
-                if LEAST_WORDS <= len(sentence.split()) <= MOST_WORDS:
+                if LEAST_WORDS <= words(sentence) <= MOST_WORDS:
                     yield {"text": sentence.strip(), "source": f"{book.name}, paragraph {number}"}
 
 
@@ -132,6 +133,9 @@ def mine(books: Sequence[Path], run: RunOptions, context: drt.Context) -> Path:
     settings = Context(context.model, "", context.source_language, context.target_language)
     plain = replace(run, field=[], id_field="id")
     summary = run_with_view(graph, found, plain, settings, out=folder)
+    if summary.stopped:
+        finish(summary, plain)
+        raise typer.Exit(130)
     print(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.rejected} rejected")
     for reason, count in summary.reasons.items():
         print(f"  {count}  {reason}")
@@ -144,6 +148,11 @@ def mine(books: Sequence[Path], run: RunOptions, context: drt.Context) -> Path:
     os.replace(temporary, path)
     print(f"mined sentences, with the reasons: {path}")
     return path
+
+
+def words(sentence: str) -> int:
+    """Words between spaces; in a script without spaces two characters count as one."""
+    return len(sentence.split()) if " " in sentence.strip() else (len(sentence) + 1) // 2
 
 
 def unique(found: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:

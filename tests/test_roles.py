@@ -352,7 +352,11 @@ async def test_a_foreign_model_writes_text() -> None:
         with recording() as recorder:
             assert await GREETER(model, key="a", name="Ada") == "Hello"
         call = recorder.calls[0]
-        assert (call.model, call.mode, call.ids) == (type(model).__name__, "chat", None)
+        assert (call.model, call.mode, call.ids) == (
+            f"{type(model).__module__}.{type(model).__qualname__}",
+            "chat",
+            None,
+        )
 
 
 async def test_a_foreign_model_without_structured_output_is_read_as_text() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from servers import FakeServer, encode
+from servers import FakeServer, decode, encode
 from test_traces import call
 
-from agentsys.models import ModelError, load_model
+from agentsys.models import load_model
 from agentsys.prompts import Prompt
 from agentsys.roles import Role
 from agentsys.scores import expected_score
@@ -41,13 +42,20 @@ def ids(*rows: Row) -> Call:
     return made
 
 
+def written(made: Call) -> float:
+    """The last number of a reply made with `texts` or `ids`: what its JSON would state."""
+    tokens = [row[0] if row else "" for row in made.top_tokens or [[decode(ids[:1])] for ids in made.top_ids or []]]
+    return float(re.findall(r"\d+", "".join(tokens))[-1])
+
+
 @pytest.fixture
 async def score(start_server: Any):
     """`score(call)` with a model whose tokenizer is known."""
     server: FakeServer = await start_server(dialect="llamacpp")
     model = load_model(server.url)
 
-    async def ask(made: Call, stated: float = -1.0) -> float:
+    async def ask(made: Call, stated: float | None = None) -> float:
+        stated = written(made) if stated is None else stated
         return await expected_score(SimpleNamespace(judge_model="", model=server.url), ROLE, made, stated)
 
     yield ask
@@ -107,9 +115,21 @@ async def test_a_digit_that_was_not_chosen_is_no_number(score: Any, make: Any) -
 
 
 @both
-async def test_no_number_is_an_error(score: Any, make: Any) -> None:
-    with pytest.raises(ModelError, match=r"advisor \(judge\): no digits"):
-        await score(make({"a": 0.6, "7": 0.4}, {"b": 1.0}))
+async def test_what_is_not_spelled_digit_by_digit_is_the_stated_score(score: Any, make: Any) -> None:
+    assert await score(make({"a": 0.6, "7": 0.4}, {"b": 1.0}), stated=70.0) == 70.0
+    assert await score(make(row(d1=1.0), {" image": 1.0}, row(d5=1.0)), stated=85.0) == 85.0
+
+
+async def test_a_number_that_is_one_token_is_the_stated_score(score: Any) -> None:
+    made = texts(row(d1=1.0), {" image, ": 1.0}, {"85": 0.7, "80": 0.3})
+    assert await score(made, stated=85.0) == 85.0
+
+
+async def test_without_ids_the_written_token_is_found_by_its_probability(score: Any) -> None:
+    made = texts({"x": 0.8, "7": 0.2}, row(d5=1.0))
+    assert made.logprobs is not None
+    made.logprobs[0] = math.log(0.2)  # sampled: the written token is not the likeliest
+    assert await score(made, stated=75.0) == pytest.approx(75)
 
 
 @pytest.mark.parametrize("nothing", [None, []])

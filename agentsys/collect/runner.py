@@ -140,23 +140,26 @@ async def acollect(
     models = context_models(context)
     for model in models.values():
         model.set_in_flight(options.in_flight)
-    print_of_run = await fingerprint(graph, context)
-    folder = RunFolder(Path(out))
+    folder: RunFolder | None = None
     cache: RequestCache | None = None
     try:
+        print_of_run = await fingerprint(graph, context)
+        name = Path(records).name if isinstance(records, str | Path) else "items"
+        print_of_run["input"] = {"name": name, "fields": dict(options.fields), "id_field": options.id_field}
+        folder = RunFolder(Path(out))
         check_fingerprint(folder, print_of_run)
-        if options.retry_rejected:
-            folder.forget_rejected()
+        again = folder.forget_rejected() if options.retry_rejected else set()
         cache = RequestCache(options.cache, limit=options.cache_limit) if options.cache else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
         run = Run(graph, context, folder, cache, options, digest(print_of_run), watch)
-        run.begin(print_of_run)
+        run.begin(print_of_run, again)
         return await run.over(islice(source, options.limit), _capacity(models.values(), options))
     finally:
         if cache is not None:
             cache.close()
-        folder.close()
+        if folder is not None:
+            folder.close()
         for model in models.values():
             await model.aclose()
 
@@ -205,23 +208,26 @@ class Run:
         self.summary = Summary(folder.folder, run_id)
         self._watch = watch or (lambda summary, event: None)
         self._seen: set[int] = set()
+        self._again: set[int] = set()
         self._done = Finished()
         self._manifest: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._saved = 0.0
 
-    def begin(self, print_of_run: dict[str, Any]) -> None:
-        """Read what is finished and write the first manifest."""
+    def begin(self, print_of_run: dict[str, Any], again: set[int]) -> None:
+        """Read what is finished and write the first manifest. `again` are rejected records to be tried once more."""
         self._done = self.folder.scan()
         self.summary.kept, self.summary.dropped = self._done.outcomes["kept"], self._done.outcomes["dropped"]
         self.summary.rejected = self._done.rejected
-        earlier = self.folder.manifest().get("totals", {})
+        earlier = self.folder.manifest()
+        self._again = again
         self._manifest = {
             "version": 1,
             "run": self.summary.run,
             "fingerprint": print_of_run,
             "source_sha256": source_digest(self.graph),
-            "before": earlier,
+            "retries": earlier.get("retries", 0) + bool(again),
+            "before": earlier.get("totals", {}),
         }
         self._save()
 
@@ -306,7 +312,8 @@ class Run:
 
     async def _one(self, record: Record) -> Trace | None:
         """The trace of one record, or None if the run was stopped in the middle of it."""
-        recorder = Recorder(record.id, self.cache, self.switch, self._after_call)
+        generation = self._manifest["retries"] if id_hash(record.id) in self._again else 0
+        recorder = Recorder(record.id, self.cache, self.switch, self._after_call, generation)
         token = current.set(recorder)
         started = time.perf_counter()
         output: dict[str, Any] = {}
@@ -372,10 +379,14 @@ def _interrupts(switch: Switch) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
+    signals = 0
+
     def interrupt() -> None:
-        if switch.reason == "interrupted" and task is not None:
-            task.cancel()
+        nonlocal signals
+        signals += 1
         switch.stop("interrupted")
+        if signals > 1 and task is not None:
+            task.cancel()
 
     numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
     try:

@@ -108,9 +108,11 @@ class RunFolder:
                 done.rejected_sources.add(entry["source"])
         return done
 
-    def forget_rejected(self) -> None:
-        """Empty rejected.jsonl: its records are to be tried again."""
+    def forget_rejected(self) -> set[int]:
+        """Empty rejected.jsonl, as its records are to be tried again; the hashes of those that the graph had failed."""
+        again = self.scan().rejected_ids
         self._rejected.truncate(0)
+        return again
 
     def add(self, trace: traces.Trace) -> None:
         """Append a finished trace, to the shards or, if it is rejected, to rejected.jsonl."""

@@ -19,6 +19,10 @@ from agentsys.paths import cache_folder
 DEFAULT_LIMIT: Final = 20 * 2**30
 """Bytes that the cache file may take before the oldest entries go."""
 
+TRIM_COMMITS: Final = 1000
+"""The writer looks at the file's size after so many commits."""
+VACUUM: Final = "PRAGMA incremental_vacuum"
+"""For `executescript`: `execute` would give back a single page."""
 _SCHEMA = "CREATE TABLE IF NOT EXISTS calls (identity BLOB PRIMARY KEY, reply BLOB NOT NULL)"
 
 
@@ -40,7 +44,8 @@ class RequestCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
-            self._trim(limit)
+            self._limit = limit
+            self._trim(self._reader)
             self._connection = self._connect()  # the writer's; here, so that a failure is not the thread's
         except (OSError, sqlite3.Error) as err:
             raise CacheError(f"request cache {path}: {err}; choose another place with --cache, or --no-cache") from None
@@ -76,6 +81,7 @@ class RequestCache:
 
     def _write(self) -> None:
         connection = self._connection
+        commits = 0
         while True:
             with self._wake:
                 while not self._pending and not self._closing:
@@ -89,6 +95,9 @@ class RequestCache:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("INSERT OR REPLACE INTO calls VALUES (?, ?)", [entry[:2] for entry in batch])
                 connection.execute("COMMIT")
+                commits += 1
+                if commits % TRIM_COMMITS == 0:
+                    self._trim(connection)
             except sqlite3.Error as err:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -101,26 +110,19 @@ class RequestCache:
     def stats(self) -> dict[str, Any]:
         """{"path", "entries", "bytes"} of the cache file."""
         entries = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
-        return {"path": str(self.path), "entries": entries, "bytes": self._bytes()}
+        return {"path": str(self.path), "entries": entries, "bytes": _bytes(self._reader)}
 
     def clear(self) -> None:
         """Remove every entry and give the space back."""
         self._reader.execute("DELETE FROM calls")
-        self._vacuum()
+        self._reader.executescript(VACUUM)
 
-    def _vacuum(self) -> None:
-        self._reader.executescript("PRAGMA incremental_vacuum")  # `execute` would give back a single page
-
-    def _bytes(self) -> int:
-        pages = self._reader.execute("PRAGMA page_count").fetchone()[0]
-        return int(pages * self._reader.execute("PRAGMA page_size").fetchone()[0])
-
-    def _trim(self, limit: int) -> None:
-        while self._bytes() > limit:
+    def _trim(self, connection: sqlite3.Connection) -> None:
+        while _bytes(connection) > self._limit:
             oldest = "SELECT identity FROM calls ORDER BY rowid LIMIT max(1, (SELECT count(*) / 10 FROM calls))"
-            if self._reader.execute(f"DELETE FROM calls WHERE identity IN ({oldest})").rowcount == 0:
+            if connection.execute(f"DELETE FROM calls WHERE identity IN ({oldest})").rowcount == 0:
                 return
-            self._vacuum()
+            connection.executescript(VACUUM)
 
     def close(self) -> None:
         """Commit what is pending and close the file."""
@@ -129,6 +131,11 @@ class RequestCache:
             self._wake.notify()
         self._writer.join()
         self._reader.close()
+
+
+def _bytes(connection: sqlite3.Connection) -> int:
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
 
 
 def _settle(futures: list[asyncio.Future[None]], error: CacheError | None) -> None:

@@ -21,7 +21,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field
 
 from agentsys.models import tokens, wire
-from agentsys.models.endpoint import Endpoint
+from agentsys.models.endpoint import Endpoint, without_key
 from agentsys.models.errors import ModelError
 from agentsys.models.sampling import DEFAULTS, check
 
@@ -190,7 +190,8 @@ class EndpointChatModel(AgentChatModel):
         try:
             reply = wire.parse(answer, request)
         except _NO_REPLY as err:
-            raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {str(answer)[:200]}") from None
+            shown = without_key(str(answer))[:200]
+            raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {shown}") from None
         _complete(reply, served, measured)
         return reply
 

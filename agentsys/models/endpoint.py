@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_IN_FLIGHT: Final = 64
 """Requests in flight per endpoint, unless the spec or the command says otherwise."""
+FAILED_SECONDS: Final = 10.0
+"""How long an address that failed is the last choice among several."""
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 529})
 """HTTP statuses worth another try; every other 4xx is the request's own fault."""
 
@@ -68,6 +70,7 @@ class Endpoint:
     timeout: float = 600.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     _busy: dict[str, int] = field(default_factory=dict)
+    _failed: dict[str, float] = field(default_factory=dict)
     _live: _Live | None = None
 
     def _now(self) -> _Live:
@@ -123,17 +126,17 @@ class Endpoint:
         """The result of `once` at some address, with retries; a first try that succeeds costs no retry machinery."""
         record: dict[str, Any] = {} if measured is None else measured
         record |= {"retries": 0, "address": ""}
-        refused = 0
+        refused: set[str] = set()  # addresses that have refused since one answered
 
         async def attempt() -> Any:
-            nonlocal refused
             address = record["address"] = self._pick(avoid=record["address"])
             self._busy[address] = self._busy.get(address, 0) + 1
             started = time.perf_counter()
             try:
                 return await once(address)
             except _Again as err:
-                refused += err.refused
+                refused.add(address) if err.refused else refused.clear()
+                self._failed[address] = time.monotonic()
                 raise
             finally:
                 self._busy[address] -= 1
@@ -145,7 +148,8 @@ class Endpoint:
             except _Again as err:
                 if self.retry.attempts == 1:
                     raise
-                await asyncio.sleep(self._seconds_before(1, err))
+                if len(self.addresses) == 1 or err.after is not None:
+                    await asyncio.sleep(self._seconds_before(1, err))
             retrying = AsyncRetrying(
                 stop=stop_after_attempt(self.retry.attempts - 1),
                 wait=self._wait,
@@ -156,7 +160,7 @@ class Endpoint:
             return await retrying(attempt)
         except _Again as err:
             tries = record["retries"] + 1
-            if refused == tries:
+            if err.refused and refused == set(self.addresses):
                 raise EndpointDown(f"no server answers at {', '.join(self.addresses)}: {err}") from None
             raise ModelError(f"{record['address']}: {err} (tried {tries} times)") from None
 
@@ -171,8 +175,9 @@ class Endpoint:
         return backoff if after is None else min(after, 10 * self.retry.longest) + min(backoff, self.retry.first)
 
     def _pick(self, avoid: str) -> str:
-        """The address with the fewest requests in flight, another than the one that has just failed."""
-        return min(self.addresses, key=lambda a: (a == avoid and len(self.addresses) > 1, self._busy.get(a, 0)))
+        """The address with the fewest in flight; last the one that has just failed, or any that failed lately."""
+        lately = time.monotonic() - FAILED_SECONDS
+        return min(self.addresses, key=lambda a: (a == avoid, self._failed.get(a, 0.0) > lately, self._busy.get(a, 0)))
 
     async def _once(self, address: str, route: str, data: bytes | None) -> Any:
         response = await self._open(address, route, data)
@@ -182,7 +187,8 @@ class Endpoint:
             body = await response.read()
             return orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise _Again(f"the reply is not JSON: {body[:80]!r}") from None
+            start = without_key(body[:80].decode(errors="replace"))
+            raise _Again(f"the reply is not JSON: {start!r}") from None
         except (TimeoutError, OSError) as err:
             raise _Again(_short(err)) from None
         except _client_error() as err:
@@ -205,7 +211,7 @@ class Endpoint:
         if response.status == 200 or (response.status == 404 and data is None):
             return response
         try:
-            text = _without_key((await response.text(errors="replace")).replace("\n", " "))[:300]
+            text = without_key((await response.text(errors="replace")).replace("\n", " "))[:300]
         except (TimeoutError, aiohttp.ClientError, OSError) as err:
             text = _short(err)
         response.release()
@@ -226,7 +232,7 @@ def _authorization() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _without_key(text: str) -> str:
+def without_key(text: str) -> str:
     """Some servers repeat the key in what they say of it."""
     key = os.environ.get("AGENTSYS_API_KEY")
     return text.replace(key, "***") if key else text

@@ -118,13 +118,20 @@ class RemoteEngine:
         dialect: wire.Dialect = "llamacpp" if owner == "llamacpp" else "vllm" if owner == "vllm" else "openai"
         tokenizer: tokens.Tokenizer | None = None
         revision = self.revision
+        root = str(entry.get("root") or model)
         if dialect == "llamacpp":
             tokenizer = await self._llamacpp()
         elif dialect == "vllm":
-            root = str(entry.get("root") or model)
             tokenizer = await asyncio.to_thread(find_tokenizer, root)
             revision = revision or await asyncio.to_thread(folder_revision, Path(root))
-        return ServedModel(self.endpoint, dialect, model, self.name or Path(model).name, revision, tokenizer)
+        return ServedModel(
+            self.endpoint,
+            dialect,
+            model,
+            self.name or (Path(model).name if Path(root).is_dir() else model),
+            revision,
+            tokenizer,
+        )
 
     async def _llamacpp(self) -> LlamaCppTokenizer:
         props = await self.endpoint.get("/props")
@@ -158,11 +165,12 @@ def find_tokenizer(root: str) -> tokens.Tokenizer | None:
 
 
 def folder_revision(folder: Path) -> str | None:
-    """A digest of a model folder's weights: sizes, first and last MiB of each file. None if it is no folder."""
+    """A digest of a model folder: sizes, first and last MiB of weights, configuration and tokenizer. None if none."""
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
+    files = [path for pattern in ("*.safetensors", "*.bin", "*.json", "*.jinja") for path in folder.glob(pattern)]
+    for path in sorted(files):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

@@ -58,7 +58,7 @@ def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> 
         if request.schema is not None:
             body["structured_outputs"] = {"json": request.schema}
     elif request.schema is not None:
-        schema = {"name": "reply", "schema": request.schema, "strict": True}
+        schema = {"name": "reply", "schema": request.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     alternatives = request.sampling.get("logprobs", 0)
     if request.prompt_ids is not None:
