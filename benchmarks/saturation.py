@@ -3,10 +3,10 @@
     python benchmarks/saturation.py embedded:qwen2.5-coder-0.5b --in-flight 4
     VLLM_SERVER_DEV_MODE=1 python benchmarks/saturation.py vllm:FOLDER --in-flight 16
 
-A pair is: collect takes records through the first nodes of DRT (4 calls each: key words, draft, advice, score), then a
-load generator posts the very same requests (prompt ids, sampling, seeds) with as many in flight, each as soon as a
-place is free, with no order between them. Each side starts with a cold prefix cache: the embedded engine is restarted,
-vLLM is told to forget. Every second pair runs in the other order. Start-up is not counted, the tail at the end is.
+A pair is: collect takes records through a graph of three calls one after the other (DRT's advisor), then a load
+generator posts the very same requests (prompt ids, sampling, seeds) with as many in flight, each as soon as a place is
+free, with no order between them. Each side starts with a cold prefix cache: the embedded engine is restarted, vLLM is
+told to forget. Every second pair runs in the other order. Start-up is not counted, the tail at the end is.
 """
 
 from __future__ import annotations
@@ -25,15 +25,44 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from agentsys.collect import Options, acollect
 from agentsys.models import load_model, wire
+from agentsys.roles import Role
+from agentsys.systems import ask
 from agentsys.traces import read_traces
-from graphs.drt import Context, graph
+from graphs.drt import Context
 
 SUBJECTS = ("clock", "letter", "harbour", "widow", "lawyer", "kettle", "winter", "road", "violin", "orchard")
 IMAGES = ("a butler with bad news", "a coin nobody dares to spend", "a child let out of school", "an old coat")
 MAX_TOKENS = 32
+CALLS = 3
+ADVISOR: Role[str] = Role("drt/advisor", whole=False, sampling={"max_tokens": MAX_TOKENS})
+
+
+class State(TypedDict, total=False):
+    text: str
+    rounds: int
+
+
+async def advise(state: State, runtime: Runtime[Context]) -> State:
+    """One call; every round shows the advisor another translation."""
+    rounds = state.get("rounds", 0)
+    inputs = {"text": state["text"], "translation": f"译文 {rounds}", **runtime.context.languages}
+    await ask(runtime.context, ADVISOR, key=f"advise/{rounds}", **inputs)
+    return {"rounds": rounds + 1}
+
+
+def chain() -> Any:
+    """CALLS calls one after the other."""
+    builder = StateGraph(State, context_schema=Context)
+    builder.add_node("advise", advise)
+    builder.add_edge(START, "advise")
+    builder.add_conditional_edges("advise", lambda s: END if s["rounds"] == CALLS else "advise", ["advise", END])
+    return builder.compile(name="chain")
 
 
 def sentences(count: int) -> list[dict[str, str]]:
@@ -50,31 +79,15 @@ async def by_collect(spec: str, records: int, width: int, requests: Path) -> dic
     served = await model.engine.serve()
     await forget(served)
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(
-            model=f"{spec}{'&' if '?' in spec else '?'}max_tokens={MAX_TOKENS}",
-            score="stated",
-            max_rounds=0,
-            min_steps=99,
-        )
+        context = Context(model=spec)
         options = Options(in_flight=width, cache=Path(folder) / "cache.sqlite")
         started = time.perf_counter()
-        summary = await acollect(graph, sentences(records), Path(folder) / "out", context=context, options=options)
+        summary = await acollect(chain(), sentences(records), Path(folder) / "out", context=context, options=options)
         seconds = time.perf_counter() - started
         traces = list(read_traces(Path(folder) / "out"))
-        schemas = {role.schema_sha256: role.schema for role in vars_of_roles()}
-        lines = [
-            {"ids": c.prompt_ids, "sampling": c.sampling, "seed": c.seed, "schema": schemas[c.schema_sha256]}
-            for t in traces
-            for c in t.calls
-        ]
+        lines = [{"ids": c.prompt_ids, "sampling": c.sampling, "seed": c.seed} for t in traces for c in t.calls]
     requests.write_bytes(orjson.dumps(lines))
     return {"tokens": summary.completion_tokens, "seconds": seconds, "calls": summary.calls}
-
-
-def vars_of_roles() -> list[Any]:
-    from agentsys.collect.fingerprint import roles_of
-
-    return list(roles_of(graph).values())
 
 
 async def by_replay(spec: str, width: int, requests: Path) -> dict[str, float]:
@@ -91,7 +104,7 @@ async def by_replay(spec: str, width: int, requests: Path) -> dict[str, float]:
         nonlocal tokens
         for entry in left:
             sampling = {**entry["sampling"], "seed": entry["seed"]}
-            request = wire.Request(sampling, [], entry["ids"], entry["schema"])
+            request = wire.Request(sampling, [], entry["ids"])
             route, body = wire.payload(request, served.dialect, served.model, stream=False)
             async with session.post(
                 served.endpoint.addresses[0] + route, data=orjson.dumps(body), headers=JSON
@@ -152,7 +165,7 @@ async def pairs(args: argparse.Namespace) -> None:
         served = await model.engine.serve()
         spec = f"{served.endpoint.addresses[0]}/v1"
     print(
-        f"{args.spec}, {args.in_flight} in flight, {args.records} records of 4 calls, "
+        f"{args.spec}, {args.in_flight} in flight, {args.records} records of {CALLS} calls, "
         f"at most {MAX_TOKENS} tokens each; "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, load before {os.getloadavg()[0]:.1f}"
     )
