@@ -443,7 +443,7 @@ async def test_the_limit_holds_for_all_models_of_an_endpoint(server: FakeServer)
     await asyncio.gather(*(models[i % 3].ainvoke(CHAT) for i in range(24)))
     assert (len(server.seen), server.high_water) == (24, 3)
     models[0].set_in_flight(6)
-    assert models[1].capacity == 6
+    assert models[1].engine.capacity == 6
     await asyncio.gather(*(models[i % 3].ainvoke(CHAT) for i in range(24)))
     assert server.high_water == 6
     await endpoint.aclose()
@@ -478,7 +478,7 @@ async def test_several_addresses_share_the_load(start_server: Start, connect) ->
     for server in servers:
         server.plan = lambda seen: Answer(delay=0.02)
     model = connect(*servers, in_flight=4)
-    assert model.capacity == 12
+    assert model.engine.capacity == 12
     await asyncio.gather(*(model.ainvoke(CHAT) for _ in range(24)))
     assert [server.high_water for server in servers] == [4, 4, 4]
     assert sum(len(server.seen) for server in servers) == 24

@@ -39,7 +39,7 @@ def test_embedded() -> None:
         assert engine(f"embedded:{name}").weights == name
     found = engine("embedded:/models/my.gguf?slots=2&context=512")
     assert (found.weights, found.slots, found.context) == ("/models/my.gguf", 2, 512)
-    assert load_model("embedded?slots=2").capacity == 2
+    assert load_model("embedded?slots=2").records_under_way == 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -33,7 +33,10 @@ from agentsys.records import BadRecord, Record, read_records, shuffled
 from agentsys.traces import Call, Target, Trace, target_from
 
 RECORDS_PER_REQUEST: Final = 1.5
-"""Records under way for each request that may be in flight: while one is between two calls, another fills its place."""
+"""Records under way for each request that may be in flight: while one is between two calls, another fills its place.
+
+An engine whose prefix cache belongs to its slots says how many itself: there a slot that changes records loses more.
+"""
 MANIFEST_SECONDS: Final = 5.0
 """The manifest's totals are on disk at least this often."""
 RESERVED: Final = ("dropped", "targets")
@@ -154,7 +157,7 @@ async def acollect(
             source = shuffled(source, seed=options.seed)
         run = Run(graph, context, folder, cache, options, digest(print_of_run), watch)
         run.begin(print_of_run, again)
-        return await run.over(islice(source, options.limit), _capacity(models.values(), options))
+        return await run.over(islice(source, options.limit), _capacity(list(models.values()), options))
     finally:
         if cache is not None:
             cache.close()
@@ -184,10 +187,10 @@ def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
         )
 
 
-def _capacity(models: Iterable[AgentChatModel], options: Options) -> int:
+def _capacity(models: Sequence[AgentChatModel], options: Options) -> int:
     """Records under way at once."""
-    requests = max([model.capacity for model in models if model.capacity], default=options.in_flight)
-    return max(1, round(requests * RECORDS_PER_REQUEST))
+    requests = round(options.in_flight * RECORDS_PER_REQUEST)
+    return max(model.records_under_way or requests for model in models) if models else requests
 
 
 class Run:

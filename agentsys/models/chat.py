@@ -50,6 +50,9 @@ class Engine(Protocol):
         """Bring it up if it is not up yet. Raises EndpointDown."""
         ...
 
+    records_per_request: float
+    """Records that a run should have under way for each request in flight."""
+
     @property
     def capacity(self) -> int:
         """Requests that may be in flight at once."""
@@ -118,8 +121,8 @@ class AgentChatModel(BaseChatModel):
         return None
 
     @property
-    def capacity(self) -> int | None:
-        """Requests that may be in flight at once; None where nothing limits them."""
+    def records_under_way(self) -> int | None:
+        """How many records a run should have under way for this engine; None: a few more than requests in flight."""
         return None
 
     def set_in_flight(self, in_flight: int) -> None:
@@ -224,9 +227,10 @@ class EndpointChatModel(AgentChatModel):
         yield ChatGenerationChunk(message=last)
 
     @property
-    def capacity(self) -> int | None:
-        """Requests that may be in flight at once, over all addresses."""
-        return int(self.engine.capacity)
+    def records_under_way(self) -> int | None:
+        """See AgentChatModel.records_under_way."""
+        engine: Engine = self.engine
+        return round(engine.capacity * engine.records_per_request)
 
     def set_in_flight(self, in_flight: int) -> None:
         """Limit the requests in flight at once, per address."""

@@ -16,7 +16,7 @@ import weakref
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from agentsys.models import tokens, weights, wire
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
@@ -79,6 +79,7 @@ class LlamaCppTokenizer:
 class RemoteEngine:
     """Servers that somebody else started. What they are is found out at the first request."""
 
+    records_per_request: ClassVar[float] = 1.5
     endpoint: Endpoint
     model: str | None = None
     name: str | None = None
@@ -184,6 +185,7 @@ def folder_revision(folder: Path) -> str | None:
 class EmbeddedEngine:
     """llama.cpp inside this process, serving on loopback. It lives as long as the process: starting takes seconds."""
 
+    records_per_request: ClassVar[float] = 1.0  # a slot keeps its record's prefix
     weights: str
     slots: int = EMBEDDED_SLOTS
     context: int = EMBEDDED_CONTEXT
@@ -250,6 +252,7 @@ def _llamacpp_server(path: str, slots: int, context: int) -> Any:
 class ChildEngine:
     """A server started as a child process: `vllm` or `transformers`. It is stopped with this process."""
 
+    records_per_request: ClassVar[float] = 1.5
     kind: str
     model: str
     in_flight: int = DEFAULT_IN_FLIGHT
