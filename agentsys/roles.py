@@ -91,7 +91,7 @@ class Role(Generic[T]):
             return self.output.model_json_schema()
         return None
 
-    @property
+    @cached_property
     def schema_sha256(self) -> str | None:
         """Hex digest of the schema; part of a run's fingerprint."""
         return hashlib.sha256(orjson.dumps(self.schema)).hexdigest() if self.schema else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from agentsys.models import load_model
 from agentsys.models.chat import AgentChatModel
 from agentsys.roles import Role
+from agentsys.systems import model_of
 from agentsys.traces import Call
 
 Digit = int | str
@@ -25,7 +25,7 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
     """
     if not call.top_logprobs:
         return stated
-    model = load_model(getattr(context, f"{role.name}_model", ""), default=getattr(context, "model", "") or "embedded")
+    model = model_of(context, role)
     digits: dict[Digit, int] = {str(d): d for d in range(10)}
     if call.top_ids is not None and isinstance(model, AgentChatModel):
         for d in range(10):

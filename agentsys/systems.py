@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
+from langchain_core.language_models import BaseChatModel
 from pydantic import TypeAdapter, ValidationError
 
 from agentsys.models import load_model
@@ -53,13 +54,18 @@ def knob(default: Any, description: str) -> Any:
     return field(default=default, metadata={"description": description})
 
 
+def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
+    """The model that a context gives a role: its `<role>_model`, or where that is empty `model`. Raises SpecError."""
+    return load_model(getattr(context, f"{role.name}_model", ""), default=getattr(context, "model", "") or "embedded")
+
+
 async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer[T]:
     """Ask a role with the model and the prompt that a context gives it.
 
     The context's field `<role>_model` is its model spec (empty: `model`), `<role>_prompt` a prompt text that takes the
     place of its own (empty: its own). Raises RoleError, ModelError, SpecError or PromptError.
     """
-    model = load_model(getattr(context, f"{role.name}_model", ""), default=getattr(context, "model", "") or "embedded")
+    model = model_of(context, role)
     text = getattr(context, f"{role.name}_prompt", "")
     return await (_with_prompt(role, text) if text else role).answer(model, key=key, **inputs)
 
