@@ -43,7 +43,7 @@ T = TypeVar("T")
 _Raw = tuple[int, dict[str, Any] | str]
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """The request cannot be met as it stands; the message is one line that names the fix."""
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import TypeAdapter, ValidationError
 
+from agentsys.knobs import knob
 from agentsys.models import load_model
 from agentsys.roles import Answer, Role
+
+__all__ = ["BaseContext", "System", "ask", "knob", "model_of"]
 
 T = TypeVar("T")
 
@@ -47,11 +50,6 @@ class BaseContext:
 @lru_cache(maxsize=64)
 def _validator(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
-
-
-def knob(default: Any, description: str) -> Any:
-    """A documented field of a context; the text reaches Studio's form and the command's help."""
-    return field(default=default, metadata={"description": description})
 
 
 def model_of(context: Any, role: Role[Any]) -> BaseChatModel:

@@ -12,7 +12,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from agentsys.collect.command import RunOptions, command, finish, run_app, run_with_view
+from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.commands import command, run_app
 from agentsys.traces import read_traces
 from graphs.drt import Context, graph
 from graphs.drt_mine import mine

@@ -39,9 +39,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentsys.collect.command import run_app
 from agentsys.collect.fingerprint import digest
 from agentsys.collect.report import ProgressView
+from agentsys.commands import run_app
 from agentsys.metrics import Score, bleu_signature, mean_with_interval, score_corpus
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC

@@ -114,7 +114,7 @@ def run_drt(cache: Path, *options: object, **settings: Any) -> tuple[int, str, s
 
 def call_drt(capsys: Any, *options: object) -> tuple[int, str, str]:
     """The same inside this process, without the seconds that the imports take."""
-    from agentsys.collect.command import command, run_app
+    from agentsys.commands import command, run_app
     from graphs.drt_collect import main
 
     capsys.readouterr()
@@ -133,7 +133,7 @@ def fork_drt(*options: object, said: Path) -> BaseProcess:
 
 
 def _forked(options: list[str], said: str) -> None:
-    from agentsys.collect.command import command, run_app
+    from agentsys.commands import command, run_app
     from graphs.drt_collect import main
 
     file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -21,7 +21,7 @@ SHARD_BYTES: Final = 256 * 2**20
 _HEAD: Final = re.compile(rb'\{"version":\d+,"id":("(?:[^"\\]|\\.)*"),.{0,400}?"outcome":"(\w+)"', re.DOTALL)
 
 
-class RunFolderError(Exception):
+class RunFolderError(ValueError):
     """The output folder cannot be used, or another run's records are in it. One line that names the fix."""
 
 

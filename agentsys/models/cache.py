@@ -26,7 +26,7 @@ VACUUM: Final = "PRAGMA incremental_vacuum"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS calls (identity BLOB PRIMARY KEY, reply BLOB NOT NULL)"
 
 
-class CacheError(Exception):
+class CacheError(ValueError):
     """The cache cannot be opened or written; the message names the file and the fix."""
 
 
