@@ -59,10 +59,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a target: literal `text`, or the text of a call (`call` is its key) or of a tree node (`node` its id).
+    """A piece of a target: literal `text`, what a call wrote (`call` is its key) or a tree node (`node` its id), or
+    everything a call was sent (`prompt` is its key).
 
     `role` is the chat role the piece belongs to; neighbours with one role form one message. `learned` pieces carry
-    loss, the others are masked.
+    loss, the others are masked. Targets of the kinds `role` and `step` begin with a `prompt` piece, so that a row's
+    prefix is the very ids that the engine got.
     """
 
     role: Literal["system", "user", "assistant"]
@@ -70,10 +72,13 @@ class Segment:
     text: str | None = None
     call: str | None = None
     node: str | None = None
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if sum(x is not None for x in (self.text, self.call, self.node)) != 1:
-            raise ValueError("a segment has exactly one of text, call and node")
+        if sum(x is not None for x in (self.text, self.call, self.node, self.prompt)) != 1:
+            raise ValueError("a segment has exactly one of text, call, node and prompt")
+        if self.prompt is not None and self.learned:
+            raise ValueError("what a call was sent cannot be learned")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -380,7 +380,7 @@ def _stop(score: float, rounds: int, context: Context) -> str | None:
 
 
 def targets(state: State, thought: str, context: Context) -> list[Target]:
-    """What is worth learning: the long thought with its translation, and each kept role's call."""
+    """What is worth learning: the long thought with its translation, the best draft's call, and better drafts."""
     asked = STUDENT.render({"text": state["text"], **context.languages})
     steps = [state["steps"][i] for i in state["kept"]]
     best = next(step for step in steps if step["translation"] == state["trans"])
@@ -392,7 +392,30 @@ def targets(state: State, thought: str, context: Context) -> list[Target]:
     ]
     prompt = [Segment(message["role"], False, text=str(message["content"])) for message in asked]
     sft = Target("sft", (*prompt, *answer), scores=scores)
-    return [sft, Target("role", (Segment("assistant", True, call=best["key"]),), scores={"score": best["score"]})]
+    role = Target("role", (_sent(best), _written(best)), scores={"score": best["score"]})
+    return [sft, role, *(_preference(better, worse) for worse, better in _improvements(steps))]
+
+
+def _improvements(steps: list[Step]) -> Iterator[tuple[Step, Step]]:
+    """Each draft with the best one that came after it, where that one scored higher."""
+    for i, step in enumerate(steps[:-1]):
+        best = max(steps[i + 1 :], key=lambda later: later["score"])
+        if best["score"] > step["score"]:
+            yield step, best
+
+
+def _preference(better: Step, worse: Step) -> Target:
+    """After what the worse draft's translator was sent, the better draft is preferred (ours; the paper has no DPO)."""
+    scores = {"chosen": better["score"], "rejected": worse["score"], "margin": better["score"] - worse["score"]}
+    return Target("step", (_sent(worse), _written(better)), (_sent(worse), _written(worse)), scores=scores)
+
+
+def _sent(step: Step) -> Segment:
+    return Segment("user", False, prompt=step["key"])
+
+
+def _written(step: Step) -> Segment:
+    return Segment("assistant", True, call=step["key"])
 
 
 builder = DRT().builder()

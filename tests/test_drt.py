@@ -359,15 +359,19 @@ def test_targets_point_at_calls(run: Runner) -> None:
     told = {"role": "narrator", "replies": ["First [1], later [3], and after all [2]"]}
     trace = run(rules((50, 80, 60), [TEXTS[0], TEXTS[0], TEXTS[2]], again, told), max_rounds=2)
     texts = {call.key: call.text for call in trace.calls}
-    sft, role = trace.targets
-    assert (sft.kind, role.kind) == ("sft", "role")
+    sft, role, step = trace.targets
+    assert (sft.kind, role.kind, step.kind) == ("sft", "role", "step")
     learned = "".join(segment.text or texts[str(segment.call)] for segment in sft.segments if segment.learned)
     found = result(trace)
     assert learned == f"<thought>\n{found['thought']}\n</thought>\n<output>\n{found['trans']}\n</output>"
     asked = [segment for segment in sft.segments if not segment.learned]
     assert [segment.role for segment in asked] == ["system", "user"]
     assert TEXT in str(asked[1].text)
-    assert [segment.call for segment in role.segments] == ["refine/1#1"]
+    assert [segment.prompt or segment.call for segment in role.segments] == ["refine/1#1", "refine/1#1"]
+    assert step.rejected is not None
+    pair = [[segment.prompt or segment.call for segment in side] for side in (step.segments, step.rejected)]
+    assert pair == [["draft", "refine/1#1"], ["draft", "draft"]], "after the same prompt, the better draft"
+    assert dict(step.scores) == {"chosen": 80, "rejected": 50, "margin": 30}
     assert (sft.scores["score"], sft.scores["steps"], sft.scores["gain"]) == (80, 3, 30)
 
 

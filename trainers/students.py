@@ -1,0 +1,117 @@
+"""Models of the trainers by name: a folder, a hub name, or a catalogue name whose GGUF file is converted once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DType = Literal["float32", "bfloat16"]
+
+
+class TrainerError(ValueError):
+    """What a user can mend: one line that names the fix."""
+
+
+def folder_of(name: str) -> str:
+    """What transformers loads for a name: folders and hub names as they are, a catalogue name as a converted folder.
+
+    The first use of a catalogue name (`qwen2.5-coder-0.5b`) reads the quantised file and writes bfloat16 weights into
+    the user's cache folder: about a minute and 1.3 GB for 0.5B. Raises TrainerError for a folder without a model.
+    """
+    from agentsys.models.weights import CATALOGUE, find
+    from agentsys.paths import cache_folder
+
+    if name in CATALOGUE:
+        target = cache_folder() / "folders" / name
+        if not (target / "config.json").exists():
+            print(f"converting {name} to a transformers folder: {target}", file=sys.stderr)
+            convert(find(name), target)
+        return str(target)
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").exists():
+            adapter = (Path(name) / "adapter_config.json").exists()
+            fix = "this is a LoRA adapter; name the merged folder beside it" if adapter else "name a model folder"
+            raise TrainerError(f"{name} has no config.json: {fix}")
+        return name
+    if name.startswith((".", "/")) or name.count("/") != 1:
+        raise TrainerError(f"{name}: no such folder; catalogue names are {', '.join(CATALOGUE)}, hub names owner/name")
+    return name
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file as a transformers folder in bfloat16. Whole or not at all.
+
+    transformers reads a GGUF but refuses to save the model that it read, so the weights go into a fresh one.
+    """
+    import torch
+    from filelock import FileLock
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if (folder / "config.json").exists():
+            return
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        config = read.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        fresh.load_state_dict(read.state_dict())
+        fresh.save_pretrained(part)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(part)
+        os.replace(part, folder)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises TrainerError where there is none, or it has no fast version."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder_of(name))
+    except (OSError, ValueError) as err:
+        raise TrainerError(f"no tokenizer in {name}: {' '.join(str(err).split())[:300]}") from None
+    if not tokenizer.is_fast:
+        raise TrainerError(f"{name} has no tokenizer.json; save it with a fast tokenizer first")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:
+    """The weights of a model in `dtype`, on the CPU. Raises TrainerError where there are none."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=dtype)
+    except (OSError, ValueError) as err:
+        raise TrainerError(f"no model in {name}: {' '.join(str(err).split())[:300]}") from None
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 over the (token, id) pairs: what two tokenizers share if their ids mean the same."""
+    pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    return hashlib.sha256("\n".join(f"{token}\t{index}" for token, index in pairs).encode()).hexdigest()
+
+
+def vocabulary_difference(student: Any, teacher: Any) -> str | None:
+    """Why ids of one tokenizer mean something else in the other; None where they agree.
+
+    The widths of the two models' heads may differ by padding rows that no token has (Qwen2.5: 151,936 and 152,064).
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return None
+    odd = next((t for t in ours if ours[t] != theirs.get(t)), None) or next(t for t in theirs if t not in ours)
+    return (
+        f"the tokenizers differ ({len(ours)} and {len(theirs)} tokens; {odd!r} is id {ours.get(odd)} in one and "
+        f"{theirs.get(odd)} in the other): take a teacher of the student's family, or SFT on the teacher's texts"
+    )
