@@ -41,7 +41,7 @@ def _with_options(main: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         def work() -> None:
             given = {name: _collected(kind, values) for name, kind in spread.items()}
-            rest = {name: value for name, value in values.items() if name in hints}
+            rest = {name: value for name, value in values.items() if name in hints and name not in spread}
             main(**given, **rest)
 
         guarded(work)

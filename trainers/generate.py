@@ -1,0 +1,81 @@
+"""Answers of a model in this process to prompts of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agentsys.commands import knob
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How answers are sampled."""
+
+    panel: ClassVar[str] = "Sampling"
+    temperature: float = knob(1.0, "0 takes the likeliest token each time")
+    top_p: float = knob(1.0, "smallest mass of likeliest tokens that is sampled from")
+    answer_tokens: int = knob(256, "tokens of an answer at most")
+    sample_batch: int = knob(16, "prompts answered at once")
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampling: SamplingOptions, seed: int = 0
+) -> list[list[int]]:
+    """One answer to each prompt, as ids; the token that ended it is included, padding is not.
+
+    Prompts of like length are answered together. The same seed gives the same answers on the same machine.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    torch.manual_seed(seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batches = [order[at : at + sampling.sample_batch] for at in range(0, len(order), sampling.sample_batch)]
+    answers: dict[int, list[int]] = {}
+    console = Console(stderr=True)
+    model.eval()
+    for batch in track(batches, "generating", console=console, disable=not console.is_terminal):
+        answers |= zip(batch, _answer(model, tokenizer, [prompts[i] for i in batch], sampling), strict=True)
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _answer(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampling: SamplingOptions) -> list[list[int]]:
+    import torch
+
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), tokenizer.pad_token_id)
+    real = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):  # padded on the left, so that all answers begin at one place
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+        real[i, longest - len(prompt) :] = 1
+    settings: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if sampling.temperature > 0:
+        settings = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    padding = range(len(tokenizer), model.get_output_embeddings().weight.shape[0])
+    with torch.inference_mode():
+        full = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=real.to(model.device),
+            max_new_tokens=sampling.answer_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            suppress_tokens=list(padding) or None,  # rows of the head that no token has
+            repetition_penalty=1.0,  # a model's own defaults would sample from another distribution than is scored
+            **settings,
+        )
+    ends = _ends(model, tokenizer)
+    return [_until_end(answer, ends) for answer in full[:, longest:].tolist()]
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    told = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])}
+
+
+def _until_end(answer: list[int], ends: set[int]) -> list[int]:
+    for place, token in enumerate(answer):
+        if token in ends:
+            return answer[: place + 1]
+    return answer

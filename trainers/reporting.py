@@ -1,0 +1,104 @@
+"""What a training leaves to look at: metrics.jsonl as it goes, curves.png and a model card at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class MetricsFile(TrainerCallback):
+    """One JSON line for each log of the trainer. A resumed training drops the lines after its checkpoint."""
+
+    def __init__(self, out: Path) -> None:
+        self.file = out / "metrics.jsonl"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Keep what came before the step that the training goes on from."""
+        if state.is_world_process_zero:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            kept = [line for line in read_metrics(self.file) if 0 < line["step"] <= state.global_step]
+            self.file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """Append one line: step, epoch and what the trainer measured."""
+        if state.is_world_process_zero and logs:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a torn last line of a killed training is left out."""
+    if not file.exists():
+        return []
+    whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def write_results(out: Path, settings: Mapping[str, Any], final: Mapping[str, float]) -> None:
+    """curves.png and README.md (the model card)."""
+    metrics = read_metrics(out / "metrics.jsonl")
+    plot_curves(metrics, out / "curves.png")
+    (out / "README.md").write_text(model_card(settings, metrics, final), encoding="utf-8")
+
+
+def plot_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Training and validation loss over the steps, the learning rate, and every other measure that a run has."""
+    from matplotlib.figure import Figure
+
+    names = sorted({name.removeprefix("eval_") for line in metrics for name in line} - _NOT_CURVES)
+    names.sort(key=lambda name: (name != "loss", name))
+    figure = Figure(figsize=(8, 2.4 * max(1, len(names))), layout="constrained")
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(len(names), 1, place)
+        for key, label, marker in ((name, "training", ""), (f"eval_{name}", "validation", "o")):
+            points = [(line["step"], line[key]) for line in metrics if key in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker=marker)
+        axes.set_ylabel(name)
+        axes.set_xlabel("step")
+        axes.legend()
+    figure.savefig(file, dpi=110)
+
+
+_NOT_CURVES = {
+    "step", "epoch", "runtime", "samples_per_second", "steps_per_second", "num_tokens", "total_flos", "train_loss",
+    "train_runtime", "train_samples_per_second", "train_steps_per_second", "num_input_tokens_seen",
+}  # fmt: skip
+
+
+def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], final: Mapping[str, float]) -> str:
+    """Markdown: base, data, settings, results."""
+    last = next((line["loss"] for line in reversed(metrics) if "loss" in line), None)
+    results = {"training loss (last step)": last, **final}
+    rows = [f"| {name} | {_number(value)} |" for name, value in results.items() if value is not None]
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [agentsys, synthetic]",
+            "---",
+            f"# {settings.get('method', 'student')} of {settings.get('student')}",
+            "",
+            f"Trained by agentsys on `{settings.get('rows')}` ({settings['train_rows']} rows). Licence and terms of "
+            "the base and of the data are those of their owners; state them here.",
+            "",
+            "![curves](curves.png)",
+            "",
+            "| result | value |",
+            "|---|---|",
+            *rows,
+            "",
+            "| setting | value |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in settings.items()),
+            "",
+        ]
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

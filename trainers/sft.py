@@ -1,0 +1,79 @@
+"""SFT: next-token loss on the learned tokens of rows. A thin layer on TRL's SFTTrainer.
+
+    python trainers/sft.py --rows rows/sft --student qwen2.5-coder-0.5b --out student
+
+Rows bring their ids and their loss mask, so TRL tokenises nothing and guesses no mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agentsys.commands import command, knob, run_app
+from trainers.training import (
+    Guarded,
+    RowOptions,
+    StudentOptions,
+    TrainingOptions,
+    configuration,
+    fit,
+    fit_length,
+    load_student,
+    read_rows,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COLUMNS = {name: "give rows of the kind sft or role" for name in ("input_ids", "loss_mask")}
+
+
+@dataclass(frozen=True)
+class SFTOptions:
+    """What only SFT has."""
+
+    panel: ClassVar[str] = "SFT"
+    packing: bool = knob(False, "put several rows into one sequence of --max-length; rows do not see each other")
+
+
+def labelled(rows: Dataset) -> Dataset:
+    """`input_ids` and `labels`: -100 where the mask says that a token is not learned."""
+    return rows.map(
+        lambda row: {"labels": [i if m else -100 for i, m in zip(row["input_ids"], row["loss_mask"], strict=True)]},
+        remove_columns=[name for name in rows.column_names if name != "input_ids"],
+        desc="labels",
+    )
+
+
+def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: TrainingOptions) -> dict[str, float]:
+    """Train on the rows and save the student. Returns the validation metrics. Raises TrainerError."""
+    from trl import SFTConfig, SFTTrainer
+
+    class Trainer(Guarded, SFTTrainer):
+        pass
+
+    model, tokenizer = load_student(student)
+    splits = {
+        split: labelled(fit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
+    }
+    more: dict[str, Any] = {"max_length": rows.max_length, "packing": sft.packing, "eval_packing": False}
+    if "validation" in splits:
+        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
+    trainer = Trainer(
+        model=model,
+        args=configuration(SFTConfig, training, **more),
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+    )
+    return fit(trainer, "SFT", training, student, rows, sft)
+
+
+def main(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: TrainingOptions) -> None:
+    """Supervised fine-tuning on rows: loss on the learned tokens only."""
+    train(rows, student, sft, training)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_app(command(main)))
