@@ -2,12 +2,14 @@
 
 Token ids both ways, log-probabilities, schema, streaming, continuation, prefix cache, and a small DRT run. vLLM takes
 part where AGENTSYS_VLLM_PYTHON names the Python of an environment with vLLM and AGENTSYS_VLLM_MODEL a model folder
-(tests/make_hf_model.py makes one): it cannot share an environment with the rest.
+(trainers.students.convert makes one): it cannot share an environment with the rest. The server of transformers is
+tested there too, by itself: it knows neither ids nor log-probabilities nor schemas.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,16 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import BaseModel
 
 from agentsys.collect import Options, collect
 from agentsys.models import load_model
 from agentsys.models.chat import EndpointChatModel, Served, reply_of
+from agentsys.models.errors import ModelError
 from agentsys.models.tokens import render
-from agentsys.models.wire import Reply
+from agentsys.models.wire import Reply, Request, payload
+from agentsys.prompts import Prompt
+from agentsys.roles import Role
 from agentsys.traces import read_traces
 from graphs.drt import Context, Evaluation, graph
 
@@ -165,3 +171,93 @@ async def prefix_hits(spec: str) -> tuple[float, float]:
     names = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
     hits, asked = (sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)) for name in names)
     return hits, asked
+
+
+class Capital(BaseModel):
+    """What the role below asks for."""
+
+    country: str
+    city: str
+
+
+CAPITAL = Prompt.parse(
+    "# user\n"
+    'The capital of {{ country }}? Reply with JSON of the form {"country": "...", "city": "..."} and nothing else.\n',
+    "capital",
+)
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Iterator[str]:
+    """The spec of the server of transformers; it is started by the first test and stopped after the last."""
+    spec = f"transformers:{FOLDER}"
+    model = load_model(spec)
+    assert isinstance(model, EndpointChatModel)
+    yield spec
+    process = model.engine._process
+    asyncio.run(model.aclose())
+    assert process is not None and process.poll() is not None, "the child must be stopped"
+
+
+async def ask_child(spec: str, messages: list[dict[str, str]], **extra: Any) -> Reply:
+    """Like `ask`, but the child stays up: closing a model stops the server that it started."""
+    model = load_model(spec)
+    assert isinstance(model, EndpointChatModel)
+    return reply_of(await model.ainvoke(messages, **extra))
+
+
+@VLLM
+async def test_transformers_replies_in_chat_mode(transformers: str) -> None:
+    messages = [{"role": "user", "content": "Count from one to ten."}]
+    reply = await ask_child(f"{transformers}?temperature=0&max_tokens=12", messages)
+    assert reply.text and reply.finish == "length" and reply.completion_tokens == 12 and reply.prompt_tokens > 10
+    assert reply.prompt_ids is None and reply.ids is None and reply.logprobs is None
+    model = load_model(f"{transformers}?temperature=0&max_tokens=12")
+    assert isinstance(model, EndpointChatModel)
+    assert (await model.identity())["name"] == Path(FOLDER).name and (await model.identity())["revision"]
+    chunks = [chunk async for chunk in model.astream(messages)]
+    assert "".join(str(chunk.content) for chunk in chunks) == reply.text
+    [streamed] = [chunk.response_metadata["reply"] for chunk in chunks if "reply" in chunk.response_metadata]
+    assert (streamed.finish, streamed.completion_tokens) == ("length", 12)
+
+
+@VLLM
+async def test_transformers_samples_as_it_is_told(transformers: str) -> None:
+    """A folder whose generation_config says nothing is served greedily unless the request switches sampling on."""
+    messages = [{"role": "user", "content": "Write the first line of a poem about a harbour."}]
+    hot = f"{transformers}?temperature=1.5&max_tokens=12"
+    first, again, other = [(await ask_child(hot, messages, seed=seed)).text for seed in (1, 1, 2)]
+    assert first == again != other
+    narrow = (await ask_child(f"{hot}&top_k=1", messages, seed=1)).text
+    assert narrow == (await ask_child(f"{transformers}?temperature=0&max_tokens=12", messages)).text != first
+
+
+@VLLM
+async def test_transformers_fills_a_schema_by_its_prompt(transformers: str) -> None:
+    """No constrained decoding there: the reply is read from the text, and asked for again if it is not to be read."""
+    role = Role(CAPITAL, Capital, name="capital", sampling={"temperature": 0.0, "max_tokens": 60})
+    answer = await role.answer(load_model(transformers), key="capital", country="France")
+    assert answer.value.city == "Paris" and answer.call.mode == "chat" and answer.call.ids is None
+
+
+@VLLM
+async def test_transformers_has_few_requests_in_flight(transformers: str) -> None:
+    model = load_model(transformers)
+    assert isinstance(model, EndpointChatModel)
+    model.set_in_flight(64)
+    assert model.engine.capacity == 2
+
+
+def test_sampling_for_transformers_is_a_whole_generation_config() -> None:
+    """Its server would let a temperature alone pass without sampling, and refuses settings that it does not know."""
+    asked = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "max_tokens": 5, "seed": 3, "logprobs": 2}
+    route, body = payload(Request(asked, [], schema={}), "transformers", "folder", stream=False)
+    config = json.loads(body.pop("generation_config"))
+    assert route == "/v1/chat/completions"
+    assert body == {"model": "folder", "messages": [], "max_tokens": 5, "seed": 3, "stream": False}
+    off = {"top_k": 0, "repetition_penalty": 1.0}
+    assert config == {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "min_p": 0.1, **off}
+    _, body = payload(Request({"temperature": 0.0, "top_p": 0.9}, []), "transformers", "folder", stream=False)
+    assert json.loads(body["generation_config"]) == {"do_sample": False, "top_p": 1.0, **off}
+    with pytest.raises(ModelError, match="no presence_penalty"):
+        payload(Request({"presence_penalty": 0.5}, []), "transformers", "folder", stream=False)

@@ -26,6 +26,8 @@ EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates at once."""
 EMBEDDED_CONTEXT: Final = 8192
 """Tokens of context for one of them."""
+TRANSFORMERS_IN_FLIGHT: Final = 2
+"""Requests in flight to the server of transformers: it writes one reply at a time, and the next one waits there."""
 START_SECONDS: Final = 1800
 """How long a child server may take to come up (a large model loads for minutes)."""
 
@@ -257,10 +259,16 @@ class ChildEngine:
     model: str
     in_flight: int = DEFAULT_IN_FLIGHT
     context: int | None = None
+    max_logprobs: int | None = None
+    """Log-probabilities a token that vLLM may be asked for, if more than its 20 (trainers/teacher.py)."""
     _process: subprocess.Popen[bytes] | None = None
     _remote: RemoteEngine | None = None
     _log: Path | None = None
     _lock: LoopLock = field(default_factory=LoopLock)
+
+    def __post_init__(self) -> None:
+        """The server of transformers has a limit of its own."""
+        self.set_in_flight(self.in_flight)
 
     async def serve(self) -> ServedModel:
         """Start the server and wait until it is healthy. Raises EndpointDown with the end of its log."""
@@ -276,7 +284,8 @@ class ChildEngine:
             return [python, "-m", "transformers.cli.transformers", "serve", self.model, *where]
         served = ["--model", self.model, "--served-model-name", Path(self.model).name]
         length = ["--max-model-len", str(self.context)] if self.context else []
-        return [python, "-m", "vllm.entrypoints.openai.api_server", *served, *where, *length]
+        logprobs = ["--max-logprobs", str(self.max_logprobs)] if self.max_logprobs else []
+        return [python, "-m", "vllm.entrypoints.openai.api_server", *served, *where, *length, *logprobs]
 
     @property
     def capacity(self) -> int:
@@ -284,7 +293,9 @@ class ChildEngine:
         return self.in_flight
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Requests in flight at once."""
+        """Requests in flight at once; at most TRANSFORMERS_IN_FLIGHT where that is the server."""
+        if self.kind == "transformers":
+            in_flight = min(in_flight, TRANSFORMERS_IN_FLIGHT)
         self.in_flight = in_flight
         if self._remote is not None:
             self._remote.set_in_flight(in_flight)
@@ -302,11 +313,15 @@ class ChildEngine:
         endpoint = Endpoint([f"http://127.0.0.1:{port}"], self.in_flight)
         await self._healthy(endpoint)
         path = Path(self.model)
-        return RemoteEngine(endpoint, name=path.name, revision=await asyncio.to_thread(folder_revision, path))
+        engine = RemoteEngine(endpoint, name=path.name, revision=await asyncio.to_thread(folder_revision, path))
+        if self.kind == "transformers":  # its /v1/models lists the hub's cache, not what it serves
+            engine._served = ServedModel(endpoint, "transformers", self.model, path.name, engine.revision, None)
+        return engine
 
     async def _healthy(self, endpoint: Endpoint) -> None:
         probe = Endpoint(endpoint.addresses, retry=RetryPolicy(attempts=1))
         deadline = time.monotonic() + START_SECONDS
+        route = "/health" if self.kind == "transformers" else "/v1/models"
         try:
             while time.monotonic() < deadline:
                 if self._process is None or self._process.poll() is not None:
@@ -314,7 +329,7 @@ class ChildEngine:
                         f"{self.kind}:{self.model} did not start: {self._last_error()} (log: {self._log})"
                     )
                 try:
-                    if await probe.get("/v1/models") is not None:
+                    if await probe.get(route) is not None:
                         return
                 except ModelError:
                     pass  # not up yet

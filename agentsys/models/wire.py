@@ -1,16 +1,20 @@
 """The wire formats: what is sent to an engine and what its reply says, as pure functions on dicts.
 
-Three dialects: `llamacpp` (its own /completion route: ids both ways, schema, log-probabilities with ids), `vllm` (the
-completions route with ids, or the chat route) and `openai` (the chat route, for any other server).
+Four dialects: `llamacpp` (its own /completion route: ids both ways, schema, log-probabilities with ids), `vllm` (the
+completions route with ids, or the chat route), `transformers` (the chat route, sampling in its own form) and `openai`
+(the chat route, for any other server).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Dialect = Literal["llamacpp", "vllm", "openai"]
+from agentsys.models.errors import ModelError
+
+Dialect = Literal["llamacpp", "vllm", "transformers", "openai"]
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> 
     """The route and the JSON body of a request."""
     if dialect == "llamacpp" and request.prompt_ids is not None:
         return "/completion", _llamacpp(request) | {"stream": stream}
+    if dialect == "transformers":
+        return "/v1/chat/completions", _transformers(request, model) | {"stream": stream}
     settings = {name: value for name, value in request.sampling.items() if name != "logprobs"}
     if dialect == "llamacpp" and "repetition_penalty" in settings:
         settings["repeat_penalty"] = settings.pop("repetition_penalty")
@@ -73,6 +79,7 @@ _LLAMACPP_NAMES = {"max_tokens": "n_predict", "repetition_penalty": "repeat_pena
 _OFF: dict[Dialect, dict[str, Any]] = {
     "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
     "vllm": {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+    "transformers": {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0},
     "openai": {},  # a stranger may refuse a setting that it does not know
 }
 
@@ -84,6 +91,20 @@ def _llamacpp(request: Request) -> dict[str, Any]:
     if request.schema is not None:
         body["json_schema"] = request.schema
     return body
+
+
+def _transformers(request: Request, model: str) -> dict[str, Any]:
+    """Its server reads a temperature without switching sampling on, unless it is handed a whole generation_config."""
+    settings = dict(request.sampling)
+    if unknown := [name for name in ("presence_penalty", "frequency_penalty") if settings.pop(name, 0)]:
+        raise ModelError(f"the server of transformers has no {unknown[0]}: take repetition_penalty, or vllm:")
+    body: dict[str, Any] = {name: settings.pop(name) for name in ("max_tokens", "seed", "stop") if name in settings}
+    settings.pop("logprobs", None)  # it tells none
+    sampled = bool(settings.get("temperature"))
+    if not sampled:
+        settings = {name: value for name, value in settings.items() if name == "repetition_penalty"}
+    config = {**_OFF["transformers"], **settings, "do_sample": sampled}
+    return {**body, "model": model, "messages": request.messages, "generation_config": json.dumps(config)}
 
 
 def parse(body: Mapping[str, Any], request: Request) -> Reply:
