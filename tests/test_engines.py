@@ -261,3 +261,34 @@ def test_sampling_for_transformers_is_a_whole_generation_config() -> None:
     assert json.loads(body["generation_config"]) == {"do_sample": False, "top_p": 1.0, **off}
     with pytest.raises(ModelError, match="no presence_penalty"):
         payload(Request({"presence_penalty": 0.5}, []), "transformers", "folder", stream=False)
+
+
+@pytest.mark.parametrize("spec", [pytest.param("vllm", marks=VLLM)], indirect=True)
+def test_a_vllm_teacher_scores_as_transformers_does(spec: str, tmp_path: Path) -> None:
+    """Up to what bfloat16 in vLLM changes: the likeliest token and the log-probabilities of the row's own tokens."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    from test_training import write_rows
+
+    from trainers.students import load_tokenizer, tokenizer_digest
+    from trainers.teacher import Scoring, Speed, main
+
+    tokenizer = load_tokenizer(FOLDER)
+    texts = ("The harbour slept with one eye open.", "def add(a, b):\n    return a + b\n", "他说话像一口枯井。")
+    about = dict.fromkeys(("kind", "source", "input", "prompt", "text", "ids_source"), "sft")
+    rows = [
+        {"id": str(i), "input_ids": ids, "loss_mask": [0] + [1] * (len(ids) - 1), "lineage": "{}", "scores": "{}"}
+        | about
+        for i, ids in enumerate(tokenizer(text).input_ids for text in texts)
+    ]
+    file = write_rows(tmp_path / "rows.parquet", rows, digest=tokenizer_digest(tokenizer))
+    found = []
+    for name, teacher, own in (("server", spec, FOLDER), ("here", FOLDER, None)):
+        main(Scoring(file, tmp_path / name, teacher, own, top_k=8), Speed(dtype="bfloat16"))
+        found.append(pq.read_table(tmp_path / name / "scored-00000.parquet").to_pylist())
+    for server, here in zip(*found, strict=True):
+        ids = [np.array(row["teacher_ids"]).reshape(-1, 8) for row in (server, here)]
+        assert (ids[0][:, 0] == ids[1][:, 0]).mean() > 0.8
+        own_tokens = [np.array(row["teacher_token_logprob"], float) for row in (server, here)]
+        assert np.abs(own_tokens[0] - own_tokens[1]).mean() < 0.15
+        assert np.corrcoef(*own_tokens)[0, 1] > 0.99

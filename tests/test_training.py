@@ -188,22 +188,16 @@ def test_a_killed_training_resumes_exactly(rows: Path, student: Path, tmp_path: 
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "calm"), 1e-6)
 
 
+CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+"""Several processes on the CPU talk through gloo."""
+
+
 def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path: Path) -> None:
     """Four rows a step in each of two processes are eight rows a step in one."""
     settings = ("--steps", "1", "--warmup", "0")
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     both = command(rows, student, tmp_path / "two", *settings, "--batch", "4", "--micro-batch", "2")[1:]
-    done = subprocess.run([*launch, *both], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run([*launch, *both], capture_output=True, text=True, env=os.environ | CPU)
     assert done.returncode == 0, done.stderr[-3000:]
     one = subprocess.run(
         command(rows, student, tmp_path / "one", *settings, "--batch", "8"), capture_output=True, text=True
@@ -300,3 +294,12 @@ def test_help_groups_options_and_loads_no_torch(name: str) -> None:
     done = subprocess.run([sys.executable, f"trainers/{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("╭─") >= 2, "options stand in groups"
+
+
+def test_the_shipped_fsdp_configuration_is_one_that_accelerate_reads() -> None:
+    """Only read: accelerate shards over GPUs alone, and there is none here."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file("trainers/fsdp.yaml")
+    assert config.distributed_type == "FSDP"
+    assert config.fsdp_config["fsdp_version"] == 2

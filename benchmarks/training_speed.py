@@ -1,0 +1,247 @@
+"""What training costs: tokens per second and peak memory of each trainer against what a user would take instead.
+
+    python benchmarks/training_speed.py                                (0.5B student, 1.5B teacher, LoRA, fp32)
+    python benchmarks/training_speed.py --student FOLDER --teacher FOLDER --rows 64 --length 1024 --lora 0
+
+Every side runs in a process of its own, one after the other, on the same rows: same batch, length, dtype and adapters.
+Distillation from stored top-k stands against TRL's GKD (lmbda 0: no sampling) with the teacher in memory; SFT and
+step-level DPO against TRL alone, which tokenises the same texts. Seconds are those of `trainer.train()`, without
+loading; memory is the process's peak (on a GPU its allocator's); a token is one of the rows, prompt included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainers.rows import row_schema
+from trainers.students import load_causal_lm, load_tokenizer, tokenizer_digest
+from trainers.training import StudentOptions, TrainingOptions, configuration, load_student
+
+TEXT = "The old clock in the hall coughed twice, like a butler with bad news, and then struck nine. "
+
+
+def rows_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of `--length` tokens: half prompt, half learned, no two alike."""
+    tokenizer = load_tokenizer(args.student)
+    rows = []
+    for i in range(args.rows):
+        ids = tokenizer(f"Record {i}. " + TEXT * args.length).input_ids[: args.length]
+        half = args.length // 2
+        rows.append({"id": str(i), "input_ids": ids, "loss_mask": [0] * half + [1] * (args.length - half)})
+    return rows
+
+
+def write(args: argparse.Namespace, folder: Path) -> Path:
+    """The rows as a file of the kind sft."""
+    digest = tokenizer_digest(load_tokenizer(args.student))
+    known = dict.fromkeys(("kind", "source", "input", "prompt", "text", "ids_source"), "sft")
+    rows = [{**row, **known, "lineage": "{}", "scores": "{}"} for row in rows_of(args)]
+    pq.write_table(pa.Table.from_pylist(rows, row_schema("sft", digest)), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def settings(args: argparse.Namespace, folder: Path) -> TrainingOptions:
+    """One pass, all rows of a batch one after the other."""
+    return TrainingOptions(
+        folder / "out", batch=args.batch, micro_batch=1, checkpoint_every=10_000, set=["report_to=[]"]
+    )
+
+
+def student(args: argparse.Namespace) -> tuple[Any, Any]:
+    return load_student(StudentOptions(args.student, args.lora))
+
+
+def teacher_scoring(args: argparse.Namespace, folder: Path) -> float:
+    from trainers.teacher import Scoring, Speed, main
+
+    main(Scoring(folder / "rows.parquet", folder / "scored", args.teacher), Speed())
+    return float(json.loads((folder / "scored" / "manifest.json").read_text())["seconds"])
+
+
+def stored(args: argparse.Namespace, folder: Path) -> float:
+    from transformers import TrainingArguments
+
+    from trainers.distill import ScoredCollator, ScoredOptions, add_topk_loss, offline_trainer, scored_splits
+    from trainers.losses import Divergence
+
+    model, tokenizer = student(args)
+    add_topk_loss(model, Divergence("forward_kl"), 1.0)
+    rows = scored_splits(ScoredOptions(rows=folder / "scored"), tokenizer)["train"]
+    about = configuration(TrainingArguments, settings(args, folder), label_names=["labels"])
+    collator = ScoredCollator(tokenizer.pad_token_id)
+    return timed(offline_trainer(model=model, args=about, train_dataset=rows, data_collator=collator))
+
+
+def gkd(args: argparse.Namespace, folder: Path) -> float:
+    import torch
+    from datasets import Dataset
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        ids, mask = (torch.tensor([row[name] for row in rows]) for name in ("input_ids", "loss_mask"))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.masked_fill(mask == 0, -100)}
+
+    model, tokenizer = student(args)
+    about = configuration(GKDConfig, settings(args, folder), lmbda=0.0, beta=0.0, temperature=1.0)
+    trainer = GKDTrainer(
+        model=model,
+        teacher_model=load_causal_lm(args.teacher),
+        args=about,
+        data_collator=collate,
+        train_dataset=Dataset.from_list(rows_of(args)),
+        processing_class=tokenizer,
+    )
+    return timed(trainer)
+
+
+def sft(args: argparse.Namespace, folder: Path) -> float:
+    from trl import SFTConfig, SFTTrainer
+
+    from trainers.sft import labelled
+    from trainers.training import Guarded, read_rows
+
+    class Trainer(Guarded, SFTTrainer):
+        pass
+
+    model, tokenizer = student(args)
+    rows = labelled(read_rows(folder / "rows.parquet", {})["train"])
+    about = configuration(SFTConfig, settings(args, folder), max_length=args.length)
+    return timed(Trainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
+
+
+def texts(args: argparse.Namespace) -> list[dict[str, str]]:
+    """The same rows as TRL's prompt-completion texts."""
+    tokenizer, half = load_tokenizer(args.student), args.length // 2
+    cut = [(row["input_ids"][:half], row["input_ids"][half:]) for row in rows_of(args)]
+    return [{"prompt": tokenizer.decode(p), "completion": tokenizer.decode(c)} for p, c in cut]
+
+
+def trl_sft(args: argparse.Namespace, folder: Path) -> float:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = student(args)
+    about = configuration(SFTConfig, settings(args, folder), max_length=args.length, eos_token="<|endoftext|>")
+    rows = Dataset.from_list(texts(args))
+    return timed(SFTTrainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
+
+
+def dpo(args: argparse.Namespace, folder: Path) -> float:
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from trainers.step_dpo import pair_trainer
+
+    model, tokenizer = student(args)
+    half = args.length // 2
+    pairs = [
+        {"prompt_ids": ids[:half], "chosen_ids": ids[half:], "rejected_ids": ids[:half]}
+        for ids in (row["input_ids"] for row in rows_of(args)[: args.rows // 2])
+    ]
+    about = configuration(DPOConfig, settings(args, folder), max_length=None)
+    return timed(
+        pair_trainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    )
+
+
+def trl_dpo(args: argparse.Namespace, folder: Path) -> float:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    model, tokenizer = student(args)
+    pairs = [
+        {"prompt": t["prompt"], "chosen": t["completion"], "rejected": t["prompt"]}
+        for t in texts(args)[: args.rows // 2]
+    ]
+    about = configuration(DPOConfig, settings(args, folder), max_length=None)
+    return timed(
+        DPOTrainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    )
+
+
+def timed(trainer: Any) -> float:
+    """Seconds of training."""
+    started = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - started
+
+
+SIDES: dict[str, Callable[[argparse.Namespace, Path], float]] = {
+    "teacher scoring, transformers": teacher_scoring,
+    "distil, stored top-k": stored,
+    "distil, TRL GKD": gkd,
+    "SFT": sft,
+    "SFT, TRL alone": trl_sft,
+    "step DPO": dpo,
+    "DPO, TRL alone": trl_dpo,
+}
+
+
+def one(side: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """A side in a process of its own: seconds and peak gigabytes."""
+    more = ["--side", side, "--folder", str(folder)]
+    done = subprocess.run(
+        [sys.executable, __file__, *sys.argv[1:], *more], stdout=subprocess.PIPE, check=True, text=True
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak() -> float:
+    """Gigabytes at the highest."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", default="qwen2.5-coder-0.5b")
+    parser.add_argument("--teacher", default="qwen2.5-coder-1.5b")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a row, half of them learned")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--lora", type=int, default=16, help="rank; 0 trains all weights")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        seconds = SIDES[args.side](args, args.folder)
+        print(json.dumps({"seconds": seconds, "gigabytes": peak()}))
+        return
+    tokens = args.rows * args.length
+    print(
+        f"student {args.student}, teacher {args.teacher}, {args.rows} rows of {args.length} tokens, "
+        f"batch {args.batch}, LoRA rank {args.lora}, fp32; {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"load before {os.getloadavg()[0]:.1f}"
+    )
+    print("| side | seconds | tokens/s | peak GB |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        write(args, Path(name))
+        found = {}
+        for side in SIDES:
+            found[side] = one(side, args, Path(name))
+            seconds, memory = found[side]["seconds"], found[side]["gigabytes"]
+            print(f"| {side} | {seconds:.1f} | {tokens / seconds:.1f} | {memory:.1f} |", flush=True)
+    scoring, ours, theirs = (found[s]["seconds"] for s in list(SIDES)[:3])
+    for epochs in (1, 3):
+        print(f"{epochs} epochs with scoring: {scoring + epochs * ours:.0f} s stored, {epochs * theirs:.0f} s GKD")
+
+
+if __name__ == "__main__":
+    main()
