@@ -159,7 +159,7 @@ def collected(data: Path, out: Path, size: Size) -> Path:
     records = read(data / "drt_metaphortrans" / "with_thoughts.jsonl")
     sentences = [{"text": r["text"]} for r in records if r["text"].casefold() not in tests and len(r["text"]) < 160]
     run = out / "collected"
-    collect(graph, sentences[: size.collect], run, context=Context(model=size.teacher), options=Options())
+    collect(graph, sentences[: size.collect], run, context=Context(model=f"embedded:{size.teacher}"), options=Options())
     return run
 
 

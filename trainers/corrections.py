@@ -9,10 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from trainers.scorers import Scorer
+    from trainers.topk import TopK
 
 Margin = Literal["teacher_prob", "gap_to_top", "p_minus_q", "log_ratio"]
 Edit = Literal["replace_token", "replace_and_teacher_continue", "replace_and_student_continue"]
@@ -77,13 +81,8 @@ def begun_again(checked: Checked, place: int, pick: Pick, rng: np.random.Generat
     return [*checked.ids[:place], replacement(checked, place, pick, rng)]
 
 
-def check(samples: Sequence[tuple[list[int], list[int]]], teacher: Any, student: Any) -> list[Checked]:
+def check(samples: Sequence[tuple[list[int], list[int]]], teacher: Scorer, student: Scorer) -> list[Checked]:
     """Score (prompt, sample) pairs with two scorers of trainers/scorers.py, the teacher's with k of 2 or more."""
-    from trainers.scorers import Row
-
-    rows = [Row(prompt + ids, [0] * len(prompt) + [1] * len(ids)) for prompt, ids in samples]
-    by_teacher = [score for group in teacher.score(rows) for score in group]
-    by_student = [score for group in student.score(rows) for score in group]
     return [
         Checked(
             ids,
@@ -92,5 +91,17 @@ def check(samples: Sequence[tuple[list[int], list[int]]], teacher: Any, student:
             p.ids,
             p.logprobs.astype(float),
         )
-        for (_, ids), p, q in zip(samples, by_teacher, by_student, strict=True)
+        for (_, ids), p, q in zip(samples, scores(samples, teacher), scores(samples, student), strict=True)
     ]
+
+
+def scores(samples: Sequence[tuple[list[int], list[int]]], scorer: Scorer) -> list[TopK]:
+    """What a scorer makes of the answers of (prompt, answer) pairs. Its weights are in memory only meanwhile."""
+    from trainers.scorers import Row
+
+    rows = [Row(prompt + ids, [0] * len(prompt) + [1] * len(ids)) for prompt, ids in samples]
+    scorer.load()
+    try:
+        return [score for group in scorer.score(rows) for score in group]
+    finally:
+        scorer.close()

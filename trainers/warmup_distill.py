@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
-from trainers.corrections import Checked, Edit, Margin, Pick, begun_again, check, flagged, replaced
+from trainers.corrections import Checked, Edit, Margin, Pick, begun_again, check, flagged, replaced, scores
 from trainers.distill import COLUMNS, DistillOptions, ScoredOptions
 from trainers.generate import SamplingOptions, generate
 from trainers.students import TrainerError, load_causal_lm, load_tokenizer, tokenizer_digest, vocabulary_difference
 from trainers.training import RowOptions, StudentOptions, TrainingOptions, read_rows, say
 
 if TYPE_CHECKING:
-    from trainers.scorers import ModelScorer
+    from trainers.scorers import ModelScorer, Scorer
 
 Ids = list[int]
 
@@ -230,14 +230,11 @@ class Warmup:
         return ModelScorer(name, k=self.warm.candidates, dtype=self.student.dtype, batch_tokens=8192)
 
 
-def teacher_logprob(samples: Sequence[tuple[Ids, Ids]], teacher: Any) -> float:
+def teacher_logprob(samples: Sequence[tuple[Ids, Ids]], teacher: Scorer) -> float:
     """Mean over all tokens of the teacher's log-probability of the samples, in nats."""
     import numpy as np
 
-    from trainers.scorers import Row
-
-    rows = [Row(x + y, [0] * len(x) + [1] * len(y)) for x, y in samples]
-    return float(np.concatenate([s.token_logprob for group in teacher.score(rows) for s in group]).astype(float).mean())
+    return float(np.concatenate([score.token_logprob for score in scores(samples, teacher)]).astype(float).mean())
 
 
 def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: str, k: int = 32) -> float:
@@ -245,13 +242,12 @@ def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: str, k: i
     import torch
 
     from trainers.losses import Divergence, divergence_from_topk
-    from trainers.scorers import ModelScorer, Row
+    from trainers.scorers import ModelScorer
 
-    model: Any = load_causal_lm(student).eval()
-    rows = [Row(x + y, [0] * len(x) + [1] * len(y)) for x, y in answers]
     total, count = 0.0, 0
-    scores = [s for group in ModelScorer(teacher, k=k, dtype="float32", batch_tokens=8192).score(rows) for s in group]
-    for (x, y), score in zip(answers, scores, strict=True):
+    stored = scores(answers, ModelScorer(teacher, k=k, dtype="float32", batch_tokens=8192))
+    model: Any = load_causal_lm(student).eval()
+    for (x, y), score in zip(answers, stored, strict=True):
         with torch.inference_mode():
             states = model.base_model(input_ids=torch.tensor([x + y]), use_cache=False).last_hidden_state
             found = divergence_from_topk(
