@@ -24,9 +24,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from agentsys.metrics import score_corpus
+import pyarrow.parquet as pq
+
+from agentsys.metrics import mean_with_interval, score_corpus
 from agentsys.traces import Segment, Target, Trace, dump
 from graphs.drt import STUDENT
 from trainers.generate import SamplingOptions, generate
@@ -200,12 +202,25 @@ def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     warmup = Warmup(RowOptions(rows, max_length=size.max_length), size.options, warm, sampling, training)
     warmed = warmup.warmed()
     result: dict[str, Any] = {"before": warmup.report(size.student), "warmed": warmup.report(str(warmed))}
-    result |= distil_both(warmup, warmed, DistillOptions(), training)
+    distil_both(warmup, warmed, DistillOptions(), training)
     alone = fine_tune(rows, out / "sft", size)
     scored = ScoredOptions(rows=out / "scored" / "validation", max_length=size.max_length)
-    for name, student in (("untrained", size.student), ("SFT alone", str(alone))):
-        result[name] = measure(scored, StudentOptions(student), DistillOptions(), out / "measured")
+    folders = {"untrained": size.student, "SFT alone": str(alone)}
+    folders |= {name: str(out / name / "model") for name in ("distilled", "distilled-without")}
+    for name, student in folders.items():
+        found = measure(scored, StudentOptions(student), DistillOptions())
+        result[name] = {
+            "KL": with_interval([divergence / tokens for divergence, _, tokens in found]),
+            "cross-entropy": with_interval([ce / tokens for _, ce, tokens in found]),
+            "rows": len(found),
+        }
     return result
+
+
+def with_interval(values: list[float]) -> list[float]:
+    """The mean over rows with the ends of its 95 % bootstrap interval."""
+    score = mean_with_interval(values)
+    return [round(score.value, 3), round(score.low, 3), round(score.high, 3)]
 
 
 def part_4(data: Path, out: Path, size: Size) -> dict[str, Any]:
@@ -226,9 +241,43 @@ def part_5(data: Path, out: Path, size: Size) -> dict[str, Any]:
     if not (rows / "validation.parquet").exists():
         return {"missing": "too few pairs for a held-out side; collect more records"}
     training = DPOTraining(out / "dpo", epochs=3, learning_rate=2e-5 if size.lora else 1e-6, batch=4, seed=SEED)
-    final = train(PairOptions(rows, max_length=size.max_length), size.options, DPOOptions(), training)
-    names = {"eval_rewards/accuracies": "accuracy", "eval_rewards/margins": "margin", "eval_loss": "loss"}
-    return {short: final[name] for name, short in names.items()}
+    train(PairOptions(rows, max_length=size.max_length), size.options, DPOOptions(), training)
+    pairs = zip(preferences(rows, size.student), preferences(rows, str(out / "dpo" / "model")), strict=True)
+    before, after = zip(*pairs, strict=True)
+    gains = [new.total - old.total for old, new in zip(before, after, strict=True)]
+    return {
+        "held-out pairs": len(after),
+        "accuracy (gain of chosen over rejected)": with_interval([float(gain > 0) for gain in gains]),
+        "margin (nats)": with_interval(gains),
+        "chosen likelier per token, before": with_interval([float(pair.per_token > 0) for pair in before]),
+        "chosen likelier per token, after": with_interval([float(pair.per_token > 0) for pair in after]),
+    }
+
+
+class Preference(NamedTuple):
+    """log pi(chosen|prefix) - log pi(rejected|prefix) of a pair, of sums and of means over tokens."""
+
+    total: float
+    per_token: float
+
+
+def preferences(rows: Path, student: str) -> list[Preference]:
+    """What a student prefers of each held-out pair."""
+    import torch
+
+    model: Any = load_causal_lm(student)
+    model.eval()
+    found = []
+    for pair in pq.read_table(rows / "validation.parquet").to_pylist():
+        sides = []
+        for name in ("chosen_ids", "rejected_ids"):
+            ids = torch.tensor([pair["prompt_ids"] + pair[name]])
+            with torch.inference_mode():
+                logits = model(ids, logits_to_keep=len(pair[name]) + 1).logits[0, :-1].float().log_softmax(-1)
+            sides.append(logits.gather(1, torch.tensor(pair[name])[:, None]))
+        chosen, rejected = sides
+        found.append(Preference(float(chosen.sum() - rejected.sum()), float(chosen.mean() - rejected.mean())))
+    return found
 
 
 PARTS: dict[str, Callable[[Path, Path, Size], dict[str, Any]]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,7 +14,7 @@ from test_training import DIGEST, QUICK, losses, metrics, same, sft_row, weights
 from tiny import make_tiny, make_tokenizer
 from transformers import AutoModelForCausalLM
 
-from trainers.distill import DistillOptions, OnPolicyOptions, ScoredOptions, train, train_on_policy
+from trainers.distill import DistillOptions, OnPolicyOptions, ScoredOptions, measure, train, train_on_policy
 from trainers.losses import KINDS
 from trainers.students import TrainerError
 from trainers.teacher import Scoring, Speed
@@ -80,6 +82,7 @@ def test_the_loss_is_the_formula_however_it_is_batched(scored: Path, models: dic
     assert first["divergence"] == pytest.approx(kl, rel=2e-3), "stored in fp16"
     assert first["loss"] == pytest.approx(0.7 * first["divergence"] + 0.3 * ce, abs=1e-4)
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-4)
+    assert metrics(parts)[0]["divergence"] == pytest.approx(first["divergence"], abs=1e-5), "a mean over tokens"
     assert same(weights(parts), weights(whole), 2e-5)
 
 
@@ -120,6 +123,27 @@ def test_cut_rows_keep_the_scores_of_what_is_left(scored: Path, models: dict[str
     again = replace(out, out=tmp_path / "again")
     train(replace(rows, rows=tmp_path / "cut"), StudentOptions(str(models["student"])), DistillOptions(kd=0.5), again)
     assert losses(tmp_path)[0] == pytest.approx(losses(tmp_path / "again")[0], abs=1e-5)
+
+
+def test_a_student_is_measured_row_by_row(scored: Path, models: dict[str, Path]) -> None:
+    found = measure(ScoredOptions(rows=scored / "train"), StudentOptions(str(models["student"])), DistillOptions())
+    tokens = sum(count for *_, count in found)
+    kl, ce = by_hand(models, range(8), k=8)
+    assert sum(divergence for divergence, *_ in found) / tokens == pytest.approx(kl, rel=2e-3)
+    assert sum(cross for _, cross, _ in found) / tokens == pytest.approx(ce, abs=1e-4)
+
+
+def test_a_half_scored_folder_is_refused(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(scored / "train", tmp_path / "half")
+    manifest = json.loads((tmp_path / "half" / "manifest.json").read_text())
+    (tmp_path / "half" / "manifest.json").write_text(json.dumps(manifest | {"complete": False, "rows_scored": 3}))
+    with pytest.raises(TrainerError, match=r"3 of 8 rows are scored; run trainers/teacher.py again"):
+        train(
+            ScoredOptions(rows=tmp_path / "half"),
+            StudentOptions(str(models["student"])),
+            DistillOptions(),
+            TrainingOptions(tmp_path / "out"),
+        )
 
 
 def test_on_policy_through_trl(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:

@@ -172,10 +172,40 @@ def test_no_end_of_turn_follows_a_step_that_is_not_final() -> None:
 
 
 def test_a_stop_string_is_cut_from_a_step() -> None:
-    stopped = call("a", "Step one.", ids=plain("Step one.") + plain("\n\n"), stop_ids=len(plain("\n\n")))
+    """A server cuts it off the text and leaves its ids."""
+    stopped = call("a", "Step one.", ids=plain("Step one.") + plain("\n\n"), stop_ids=0, sampling={"stop": ["\n\n"]})
     other = call("b", "Step two.")
     row = one([stopped, other], [step("a", "b")])
     assert row["chosen_ids"] == plain("Step one."), "a stop string is no end of the turn"
+    assert row["ids_source"] == "engine"
+    rendered = Cutter(TOKENIZER, retokenise=True)
+    untold = replace(stopped, ids=None, prompt_ids=None)
+    (row,) = rows_of(trace("a", [untold, other], [step("a", "b")]), rendered)
+    assert row["chosen_ids"] == plain("Step one.")
+    assert row["ids_source"] == "re-tokenised", "one piece is enough"
+
+
+def test_rows_of_an_earlier_run_go(student: Path, tmp_path: Path) -> None:
+    run, cut = run_folder(tmp_path / "run", *varied(30)), Cut(str(student), tmp_path / "rows")
+    make_rows([run], cut, Filters(validation=0.5))
+    assert (tmp_path / "rows/sft/validation.parquet").exists()
+    make_rows([run], cut, Filters(validation=0))
+    assert not (tmp_path / "rows/sft/validation.parquet").exists(), "its inputs are all in train now"
+
+
+def test_one_bad_target_does_not_cost_the_others(student: Path, tmp_path: Path) -> None:
+    bad = Target("role", (sent("gone"), wrote("gone")))
+    mixed = trace("a", [call("x", "Good.")], [bad, Target("role", (sent("x"), wrote("x")), scores={"score": 1.0}), bad])
+    foreign = call("y", "A translation.", ids=[5, 6, 7, END])
+    other = trace("b", [foreign], [Target("role", (sent("y"), wrote("y")))])
+    run = run_folder(tmp_path / "run", mixed, other, mixed)
+    report = make_rows([run], Cut(str(student), tmp_path / "rows"), Filters(validation=0))
+    assert report.written["role", "train"] == 1
+    assert dict(report.dropped) == {
+        ("role", "a target points at call gone, which the trace does not have"): 4,
+        ("role", "token ids of another tokenizer, or none (--retokenise)"): 1,
+        ("role", "the same record of the same run twice"): 1,
+    }
 
 
 def test_tree_nodes_point_at_calls() -> None:
@@ -185,7 +215,7 @@ def test_tree_nodes_point_at_calls() -> None:
     target = Target("step", (sent("x"), node[0]), (sent("x"), node[1]), scores={"margin": 1.0})
     (row,) = rows_of(trace("a", calls, [target], tree=nodes), Cutter(TOKENIZER))
     assert row["chosen_ids"] == calls[0].ids
-    assert json.loads(row["lineage"])["nodes"] == ["root:0"]
+    assert json.loads(row["lineage"])["nodes"] == ["root:0", "root:1"]
 
 
 def test_another_tokenizers_ids_are_refused_and_retokenised_on_request() -> None:
@@ -217,7 +247,7 @@ def varied(count: int) -> list[Trace]:
 
 def test_files_load_and_no_input_is_on_both_sides(student: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", *varied(60))
-    again = run_folder(tmp_path / "again", *(replace(t, id=f"x{t.id}") for t in varied(60)))
+    again = run_folder(tmp_path / "again", *(replace(t, run="f01") for t in varied(60)))
     report = make_rows([run, again], Cut(str(student), tmp_path / "rows"), Filters(validation=0.3, near_duplicates=1))
     data = load_dataset("parquet", data_dir=str(tmp_path / "rows" / "sft"), cache_dir=str(tmp_path / "hf"))
     assert {split: len(rows) for split, rows in data.items()} == {
@@ -244,7 +274,7 @@ def test_filters_say_what_they_drop(student: Path, tmp_path: Path) -> None:
         ("sft", "longer than 200 tokens"): 1,
         ("sft", "near-duplicate"): 1,
         ("step", "margin is not above 1"): 2,
-        ("-", "a target points at call gone, which the trace does not have"): 1,
+        ("role", "a target points at call gone, which the trace does not have"): 1,
     }
     assert report.written["sft", "train"] == 4
     assert not (tmp_path / "rows" / "sft" / "validation.parquet").exists()

@@ -92,14 +92,11 @@ def test_loss_and_gradients_are_those_of_the_formula(rows: Path, student: Path, 
 def test_the_batch_holds_the_engines_ids_and_no_end_of_turn(rows: Path, student: Path, tmp_path: Path) -> None:
     trainer = trainer_on(rows, student, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
-    parent = call("root", "First, number 0.\n", ended=False)
-    sent_to_engine = [*(parent.prompt_ids or ()), *(parent.ids or ())]
+    parents = [call("root", f"First, number {i}.\n", ended=False) for i in range(4)]
+    sent_to_engine = [[*(parent.prompt_ids or ()), *(parent.ids or ())] for parent in parents]
     for ids, mask in zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True):
-        prompt = ids[: mask.index(1)]
-        assert prompt[: len(parent.prompt_ids or ())] == parent.prompt_ids
-        assert len(prompt) == len(sent_to_engine)
-        learned = [i for i, m in zip(ids, mask, strict=True) if m]
-        assert END not in learned
+        assert ids[: mask.index(1)] in sent_to_engine
+        assert END not in [i for i, m in zip(ids, mask, strict=True) if m]
 
 
 def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) -> None:

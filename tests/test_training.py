@@ -125,6 +125,15 @@ def test_gradient_checkpointing_changes_nothing(rows: Path, student: Path, tmp_p
     assert same(weights(plain), weights(saved), 1e-6)
 
 
+def test_the_seed_decides_new_adapters(rows: Path, student: Path, tmp_path: Path) -> None:
+    one, same_seed, other = (
+        weights(fine_tune(rows, student, tmp_path / name, lora=4, steps=1, seed=seed))
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    )
+    assert same(one, same_seed, 0)
+    assert not same(one, other, 1e-7)
+
+
 def test_what_a_training_leaves_behind(rows: Path, student: Path, tmp_path: Path) -> None:
     out = fine_tune(
         rows,
@@ -144,7 +153,7 @@ def test_what_a_training_leaves_behind(rows: Path, student: Path, tmp_path: Path
     assert evaluated[0][0] == 3
     assert evaluated[-1][1] < evaluated[0][1]
     card = (out / "README.md").read_text()
-    for word in ("SFT", str(rows), "eval_loss", "lora | 4", str(student), "12 rows"):
+    for word in ("SFT", str(rows), "eval_loss", "lora | 4", str(student), "12 examples"):
         assert word in card, word
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
     from peft import PeftModel

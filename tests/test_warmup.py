@@ -11,7 +11,7 @@ import pytest
 from test_training import QUICK, sft_row, write_rows
 from tiny import make_tiny
 
-from trainers.corrections import Checked, Edit, begun_again, flagged, replaced
+from trainers.corrections import Checked, Edit, begun_again, check, flagged, replaced
 from trainers.distill import DistillOptions
 from trainers.generate import SamplingOptions
 from trainers.students import TrainerError
@@ -74,17 +74,19 @@ def test_pairs_agree_up_to_the_first_flagged_token(edit: Edit, folder: Path, tmp
     warm = warmup(folder, tmp_path, edit=edit, max_edits=2)
     pairs = pq.read_table(warm.pairs() / "train.parquet").to_pylist()
     assert pairs
-    samples = dict(enumerate(json.loads((tmp_path / "samples.json").read_text())))
+    samples = warm.samples()
+    checked = check(samples, warm._scorer(str(folder / "teacher")), warm._scorer(str(folder / "student")))
     for pair in pairs:
-        assert pair["rejected_ids"] == samples[int(pair["input"])]
+        number = int(pair["id"].partition("#")[2])
         chosen, rejected = pair["chosen_ids"], pair["rejected_ids"]
-        assert chosen != rejected
+        assert rejected == samples[number][1]
         first = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+        assert first == np.flatnonzero(flagged(checked[number], "teacher_prob", 0.02))[0]
+        assert chosen[first] == checked[number].top_ids[first][0], "the teacher's likeliest token"
         if edit == "replace_token":
             assert len(chosen) == len(rejected)
             assert sum(a != b for a, b in zip(chosen, rejected, strict=True)) <= 2
         assert len(chosen) <= 12
-        assert first < 12
 
 
 def test_the_warm_up_brings_the_student_nearer_to_the_teacher(folder: Path, tmp_path: Path) -> None:
@@ -92,6 +94,8 @@ def test_the_warm_up_brings_the_student_nearer_to_the_teacher(folder: Path, tmp_
     warmed = warm.warmed()
     before, after = warm.report(str(folder / "student")), warm.report(str(warmed))
     assert after["teacher_logprob"] > before["teacher_logprob"]
+    with pytest.raises(TrainerError, match=r"warm-up: eta was 0.02 and is 0.5: name another --out"):
+        warmup(folder, tmp_path, eta=0.5)
     again = warmup(folder, tmp_path)
     stamp = (warmed / "model.safetensors").stat().st_mtime_ns
     assert again.warmed() == warmed
@@ -129,3 +133,13 @@ def test_bad_settings_get_one_line(folder: Path, tmp_path: Path) -> None:
         warmup(folder, tmp_path, teacher=str(other))
     with pytest.raises(TrainerError, match="no answer has a token below --eta"):
         warmup(folder, tmp_path / "o", eta=1e-9).pairs()
+    write_rows(tmp_path / "only" / "train.parquet", [sft_row(1)])
+    with pytest.raises(TrainerError, match=r"has no validation.parquet; the report needs held-out prompts"):
+        main(
+            RowOptions(tmp_path / "only"),
+            StudentOptions(str(folder / "student")),
+            WarmupOptions(str(folder / "teacher")),
+            SamplingOptions(),
+            DistillOptions(),
+            TrainingOptions(tmp_path / "out"),
+        )

@@ -70,10 +70,12 @@ class Cutter:
 
     def role(self, target: Target, trace: Trace) -> Tokens:
         """One call of a role: what the engine was sent, masked, and what it wrote."""
+        if len(target.segments) != 2:
+            raise TrainerError(f"record {trace.id}: a role target is what a call was sent and what it wrote")
         prompt, reply = target.segments
-        sent, source = self._sent(_call(trace, prompt.prompt), trace)
-        written, _ = self._written(_call(trace, reply.call), trace, last=True)
-        return Tokens(sent + written, [0] * len(sent) + [1] * len(written), source)
+        sent, before = self._sent(_call(trace, prompt.prompt), trace)
+        written, after = self._written(_call(trace, reply.call), trace, last=True)
+        return Tokens(sent + written, [0] * len(sent) + [1] * len(written), _one_source(before, after))
 
     def step(self, target: Target, trace: Trace) -> StepTokens:
         """A preference pair: segments that both sides share are the prefix.
@@ -86,14 +88,14 @@ class Cutter:
         shared = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
         if shared == 0:
             raise TrainerError(f"record {trace.id}: the two sides of a step target share no prefix, or all of it")
-        prompt, source = self._exact(target.segments[:shared], trace, last=False)
-        chosen, _ = self._exact(target.segments[shared:], trace, last=True)
-        rejected, _ = self._exact(target.rejected[shared:], trace, last=True)
-        return StepTokens(prompt, chosen, rejected, source)
+        prompt, *sources = self._exact(target.segments[:shared], trace, last=False)
+        chosen, *more = self._exact(target.segments[shared:], trace, last=True)
+        rejected, *rest = self._exact(target.rejected[shared:], trace, last=True)
+        return StepTokens(prompt, chosen, rejected, _one_source(*sources, *more, *rest))
 
     def _exact(self, segments: Sequence[Segment], trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         ids: list[int] = []
-        source: IdsSource = "engine"
+        sources: list[IdsSource] = []
         for i, segment in enumerate(segments):
             if segment.text is not None:
                 raise TrainerError(f"record {trace.id}: a step target holds literal text, which no engine wrote")
@@ -103,10 +105,11 @@ class Cutter:
                 call = _call(trace, _call_key(segment, trace))
                 piece, source = self._written(call, trace, last=last and i == len(segments) - 1)
             ids += piece
-        return ids, source
+            sources.append(source)
+        return ids, _one_source(*sources)
 
     def _sent(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
-        if self._readable(call, trace) and call.prompt_ids is not None:
+        if self._kept(call, trace) is not None and call.prompt_ids is not None:
             return call.prompt_ids, "engine"
         pieces = self._pieces(tuple(message["role"] for message in call.messages))
         contents = [str(message["content"]) for message in call.messages]
@@ -117,26 +120,38 @@ class Cutter:
 
     def _written(self, call: Call, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         """What a call wrote, without a stop string; with the end of the turn only where the turn ended and `last`."""
-        if self._readable(call, trace) and call.ids is not None:
-            kept = len(call.ids) - call.stop_ids
+        kept = self._kept(call, trace)
+        if kept is not None and call.ids is not None:
             ended = call.ids[kept:] if last and set(call.ids[kept:]) <= self._turn_ends else []
             return call.ids[:kept] + ended, "engine"
-        ended = [self.end_of_turn] if last and call.finish == "stop" else []
-        return self.encode(call.text) + ended, "re-tokenised"
+        stopped = call.finish == "stop" and not call.sampling.get("stop")  # a stop string does not end the turn
+        return self.encode(call.text) + ([self.end_of_turn] if last and stopped else []), "re-tokenised"
 
-    def _readable(self, call: Call, trace: Trace) -> bool:
-        """Whether the call's ids mean its text in the student's tokenizer. Raises OtherTokenizer."""
+    def _kept(self, call: Call, trace: Trace) -> int | None:
+        """How many of the call's ids are its text; None to re-tokenise. Raises OtherTokenizer, TrainerError."""
         where = f"record {trace.id}, call {call.key}"
-        if call.ids is None:
+        if not call.text:
+            raise TrainerError(f"{where}: an empty reply")
+        if call.ids is None or call.prompt_ids is None:
             reason = f"{where}: the server told no token ids"
+        elif (kept := self._text_ids(call.ids, call.stop_ids, call.text)) is not None:
+            return kept
         else:
-            text = self.tokenizer.decode(call.ids[: len(call.ids) - call.stop_ids])
-            if text.rstrip("\ufffd") == call.text.rstrip("\ufffd"):  # a limit may cut a character in two
-                return True
             reason = f"{where}: its ids, written by {call.model}, are another tokenizer's"
         if not self.retokenise:
             raise OtherTokenizer(f"{reason}; --retokenise makes rows from the texts, or name a student of that family")
-        return False
+        return None
+
+    def _text_ids(self, ids: list[int], stop_ids: int, text: str) -> int | None:
+        """How many ids decode to the text: all but the stop ids, or fewer where a stop string was cut off the text."""
+        wanted = text.rstrip("\ufffd")  # a limit may cut a character in two
+        for kept in range(len(ids) - stop_ids, 0, -1):
+            found = self.tokenizer.decode(ids[:kept]).rstrip("\ufffd")
+            if found == wanted:
+                return kept
+            if not found.startswith(wanted):
+                return None
+        return None
 
     def _pieces(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         try:
@@ -179,6 +194,11 @@ class Cutter:
 class _Piece:
     text: str
     learned: bool
+
+
+def _one_source(*sources: IdsSource) -> IdsSource:
+    """`engine` only if all pieces are."""
+    return next((source for source in sources if source != "engine"), "engine")
 
 
 def _messages(segments: Sequence[Segment], trace: Trace) -> list[tuple[str, list[_Piece]]]:
@@ -224,7 +244,7 @@ def lineage(target: Target, trace: Trace) -> dict[str, Any]:
         "run": trace.run,
         "system": trace.system,
         "source": trace.source,
-        "nodes": [segment.node for segment in target.segments if segment.node is not None],
+        "nodes": [s.node for s in (*target.segments, *(target.rejected or ())) if s.node is not None],
         "calls": [_written_by(call) for call in calls],
     }
 

@@ -16,7 +16,8 @@ with D one of the divergences of trainers/losses.py between teacher p and studen
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from trainers.training import (
     fit,
     fit_length,
     load_student,
+    memory_errors,
     read_rows,
     say,
 )
@@ -93,6 +95,10 @@ def _scored(folder: Path, tokenizer: Any) -> Dataset:
     shards = sorted(folder.glob("scored-*.parquet")) if folder.is_dir() else [folder]
     if not shards:
         raise TrainerError(f"{folder}: no scored-*.parquet here; trainers/teacher.py scores rows")
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and not (about := json.loads(manifest.read_text(encoding="utf-8"))).get("complete", True):
+        done = f"{about['rows_scored']} of {about['rows_in_all']} rows are scored"
+        raise TrainerError(f"{folder}: {done}; run trainers/teacher.py again, it goes on from there")
     needed = COLUMNS | dict.fromkeys(TOP_K, "trainers/teacher.py adds it to rows")
     parts = [read_rows(shard, needed, tokenizer)["train"] for shard in shards]
     return concatenate_datasets([part.select_columns(list(needed)) for part in parts])
@@ -131,6 +137,8 @@ def add_topk_loss(model: Any, divergence: Any, kd: float) -> None:
     With `top_ids` in its inputs, forward returns trainers.losses.Losses, summed over the batch, in place of logits; the
     head is applied to learned positions only, some at a time.
     """
+    import torch
+
     from trainers.losses import divergence_from_topk
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -141,6 +149,8 @@ def add_topk_loss(model: Any, divergence: Any, kd: float) -> None:
             return usual(labels=labels, **inputs)
         top_logprobs, tail = inputs.pop("top_logprobs"), inputs.pop("tail")
         states = self.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        if torch.is_autocast_enabled(states.device.type):
+            states = states.to(torch.get_autocast_dtype(states.device.type))
         learned = labels[:, 1:] != -100  # position t - 1 predicts token t
         return divergence_from_topk(
             states[:, :-1][learned],
@@ -166,16 +176,15 @@ def offline_trainer(**arguments: Any) -> Any:
         def __init__(self, **given: Any) -> None:
             super().__init__(**given)
             self.model_accepts_loss_kwargs = True  # so that the learned tokens of an accumulated step are counted
-            self._means: dict[str, list[float]] = defaultdict(list)
+            self._sums: dict[bool, Any] = {}
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             losses = model(**inputs)
             count = (inputs["labels"][:, 1:] != -100).sum()
-            for name in ("divergence", "cross_entropy"):
-                mark = "" if model.training else "eval_"
-                self._means[mark + name].append(float(getattr(losses, name) / count))
+            sums = torch.stack([losses.divergence, losses.cross_entropy, count.float()]).detach()
+            self._sums[model.training] = self._sums.get(model.training, 0) + sums
             processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             tokens, share = (count, 1) if num_items_in_batch is None else (num_items_in_batch, processes)
             loss = losses.loss / tokens * share
@@ -187,10 +196,12 @@ def offline_trainer(**arguments: Any) -> Any:
             return loss, None, None
 
         def log(self, logs: dict[str, float], *rest: Any) -> None:
-            evaluated = any(name.startswith("eval_") for name in logs)
-            for name in [name for name in self._means if name.startswith("eval_") == evaluated]:
-                values = self._means.pop(name)
-                logs[name] = sum(values) / len(values)
+            """Add the means over the learned tokens since the last log, of all processes."""
+            training = not any(name.startswith("eval_") for name in logs)
+            if training in self._sums:
+                divergence, cross_entropy, count = self.accelerator.reduce(self._sums.pop(training), "sum").tolist()
+                mark = "" if training else "eval_"
+                logs[mark + "divergence"], logs[mark + "cross_entropy"] = divergence / count, cross_entropy / count
             super().log(logs, *rest)
 
     return TopKTrainer(**arguments)
@@ -205,7 +216,7 @@ def train(
     from trainers.losses import Divergence
 
     divergence = Divergence(distill.divergence, distill.beta, distill.skew)
-    model, tokenizer = load_student(student)
+    model, tokenizer = load_student(student, training.seed)
     splits = scored_splits(rows, tokenizer)
     check_width(model, splits)
     add_topk_loss(model, divergence, distill.kd)
@@ -223,28 +234,38 @@ def train(
     return fit(trainer, "Distillation", training, student, rows, distill)
 
 
-def measure(rows: ScoredOptions, student: StudentOptions, distill: DistillOptions, out: Path) -> dict[str, float]:
-    """Divergence and cross-entropy of a student on scored rows (`--rows`), in nats a learned token. Trains nothing."""
-    from transformers import TrainingArguments
+def measure(rows: ScoredOptions, student: StudentOptions, distill: DistillOptions) -> list[tuple[float, float, int]]:
+    """Divergence and cross-entropy of a student on each scored row, in nats, and the row's learned tokens.
+
+    Both are sums over the row's learned tokens. Trains nothing.
+    """
+    import torch
 
     from trainers.losses import Divergence
 
     model, tokenizer = load_student(student)
-    data = scored_splits(replace(rows, validation=None), tokenizer)
-    check_width(model, data)
+    data = scored_splits(replace(rows, validation=None), tokenizer)["train"]
     add_topk_loss(model, Divergence(distill.divergence, distill.beta, distill.skew), distill.kd)
-    settings = configuration(TrainingArguments, TrainingOptions(out), label_names=["labels"], report_to=[])
-    trainer = offline_trainer(model=model, args=settings, data_collator=ScoredCollator(tokenizer.pad_token_id))
-    found = trainer.evaluate(data["train"])
-    return {name: found[f"eval_{name}"] for name in ("divergence", "cross_entropy")}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.eval().to(device)
+    collate, found = ScoredCollator(tokenizer.pad_token_id), []
+    for row in data:
+        with torch.inference_mode():
+            losses = model(**{name: part.to(device) for name, part in collate([row]).items()})
+        found.append((float(losses.divergence), float(losses.cross_entropy), sum(row["loss_mask"])))
+    return found
 
 
 def check_width(model: Any, splits: dict[str, Dataset]) -> None:
     """Raises TrainerError if the teacher's ids reach beyond the student's head."""
+    import pyarrow.compute as pc
+
     width = model.get_output_embeddings().weight.shape[0]
-    highest = max(max(ids) for rows in splits.values() for ids in rows["teacher_ids"] if ids)
-    if highest >= width:
-        raise TrainerError(f"the teacher's ids go up to {highest}, the student has {width}: another model family")
+    for rows in splits.values():
+        for batch in rows.select_columns(["teacher_ids"]).with_format("arrow").iter(1024):
+            highest = pc.max(pc.list_flatten(batch["teacher_ids"])).as_py()
+            if highest is not None and highest >= width:
+                raise TrainerError(f"the teacher's ids go up to {highest}, the student has {width}: another family")
 
 
 def train_on_policy(
@@ -269,8 +290,11 @@ def train_on_policy(
         raise TrainerError(f"with --teacher: --divergence is one of {', '.join(betas)} and --kd 1; TRL has no other")
     if reason := vocabulary_difference(load_tokenizer(student.student), load_tokenizer(on_policy.teacher)):
         raise TrainerError(f"--teacher {on_policy.teacher}: {reason}")
-    model, tokenizer = load_student(student)
-    splits = {name: _prompts(data, rows.max_length) for name, data in read_rows(rows.rows, COLUMNS, tokenizer).items()}
+    model, tokenizer = load_student(student, training.seed)
+    prompts = _prompts(read_rows(rows.rows, COLUMNS, tokenizer)["train"], rows.max_length)
+    needed = training.batch * int(os.environ.get("WORLD_SIZE", "1"))
+    if len(prompts) < needed:
+        raise TrainerError(f"{len(prompts)} prompts do not fill one step of {needed}: lower --batch")
     args = configuration(
         DistillationConfig,
         training,
@@ -282,7 +306,7 @@ def train_on_policy(
         model=model,
         teacher_model=load_causal_lm(on_policy.teacher, student.dtype),
         args=args,
-        train_dataset=splits["train"],
+        train_dataset=prompts,
         processing_class=tokenizer,
     )
     return fit(trainer, "On-policy distillation", training, student, rows, distill, on_policy)
@@ -290,6 +314,7 @@ def train_on_policy(
 
 def _prompts(rows: Dataset, longest: int) -> Dataset:
     """What stands before the first learned token of each row."""
+    rows = rows.filter(lambda row: 1 in row["loss_mask"])
     prompts = rows.map(lambda row: {"prompt": row["input_ids"][: row["loss_mask"].index(1)]}, desc="prompts")
     kept = prompts.filter(lambda row: len(row["prompt"]) <= longest).select_columns(["prompt"])
     if len(kept) < len(rows):
@@ -307,10 +332,11 @@ def main(
     training: TrainingOptions,
 ) -> None:
     """Distil a teacher into a student: from stored top-k, or on-policy with --teacher."""
-    if on_policy.teacher:
-        train_on_policy(rows, student, distill, on_policy, training)
-    else:
-        train(rows, student, distill, training)
+    with memory_errors(training):
+        if on_policy.teacher:
+            train_on_policy(rows, student, distill, on_policy, training)
+        else:
+            train(rows, student, distill, training)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def generate(
     batches = [order[at : at + sampling.sample_batch] for at in range(0, len(order), sampling.sample_batch)]
     answers: dict[int, list[int]] = {}
     console = Console(stderr=True)
-    model.eval()
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     for batch in track(batches, "generating", console=console, disable=not console.is_terminal):
         answers |= zip(batch, _answer(model, tokenizer, [prompts[i] for i in batch], sampling), strict=True)
     return [answers[i] for i in range(len(prompts))]

@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -71,21 +72,23 @@ class Report:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def rows_of(trace: Trace, cutter: Cutter, roles: Sequence[str] = ()) -> Iterator[Row]:
-    """One row for each target of a kept trace. Raises TrainerError, OtherTokenizer among them."""
+def rows_of(trace: Trace, cutter: Cutter) -> Iterator[Row]:
+    """One row for each target of a trace. Raises TrainerError, OtherTokenizer among them."""
     for number, target in enumerate(trace.targets):
-        about = lineage(target, trace)
-        if target.kind == "role" and roles and about["calls"][0]["role"] not in roles:
-            continue
-        row = {
-            "id": f"{trace.id}#{number}",
-            "kind": target.kind,
-            "source": trace.source,
-            "input": _input_digest(trace),
-            "lineage": json.dumps(about, ensure_ascii=False),
-            "scores": json.dumps(dict(target.scores)),
-        }
-        yield row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, cutter)
+        yield row_of(trace, number, target, cutter)
+
+
+def row_of(trace: Trace, number: int, target: Target, cutter: Cutter) -> Row:
+    """The row of a trace's target. Raises TrainerError, OtherTokenizer among them."""
+    row = {
+        "id": f"{trace.run}/{trace.id}#{number}",
+        "kind": target.kind,
+        "source": trace.source,
+        "input": _input_digest(trace),
+        "lineage": json.dumps(lineage(target, trace), ensure_ascii=False),
+        "scores": json.dumps(dict(target.scores)),
+    }
+    return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, cutter)
 
 
 def _text_columns(target: Target, trace: Trace, cutter: Cutter) -> Row:
@@ -131,11 +134,16 @@ class Sieve:
 
     def __init__(self, filters: Filters) -> None:
         self.filters = filters
+        self._ids: set[str] = set()
         self._seen: dict[str, Any] = {}
+        self._sketches: list[Any] = []
 
     def reason(self, row: Row) -> str | None:
         """Why a row is dropped; None if it stays."""
         filters, scores = self.filters, json.loads(row["scores"])
+        if row["id"] in self._ids:
+            return "the same record of the same run twice"
+        self._ids.add(row["id"])
         if row["kind"] == "step":
             length = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
             if row["chosen_ids"] == row["rejected_ids"]:
@@ -158,34 +166,57 @@ class Sieve:
         return "validation" if int.from_bytes(digest[:6]) / 2**48 < self.filters.validation else "train"
 
     def _repeats(self, row: Row) -> bool:
+        """Whether an earlier text is as similar. Only an sft row is compared with those of other inputs: a judge may
+        well give two inputs the same answer."""
         from datasketch import MinHash, MinHashLSH
 
+        limit = self.filters.near_duplicates
         text = " ".join((row["text"] + row.get("rejected", "")).split())
-        sketch = MinHash(num_perm=64)
-        sketch.update_batch([text[i : i + 5].encode() for i in range(max(1, len(text) - 4))])
-        index = self._seen.setdefault(row["kind"], MinHashLSH(threshold=self.filters.near_duplicates, num_perm=64))
-        if index.query(sketch):
+        mark = "" if row["kind"] == "sft" else row["input"]
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch([(mark + text[i : i + 5]).encode() for i in range(max(1, len(text) - 4))])
+        index = self._seen.setdefault(row["kind"], MinHashLSH(threshold=limit, num_perm=128))
+        if any(sketch.jaccard(self._sketches[near]) >= limit for near in index.query(sketch)):
             return True
-        index.insert(row["id"], sketch)
+        self._sketches.append(sketch)
+        index.insert(len(self._sketches) - 1, sketch)
         return False
 
 
 def make_rows(runs: Iterable[Path], cut: Cut, filters: Filters) -> Report:
-    """Rows of all kept traces. Files appear whole at the end. Raises TrainerError."""
+    """Rows of all kept traces. Files appear whole at the end, and those of an earlier run go. Raises TrainerError.
+
+    A target that cannot be cut is counted with the reason.
+    """
     tokenizer = load_tokenizer(cut.student)
     cutter, sieve, report = Cutter(tokenizer, cut.retokenise), Sieve(filters), Report()
+    unreadable: list[OtherTokenizer] = []
     with Writer(cut.out, tokenizer_digest(tokenizer)) as writer:
-        for trace in _kept(runs):
+        for trace, number, target in _targets(runs, cut.role):
             try:
-                for row in rows_of(trace, cutter, cut.role):
-                    _take(row, sieve, report, writer)
-            except OtherTokenizer:
-                raise
+                row = row_of(trace, number, target, cutter)
+            except OtherTokenizer as err:
+                unreadable.append(err)
+                report.dropped[target.kind, "token ids of another tokenizer, or none (--retokenise)"] += 1
             except TrainerError as err:
-                report.dropped["-", str(err).partition(": ")[2] or str(err)] += 1
+                report.dropped[target.kind, str(err).partition(": ")[2] or str(err)] += 1
+            else:
+                _take(row, sieve, report, writer)
+        if unreadable and not report.written:
+            raise unreadable[0]
         if not report.written:
             raise TrainerError(f"no rows: {_reasons(report) or 'no kept trace has a target'}")
     return report
+
+
+def _targets(runs: Iterable[Path], roles: Sequence[str]) -> Iterator[tuple[Trace, int, Target]]:
+    """The targets of kept traces with their numbers; of kind `role` only those of these roles, if any are named."""
+    for trace in _kept(runs):
+        by_key = {call.key: call.role for call in trace.calls}
+        for number, target in enumerate(trace.targets):
+            wrote = {by_key.get(segment.call) for segment in target.segments if segment.call}
+            if target.kind != "role" or not roles or wrote & set(roles):
+                yield trace, number, target
 
 
 def _take(row: Row, sieve: Sieve, report: Report, writer: Writer) -> None:
@@ -239,6 +270,9 @@ class Writer:
                 part.unlink()
             else:
                 os.replace(part, self.out / kind / f"{side}.parquet")
+        for kind, side in product(KINDS, ("train", "validation")):
+            if not failed and (kind, side) not in self._files:  # an earlier run's rows: not split as these are
+                (self.out / kind / f"{side}.parquet").unlink(missing_ok=True)
 
     def _part(self, kind: str, side: str) -> Path:
         return self.out / kind / f".{side}.parquet.part"

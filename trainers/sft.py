@@ -20,6 +20,7 @@ from trainers.training import (
     fit,
     fit_length,
     load_student,
+    memory_errors,
     read_rows,
 )
 
@@ -53,7 +54,7 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
     class Trainer(Guarded, SFTTrainer):
         pass
 
-    model, tokenizer = load_student(student)
+    model, tokenizer = load_student(student, training.seed)
     splits = {
         split: labelled(fit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
     }
@@ -72,7 +73,8 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
 
 def main(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: TrainingOptions) -> None:
     """Supervised fine-tuning on rows: loss on the learned tokens only."""
-    train(rows, student, sft, training)
+    with memory_errors(training):
+        train(rows, student, sft, training)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from trainers.training import (
     configuration,
     fit,
     load_student,
+    memory_errors,
     read_rows,
     say,
 )
@@ -110,7 +111,7 @@ def train(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training:
     """
     from trl import DPOConfig
 
-    model, tokenizer = load_student(student)
+    model, tokenizer = load_student(student, training.seed)
     splits = {split: pairs_that_fit(data, rows) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()}
     more: dict[str, Any] = {
         "beta": dpo.beta,
@@ -132,7 +133,8 @@ def train(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training:
 
 def main(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training: DPOTraining) -> None:
     """Step-level DPO on rows: token ids are handed over, nothing is tokenised again."""
-    train(rows, student, dpo, training)
+    with memory_errors(training):
+        train(rows, student, dpo, training)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ The output folder:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -189,10 +190,13 @@ def _cut(row: Mapping[str, Any], length: int) -> dict[str, Any]:
     return cut
 
 
-def load_student(options: StudentOptions) -> tuple[Any, Any]:
-    """Model and tokenizer; with LoRA the model is a PEFT model. Raises TrainerError."""
+def load_student(options: StudentOptions, seed: int = 0) -> tuple[Any, Any]:
+    """Model and tokenizer; with LoRA a PEFT model, whose new weights `seed` decides. Raises TrainerError."""
+    from transformers import set_seed
+
     tokenizer = load_tokenizer(options.student)
     model = load_causal_lm(options.student, options.dtype)
+    set_seed(seed)
     return (add_lora(model, options.lora) if options.lora else model), tokenizer
 
 
@@ -238,26 +242,39 @@ def fit(trainer: Any, method: str, training: TrainingOptions, *options: Any) -> 
     from trainers.reporting import MetricsFile, write_results
 
     out = training.out
+    if trainer.is_fsdp_enabled and method == "Distillation":
+        raise TrainerError("distillation does not run under FSDP, which rounds the stored teacher: launch without it")
     settings = {"method": method, **_settings(trainer, training, *options)}
     checkpoint = _start(out, training, settings)
     trainer.add_callback(MetricsFile(out))
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "runs"))
     with memory_errors(training):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         final = trainer.evaluate() if trainer.eval_dataset is not None else {}
     save_student(trainer, out)
     if main_process():
         write_results(out, settings, final)
+    trainer.accelerator.wait_for_everyone()
     return {name: float(value) for name, value in final.items()}
 
 
 def _settings(trainer: Any, *options: Any) -> dict[str, Any]:
     """What a resumed training must agree on."""
     ignored = {"resume", "out", "checkpoints", "log_every"}
-    flat: dict[str, Any] = {"train_rows": len(trainer.train_dataset)}
+    flat: dict[str, Any] = {"train_examples": len(trainer.train_dataset), "train_sha256": digest(trainer.train_dataset)}
+    flat["processes"] = trainer.accelerator.num_processes
     for group in options:
         flat |= {name: str(v) if isinstance(v, Path) else v for name, v in asdict(group).items() if name not in ignored}
     return flat
+
+
+def digest(rows: Dataset) -> str:
+    """SHA-256 over the ids of the rows, shortened: whether a resumed training sees what it saw before."""
+    name = next(name for name in ("input_ids", "prompt_ids", "prompt") if name in rows.column_names)
+    found = hashlib.sha256()
+    for batch in rows.select_columns([name]).with_format("arrow").iter(1024):
+        for buffer in batch.column(name).combine_chunks().buffers():
+            found.update(buffer or b"")
+    return found.hexdigest()[:16]
 
 
 def _start(out: Path, training: TrainingOptions, settings: Mapping[str, Any]) -> Path | None:
@@ -270,15 +287,26 @@ def _start(out: Path, training: TrainingOptions, settings: Mapping[str, Any]) ->
     elif not checkpoint:
         raise TrainerError(f"--resume: {out} holds no checkpoint; start without --resume")
     else:
-        then = json.loads(file.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(settings))
-        if changed := [name for name in now | then if now.get(name) != then.get(name)]:
-            name = changed[0]
-            raise TrainerError(f"--resume: {name} was {then.get(name)} and is {now.get(name)}; settings must agree")
+        refuse_changes(file, settings, "--resume needs the same settings, or name another --out")
     if main_process():
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_settings(file, settings)
     return checkpoint
+
+
+def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(file)
+
+
+def refuse_changes(file: Path, settings: Mapping[str, Any], fix: str) -> None:
+    """Raises TrainerError that names a setting which is not what it was when `file` was written."""
+    then, now = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+    if changed := [name for name in now | then if now.get(name) != then.get(name)]:
+        name = changed[0]
+        raise TrainerError(f"{name} was {then.get(name)} and is {now.get(name)}: {fix}")
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -295,15 +323,23 @@ def save_student(trainer: Any, out: Path) -> None:
     if not main_process():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    tokenizer = trainer.processing_class
+    tokenizer, dtype = trainer.processing_class, stored_dtype(model)
     if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(out / "adapter")
+        model.save_pretrained(out / "adapter", state_dict=state, selected_adapters=["default"])
         tokenizer.save_pretrained(out / "adapter")
-        model, state = model.merge_and_unload(), None
-    if state is not None:
-        state = {name: weight.to(stored_dtype(model)) for name, weight in state.items()}
-    model.to(stored_dtype(model)).save_pretrained(out / "model", state_dict=state)
+        merged = merge(model.get_base_model().config._name_or_path, out / "adapter")
+        merged.to(dtype).save_pretrained(out / "model")
+    else:
+        whole = {name: weight.to(dtype) for name, weight in state.items()}
+        model.to(dtype).save_pretrained(out / "model", state_dict=whole)
     tokenizer.save_pretrained(out / "model")
+
+
+def merge(base: str, adapter: Path) -> Any:
+    """The base's weights with the adapter's added, read from disk: those in memory may be spread over processes."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_causal_lm(base), adapter).merge_and_unload()
 
 
 def stored_dtype(model: Any) -> Any:

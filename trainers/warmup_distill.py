@@ -7,15 +7,18 @@
 token takes their place, and perhaps a model goes on from there. 5. Warm up: DPO with the corrected answer chosen and
 the student's own rejected. 6. Distil (--distil) from stored top-k, with and without the warm-up.
 
-The output folder: `samples.json`, `pairs/train.parquet`, `warm/` (the DPO run; `warm/model` is the warmed student),
-`report.json`; with --distil also `distilled/` and `distilled-without/`. A stage that is there is not done again.
+The output folder: `warmup.json` (settings), `samples.json`, `pairs/train.parquet`, `warm/` (the DPO run; the warmed
+student is `warm/model`), `report.json`; with --distil also `distilled/` and `distilled-without/`. A stage that is there
+is not done again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +27,16 @@ from trainers.corrections import Checked, Edit, Margin, Pick, begun_again, check
 from trainers.distill import COLUMNS, DistillOptions, ScoredOptions
 from trainers.generate import SamplingOptions, generate
 from trainers.students import TrainerError, load_causal_lm, load_tokenizer, tokenizer_digest, vocabulary_difference
-from trainers.training import RowOptions, StudentOptions, TrainingOptions, read_rows, say
+from trainers.training import (
+    RowOptions,
+    StudentOptions,
+    TrainingOptions,
+    memory_errors,
+    read_rows,
+    refuse_changes,
+    say,
+    write_settings,
+)
 
 if TYPE_CHECKING:
     from trainers.scorers import ModelScorer, Scorer
@@ -67,15 +79,31 @@ class Warmup:
         self, rows: RowOptions, student: StudentOptions, warm: WarmupOptions, sampling: SamplingOptions,
         training: TrainingOptions,
     ) -> None:  # fmt: skip
-        """Raises TrainerError where the tokenizers differ or there are no rows."""
+        """Raises TrainerError where the tokenizers differ, rows are missing, or --out holds another warm-up."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise TrainerError("a warm-up is one process; train on its pairs/ with step_dpo.py to use several")
         self.rows, self.student, self.warm, self.sampling, self.training = rows, student, warm, sampling, training
         self.tokenizer = load_tokenizer(student.student)
         if reason := vocabulary_difference(self.tokenizer, load_tokenizer(warm.teacher)):
             raise TrainerError(f"--teacher {warm.teacher}: {reason}")
         splits = read_rows(rows.rows, COLUMNS, self.tokenizer)
         self.prompts = _prompts(splits["train"], warm.prompts, rows.max_length)
-        self.held_out = _prompts(splits.get("validation", splits["train"]), warm.held_out, rows.max_length)
+        if "validation" not in splits:
+            raise TrainerError(f"{rows.rows} has no validation.parquet; the report needs held-out prompts")
+        self.held_out = _prompts(splits["validation"], warm.held_out, rows.max_length)
         self.out = training.out
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Stages that are there must have been made as they would be made now."""
+        parts = {"student": asdict(self.student), "warm-up": asdict(self.warm), "sampling": asdict(self.sampling)}
+        settings = {f"{part}: {n}": str(v) for part, group in parts.items() for n, v in group.items()}
+        settings |= {"rows": str(self.rows.rows), "prompts": _digest(self.prompts), "held_out": _digest(self.held_out)}
+        settings = {name: v for name, v in settings.items() if "distil" not in name} | {"seed": str(self.training.seed)}
+        file = self.out / "warmup.json"
+        if file.exists():
+            refuse_changes(file, settings, "name another --out for another warm-up")
+        write_settings(file, settings)
 
     def samples(self) -> list[tuple[Ids, Ids]]:
         """Stage 1: the student's answer y to each prompt x."""
@@ -83,10 +111,8 @@ class Warmup:
         if not file.exists():
             say(f"the student answers {len(self.prompts)} prompts")
             answers = self._generate(self.student.student, self.prompts)
-            file.write_text(json.dumps(answers), encoding="utf-8")
-        answers = json.loads(file.read_text(encoding="utf-8"))
-        if len(answers) != len(self.prompts):
-            raise TrainerError(f"{file} holds the answers to other prompts; name another --out")
+            write_settings(file, {"answers": answers})
+        answers = json.loads(file.read_text(encoding="utf-8"))["answers"]
         return [(x, y) for x, y in zip(self.prompts, answers, strict=True) if y]
 
     def pairs(self) -> Path:
@@ -164,8 +190,8 @@ class Warmup:
                  "edit": warm.edit, "pick": warm.pick}  # fmt: skip
         rows = [
             {
-                "id": f"warmup#{i}", "kind": "step", "source": str(self.rows.rows), "input": str(i),
-                "prompt": self.tokenizer.decode(x), "text": self.tokenizer.decode(y), "ids_source": "engine",
+                "id": f"warmup#{i}", "kind": "step", "source": str(self.rows.rows), "input": _digest([x]),
+                "prompt": self.tokenizer.decode(x), "text": self.tokenizer.decode(y), "ids_source": "corrected",
                 "rejected": self.tokenizer.decode(c.ids), "prompt_ids": x, "chosen_ids": y, "rejected_ids": c.ids,
                 "margin": float(flagged(c, warm.margin, warm.eta).sum()), "lineage": json.dumps(about),
                 "scores": json.dumps({"teacher_logprob": c.log_p.sum(), "student_logprob": c.log_q.sum()}),
@@ -211,8 +237,8 @@ class Warmup:
         """The teacher's own answers to the held-out prompts: the same text for every student."""
         file = self.out / "held_out.json"
         if not file.exists():
-            file.write_text(json.dumps(self._generate(self.warm.teacher, self.held_out)), encoding="utf-8")
-        answers = json.loads(file.read_text(encoding="utf-8"))
+            write_settings(file, {"answers": self._generate(self.warm.teacher, self.held_out)})
+        answers = json.loads(file.read_text(encoding="utf-8"))["answers"]
         return [(x, y) for x, y in zip(self.held_out, answers, strict=True) if y]
 
     def _generate(self, name: str, prompts: Sequence[Ids]) -> list[Ids]:
@@ -246,16 +272,18 @@ def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: str, k: i
 
     total, count = 0.0, 0
     stored = scores(answers, ModelScorer(teacher, k=k, dtype="float32", batch_tokens=8192))
-    model: Any = load_causal_lm(student).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = load_causal_lm(student)
+    model.eval().to(device)
     for (x, y), score in zip(answers, stored, strict=True):
         with torch.inference_mode():
-            states = model.base_model(input_ids=torch.tensor([x + y]), use_cache=False).last_hidden_state
+            states = model.base_model(input_ids=torch.tensor([x + y], device=device), use_cache=False).last_hidden_state
             found = divergence_from_topk(
                 states[0, len(x) - 1 : -1],
                 model.get_output_embeddings().weight,
-                torch.tensor(score.ids),
-                torch.tensor(score.logprobs),
-                torch.tensor(score.tail),
+                torch.tensor(score.ids, device=device),
+                torch.tensor(score.logprobs, device=device),
+                torch.tensor(score.tail, device=device),
                 Divergence("forward_kl"),
             )
         total, count = total + float(found.divergence), count + len(y)
@@ -264,8 +292,18 @@ def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: str, k: i
 
 def _prompts(rows: Any, count: int, longest: int) -> list[Ids]:
     """What stands before the first learned token, for the first rows whose prompt is short enough."""
-    found = [row["input_ids"][: row["loss_mask"].index(1)] for row in rows if 1 in row["loss_mask"]]
-    return [prompt for prompt in found if len(prompt) <= longest][:count]
+    found: list[Ids] = []
+    for row in rows.select_columns(["input_ids", "loss_mask"]):
+        prompt = row["input_ids"][: row["loss_mask"].index(1)] if 1 in row["loss_mask"] else []
+        if prompt and len(prompt) <= longest:
+            found.append(prompt)
+        if len(found) == count:
+            break
+    return found
+
+
+def _digest(prompts: Sequence[Ids]) -> str:
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
 
 
 def _begun(folder: Path) -> bool:
@@ -305,11 +343,11 @@ def main(
 ) -> None:
     """Warm a student up on its own corrected answers, and report what that does to its distance from the teacher."""
     warmup = Warmup(rows, student, warm, sampling, training)
-    training.out.mkdir(parents=True, exist_ok=True)
-    warmed = warmup.warmed()
-    report: dict[str, Any] = {"before": warmup.report(student.student), "after": warmup.report(str(warmed))}
-    if warm.distil:
-        report |= distil_both(warmup, warmed, distill, training)
+    with memory_errors(training):
+        warmed = warmup.warmed()
+        report: dict[str, Any] = {"before": warmup.report(student.student), "after": warmup.report(str(warmed))}
+        if warm.distil:
+            report |= distil_both(warmup, warmed, distill, training)
     (training.out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     print_report(report, print)
 
