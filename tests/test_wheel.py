@@ -77,10 +77,10 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def on_disk() -> Iterator[str]:
-    """What belongs into the wheel: all source files of the packages, prompts, examples, the mark for type checkers."""
+    """What belongs into the wheel: the packages' sources, prompts, examples, FSDP settings, the type checkers' mark."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*")):
-            if path.suffix in (".py", ".md", ".jsonl") or path.name == "py.typed":
+            if path.suffix in (".py", ".md", ".jsonl", ".yaml") or path.name == "py.typed":
                 yield path.relative_to(ROOT).as_posix()
 
 
