@@ -60,7 +60,8 @@ class Role(Generic[T]):
 
     `prompt` is a name under prompts/ ("drt/advisor"), a file, or a Prompt; `output` is str or a pydantic model. The
     role's name is the prompt's unless one is given. `sampling` holds the role's own settings (models.sampling); those
-    of a model spec win over them. A reply may be cut off by the token limit only where `whole` is False. `check` says
+    of a model spec win over them. A prompt whose last message is the assistant's is a reply begun: the model goes on
+    from its text. A reply may be cut off by the token limit only where `whole` is False. `check` says
     what is wrong with a value that parses, given the inputs, or None; the model is asked again with its words.
     """
 
@@ -111,8 +112,8 @@ class Role(Generic[T]):
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
-                unwanted = isinstance(err, _Unwanted)
-                messages = _reminded(asked, problem) if unwanted else [*asked, *_again(call.text, problem)]
+                shown = not isinstance(err, _Unwanted) and asked[-1]["role"] != "assistant"
+                messages = [*asked, *_again(call.text, problem)] if shown else _reminded(asked, problem)
         raise RoleError(f"{self.name} ({key}): no usable reply in {ATTEMPTS} attempts: {problem}")
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str) -> Call:
@@ -200,12 +201,13 @@ def load_prompt(prompt: str | Path) -> Prompt:
 
 
 def _reminded(asked: list[Message], problem: str) -> list[Message]:
-    """The request with what to mind at its end."""
-    *before, last = asked
+    """The request with what to mind at its end: before the answer, if the prompt has begun one."""
+    begun = asked[-1:] if asked[-1]["role"] == "assistant" else []
+    *before, last = asked[:-1] if begun else asked
     reminder = f"(An earlier reply was refused: {problem}.)"
     if isinstance(last["content"], str):
-        return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{reminder}")]
-    return [*asked, Message(role="user", content=reminder)]
+        return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{reminder}"), *begun]
+    return [*before, last, Message(role="user", content=reminder), *begun]
 
 
 def _again(text: str, problem: str) -> list[Message]:

@@ -1,8 +1,9 @@
-"""Scores from log-probabilities: the expectation of a number that a model writes."""
+"""Scores from log-probabilities: the expectation of a number that a model writes, the chances of how a reply begins."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from agentsys.models.chat import AgentChatModel
@@ -42,6 +43,27 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
         rest = sum(p * (10 * d + 5) for d, p in first.items() if d != 1)
         return (100 * hundred + rest) / sum(first.values())
     return sum(10.0**power * _mean(rows[i]) for power, i in enumerate(reversed(places)))
+
+
+async def opening_logprobs(context: Any, role: Role[Any], call: Call, openings: Sequence[str]) -> list[float | None]:
+    """The log-probability (natural) with which a reply could have begun with each of some texts: of their first tokens.
+
+    None where the reply came without alternatives, or the token is not among them.
+    """
+    if not call.top_logprobs:
+        return [None] * len(openings)
+    row = call.top_logprobs[0]
+    model = model_of(context, role)
+    found: list[float | None] = []
+    for opening in openings:
+        if call.top_ids is not None and isinstance(model, AgentChatModel):
+            ids = await model.token_ids(opening)
+            wanted = [token == ids[0] if ids else False for token in call.top_ids[0]]
+        else:
+            tokens = (call.top_tokens or [[]])[0]
+            wanted = [bool(token.strip()) and opening.startswith(token.strip()) for token in tokens]
+        found.append(max((p for p, fits in zip(row, wanted, strict=False) if fits), default=None))
+    return found
 
 
 def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, float]:

@@ -61,10 +61,11 @@ async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer
     """Ask a role with the model and the prompt that a context gives it.
 
     The context's field `<role>_model` is its model spec (empty: `model`), `<role>_prompt` a prompt text that takes the
-    place of its own (empty: its own). Raises RoleError, ModelError, SpecError or PromptError.
+    place of its own (empty: its own); roles that share a prompt file can share a field, `<file>_prompt`. Raises
+    RoleError, ModelError, SpecError or PromptError.
     """
     model = model_of(context, role)
-    text = getattr(context, f"{role.name}_prompt", "")
+    text = getattr(context, f"{role.name}_prompt", "") or getattr(context, f"{role.text.name}_prompt", "")
     return await (_with_prompt(role, text) if text else role).answer(model, key=key, **inputs)
 
 

@@ -31,11 +31,16 @@ def context_models(context: Any) -> dict[str, AgentChatModel]:
 def roles_of(graph: Any) -> dict[str, Role[Any]]:
     """The roles of a compiled graph, by name.
 
-    They are found where nodes can reach them: fields of the object whose methods the nodes are, and variables that a
-    node's function (or a function of its module that it calls) refers to; subgraphs are searched in the same way.
+    They are found where nodes can reach them: fields of the object whose methods the nodes are (and of dataclasses in
+    them), and variables that a node's function (or a function of its module that it calls) refers to; subgraphs are
+    searched in the same way. Of two with one name the second is called after its prompt as well.
     """
     seen: dict[int, Any] = {}
-    return {role.name: role for function in _functions(graph) for role in _reachable(function, seen)}
+    found: dict[str, Role[Any]] = {}
+    for function in _functions(graph):
+        for role in _reachable(function, seen):
+            found[role.name if role.name not in found else f"{role.name} ({role.text.name})"] = role
+    return found
 
 
 def _functions(graph: Any) -> list[Any]:
@@ -61,6 +66,8 @@ def _parts(value: Any) -> Iterable[Any]:
         return value.values()
     if isinstance(value, list | tuple | set | frozenset):
         return value
+    if is_dataclass(value) and not isinstance(value, type) and not callable(value):
+        return [getattr(value, item.name) for item in fields(value)]
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if inspect.ismethod(value):

@@ -39,8 +39,9 @@ An engine whose prefix cache belongs to its slots says how many itself: there a 
 """
 MANIFEST_SECONDS: Final = 5.0
 """The manifest's totals are on disk at least this often."""
-RESERVED: Final = ("dropped", "targets")
-"""What a graph's output may say of its trace: why it is dropped, and what is worth learning. The rest is the result."""
+RESERVED: Final = ("dropped", "targets", "tree")
+"""What a graph's output may say of its trace: why it is dropped, what is worth learning, its search tree. The rest is
+the result."""
 
 
 @dataclass(slots=True)
@@ -349,6 +350,7 @@ class Run:
             result=None if error else {name: value for name, value in output.items() if name not in RESERVED},
             targets=[] if error else targets,
             calls=recorder.calls,
+            tree=output.get("tree"),
             measured={"seconds": round(time.perf_counter() - started, 3)},
         )
 

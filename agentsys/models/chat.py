@@ -137,7 +137,8 @@ class EndpointChatModel(AgentChatModel):
 
     `ainvoke` takes, besides LangChain's arguments, `schema` (JSON schema that the reply must follow), `seed`,
     `sampling` (defaults for settings that the model spec leaves open) and `continue_ids` (token mode: ids of an answer
-    begun earlier, which the reply extends exactly; trailing stop tokens are cut).
+    begun earlier, which the reply extends exactly; trailing stop tokens are cut). Where the last message is the
+    assistant's, the reply goes on from its text.
     """
 
     engine: Any
@@ -164,8 +165,18 @@ class EndpointChatModel(AgentChatModel):
         if kwargs.get("stop"):
             sampling["stop"] = kwargs["stop"]
         chat = [dict(message) for message in messages]
-        ids = await self._prompt_ids(served, chat, kwargs.get("continue_ids") or [])
+        ids = await self._prompt_ids(served, chat, await self._begun(served, chat, kwargs.get("continue_ids") or []))
         return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
+
+    async def _begun(self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]) -> list[int]:
+        """The ids that the answer begins with: those of a last message of the assistant's, which leaves the chat."""
+        if not chat or chat[-1]["role"] != "assistant":
+            return continue_ids
+        if continue_ids:
+            raise ModelError("an answer is begun by continue_ids or by a last message of the assistant's, not by both")
+        if served.tokenizer is None:
+            raise ModelError(f"{served.name}: an answer can be continued only where the tokenizer is known")
+        return await served.tokenizer.encode(chat.pop()["content"], special=False)
 
     async def _prompt_ids(
         self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
