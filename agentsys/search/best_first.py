@@ -20,13 +20,14 @@ S = TypeVar("S")
 class Child(NamedTuple):
     """A step from a node: the state after it, its cost (at least 0), and what the trace records of it.
 
-    A step whose call failed has `error`, and its branch ends there.
+    A step whose call failed has `error`, and its branch ends there. `prior` is for rules that ask how likely it was.
     """
 
     state: Any
     cost: float = 0.0
     step: dict[str, Any] | None = None
     error: ModelError | None = None
+    prior: float = 1.0
 
 
 class Problem(Protocol[S]):

@@ -21,7 +21,8 @@ class Node(Generic[S]):
     """A state s and how it was reached. The root's id is "root", its second child's "root:1".
 
     `cost` is g(s), the sum of the steps' costs from the root. `step` is what led here and `found` what the problem saw
-    when it expanded the node; both are JSON and go into the trace, the state does not.
+    when it expanded the node; both are JSON and go into the trace, the state does not. Monte Carlo search adds V
+    (`value`), P (`prior`), N (`visits`), W (`total`) and how many descents are under way through the node.
     """
 
     id: str
@@ -33,6 +34,11 @@ class Node(Generic[S]):
     children: list[Node[S]] = field(default_factory=list)
     outcome: Outcome = "open"
     error: str | None = None
+    value: float = 0.0
+    prior: float = 1.0
+    visits: int = 0
+    total: float = 0.0
+    under_way: int = 0
 
     @staticmethod
     def root(state: S) -> Node[S]:
@@ -49,6 +55,11 @@ class Node(Generic[S]):
     def depth(self) -> int:
         """Steps from the root."""
         return self.id.count(":")
+
+    @property
+    def q(self) -> float:
+        """Q: the mean of what was backed up, or V before the first visit."""
+        return self.total / self.visits if self.visits else self.value
 
     @property
     def path(self) -> list[Node[S]]:
@@ -69,7 +80,10 @@ def walk(root: Node[S]) -> Iterator[Node[S]]:
 
 
 def record(root: Node[Any]) -> list[dict[str, Any]]:
-    """The tree as a trace holds it: {id, parent, depth, cost, outcome, error} a node, with what step and found add."""
+    """The tree as a trace holds it: {id, parent, depth, cost, outcome, error} a node, with what step and found add.
+
+    Where there were visits, also {visits, value, q}.
+    """
     return [
         {
             "id": node.id,
@@ -78,6 +92,7 @@ def record(root: Node[Any]) -> list[dict[str, Any]]:
             "cost": node.cost,
             "outcome": node.outcome,
             "error": node.error,
+            **({"visits": node.visits, "value": node.value, "q": node.q} if root.visits else {}),
             **node.step,
             **node.found,
         }

@@ -1,0 +1,217 @@
+"""Monte Carlo tree search on problems whose answers are known, against a plain sequential implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.search import MCTS, PUCT, UCB, UCT, Child, Limits, Node, Rule, record, walk
+
+Path = tuple[int, ...]
+RULES: list[Rule] = [UCB(0.7), PUCT(), UCT(0.9)]
+
+
+def worth(path: Path, seed: int) -> float:
+    """A value in 0..1 that belongs to a path."""
+    return random.Random(f"{seed}:{path}").random()
+
+
+@dataclass
+class Game:
+    """Every node has `width` steps down to `depth`; a seed fixes the values, and the arm `best` has the greatest."""
+
+    width: int = 3
+    depth: int = 3
+    seed: int = 0
+    best: int | None = None
+    failing: frozenset[Path] = frozenset()
+    delays: random.Random | None = None
+    expansions: list[Path] = field(default_factory=list)
+    running: int = 0
+    most: int = 0
+
+    async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
+        self.expansions.append(node.state)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(self.delays.random() / 300 if self.delays else 0)
+        self.running -= 1
+        if node.state in self.failing:
+            raise ModelError(f"no reply at {node.state}")
+        return [Child((*node.state, i), 0.0, {"tokens": 10}, prior=1 / n) for i in range(min(n, self.width))]
+
+    async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
+        await asyncio.sleep(self.delays.random() / 300 if self.delays else 0)
+        return [self.value(node.state) for node in nodes]
+
+    def value(self, path: Path) -> float:
+        if self.best is None:
+            return worth(path, self.seed)
+        noise = 0.4 * (worth(path, self.seed) - 0.5)
+        return (0.7 if path[0] == self.best else 0.45) + noise
+
+    def is_terminal(self, node: Node[Path]) -> bool:
+        return len(node.state) >= self.depth
+
+
+async def search(game: Game, rule: Rule, descents: int, at_once: int = 1, **limits: int) -> Node[Path]:
+    root: Node[Path] = Node.root(())
+    found = Limits(descents, limits.pop("width", game.width), limits.pop("depth", 9), **limits)
+    await MCTS(game, rule, found, at_once=at_once).run(root)
+    return root
+
+
+def plain(game: Game, rule: Rule, descents: int) -> dict[Path, tuple[int, float]]:
+    """Visits and totals of the textbook's loop: select, expand, back up; one dictionary, no nodes, nothing at once."""
+    visits: dict[Path, int] = {(): 0}
+    totals: dict[Path, float] = {(): 0.0}
+    children: dict[Path, list[Path]] = {(): [(i,) for i in range(game.width)]}
+    for path in children[()]:
+        visits[path], totals[path] = 0, 0.0
+    for _ in range(descents):
+        path: Path = ()
+        while children.get(path):
+            scores = []
+            for child in children[path]:
+                mean = totals[child] / visits[child] if visits[child] else game.value(child)
+                scores.append(rule(visits[path], visits[child], mean, 1 / game.width))
+            path = children[path][scores.index(max(scores))]
+        if len(path) < game.depth:
+            children[path] = [(*path, i) for i in range(game.width)]
+            for child in children[path]:
+                visits[child], totals[child] = 0, 0.0
+        gained = game.value(path)
+        for end in range(len(path) + 1):
+            visits[path[:end]] += 1
+            totals[path[:end]] += gained
+    return {path: (visits[path], totals[path]) for path in visits}
+
+
+@given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 4), st.integers(0, 60), st.sampled_from(RULES))
+@settings(max_examples=60, deadline=None)
+async def test_one_descent_at_a_time_is_the_textbooks_search(
+    seed: int, width: int, depth: int, descents: int, rule: Rule
+) -> None:
+    game = Game(width, depth, seed)
+    root = await search(game, rule, descents)
+    ours = {node.state: (node.visits, node.total) for node in walk(root)}
+    assert ours == plain(game, rule, descents)
+
+
+@given(
+    st.integers(0, 1000), st.integers(1, 6), st.integers(0, 50), st.sampled_from(RULES),
+    st.frozensets(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=3),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+async def test_no_visit_and_no_virtual_loss_is_lost_or_counted_twice(
+    seed: int, at_once: int, descents: int, rule: Rule, failing: frozenset[Path]
+) -> None:
+    root = await search(Game(seed=seed, failing=failing), rule, descents, at_once)
+    assert root.visits == descents
+    for node in walk(root):
+        assert node.under_way == 0
+        below = sum(child.visits for child in node.children)
+        ended = node.visits - below  # descents whose leaf this was
+        assert ended >= 0
+        total = sum(child.total for child in node.children) + ended * node.value
+        assert math.isclose(node.total, total, abs_tol=1e-9)
+        if node.outcome == "expanded" and node.parent is not None and at_once == 1:
+            assert ended == 1
+
+
+async def test_the_best_arm_gets_the_visits_and_the_mean_converges() -> None:
+    for rule in (UCT(0.3), UCB(0.15), PUCT(c_init=0.6)):
+        for seed in range(3):
+            game = Game(width=4, depth=3, seed=seed, best=2)
+            root = await search(game, rule, 400, at_once=4)
+            visits = [child.visits for child in root.children]
+            assert visits.index(max(visits)) == 2, rule
+            assert visits[2] > 200, rule
+    few, many = [await search(Game(width=2, depth=3, seed=5), UCT(0.3), n) for n in (40, 4000)]
+    best = max(worth((i, j, k), 5) for i in (0, 1) for j in (0, 1) for k in (0, 1))
+    assert abs(many.q - best) < 0.02 < abs(few.q - best)
+
+
+@pytest.mark.parametrize("at_once", [2, 5])
+async def test_the_tree_does_not_depend_on_timing(at_once: int) -> None:
+    trees = []
+    for delays in (None, *map(random.Random, range(4))):
+        game = Game(width=3, depth=4, seed=1, failing=frozenset({(0,), (1, 2)}), delays=delays)
+        trees.append(record(await search(game, PUCT(), 40, at_once)))
+        assert 1 < game.most <= at_once
+        assert len(game.expansions) == len(set(game.expansions)), "no node is expanded twice"
+    assert all(tree == trees[0] for tree in trees)
+    assert {"failed", "expanded", "open"} <= {node["outcome"] for node in trees[0]}
+    assert {"visits", "value", "q"} <= set(trees[0][0])
+
+
+async def test_virtual_loss_keeps_descents_apart() -> None:
+    """Without it all descents that are selected together would run to the same leaf."""
+    apart, together = Game(seed=3), Game(seed=3)
+    for game, loss in ((apart, 0.0), (together, 99.0)):
+        await MCTS(game, UCB(0.1), Limits(4, 3, 9), at_once=4, virtual_loss=loss).run(Node.root(()))
+    assert len(apart.expansions) == 1 + 3
+    assert len(together.expansions) == 1 + 1
+
+
+async def test_limits() -> None:
+    root = await search(Game(width=5, depth=9), UCT(), 50, width=2, depth=2)
+    assert max(node.depth for node in walk(root)) == 2
+    assert max(len(node.children) for node in walk(root)) == 2
+    assert {node.outcome for node in walk(root) if node.depth == 2} <= {"end", "open"}
+    root = await search(Game(width=2), UCT(), 50, tokens=60)
+    assert sum(1 for node in walk(root)) - 1 == 6, "ten tokens a step"
+    slow = Game(width=2, depth=9, delays=random.Random(0))
+    root = Node.root(())
+    await MCTS(slow, UCT(), Limits(10_000, 2, 9, seconds=0.05)).run(root)
+    assert 0 < root.visits < 10_000
+
+
+async def test_equal_children_are_one() -> None:
+    class Twins(Game):
+        async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
+            same = Child((*node.state, 0), 0.0, {"tokens": 1}, prior=0.25)
+            return [same, Child((*node.state, 1), prior=0.5), same]
+
+    root = await search(Twins(depth=1), PUCT(), 3)
+    assert [(c.state, c.prior, c.step.get("copies")) for c in root.children] == [((0,), 0.5, 2), ((1,), 0.5, None)]
+
+
+async def test_a_search_goes_on_where_it_was() -> None:
+    whole = await search(Game(seed=8), UCT(), 30)
+    root: Node[Path] = Node.root(())
+    for _ in range(3):
+        await MCTS(Game(seed=8), UCT(), Limits(10, 3, 9)).run(root)
+    assert record(root) == record(whole)
+
+
+async def test_an_evaluation_that_fails_ends_its_branch() -> None:
+    class Half(Game):
+        async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
+            values = await super().evaluate(nodes)
+            return [ModelError("no score"), *values[1:]]
+
+    root = await search(Half(), UCT(), 20)
+    assert [child.outcome == "failed" for child in root.children] == [True, False, False]
+    assert root.children[0].visits == 0 and root.children[0].error == "no score"
+
+
+async def test_an_endpoint_that_is_down_leaves_no_virtual_loss() -> None:
+    class Down(Game):
+        async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
+            if len(node.state) == 2:
+                raise EndpointDown("nobody answers")
+            return await super().expand(node, n)
+
+    root: Node[Path] = Node.root(())
+    with pytest.raises(EndpointDown):
+        await MCTS(Down(), UCT(), Limits(50, 3, 9), at_once=3).run(root)
+    assert all(node.under_way == 0 for node in walk(root))
