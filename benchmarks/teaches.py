@@ -82,14 +82,14 @@ def answer_of(record: Mapping[str, str], thought: bool) -> str:
     return f"{before}<output>\n{record['trans']}\n</output>"
 
 
-def rows_from(traces: Iterable[Trace], folder: Path, size: Size, kind: str = "sft") -> Path:
-    """Rows of traces with a tenth of the inputs for validation; the folder of the kind."""
+def rows_from(traces: Iterable[Trace], folder: Path, size: Size, kind: str = "sft", validation: float = 0.15) -> Path:
+    """Rows of traces with a share of the inputs for validation; the folder of the kind."""
     from trainers.rows import Cut, Filters, make_rows, print_report
 
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
     (run / "traces-00000.jsonl").write_bytes(b"".join(dump(trace) for trace in traces))
-    cut, filters = Cut(size.student, folder / "rows"), Filters(max_length=size.max_length, validation=0.15)
+    cut, filters = Cut(size.student, folder / "rows"), Filters(max_length=size.max_length, validation=validation)
     print_report(make_rows([run], cut, filters), folder / "rows")
     return folder / "rows" / kind
 
@@ -133,9 +133,9 @@ def fine_tune(rows: Path, out: Path, size: Size, student: StudentOptions | None 
 
 
 def settings(out: Path, epochs: float, learning_rate: float) -> TrainingOptions:
-    """The same for every part: eight rows a step."""
+    """The same for every part: eight rows a step, computed in bfloat16 over fp32 weights."""
     return TrainingOptions(
-        out, epochs=epochs, learning_rate=learning_rate, batch=8, micro_batch=1, seed=SEED, checkpoint_every=1000
+        out, epochs=epochs, learning_rate=learning_rate, batch=8, seed=SEED, bf16=True, checkpoint_every=1000
     )
 
 
@@ -188,13 +188,15 @@ def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     from trainers.teacher import main as score
     from trainers.warmup_distill import Warmup, WarmupOptions, distil_both
 
-    records = random.Random(SEED + 1).sample(read(data / "drt_metaphortrans" / "with_thoughts.jsonl"), size.train)
-    rows = rows_from([composed(f"m{i}", r["text"], answer_of(r, False)) for i, r in enumerate(records)], out, size)
+    records = random.Random(SEED + 1).sample(read(data / "drt_metaphortrans" / "with_thoughts.jsonl"), 3 * size.train)
+    traces = [composed(f"m{i}", r["text"], answer_of(r, False)) for i, r in enumerate(records)]
+    rows = rows_from(traces, out, size, validation=0.3)
     for split in ("train", "validation"):
         scoring = Scoring(rows / f"{split}.parquet", out / "scored" / split, size.teacher)
         score(scoring, Speed(dtype="bfloat16", batch_tokens=2048))
     warm = WarmupOptions(
-        size.teacher, prompts=size.train, held_out=16, eta=0.01, warm_learning_rate=2e-5 if size.lora else 1e-6,
+        size.teacher, "bfloat16", prompts=2 * size.train, held_out=16, eta=0.01,
+        warm_learning_rate=1e-4 if size.lora else 1e-6,
         distil=out / "scored" / "train", distil_validation=out / "scored" / "validation",
     )  # fmt: skip
     training = settings(out, 2, 2e-4 if size.lora else 1e-5)
@@ -237,10 +239,11 @@ def part_5(data: Path, out: Path, size: Size) -> dict[str, Any]:
     from trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, train
 
     run = collected(data, out.parent / "2", size)
-    rows = rows_from(read_traces(run), out, size, "step")
+    rows = rows_from(read_traces(run), out, size, "step", validation=0.3)
     if not (rows / "validation.parquet").exists():
         return {"missing": "too few pairs for a held-out side; collect more records"}
-    training = DPOTraining(out / "dpo", epochs=3, learning_rate=2e-5 if size.lora else 1e-6, batch=4, seed=SEED)
+    learning_rate = 1e-4 if size.lora else 1e-6
+    training = DPOTraining(out / "dpo", epochs=3, learning_rate=learning_rate, batch=4, seed=SEED, bf16=True)
     train(PairOptions(rows, max_length=size.max_length), size.options, DPOOptions(), training)
     pairs = zip(preferences(rows, size.student), preferences(rows, str(out / "dpo" / "model")), strict=True)
     before, after = zip(*pairs, strict=True)
@@ -292,10 +295,10 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="default: all")
     parser.add_argument("--student", default="qwen2.5-coder-0.5b")
     parser.add_argument("--teacher", default="qwen2.5-coder-1.5b")
-    parser.add_argument("--train", type=int, default=20, help="published records to train on")
-    parser.add_argument("--test", type=int, default=12, help="test sentences")
+    parser.add_argument("--train", type=int, default=32, help="published records to train on; part 3: 3 times as many")
+    parser.add_argument("--test", type=int, default=32, help="test sentences")
     parser.add_argument("--lora", type=int, default=16, help="rank; 0 trains all weights")
-    parser.add_argument("--collect", type=int, default=8, help="records to collect with the teacher")
+    parser.add_argument("--collect", type=int, default=12, help="records to collect with the teacher")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a row")
     parser.add_argument("--answer-tokens", type=int, default=512, help="tokens of an answer with its thought")
     parser.add_argument("--corpus", type=int, default=150, help="clean passages of part 4")

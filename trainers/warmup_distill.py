@@ -26,7 +26,14 @@ from agentsys.commands import command, knob, run_app
 from trainers.corrections import Checked, Edit, Margin, Pick, begun_again, check, flagged, replaced, scores
 from trainers.distill import COLUMNS, DistillOptions, ScoredOptions
 from trainers.generate import SamplingOptions, generate
-from trainers.students import TrainerError, load_causal_lm, load_tokenizer, tokenizer_digest, vocabulary_difference
+from trainers.students import (
+    DType,
+    TrainerError,
+    load_causal_lm,
+    load_tokenizer,
+    tokenizer_digest,
+    vocabulary_difference,
+)
 from trainers.training import (
     RowOptions,
     StudentOptions,
@@ -50,6 +57,7 @@ class WarmupOptions:
 
     panel: ClassVar[str] = "Warm-up"
     teacher: str = knob("qwen2.5-coder-1.5b", "folder, catalogue name or hub name; must share the student's tokenizer")
+    teacher_dtype: DType = knob("float32", "of the teacher's weights: float32 or bfloat16")
     prompts: int = knob(512, "prompts to sample from, the first so many training rows")
     held_out: int = knob(64, "validation rows that the report is measured on")
     margin: Margin = knob("teacher_prob", "what makes a token bad")
@@ -230,7 +238,7 @@ class Warmup:
         samples = [(x, y) for x, y in zip(self.held_out, answers, strict=True) if y]
         return {
             "teacher_logprob": teacher_logprob(samples, self._scorer(self.warm.teacher)),
-            "kl": mean_kl(self._reference(), student, self.warm.teacher),
+            "kl": mean_kl(self._reference(), student, self._scorer(self.warm.teacher, k=32)),
         }
 
     def _reference(self) -> list[tuple[Ids, Ids]]:
@@ -246,14 +254,17 @@ class Warmup:
 
         if not prompts:
             return []
-        model: Any = load_causal_lm(name, self.student.dtype)
+        model: Any = load_causal_lm(name, self._dtype(name))
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         return generate(model, self.tokenizer, prompts, self.sampling, self.training.seed)
 
-    def _scorer(self, name: str) -> ModelScorer:
+    def _scorer(self, name: str, k: int = 0) -> ModelScorer:
         from trainers.scorers import ModelScorer
 
-        return ModelScorer(name, k=self.warm.candidates, dtype=self.student.dtype, batch_tokens=8192)
+        return ModelScorer(name, k=k or self.warm.candidates, dtype=self._dtype(name), batch_tokens=4096)
+
+    def _dtype(self, name: str) -> DType:
+        return self.warm.teacher_dtype if name == self.warm.teacher else self.student.dtype
 
 
 def teacher_logprob(samples: Sequence[tuple[Ids, Ids]], teacher: Scorer) -> float:
@@ -263,15 +274,14 @@ def teacher_logprob(samples: Sequence[tuple[Ids, Ids]], teacher: Scorer) -> floa
     return float(np.concatenate([score.token_logprob for score in scores(samples, teacher)]).astype(float).mean())
 
 
-def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: str, k: int = 32) -> float:
+def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: Scorer) -> float:
     """Mean KL(teacher, student) over the tokens of answers, in nats, on the teacher's top k and the rest."""
     import torch
 
     from trainers.losses import Divergence, divergence_from_topk
-    from trainers.scorers import ModelScorer
 
     total, count = 0.0, 0
-    stored = scores(answers, ModelScorer(teacher, k=k, dtype="float32", batch_tokens=8192))
+    stored = scores(answers, teacher)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = load_causal_lm(student)
     model.eval().to(device)
