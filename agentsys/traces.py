@@ -26,7 +26,8 @@ class Call:
     """One request of one role and its reply.
 
     `ids` are the completion's token ids as the engine wrote them, the token that ended the turn included; `stop_ids`
-    counts the trailing ids that are not part of `text`. `logprobs` are natural logarithms, one per id. Where
+    (0 or 1) counts that token, which is not part of `text`. An engine that cuts a stop string off `text` may leave its
+    ids: those are not counted, only decoding tells them. `logprobs` are natural logarithms, one per id. Where
     alternatives were asked for, `top_logprobs` holds a row of them per id, with their ids in `top_ids`, or their texts
     in `top_tokens` if the server tells no ids. What the engine did not give is None.
     """

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
-from test_training import DIGEST, QUICK, losses, metrics, same, sft_row, weights, write_rows
+from test_training import DIGEST, QUICK, in_two_processes, losses, metrics, same, sft_row, weights, write_rows
 from tiny import make_tiny, make_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -133,6 +133,37 @@ def test_a_student_is_measured_row_by_row(scored: Path, models: dict[str, Path])
     assert sum(cross for _, cross, _ in found) / tokens == pytest.approx(ce, abs=1e-4)
 
 
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_validation_is_a_mean_over_tokens(
+    scored: Path, models: dict[str, Path], tmp_path: Path, micro_batch: int
+) -> None:
+    """Of rows of different lengths, however they are batched: the Trainer's own mean over rows is another number."""
+    out = distil(
+        scored, models, tmp_path, kd=0.7, batch=4, micro_batch=micro_batch, steps=1, learning_rate=0, evaluate_every=1
+    )
+    kl, ce = by_hand(models, range(8, 12), k=8)
+    [first, last] = [line for line in metrics(out) if "eval_loss" in line]
+    assert first["eval_divergence"] == pytest.approx(kl, rel=2e-3)
+    assert first["eval_cross_entropy"] == pytest.approx(ce, abs=1e-4)
+    assert first["eval_loss"] == pytest.approx(0.7 * first["eval_divergence"] + 0.3 * ce, abs=1e-4)
+    assert last["eval_loss"] == pytest.approx(first["eval_loss"], abs=1e-6)
+    rows = [by_hand(models, range(i, i + 1), k=8) for i in range(8, 12)]
+    assert abs(sum(0.7 * kl + 0.3 * ce for kl, ce in rows) / 4 - first["eval_loss"]) > 5e-4
+
+
+def test_two_processes_distil_what_one_does(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    """Two rows a step in each of two processes are four rows a step in one; both measure the same validation rows."""
+    both = ["--rows", scored / "train", "--validation", scored / "validation", "--student", models["student"]]
+    both += ["--kd", 0.7, "--steps", 2, "--batch", 2, "--out", tmp_path / "two"]
+    in_two_processes("trainers/distill.py", *both)
+    distil(scored, models, tmp_path / "one", kd=0.7, steps=2, batch=4)
+    measured = ("loss", "divergence", "cross_entropy", "grad_norm", "eval_loss", "eval_divergence")
+    one, two = ([{n: line[n] for n in measured if n in line} for line in metrics(tmp_path / n)] for n in ("one", "two"))
+    for lone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(lone, rel=1e-4)
+    assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
+
+
 def test_a_half_scored_folder_is_refused(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(scored / "train", tmp_path / "half")
     manifest = json.loads((tmp_path / "half" / "manifest.json").read_text())
@@ -152,7 +183,26 @@ def test_on_policy_through_trl(scored: Path, models: dict[str, Path], tmp_path: 
     out = TrainingOptions(tmp_path, **QUICK | {"steps": 2, "batch": 4, "micro_batch": 4})
     train_on_policy(rows, StudentOptions(str(models["student"])), about, teacher, out)
     assert len(losses(tmp_path)) == 2
+    assert not [line for line in metrics(tmp_path) if "eval_loss" in line], "no validation rows"
     assert not same(weights(tmp_path), AutoModelForCausalLM.from_pretrained(models["student"]).state_dict(), 1e-6)
+
+
+def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    """A student that is its own teacher has no divergence; of another it has some, and training lowers it."""
+    about = DistillOptions(divergence="forward_kl")
+    training = QUICK | {"batch": 4, "micro_batch": 4, "evaluate_every": 10, "learning_rate": 5e-3}
+    itself = TrainingOptions(tmp_path / "itself", **training | {"steps": 1, "learning_rate": 0})
+    rows, student = ScoredOptions(scored / "train.parquet"), StudentOptions(str(models["student"]))
+    rows = replace(rows, validation=scored / "validation.parquet")
+    final = train_on_policy(rows, student, about, OnPolicyOptions(str(models["student"]), 8), itself)
+    assert final["eval_loss"] == pytest.approx(0, abs=1e-5)
+    folder = ScoredOptions(rows=scored)
+    out = TrainingOptions(tmp_path / "other", **training | {"steps": 30})
+    train_on_policy(folder, student, about, OnPolicyOptions(str(models["teacher"]), 16), out)
+    found = [(line["step"], line["eval_loss"]) for line in metrics(tmp_path / "other") if "eval_loss" in line]
+    assert [step for step, _ in found] == [10, 20, 30, 30]
+    assert found[-1][1] < 0.9 * found[0][1]
+    assert "eval_loss" in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_what_does_not_fit_is_found_before_training(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:

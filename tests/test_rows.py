@@ -171,6 +171,46 @@ def test_no_end_of_turn_follows_a_step_that_is_not_final() -> None:
     assert END not in one([parent, good, bad, final], [middle])["prompt_ids"][-2:]
 
 
+def decided(prefix: str, chosen: str, rejected: str) -> Target:
+    """A decision that nobody wrote down, after what a call was sent."""
+    sides = [(sent(prefix), Segment("assistant", True, text=text)) for text in (chosen, rejected)]
+    return Target("step", *sides, scores={"margin": 1.0})
+
+
+def test_a_step_may_be_literal_text_after_an_engines_prefix() -> None:
+    asked = call("decide", "Follow up: who?")
+    row = one([asked], [decided("decide", "Intermediate answer:", f"Follow up: {EVIL}")])
+    assert row["prompt_ids"] == asked.prompt_ids, "the very ids of the engine"
+    assert row["chosen_ids"] == plain("Intermediate answer:")
+    assert row["rejected_ids"] == plain(f"Follow up: {EVIL}")
+    assert END not in row["chosen_ids"] + row["rejected_ids"], "no end of the turn, and data is data"
+    assert (row["text"], row["rejected"]) == ("Intermediate answer:", f"Follow up: {EVIL}")
+    assert row["ids_source"] == "rendered", "one piece is enough"
+    assert [written["key"] for written in json.loads(row["lineage"])["calls"]] == ["decide"]
+
+
+def test_literal_text_may_stand_beside_what_an_engine_wrote() -> None:
+    root, asked = call("root", "First I think.\n", ended=False), call("decide", "Follow up: who?", ended=False)
+    hint = Segment("assistant", False, text="So: ")
+    texts = (sent("root"), wrote("root"), hint, Segment("assistant", True, text="enough."))
+    row = one([root, asked], [Target("step", texts, (*texts[:3], wrote("decide")), scores={"margin": 1.0})])
+    assert row["prompt_ids"] == root.prompt_ids + root.ids + plain("So: ")
+    assert (row["chosen_ids"], row["rejected_ids"]) == (plain("enough."), asked.ids)
+    assert row["ids_source"] == "rendered"
+
+
+def test_literal_text_does_not_excuse_another_tokenizers_prefix() -> None:
+    foreign = call("decide", "Follow up: who?", ids=[5, 6, 7, END])
+    target = decided("decide", "Intermediate answer:", "Follow up:")
+    with pytest.raises(OtherTokenizer, match="another tokenizer's"):
+        one([foreign], [target])
+    (row,) = rows_of(trace("a", [foreign], [target]), Cutter(TOKENIZER, retokenise=True))
+    assert row["prompt_ids"] == call("decide", "x").prompt_ids
+    assert row["chosen_ids"] == plain("Intermediate answer:")
+    with pytest.raises(TrainerError, match="a side of a step target is empty"):
+        one([call("decide", "Follow up: who?")], [decided("decide", "", "Follow up:")])
+
+
 def test_a_stop_string_is_cut_from_a_step() -> None:
     """A server cuts it off the text and leaves its ids."""
     stopped = call("a", "Step one.", ids=plain("Step one.") + plain("\n\n"), stop_ids=0, sampling={"stop": ["\n\n"]})
@@ -227,6 +267,18 @@ def test_another_tokenizers_ids_are_refused_and_retokenised_on_request() -> None
     ours = call("draft", "A translation.")
     assert row["input_ids"] == ours.prompt_ids + ours.ids
     assert row["ids_source"] == "re-tokenised"
+
+
+def test_a_begun_answer_is_retokenised_as_one() -> None:
+    """What the assistant had begun stands where its turn opens; no turn is closed before the reply goes on."""
+    asked = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Follow up:"}]
+    begun = call("draft", " who?", messages=asked, ids=None, prompt_ids=None)
+    target = Target("role", (sent("draft"), wrote("draft")))
+    (row,) = rows_of(trace("a", [begun], [target]), Cutter(TOKENIZER, retokenise=True))
+    assert TOKENIZER.decode(row["input_ids"]).startswith(
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nFollow up: who?"
+    )
+    assert learned_text(row).startswith(" who?")
 
 
 def test_a_chat_mode_call_has_no_ids() -> None:

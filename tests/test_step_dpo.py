@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_rows import END, TOKENIZER, call, rows_of, sent, trace, wrote
-from test_training import DIGEST, QUICK, metrics, write_rows
+from test_training import DIGEST, QUICK, in_two_processes, metrics, same, weights, write_rows
 from tiny import make_tiny
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig
@@ -136,6 +136,20 @@ def test_training_prefers_the_chosen_side(rows: Path, student: Path, tmp_path: P
     assert final["eval_rewards/margins"] > 0
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "the student begins as its reference"
     assert json.loads((tmp_path / "settings.json").read_text())["beta"] == 0.1
+
+
+def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_path: Path) -> None:
+    """Two pairs a step in each of two processes are four pairs a step in one; the reference is computed by both."""
+    both = ["--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 2, "--batch", 2]
+    in_two_processes("trainers/step_dpo.py", *both)
+    training = DPOTraining(tmp_path / "one", **QUICK | {"steps": 2, "batch": 4})
+    train(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), training)
+    measured = ("loss", "grad_norm", "rewards/margins", "eval_loss", "eval_rewards/margins")
+    one, two = ([{n: line[n] for n in measured if n in line} for line in metrics(tmp_path / n)] for n in ("one", "two"))
+    for lone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(lone, rel=1e-3, abs=1e-5)
+    assert one[1]["loss"] < 0.69, "the student has left its reference"
+    assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
 
 
 def test_long_pairs_are_dropped_or_cut(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,7 +236,12 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(
     out = tmp_path / "out"
     assert score(rows, out, tiny) == 0
     before = read(out)
+    rate = orjson.loads((out / "manifest.json").read_bytes())["tokens_per_second"]
+    assert "tokens/s in this run" in capsys.readouterr().out
     assert score(rows, out, tiny) == 0, "the same run is finished already"
+    said = capsys.readouterr().out
+    assert "nothing was left to score" in said and "tokens/s" not in said
+    assert orjson.loads((out / "manifest.json").read_bytes())["tokens_per_second"] == rate > 0
     other = make_tiny(tmp_path / "other", seed=1)
     fewer = make_rows(tmp_path / "fewer.parquet", load_tokenizer(str(tiny)), count=5)
     capsys.readouterr()

@@ -1,14 +1,17 @@
-"""The trainers on a tiny model: invariants of the loss, exact resuming, what they leave behind, and bad input."""
+"""The trainers on a tiny model: invariants of the loss, what they leave behind, and bad input."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
+import resource
 import subprocess
 import sys
-import time
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ import torch
 from tiny import SENTENCES, make_tiny, make_tokenizer
 from transformers import AutoModelForCausalLM
 
+from agentsys.commands import command, run_app
 from trainers.rows import row_schema
 from trainers.sft import SFTOptions, train
 from trainers.students import TrainerError, tokenizer_digest
-from trainers.training import RowOptions, StudentOptions, TrainingOptions, fit_length, read_rows
+from trainers.training import RowOptions, StudentOptions, TrainingOptions, configuration, fit_length, read_rows
 
 TOKENIZER = make_tokenizer()
 DIGEST = tokenizer_digest(TOKENIZER)
@@ -125,6 +129,18 @@ def test_gradient_checkpointing_changes_nothing(rows: Path, student: Path, tmp_p
     assert same(weights(plain), weights(saved), 1e-6)
 
 
+def test_checkpointing_of_activations_is_asked_for_by_its_present_name(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+    from trl import DistillationConfig, DPOConfig, SFTConfig
+
+    for kind in (TrainingArguments, SFTConfig, DPOConfig, DistillationConfig):
+        for wanted in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)
+                settings = configuration(kind, TrainingOptions(tmp_path, gradient_checkpointing=wanted))
+            assert settings.gradient_checkpointing is wanted, "the trainers of TRL read the old name"
+
+
 def test_the_seed_decides_new_adapters(rows: Path, student: Path, tmp_path: Path) -> None:
     one, same_seed, other = (
         weights(fine_tune(rows, student, tmp_path / name, lora=4, steps=1, seed=seed))
@@ -167,51 +183,53 @@ def test_what_a_training_leaves_behind(rows: Path, student: Path, tmp_path: Path
         assert not torch.allclose(merged(ids).logits, base, atol=1e-2)
 
 
-def command(rows: Path, student: Path, out: Path, *more: str) -> list[str]:
-    options = {"--rows": rows, "--student": student, "--out": out, "--batch": 2, "--learning-rate": 1e-3}
-    return [sys.executable, "trainers/sft.py", *(str(x) for pair in options.items() for x in pair), *more]
+PROCESSES = multiprocessing.get_context("forkserver")
+HEAVY = ["datasets", "matplotlib.figure", "peft", "torch.utils.tensorboard", "trl.trainer.dpo_trainer"]
+HEAVY += ["trl.trainer.distillation_trainer", "trl.trainer.sft_trainer"]
 
 
-def test_a_killed_training_resumes_exactly(rows: Path, student: Path, tmp_path: Path) -> None:
-    settings = ("--epochs", "10", "--checkpoint-every", "5")
-    calm = subprocess.run(command(rows, student, tmp_path / "calm", *settings), capture_output=True, text=True)
-    assert calm.returncode == 0, calm.stderr[-2000:]
-    with subprocess.Popen(command(rows, student, tmp_path / "killed", *settings), stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / "checkpoint-10" / "trainer_state.json").exists():
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "killed" / "model").exists(), "killed before its end"
-    fresh = subprocess.run(command(rows, student, tmp_path / "killed", *settings), capture_output=True, text=True)
-    assert fresh.returncode == 2 and "--resume goes on" in fresh.stderr
-    other = [*settings[:2], "--checkpoint-every", "5", "--seed", "3", "--resume"]
-    changed = subprocess.run(command(rows, student, tmp_path / "killed", *other), capture_output=True, text=True)
-    assert changed.returncode == 2 and "seed was 0 and is 3" in changed.stderr
-    resumed = subprocess.run(
-        command(rows, student, tmp_path / "killed", *settings, "--resume"), capture_output=True, text=True
-    )
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "calm"), abs=1e-6)
-    assert len(losses(tmp_path / "killed")) == 60
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "calm"), 1e-6)
+def in_a_process(
+    script: str, options: Sequence[Any], folder: Path, prepare: Callable[[], None] | None = None
+) -> tuple[int, str]:
+    """A trainer's command in a process of its own, in a folder: exit code, and what it said.
+
+    The process needs no seconds for its imports, and calls `prepare` before the command.
+    """
+    PROCESSES.set_forkserver_preload(HEAVY)
+    said = folder / "said.txt"
+    process = PROCESSES.Process(target=_trainer, args=(script, [str(option) for option in options], said, prepare))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, said.read_text()
 
 
-CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-"""Several processes on the CPU talk through gloo."""
+def _trainer(script: str, options: list[str], said: Path, prepare: Callable[[], None] | None) -> None:
+    file = os.open(said, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(said.parent)
+    if prepare:
+        prepare()
+    module = import_module(f"trainers.{script}")
+    sys.exit(run_app(command(*([module.train, module.score] if script == "miniplm" else [module.main])), options))
+
+
+def in_two_processes(script: str, *options: Any) -> None:
+    """A trainer's command with quick settings in two processes on the CPU, which talk through gloo."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
+    quick = [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", value)]
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    given = [str(part) for part in (*launch, *quick, *options)]
+    done = subprocess.run(given, capture_output=True, text=True, env=os.environ | cpu)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path: Path) -> None:
     """Four rows a step in each of two processes are eight rows a step in one."""
-    settings = ("--steps", "1", "--warmup", "0")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    both = command(rows, student, tmp_path / "two", *settings, "--batch", "4", "--micro-batch", "2")[1:]
-    done = subprocess.run([*launch, *both], capture_output=True, text=True, env=os.environ | CPU)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one = subprocess.run(
-        command(rows, student, tmp_path / "one", *settings, "--batch", "8"), capture_output=True, text=True
-    )
-    assert one.returncode == 0, one.stderr[-2000:]
+    both = ("--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 1)
+    in_two_processes("trainers/sft.py", *both, "--batch", 4, "--micro-batch", 2)
+    fine_tune(rows, student, tmp_path / "one", batch=8, steps=1)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
 
@@ -284,11 +302,42 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("shape mismatch")
 
 
+def a_quarter_gigabyte_more() -> None:
+    """From the first step on this process may take 256 MB more than it has."""
+    from trainers.reporting import MetricsFile
+
+    begin = MetricsFile.on_train_begin
+
+    def limit(*given: Any, **options: Any) -> None:
+        begin(*given, **options)
+        torch.set_num_threads(1)  # a thread that cannot be started ends a process without a word of Python's
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**28
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+    MetricsFile.on_train_begin = limit  # type: ignore[method-assign]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of a process as Linux tells it")
+def test_a_step_that_really_runs_out_of_memory_ends_with_one_line(student: Path, tmp_path: Path) -> None:
+    """A step of 128 rows of more than 300 tokens needs over 700 MB."""
+    write_rows(tmp_path / "train.parquet", [sft_row(i, "a b c d " * 60) for i in range(128)])
+    sizes = ["--rows", ".", "--student", student, "--steps", 1, "--batch", 128, "--micro-batch", 128]
+    code, said = in_a_process("sft", [*sizes, "--out", "short"], tmp_path, a_quarter_gigabyte_more)
+    assert code == 2, said[-2000:]
+    [line] = [line for line in said.splitlines() if "error: " in line]
+    assert line.endswith(
+        "error: out of memory: lower --micro-batch (now 128) or --max-length, or turn on --gradient-checkpointing, "
+        "--bf16 or --lora 16"
+    )
+    assert "Traceback" not in said
+    assert not (tmp_path / "short" / "model").exists()
+    code, said = in_a_process("sft", [*sizes, "--out", "enough"], tmp_path)
+    assert code == 0, said[-2000:]
+
+
 def test_any_setting_of_trl_can_be_given(rows: Path, student: Path, tmp_path: Path) -> None:
     changed = replace(TrainingOptions(), set=["weight_decay=0.5", "optim=sgd"])
     from trl import SFTConfig
-
-    from trainers.training import configuration
 
     settings = configuration(SFTConfig, changed)
     assert (settings.weight_decay, settings.optim) == (0.5, "sgd")

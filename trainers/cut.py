@@ -80,7 +80,8 @@ class Cutter:
     def step(self, target: Target, trace: Trace) -> StepTokens:
         """A preference pair: segments that both sides share are the prefix.
 
-        No end-of-turn token follows a step unless the engine itself wrote one there.
+        Literal text, which no engine wrote, is encoded on its own. No end-of-turn token follows a step unless the
+        engine itself wrote one there.
         """
         if not target.rejected:
             raise TrainerError(f"record {trace.id}: a step target without a rejected side")
@@ -91,32 +92,37 @@ class Cutter:
         prompt, *sources = self._exact(target.segments[:shared], trace, last=False)
         chosen, *more = self._exact(target.segments[shared:], trace, last=True)
         rejected, *rest = self._exact(target.rejected[shared:], trace, last=True)
+        if not chosen or not rejected:
+            raise TrainerError(f"record {trace.id}: a side of a step target is empty")
         return StepTokens(prompt, chosen, rejected, _one_source(*sources, *more, *rest))
 
     def _exact(self, segments: Sequence[Segment], trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         ids: list[int] = []
         sources: list[IdsSource] = []
         for i, segment in enumerate(segments):
-            if segment.text is not None:
-                raise TrainerError(f"record {trace.id}: a step target holds literal text, which no engine wrote")
-            if segment.prompt is not None:
-                piece, source = self._sent(_call(trace, segment.prompt), trace)
-            else:
-                call = _call(trace, _call_key(segment, trace))
-                piece, source = self._written(call, trace, last=last and i == len(segments) - 1)
+            piece, source = self._piece(segment, trace, last=last and i == len(segments) - 1)
             ids += piece
             sources.append(source)
         return ids, _one_source(*sources)
 
+    def _piece(self, segment: Segment, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
+        if segment.text is not None:
+            return self.encode(segment.text), "rendered"
+        if segment.prompt is not None:
+            return self._sent(_call(trace, segment.prompt), trace)
+        return self._written(_call(trace, _call_key(segment, trace)), trace, last=last)
+
     def _sent(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
         if self._kept(call, trace) is not None and call.prompt_ids is not None:
             return call.prompt_ids, "engine"
-        pieces = self._pieces(tuple(message["role"] for message in call.messages))
-        contents = [str(message["content"]) for message in call.messages]
+        *told, last = call.messages
+        begun = str(last["content"]) if last["role"] == "assistant" else ""  # an answer that the prompt had begun
+        told = told if last["role"] == "assistant" else call.messages
+        pieces = self._pieces(tuple(message["role"] for message in told))
         ids = self._special(pieces[0])
-        for content, piece in zip(contents, pieces[1:], strict=True):
-            ids = ids + self.encode(content) + self._special(piece)
-        return ids, "re-tokenised"
+        for message, piece in zip(told, pieces[1:], strict=True):
+            ids = ids + self.encode(str(message["content"])) + self._special(piece)
+        return ids + self.encode(begun), "re-tokenised"
 
     def _written(self, call: Call, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         """What a call wrote, without a stop string; with the end of the turn only where the turn ended and `last`."""

@@ -55,7 +55,9 @@ class ScoredOptions(RowOptions):
     rows: Path = knob(
         Path("scored"), "output folder of trainers/teacher.py; with --teacher rows of the kind sft or role"
     )
-    validation: Path | None = knob(None, "the same for validation rows")
+    validation: Path | None = knob(
+        None, "the same for validation rows; with --teacher a Parquet file, unless --rows is a folder that has one"
+    )
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def offline_trainer(**arguments: Any) -> Any:
         ) -> Any:
             losses = model(**inputs)
             count = (inputs["labels"][:, 1:] != -100).sum()
-            sums = torch.stack([losses.divergence, losses.cross_entropy, count.float()]).detach()
+            sums = torch.stack([losses.loss, losses.divergence, losses.cross_entropy, count.float()]).detach()
             self._sums[model.training] = self._sums.get(model.training, 0) + sums
             processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             tokens, share = (count, 1) if num_items_in_batch is None else (num_items_in_batch, processes)
@@ -196,12 +198,18 @@ def offline_trainer(**arguments: Any) -> Any:
             return loss, None, None
 
         def log(self, logs: dict[str, float], *rest: Any) -> None:
-            """Add the means over the learned tokens since the last log, of all processes."""
+            """Add the means over the learned tokens since the last log, of all processes.
+
+            `eval_loss`, which the Trainer would weigh by rows, becomes such a mean too.
+            """
             training = not any(name.startswith("eval_") for name in logs)
             if training in self._sums:
-                divergence, cross_entropy, count = self.accelerator.reduce(self._sums.pop(training), "sum").tolist()
+                sums = self.accelerator.reduce(self._sums.pop(training), "sum").tolist()
+                loss, divergence, cross_entropy, count = sums
                 mark = "" if training else "eval_"
                 logs[mark + "divergence"], logs[mark + "cross_entropy"] = divergence / count, cross_entropy / count
+                if not training:
+                    logs["eval_loss"] = loss / count
             super().log(logs, *rest)
 
     return TopKTrainer(**arguments)
@@ -277,7 +285,8 @@ def train_on_policy(
 ) -> dict[str, float]:
     """TRL's DistillationTrainer: the student's own answers, the teacher's full distribution. Raises TrainerError.
 
-    TRL knows the generalised JS divergence: forward and reverse KL are its ends.
+    TRL knows the generalised JS divergence: forward and reverse KL are its ends. Validation measures it on answers that
+    the student samples to the validation prompts: a mean over tokens within a micro-batch, over answers between them.
     """
     from trl import DistillationConfig, DistillationTrainer
 
@@ -291,25 +300,30 @@ def train_on_policy(
     if reason := vocabulary_difference(load_tokenizer(student.student), load_tokenizer(on_policy.teacher)):
         raise TrainerError(f"--teacher {on_policy.teacher}: {reason}")
     model, tokenizer = load_student(student, training.seed)
-    prompts = _prompts(read_rows(rows.rows, COLUMNS, tokenizer)["train"], rows.max_length)
+    splits = prompt_splits(rows, tokenizer)
     needed = training.batch * int(os.environ.get("WORLD_SIZE", "1"))
-    if len(prompts) < needed:
-        raise TrainerError(f"{len(prompts)} prompts do not fill one step of {needed}: lower --batch")
-    args = configuration(
-        DistillationConfig,
-        training,
-        beta=betas[distill.divergence],
-        max_completion_length=on_policy.answer_tokens,
-        logging_strategy="steps",
-    )
+    if len(splits["train"]) < needed:
+        raise TrainerError(f"{len(splits['train'])} prompts do not fill one step of {needed}: lower --batch")
+    more: dict[str, Any] = {"beta": betas[distill.divergence], "max_completion_length": on_policy.answer_tokens}
+    if "validation" in splits:
+        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = OnPolicyTrainer(
         model=model,
         teacher_model=load_causal_lm(on_policy.teacher, student.dtype),
-        args=args,
-        train_dataset=prompts,
+        args=configuration(DistillationConfig, training, logging_strategy="steps", **more),
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
     )
     return fit(trainer, "On-policy distillation", training, student, rows, distill, on_policy)
+
+
+def prompt_splits(rows: ScoredOptions, tokenizer: Any) -> dict[str, Dataset]:
+    """Prompts of the training rows, and of the validation rows where there are any. Raises TrainerError."""
+    splits = read_rows(rows.rows, COLUMNS, tokenizer)
+    if rows.validation:
+        splits["validation"] = read_rows(rows.validation, COLUMNS, tokenizer)["train"]
+    return {split: _prompts(data, rows.max_length) for split, data in splits.items()}
 
 
 def _prompts(rows: Dataset, longest: int) -> Dataset:

@@ -67,9 +67,12 @@ def learned_tokens(ids: Ids, end_id: int) -> np.ndarray[Any, np.dtype[np.bool_]]
 def check_head(model: PreTrainedModel) -> None:
     """Raises TrainerError where the model does more to its last hidden state than its head does (soft caps, scales)."""
     ids = torch.arange(4, device=model.device)[None]
+    training = model.training
+    model.eval()  # two passes with dropout would differ whatever the head does
     with torch.no_grad():
         ours = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False)[0])
         theirs = model(input_ids=ids, use_cache=False).logits
+    model.train(training)
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3, equal_nan=True):
         raise TrainerError(
             f"{model.config.model_type} changes its logits behind the head (a soft cap or a scale), which scoring "

@@ -9,6 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+RESTARTED = {"num_tokens", "train_loss"}
+"""TRL's running count of tokens and the mean loss of a whole run: a resumed training would count both anew."""
+
 
 class MetricsFile(TrainerCallback):
     """One JSON line for each log of the trainer. A resumed training drops the lines after its checkpoint."""
@@ -24,10 +27,11 @@ class MetricsFile(TrainerCallback):
             self.file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
-        """Append one line: step, epoch and what the trainer measured."""
+        """Append one line: step, epoch and what the trainer measured, without what a resumed training would restart."""
         if state.is_world_process_zero and logs:
+            kept = {name: value for name, value in logs.items() if name.removeprefix("eval_") not in RESTARTED}
             with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **kept}) + "\n")
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -65,8 +69,8 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 _NOT_CURVES = {
-    "step", "epoch", "runtime", "samples_per_second", "steps_per_second", "num_tokens", "total_flos", "train_loss",
-    "train_runtime", "train_samples_per_second", "train_steps_per_second", "num_input_tokens_seen",
+    "step", "epoch", "runtime", "samples_per_second", "steps_per_second", "total_flos", "train_runtime",
+    "train_samples_per_second", "train_steps_per_second", "num_input_tokens_seen",
 }  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def train(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training:
     Validation reports preference accuracy (`eval_rewards/accuracies`) and margin (`eval_rewards/margins`, in nats times
     beta).
     """
+    from transformers import set_seed
     from trl import DPOConfig
 
     model, tokenizer = load_student(student, training.seed)
@@ -128,6 +129,7 @@ def train(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training:
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
     )
+    set_seed(training.seed)  # the reference's log-probabilities may come from a cache, and then draw no random numbers
     return fit(trainer, "Step-level DPO", training, student, rows, dpo)
 
 

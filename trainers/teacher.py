@@ -143,8 +143,11 @@ def check_fit(rows: RowFile, scorer: Scorer, top_k: int) -> None:
         )
 
 
-def score_rows(rows: RowFile, scorer: Scorer, folder: ScoredFolder, shard_tokens: int) -> None:
-    """Score what is not scored yet and write it to the folder. What is scored is written even if an error ends it."""
+def score_rows(rows: RowFile, scorer: Scorer, folder: ScoredFolder, shard_tokens: int) -> int:
+    """Score what is not scored yet and write it to the folder. Returns how many tokens that was.
+
+    What is scored is written even if an error ends it.
+    """
     done = folder.finished()
     if len(done) < len(rows.lengths):
         scorer.load()
@@ -163,6 +166,7 @@ def score_rows(rows: RowFile, scorer: Scorer, folder: ScoredFolder, shard_tokens
                 progress.show(shards.tokens)
         finally:
             shards.flush()
+    return shards.tokens
 
 
 def _read(path: Path, done: set[str]) -> Iterator[tuple[pa.Table, Row]]:
@@ -215,6 +219,7 @@ class _Shards:
             self._finished += len(self._held)
         self._held, self._held_tokens, self._flushed = [], 0, time.monotonic()
         seconds = time.monotonic() - self._started
+        before = self.folder.manifest.get("tokens_per_second", 0.0)
         self.folder.write_manifest(
             rows=self._rows.path.name,
             rows_in_all=len(self._rows.lengths),
@@ -222,7 +227,7 @@ class _Shards:
             tokens_in_all=sum(self._rows.lengths.values()),
             learned_tokens_in_all=sum(self._rows.learned.values()),
             seconds=round(self._before + seconds, 1),
-            tokens_per_second=round(self.tokens / max(seconds, 1e-9), 1),
+            tokens_per_second=round(self.tokens / max(seconds, 1e-9), 1) if self.tokens else before,
             complete=self._finished == len(self._rows.lengths),
         )
 
@@ -274,20 +279,20 @@ def main(scoring: Scoring, speed: Speed) -> None:
         what = {"tokenizer": scorer.digest, "top_k": scoring.top_k, "rows_sha256": rows.sha256}
         folder = ScoredFolder(scoring.out, scorer.identity() | what)
         try:
-            score_rows(rows, scorer, folder, speed.shard_tokens)
+            scored = score_rows(rows, scorer, folder, speed.shard_tokens)
         finally:
             folder.close()
     finally:
         scorer.close()
-    print(_summary(folder))
+    print(_summary(folder, scored))
 
 
-def _summary(folder: ScoredFolder) -> str:
+def _summary(folder: ScoredFolder, scored: int) -> str:
     manifest = folder.manifest
+    speed = f"{manifest['tokens_per_second']:,.0f} tokens/s in this run" if scored else "nothing was left to score"
     return (
         f"{manifest['rows_scored']} rows with {manifest['learned_tokens_in_all']:,} learned tokens of "
-        f"{manifest['tokens_in_all']:,} scored by {manifest['teacher']}; "
-        f"{manifest['tokens_per_second']:,.0f} tokens/s in this run: {folder.folder}/scored-*.parquet"
+        f"{manifest['tokens_in_all']:,} scored by {manifest['teacher']}; {speed}: {folder.folder}/scored-*.parquet"
     )
 
 

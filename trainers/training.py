@@ -80,6 +80,8 @@ def configuration(kind: Any, training: TrainingOptions, **more: Any) -> Any:
     """The TRL or transformers configuration of a class `kind`; --set comes last. Raises TrainerError."""
     import torch
 
+    known = {item.name for item in fields(kind)}
+    recompute = "activation_checkpointing"  # called gradient_checkpointing in earlier transformers
     settings: dict[str, Any] = {
         "output_dir": str(training.out),
         "num_train_epochs": training.epochs,
@@ -92,7 +94,7 @@ def configuration(kind: Any, training: TrainingOptions, **more: Any) -> Any:
         "gradient_accumulation_steps": training.batch // training.micro_batch,
         "seed": training.seed,
         "bf16": training.bf16,
-        "gradient_checkpointing": training.gradient_checkpointing,
+        recompute if recompute in known else "gradient_checkpointing": training.gradient_checkpointing,
         "logging_steps": training.log_every,
         "logging_nan_inf_filter": False,
         "save_steps": training.checkpoint_every,
@@ -103,15 +105,14 @@ def configuration(kind: Any, training: TrainingOptions, **more: Any) -> Any:
         "remove_unused_columns": False,
         "disable_tqdm": False,
     }
-    given = settings | more | _set(kind, training.set)
+    given = settings | more | _set(kind, known, training.set)
     try:
         return kind(**given)
     except (TypeError, ValueError) as err:
         raise TrainerError(f"the trainer's configuration: {' '.join(str(err).split())}") from None
 
 
-def _set(kind: Any, pairs: list[str]) -> dict[str, Any]:
-    known = {item.name for item in fields(kind)}
+def _set(kind: Any, known: set[str], pairs: list[str]) -> dict[str, Any]:
     found = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
@@ -310,9 +311,17 @@ def refuse_changes(file: Path, settings: Mapping[str, Any], fix: str) -> None:
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint: its trainer_state.json is written last."""
-    found = [path for path in out.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    """The newest whole checkpoint: its trainer_state.json is written last, and a kill may tear that too."""
+    found = [path for path in out.glob("checkpoint-*") if _is_json(path / "trainer_state.json")]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def save_student(trainer: Any, out: Path) -> None:
