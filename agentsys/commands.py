@@ -110,6 +110,7 @@ def _options(kind: Any) -> list[inspect.Parameter]:
             help=help_text.replace("prompt text", "prompt file") if is_file else help_text,
             rich_help_panel=_panel(kind, item.name),
             show_default=item.default not in ("", None, ()),
+            hidden=bool(item.metadata.get("hidden")),
         )
         options.append(
             inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)

@@ -6,6 +6,6 @@ from dataclasses import field
 from typing import Any
 
 
-def knob(default: Any, description: str) -> Any:
-    """A documented field of a dataclass; the text reaches Studio's form and the command's help."""
-    return field(default=default, metadata={"description": description})
+def knob(default: Any, description: str, *, hidden: bool = False) -> Any:
+    """A documented field of a dataclass: the text reaches Studio's form and, unless hidden, the command's help."""
+    return field(default=default, metadata={"description": description, "hidden": hidden})

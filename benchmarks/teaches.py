@@ -173,6 +173,7 @@ def part_2(data: Path, out: Path, size: Size) -> dict[str, Any]:
     kept = [trace for trace in read_traces(run) if trace.outcome == "kept"]
     pairs = test_pairs(data, size)
     result: dict[str, Any] = {"records": size.collect, "kept": len(kept)}
+    result["before"] = quality(size.student, pairs, size, 160, out / "before")
     for name, thought in (("without thoughts", False), ("with thoughts", True)):
         folder = out / name.replace(" ", "-")
         traces = [composed(t.id, t.input["text"], answer_of(t.result or {}, thought)) for t in kept]

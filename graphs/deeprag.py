@@ -31,6 +31,7 @@ from graphs.deeprag_protocol import (
     Step,
     asked,
     narrative,
+    one_line,
     parse_final,
     retrievals,
 )
@@ -76,7 +77,7 @@ class Knowledge(BaseContext):
     index: str = knob("", "folder of an index that `python -m agentsys.knowledge build` wrote")
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "which of the index's retrievers; empty: the best")
     k: int = knob(3, "passages for a sub-query")
-    index_digest: str = knob("", "stands for the index's content; the commands fill it in")
+    index_digest: str = knob("", "stands for the index's content; the commands fill it in", hidden=True)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
@@ -124,7 +125,7 @@ def next_line_fault(line: str, inputs: Mapping[str, Any]) -> str | None:
         return None
     if not line.startswith(FOLLOW_UP):
         return f'begin the next line with "{FOLLOW_UP}" or "{FINAL}"'
-    query = line.removeprefix(FOLLOW_UP).strip()
+    query = one_line(line.removeprefix(FOLLOW_UP))
     if not query:
         return "ask something"
     known = query.casefold() in {step["sub_query"].casefold() for step in inputs["steps"]}
@@ -135,8 +136,10 @@ def next_line_fault(line: str, inputs: Mapping[str, Any]) -> str | None:
 class DeepRAG(System):
     """The roles and nodes of DeepRAG's inference (section 3.2). `DeepRAG(answerer=Role(...))` replaces a role."""
 
-    decomposer: Role[str] = Role(
-        "deeprag/narrative", check=next_line_fault, sampling={"temperature": 0.0, "max_tokens": 120, "stop": ["\n"]}
+    decomposer: Role[str] = Role(  # of the last line only its beginning is needed: the concluder writes the answer
+        "deeprag/narrative",
+        check=next_line_fault,
+        sampling={"temperature": 0.0, "max_tokens": 120, "stop": ["\n", "<answer"]},
     )
     decider: Role[str] = Role(
         "deeprag/narrative",
@@ -149,7 +152,7 @@ class DeepRAG(System):
     async def next_query(self, question: str, steps: Sequence[Step], context: Any, key: str) -> str | None:
         """sigma, and q_(t+1) if it is `continue`; None terminates. Raises RoleError."""
         line = await self._go_on(self.decomposer, question, steps, "", context, key)
-        return None if line.value.startswith(FINAL) else line.value.removeprefix(FOLLOW_UP).strip()
+        return None if line.value.startswith(FINAL) else one_line(line.value.removeprefix(FOLLOW_UP))
 
     async def decide(self, question: str, steps: Sequence[Step], query: str, context: Any, key: str) -> Decision:
         """delta for q_(t+1), with the log-probabilities of both openings. Raises RoleError.

@@ -33,9 +33,11 @@ ANSWER: Final = "Intermediate answer:"
 FINAL: Final = "So the final answer is:"
 """sigma = terminate."""
 
-_LONG = re.compile(r"<answer long>(.*?)(?:</answer long>|$)", re.DOTALL)
-_SHORT = re.compile(r"<answer short>(.*?)(?:</answer short>|$)", re.DOTALL)
-_WELL_FORMED = re.compile(r"\s*<answer long>.+?</answer long>\s*<answer short>.+?</answer short>\s*", re.DOTALL)
+_TAG = r"</?answer (?:long|short)>"
+_LONG = re.compile(rf"<answer long>(.*?)(?:{_TAG}|$)", re.DOTALL)
+_SHORT = re.compile(rf"<answer short>(.*?)(?:{_TAG}|$)", re.DOTALL)
+_TEXT = rf"\s*(?:(?!{_TAG})\S\s*)+"
+_WELL_FORMED = re.compile(rf"\s*<answer long>{_TEXT}</answer long>\s*<answer short>{_TEXT}</answer short>\s*")
 
 
 class Passage(TypedDict):
@@ -113,7 +115,7 @@ def final(conclusion: Conclusion) -> str:
 
 def parse_final(text: str) -> Conclusion:
     """o from what follows the mark of the end. Without tags the whole text is both answers."""
-    bare = one_line(re.sub(r"</?answer (?:long|short)>", " ", text))
+    bare = one_line(re.sub(_TAG, " ", text))
     long, short = _LONG.search(text), _SHORT.search(text)
     return Conclusion(
         one_line(long[1]) if long else bare,
@@ -129,8 +131,11 @@ def retrievals(steps: Sequence[Step]) -> int:
 
 def golds(record: Mapping[str, Any]) -> list[str]:
     """The right answers of a record: `answer`, `answers` and `answer_aliases`, whichever it has."""
-    found = [record.get("answer"), *(record.get("answers") or ()), *(record.get("answer_aliases") or ())]
-    return [text for text in found if isinstance(text, str) and text]
+    found: list[Any] = []
+    for name in ("answer", "answers", "answer_aliases"):
+        value = record.get(name) or ()
+        found += value if isinstance(value, list | tuple) else [value]
+    return [str(text) for text in found if isinstance(text, str | int | float) and str(text)]
 
 
 def reward(answer: str, gold: Sequence[str], searches: int, well_formed: bool, match: Match = "exact") -> float:
@@ -143,14 +148,16 @@ def reward(answer: str, gold: Sequence[str], searches: int, well_formed: bool, m
     return 0.1 if well_formed else 0.0
 
 
-def completion_reward(completions: Sequence[str], answers: Sequence[Sequence[str]], **_: Any) -> list[float]:
+def completion_reward(completions: Sequence[Any], answers: Sequence[Sequence[str]], **_: Any) -> list[float]:
     """`reward` of whole narratives, in the form of TRL: `GRPOTrainer(reward_funcs=completion_reward, ...)`.
 
-    `answers` is the column of gold answers. What stands in retrieved passages counts for nothing.
+    A completion is a text, or for chat prompts a list of messages. `answers` is the column of gold answers. What stands
+    in retrieved passages counts for nothing.
     """
     found = []
     for completion, gold in zip(completions, answers, strict=True):
-        lines = completion.splitlines()
+        text = completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+        lines = text.splitlines()
         searches = sum(line.strip() == SEARCH for line in lines)
         ends = [line.removeprefix(FINAL) for line in lines if line.startswith(FINAL)]
         conclusion = parse_final(ends[-1]) if ends else Conclusion("", "", False)

@@ -15,8 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {
     "accelerate", "aiohttp", "bm25s", "chromadb", "datasets", "huggingface_hub", "langchain_openai", "langgraph_api",
-    "matplotlib", "networkx", "numpy", "openai", "pandas", "peft", "pyarrow", "sacrebleu", "scipy", "sentencex",
-    "tokenizers", "torch", "transformers", "trl", "typer", "uvloop", "vllm", "xllamacpp",
+    "matplotlib", "networkx", "numpy", "openai", "pandas", "peft", "pyarrow", "sacrebleu", "scipy",
+    "sentence_transformers", "sentencex", "sklearn", "tokenizers", "torch", "transformers", "trl", "typer", "uvloop",
+    "vllm", "xllamacpp",
 }  # fmt: skip
 FRAMEWORKS = {"langgraph", "langchain_core", "pydantic", "jinja2"}
 
@@ -32,7 +33,13 @@ def loaded_by(*modules: str) -> frozenset[str]:
     return frozenset(json.loads(found.stdout))
 
 
-@pytest.mark.parametrize("modules", ["agentsys", "graphs.drt", "agentsys.models", "agentsys.roles"])
+LIGHT = (
+    "agentsys", "agentsys.knowledge", "agentsys.models", "agentsys.roles", "agentsys.search", "graphs.deeprag",
+    "graphs.deeprag_search", "graphs.drt", "graphs.question",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("modules", LIGHT)
 def test_no_heavy_module(modules: str) -> None:
     """What langgraph and langchain-core load by themselves is not ours to save."""
     frameworks = loaded_by("langgraph.graph", "langchain_core.language_models")

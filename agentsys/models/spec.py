@@ -128,7 +128,7 @@ def _engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine |
         )
     if kind in ("http", "https"):
         urls, _, model = base.partition("#")
-        endpoint = _endpoint(tuple(_address(url) for url in urls.split(",")), numbers.get("timeout", 600))
+        endpoint = _endpoint(tuple(address_of(url) for url in urls.split(",")), numbers.get("timeout", 600))
         return RemoteEngine(endpoint, model or None)
     if kind in ("vllm", "transformers") and rest:
         return ChildEngine(kind, rest, context=numbers.get("context"))
@@ -152,7 +152,8 @@ def _whole(name: str, value: str, kind: str) -> int:
     return int(value)
 
 
-def _address(url: str) -> str:
+def address_of(url: str) -> str:
+    """A server's address from its URL, without /v1. Raises SpecError."""
     parts = urlsplit(url.strip())
     if "@" in parts.netloc:
         raise SpecError("keys do not belong in a URL; set AGENTSYS_API_KEY")

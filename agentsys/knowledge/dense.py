@@ -1,0 +1,118 @@
+"""Dense retrieval: vectors of an embedding model in Chroma, compared by cosine.
+
+The vectors are in a persistent Chroma collection inside the index folder, under their passage's position. Its HNSW
+graph (Malkov and Yashunin 2018) finds nearest neighbours approximately and is held in memory: about 2 KB a passage at
+384 dimensions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agentsys.knowledge.bm25 import Ranking
+from agentsys.knowledge.embedders import Embedder, close
+from agentsys.knowledge.passages import KnowledgeError, Passages
+
+if TYPE_CHECKING:
+    from agentsys.knowledge.embedders import Vectors
+
+FOLDER: Final = "chroma"
+BATCH: Final = 256
+"""Passages that are embedded and stored at once: what a kill costs."""
+_HNSW: Final = {"space": "cosine", "ef_search": 200}
+
+
+class VectorStore:
+    """Vectors by position. Raises KnowledgeError if the folder cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import chromadb
+        except ImportError:
+            raise KnowledgeError("dense retrieval needs chromadb: pip install 'agentsys[knowledge]'") from None
+        try:
+            self._client: Any = chromadb.PersistentClient(
+                str(folder / FOLDER), settings=chromadb.Settings(anonymized_telemetry=False)
+            )
+            self._collection: Any = self._client.get_or_create_collection(
+                "passages", embedding_function=None, configuration={"hnsw": _HNSW}
+            )
+        except Exception as err:  # of several kinds, some from Rust
+            reason = " ".join(str(err).split())[:200]
+            raise KnowledgeError(
+                f"{folder}: Chroma cannot be read ({reason}); remove the folder and build it again"
+            ) from None
+
+    def __len__(self) -> int:
+        return int(self._collection.count())
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self._client.close()
+
+    def add(self, first: int, vectors: Vectors) -> None:
+        """Store the vectors of the passages from position `first` on; those that are there are replaced."""
+        self._collection.upsert(ids=[str(first + i) for i in range(len(vectors))], embeddings=vectors)
+
+    def nearest(self, vectors: Vectors, k: int) -> list[Ranking]:
+        """For each vector the `k` nearest passages with their cosine; of equal ones the first."""
+        found = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
+        return [
+            sorted(zip(map(int, ids), (1.0 - d for d in distances), strict=True), key=lambda hit: (-hit[1], hit[0]))
+            for ids, distances in zip(found["ids"], found["distances"], strict=True)
+        ]
+
+
+def checked(vectors: Any, texts: int, embedder: Embedder, dimension: int | None = None) -> Vectors:
+    """An embedder's vectors as float32 (texts, dimension). Raises KnowledgeError for another shape, or NaN."""
+    import numpy as np
+
+    array = np.asarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or len(array) != texts or not np.isfinite(array).all():
+        raise KnowledgeError(
+            f"the embedding model '{embedder.name}' gave {array.shape} for {texts} texts; finite numbers of shape "
+            f"({texts}, dimension) are needed"
+        )
+    if dimension is not None and array.shape[1] != dimension:
+        raise KnowledgeError(
+            f"the embedding model '{embedder.name}' gives {array.shape[1]} dimensions, the index has {dimension}: "
+            "it is another model of that name; build another index"
+        )
+    return array
+
+
+async def embed_passages(
+    store: VectorStore, passages: Passages, embedder: Embedder, dimension: int, show: Callable[[int], None]
+) -> None:
+    """Embed and store what is not stored yet, in the order of the passages. `show` is told how many are stored."""
+    for first in range(len(store) // BATCH * BATCH, len(passages), BATCH):
+        texts = [passages[i].searched for i in range(first, min(first + BATCH, len(passages)))]
+        store.add(first, checked(await embedder.embed(texts), len(texts), embedder, dimension))
+        show(first + len(texts))
+
+
+class Dense:
+    """Ranks passages by the cosine of their vector and the query's."""
+
+    def __init__(self, folder: Path, embedder: Embedder, dimension: int, passages: int) -> None:
+        """Raises KnowledgeError if vectors are missing."""
+        self._store, self._embedder, self._dimension = VectorStore(folder), embedder, dimension
+        if (stored := len(self._store)) != passages:
+            self._store.close()
+            raise KnowledgeError(
+                f"{folder} has {stored} vectors for {passages} passages; remove the folder and build it again"
+            )
+
+    async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """At most `k` passages for each query, off the event loop."""
+        if not queries:
+            return []
+        vectors = checked(await self._embedder.embed(queries), len(queries), self._embedder, self._dimension)
+        return await asyncio.to_thread(self._store.nearest, vectors, k)
+
+    async def aclose(self) -> None:
+        """Close the embedder."""
+        await close(self._embedder)

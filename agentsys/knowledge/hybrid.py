@@ -1,0 +1,53 @@
+"""Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009): rankings become one, scores are not compared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from agentsys.knowledge.bm25 import Ranking
+
+RRF_K: Final = 60
+"""The paper's constant: rank r counts 1 / (60 + r)."""
+DEPTH: Final = 100
+"""Each ranking is asked for at least so many passages, and for twice as many as are wanted."""
+
+
+class Ranker(Protocol):
+    """What an index folder holds: passages by position."""
+
+    async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """At most `k` passages for each query, best first."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        ...
+
+
+def fuse(rankings: Sequence[Ranking], k: int) -> Ranking:
+    """The `k` passages with the highest sum of 1 / (60 + rank), rank from 1; of equal ones the first."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (position, _) in enumerate(ranking, 1):
+            scores[position] = scores.get(position, 0.0) + 1.0 / (RRF_K + rank)
+    return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))[:k]
+
+
+class Hybrid:
+    """Fuses the rankings of others."""
+
+    def __init__(self, *rankers: Ranker) -> None:
+        self._rankers = rankers
+
+    async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """At most `k` passages for each query."""
+        depth = max(2 * k, DEPTH)
+        found = await asyncio.gather(*(ranker.rank(queries, depth) for ranker in self._rankers))
+        return [fuse(rankings, k) for rankings in zip(*found, strict=True)]
+
+    async def aclose(self) -> None:
+        """Close them all."""
+        for ranker in self._rankers:
+            await ranker.aclose()

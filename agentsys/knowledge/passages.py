@@ -1,0 +1,92 @@
+"""Passages, hits, the retriever protocol, and passages on disk that are read one at a time.
+
+An index keeps its passages in `passages.jsonl`, one flat JSON object a line, and where each line begins in
+`offsets.npy`, int64 (passages + 1,). Both are memory-mapped, so that a million passages cost no memory until they are
+found. A passage's *position* is its line, counted from 0: it is what the indexes know it by, and it breaks ties.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import orjson
+
+PASSAGES_FILE: Final = "passages.jsonl"
+OFFSETS_FILE: Final = "offsets.npy"
+
+
+class KnowledgeError(ValueError):
+    """An index, a passage source or a setting that cannot be used; the message is one line that names the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of text that can be found. As data: {"id", "title", "text"} and what is in `meta` beside them."""
+
+    id: str
+    text: str
+    title: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Passage:
+        """The passage that a JSON object stands for."""
+        meta = {name: value for name, value in data.items() if name not in ("id", "title", "text")}
+        return cls(data["id"], data["text"], data["title"], meta)
+
+    def line(self) -> bytes:
+        """The passage as a line of JSON."""
+        data = {"id": self.id, "title": self.title, "text": self.text, **self.meta}
+        return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
+
+    @property
+    def searched(self) -> str:
+        """What is indexed: the title, if there is one, and the text."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found; a higher score is better, and scores of different queries do not compare."""
+
+    passage: Passage
+    score: float
+
+
+class Retriever(Protocol):
+    """Finds passages. An index is one (load_retriever), and so is any object with this method."""
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query its at most `k` best hits, best first, ties in the order of the passages."""
+        ...
+
+
+class Passages:
+    """The passages of an index folder by position. Raises KnowledgeError if they cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        import numpy as np
+
+        try:
+            self._offsets = np.load(folder / OFFSETS_FILE, mmap_mode="r")
+            with (folder / PASSAGES_FILE).open("rb") as file:
+                self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as err:
+            reason = getattr(err, "strerror", None) or err
+            raise KnowledgeError(
+                f"{folder}: its passages cannot be read ({reason}); remove the folder and build it again"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, position: int) -> Passage:
+        start, end = self._offsets[position : position + 2].tolist()
+        return Passage.from_data(orjson.loads(self._text[start:end]))
+
+    def __iter__(self) -> Iterator[Passage]:
+        return (self[position] for position in range(len(self)))
