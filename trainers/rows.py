@@ -173,6 +173,8 @@ class Sieve:
         limit = self.filters.near_duplicates
         text = " ".join((row["text"] + row.get("rejected", "")).split())
         mark = "" if row["kind"] == "sft" else row["input"]
+        if row["kind"] == "step":  # the same decision after another prefix is another pair
+            mark += hashlib.sha256(row["prompt"].encode()).hexdigest()
         sketch = MinHash(num_perm=128)
         sketch.update_batch([(mark + text[i : i + 5]).encode() for i in range(max(1, len(text) - 4))])
         index = self._seen.setdefault(row["kind"], MinHashLSH(threshold=limit, num_perm=128))

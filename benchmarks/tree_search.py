@@ -1,0 +1,196 @@
+"""Whole decision trees at once: graphs/deeprag_search.py, stage II, over a server with a fixed time for each call.
+
+    python benchmarks/tree_search.py [--questions 64] [--depth 4] [--latency 0.2] [--slots 64 256]
+
+The server runs in a process of its own, speaks like vLLM and answers every request after the latency, however many
+come; the client keeps at most `slots` of them in flight. Prompts are tokenised with the student's tokenizer, passages
+come from a BM25 index, calls go into a request cache and traces to disk, as in a real run. A tree of depth d has
+4 (2^d - 1) + 2^d calls: a sub-query, a decision and two answers at each inner node, an end at each leaf. Rows:
+  one after the other   a single question with one request in flight (measured), times the number of questions
+  slots                 all questions by `collect`; the ideal is max(critical path, work / slots), where a call's work
+                        is the latency and the critical path 2 d + 1 calls: a decision does not hold up the answers
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import platform
+import random
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+WORDS = ("harbour", "violin", "widow", "letter", "kettle", "orchard", "winter", "lawyer", "clock", "road", "lamp")
+END = " <answer long>The answer of it all is forty-two.</answer long><answer short>forty-two</answer short>"
+
+
+class Server(asyncio.Protocol):
+    """Just enough HTTP/1.1 and just enough of vLLM; answers after `latency` seconds."""
+
+    def __init__(self, folder: str, latency: float, encode: Any) -> None:
+        self.folder, self.latency, self.encode = folder, latency, encode
+        self.buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            start = head.find(b"content-length:")
+            length = int(head[start + 15 :].split(b"\r\n")[0]) if start >= 0 else 0
+            if len(self.buffer) < end + 4 + length:
+                return
+            body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
+            if body:
+                asyncio.get_running_loop().call_later(self.latency, self.write, self.completion(orjson.loads(body)))
+            else:
+                self.write({"data": [{"id": "m", "owned_by": "vllm", "root": self.folder}]})
+
+    def write(self, answer: Any) -> None:
+        data = orjson.dumps(answer)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+        self.transport.write(head + data)
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The next piece of a narrative, known by the sampling of the role that asks."""
+        text = " about a dozen of them"
+        if "<answer" in body["stop"]:
+            text = f"Follow up: What is the {sum(body['prompt']) % 10**6}th thing to know of it?"
+        elif body["logprobs"]:
+            text = "Let's search the question in Wikipedia."
+        elif body["max_tokens"] == 250:
+            text = END
+        ids = self.encode(text)
+        choice: dict[str, Any] = {"text": text, "token_ids": ids, "finish_reason": "stop"}
+        if body["logprobs"]:
+            top = {f"token_id:{token}": -token / 9 for token in (10061, 98961, *range(1, body["logprobs"] - 1))}
+            choice["logprobs"] = {"token_logprobs": [-0.25] * len(ids), "top_logprobs": [top] * len(ids)}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}}
+
+
+def serve(port: int, folder: str, latency: float) -> None:
+    """The server process."""
+    import uvloop
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Server(folder, latency, encode), "127.0.0.1", port)
+        await server.serve_forever()
+
+    uvloop.run(main())
+
+
+def write_index(folder: Path, passages: int = 2000, words: int = 100) -> Path:
+    """A BM25 index of passages as long as the paper's."""
+    from agentsys.knowledge import Settings, build_index
+
+    chance = random.Random(0)
+    texts = (" ".join(chance.choices(WORDS, k=words)) for _ in range(passages))
+    lines = [{"id": f"p{i}", "title": f"thing {i}", "text": text} for i, text in enumerate(texts)]
+    source = folder / "passages.jsonl"
+    source.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    build_index(source, folder / "index", Settings(kind="bm25"))
+    return folder / "index"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run: seconds of wall time and of the client process's CPU, and calls."""
+
+    seconds: float
+    cpu: float
+    calls: int
+
+
+def grow(url: str, index: Path, questions: int, depth: int, slots: int) -> Measured:
+    """Whole trees of questions, by `collect`."""
+    from agentsys.collect import Options, collect
+    from graphs.deeprag_search import Context, graph
+
+    records = [{"question": f"What is the answer of all {i}?", "answer": "forty-two"} for i in range(questions)]
+    knobs = Context(stage="calibration", model=f"{url}/v1", max_steps=depth, index=str(index))
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(in_flight=slots, cache=Path(folder) / "cache.sqlite")
+        wall, cpu = time.perf_counter(), time.process_time()
+        summary = collect(graph, records, Path(folder) / "out", context=knobs, options=options)
+        found = Measured(time.perf_counter() - wall, time.process_time() - cpu, summary.calls)
+    assert summary.kept == questions and found.calls == questions * calls_of(depth), summary
+    return found
+
+
+def calls_of(depth: int) -> int:
+    """Calls of one tree."""
+    inner, leaves = (1 << depth) - 1, 1 << depth
+    return 4 * inner + leaves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--latency", type=float, default=0.2, help="seconds that the server takes for a call")
+    parser.add_argument("--slots", type=int, nargs="+", default=[64, 256], help="requests in flight")
+    parser.add_argument("--repeats", type=int, default=3, help="the table shows the median by wall time")
+    parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalogue name or model folder")
+    args = parser.parse_args()
+    from trainers.students import folder_of
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = (port, folder_of(args.tokenizer), args.latency)
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=served, daemon=True)
+    server.start()
+    time.sleep(3)
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as folder:
+        index = write_index(Path(folder))
+        grow(url, index, 1, 1, 4)  # imports, tokenizer, index
+        report(args, url, index)
+    server.terminate()
+
+
+def report(args: argparse.Namespace, url: str, index: Path) -> None:
+    """Measure and print the table."""
+    work = args.questions * calls_of(args.depth) * args.latency
+    print(
+        f"{args.questions} questions, trees of depth {args.depth}, {calls_of(args.depth)} calls each, "
+        f"{args.latency:g} s a call; Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"load before {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        "| | wall s | ideal s | ideal / wall | times faster | client CPU s | ms a call |\n|---|---|---|---|---|---|---|"
+    )
+    one = grow(url, index, 1, args.depth, 1)
+    in_turn = Measured(one.seconds * args.questions, one.cpu * args.questions, one.calls * args.questions)
+    row(f"one after the other ({one.seconds:.1f} s a question)", in_turn, work, in_turn)
+    for slots in args.slots:
+        runs = [grow(url, index, args.questions, args.depth, slots) for _ in range(args.repeats)]
+        median = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+        row(f"{slots} slots", median, max((2 * args.depth + 1) * args.latency, work / slots), in_turn)
+
+
+def row(name: str, run: Measured, ideal: float, in_turn: Measured) -> None:
+    """A line of the table."""
+    numbers = f"{run.seconds:.2f} | {ideal:.2f} | {ideal / run.seconds:.2f} | {in_turn.seconds / run.seconds:.0f}"
+    print(f"| {name} | {numbers} | {run.cpu:.1f} | {1000 * run.cpu / run.calls:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
