@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
@@ -94,6 +95,13 @@ class Knowledge(BaseContext):
         retriever = await asyncio.to_thread(load_retriever, self.index, self.retriever)
         [hits] = await retriever.search([query], self.k)
         return [Passage(id=h.passage.id, title=h.passage.title, text=h.passage.text) for h in hits]
+
+    async def aclose(self) -> None:
+        """Close the connections of an embedding endpoint; `collect` does at its end."""
+        from agentsys.knowledge import KnowledgeError, load_retriever
+
+        with suppress(KnowledgeError):  # what cannot be opened has nothing to close
+            await (await asyncio.to_thread(load_retriever, self.index, self.retriever)).aclose()
 
 
 @dataclass(frozen=True)

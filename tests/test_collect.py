@@ -67,6 +67,16 @@ async def greet(state: Any, runtime: Runtime[Context]) -> dict[str, Any]:
     return {"reply": (await ask(runtime.context, GREETER, key="greet", text=state["text"])).value}
 
 
+@dataclass(frozen=True)
+class Closing(Context):
+    """A context that has something to close."""
+
+    closed: list[str]
+
+    async def aclose(self) -> None:
+        self.closed.append("closed")
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "replies.jsonl", [{"role": "greeter", "replies": ["good day"]}, *RULES])
@@ -712,3 +722,14 @@ def test_two_hundred_thousand_records_fit_into_memory(tmp_path: Path) -> None:
     [line] = rejected(tmp_path / "run")
     assert line["source"] == f"{tmp_path / 'in.jsonl'}:200001"
     assert line["reason"] == "duplicate: two records have this id (record-17)"
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_context_is_closed_at_the_end(down: bool, script: Path, tmp_path: Path) -> None:
+    context = Closing("http://127.0.0.1:9/v1" if down else f"scripted:{script}", [])
+    if down:
+        with pytest.raises(EndpointDown):
+            collect(one_node(greet), ["Ada"], tmp_path / "out", context=context, options=UNCACHED)
+    else:
+        collect(one_node(greet), ["Ada"], tmp_path / "out", context=context, options=UNCACHED)
+    assert context.closed == ["closed"]

@@ -166,6 +166,8 @@ async def acollect(
             folder.close()
         for model in models.values():
             await model.aclose()
+        if closing := getattr(context, "aclose", None):
+            await closing()
 
 
 def texts_of(graph: Any) -> list[str]:
