@@ -2,6 +2,7 @@
 
     python benchmarks/training_speed.py                                (0.5B student, 1.5B teacher, LoRA, fp32)
     python benchmarks/training_speed.py --student FOLDER --teacher FOLDER --rows 64 --length 1024 --lora 0
+    python benchmarks/training_speed.py --sides SFT "SFT, TRL alone" --repeats 3 --rows 16
 
 Every side runs in a process of its own, one after the other, on the same rows: same batch, length, dtype and adapters.
 Distillation from stored top-k stands against TRL's GKD (lmbda 0: no sampling) with the teacher in memory; SFT and
@@ -29,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainers.rows import row_schema
-from trainers.students import load_causal_lm, load_tokenizer, tokenizer_digest
+from trainers.students import folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
 from trainers.training import StudentOptions, TrainingOptions, configuration, load_student
 
 TEXT = "The old clock in the hall coughed twice, like a butler with bad news, and then struck nine. "
@@ -67,10 +68,30 @@ def student(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def teacher_scoring(args: argparse.Namespace, folder: Path) -> float:
-    from trainers.teacher import Scoring, Speed, main
+    from trainers.teacher import Speed
 
-    main(Scoring(folder / "rows.parquet", folder / "scored", args.teacher), Speed())
-    return float(json.loads((folder / "scored" / "manifest.json").read_text())["seconds"])
+    return scored_with(args.teacher, folder / "scored", Speed())
+
+
+def teacher_in_bfloat16(args: argparse.Namespace, folder: Path) -> float:
+    from trainers.teacher import Speed
+
+    return scored_with(args.teacher, folder / "scored-bf16", Speed(dtype="bfloat16"))
+
+
+def teacher_in_vllm(args: argparse.Namespace, folder: Path) -> float:
+    """vLLM, in bfloat16, started as a child of its own environment ($AGENTSYS_VLLM_PYTHON)."""
+    from trainers.teacher import Speed
+
+    return scored_with(f"vllm:{folder_of(args.teacher)}", folder / "scored-vllm", Speed(in_flight=8))
+
+
+def scored_with(teacher: str, out: Path, speed: Any) -> float:
+    """Seconds of scoring, without the start of the teacher."""
+    from trainers.teacher import Scoring, main
+
+    main(Scoring(out.parent / "rows.parquet", out, teacher), speed)
+    return float(json.loads((out / "manifest.json").read_text())["seconds"])
 
 
 def stored(args: argparse.Namespace, folder: Path) -> float:
@@ -193,13 +214,15 @@ def timed(trainer: Any) -> float:
 
 
 SIDES: dict[str, Callable[[argparse.Namespace, Path], float]] = {
-    "teacher scoring, transformers": teacher_scoring,
+    "teacher scoring": teacher_scoring,
     "distil, stored top-k": stored,
     "distil, TRL GKD": gkd,
     "SFT": sft,
     "SFT, TRL alone": trl_sft,
     "step DPO": dpo,
     "DPO, TRL alone": trl_dpo,
+    "teacher scoring, bfloat16": teacher_in_bfloat16,
+    "teacher scoring, vLLM": teacher_in_vllm,
 }
 
 
@@ -229,6 +252,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a row, half of them learned")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--lora", type=int, default=16, help="rank; 0 trains all weights")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES)[:8], help="default: all but vLLM")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each side, taken in turn")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -245,14 +270,15 @@ def main() -> None:
     print("| side | seconds | tokens/s | peak GB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         write(args, Path(name))
-        found = {}
-        for side in SIDES:
+        found: dict[str, dict[str, float]] = {}
+        for side in args.sides * args.repeats:
             found[side] = one(side, args, Path(name))
             seconds, memory = found[side]["seconds"], found[side]["gigabytes"]
             print(f"| {side} | {seconds:.1f} | {tokens / seconds:.1f} | {memory:.1f} |", flush=True)
-    scoring, ours, theirs = (found[s]["seconds"] for s in list(SIDES)[:3])
-    for epochs in (1, 3):
-        print(f"{epochs} epochs with scoring: {scoring + epochs * ours:.0f} s stored, {epochs * theirs:.0f} s GKD")
+    if set(compared := list(SIDES)[:3]) <= set(found):
+        scoring, ours, theirs = (found[side]["seconds"] for side in compared)
+        for epochs in (1, 3):
+            print(f"{epochs} epochs with scoring: {scoring + epochs * ours:.0f} s stored, {epochs * theirs:.0f} s GKD")
 
 
 if __name__ == "__main__":
