@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -101,26 +101,40 @@ class Role(Generic[T]):
         """Ask and return the value. Raises RoleError, ModelError or PromptError."""
         return (await self.answer(model, key=key, **inputs)).value
 
-    async def answer(self, model: BaseChatModel, *, key: str, **inputs: Any) -> Answer[T]:
-        """Ask and return the value with its call (its token ids and log-probabilities, say)."""
+    async def answer(
+        self, model: BaseChatModel, *, key: str, continue_ids: Sequence[int] = (), **inputs: Any
+    ) -> Answer[T]:
+        """Ask and return the value with its call (its token ids and log-probabilities, say).
+
+        `continue_ids` are the ids of an answer begun earlier: the reply extends them exactly, token for token.
+        """
         asked = self.text.render(inputs)
         messages = asked
         problem = ""
         for attempt in range(ATTEMPTS):
-            call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key)
+            call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
             try:
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
-                shown = not isinstance(err, _Unwanted) and asked[-1]["role"] != "assistant"
+                begun = asked[-1]["role"] == "assistant" or bool(continue_ids)
+                shown = not isinstance(err, _Unwanted) and not begun
                 messages = [*asked, *_again(call.text, problem)] if shown else _reminded(asked, problem)
         raise RoleError(f"{self.name} ({key}): no usable reply in {ATTEMPTS} attempts: {problem}")
 
-    async def _call(self, model: BaseChatModel, messages: list[Message], key: str) -> Call:
+    async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:
         recorder = current.get()
         sampling = model.settings(self.sampling) if isinstance(model, AgentChatModel) else dict(self.sampling)
         known = await model.identity() if isinstance(model, AgentChatModel) else _foreign_identity(model)
-        about = {"model": known, "messages": messages, "sampling": sampling, "schema": self.schema, "key": key}
+        about: dict[str, Any] = {
+            "model": known,
+            "messages": messages,
+            "sampling": sampling,
+            "schema": self.schema,
+            "key": key,
+        }
+        if continue_ids:
+            about["continue_ids"] = continue_ids
         call_id = identity(record=recorder.identity if recorder else None, **about)
         seed = sampling.get("seed", seed_of(call_id) if recorder else None)
         if recorder:
@@ -129,7 +143,10 @@ class Role(Generic[T]):
         if reply is None:
             if isinstance(model, AgentChatModel):
                 extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
+                extra |= {"continue_ids": continue_ids} if continue_ids else {}
                 reply = await model.reply(cast("Any", messages), **extra)
+            elif continue_ids:
+                raise ModelError(f"{known['name']}: an answer can be continued only by a model of agentsys's own")
             else:
                 reply = await self._ask_foreign(model, messages)
             if recorder and recorder.cache:

@@ -175,6 +175,14 @@ async def test_limits() -> None:
     assert 0 < root.visits < 10_000
 
 
+async def test_a_deeper_search_goes_on_from_the_limit() -> None:
+    root: Node[Path] = Node.root(())
+    for depth in (1, 2, 3):
+        await MCTS(Game(width=2, depth=3), UCT(), Limits(20, 2, depth)).run(root)
+        assert max(node.depth for node in walk(root)) == depth
+    assert {node.outcome for node in walk(root) if node.visits and node.depth == 3} == {"end"}
+
+
 async def test_equal_children_are_one() -> None:
     class Twins(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:

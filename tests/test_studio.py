@@ -26,6 +26,7 @@ from servers import Answer, Behaviour, FakeServer, Seen, Status, decode, write_m
 from agentsys.knowledge import build_index
 from agentsys.models.weights import CATALOGUE
 from graphs.deeprag_protocol import ANSWER, FINAL, FOLLOW_UP, SEARCH
+from graphs.longdpo import PRINCIPLES
 
 ROOT = Path(__file__).parents[1]
 GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
@@ -72,10 +73,8 @@ def schema_of(seen: Seen) -> dict[str, Any]:
     return form or seen.body.get("structured_outputs", {}).get("json") or seen.body.get("json_schema") or {}
 
 
-def reply_to(seen: Seen) -> Behaviour:
-    """A proper reply for the role that asks: known by its schema, or by its last message."""
-    messages = asked(seen)
-    last = messages[-1]["content"]
+def structured(seen: Seen, last: str) -> Behaviour | None:
+    """A reply that follows the request's schema; None for one that asks for text."""
     match sorted(schema_of(seen).get("properties", ())):
         case ["keywords"]:
             return as_json(keywords=[{"word": "bell", "translation": "钟声"}])
@@ -87,8 +86,19 @@ def reply_to(seen: Seen) -> Behaviour:
             return as_json(long="She was born there.", short="Torby" if FOUND in last else "Lund")
         case ["figurative", "literal", "reason", "suitable"]:
             return as_json(figurative=True, literal="空教堂里的钟", suitable=False, reason="A bell is loud.")
-    if reply := deeprag_reply(seen, messages):
-        return Answer(reply)
+        case ["accuracy", "analysis", *_]:
+            return as_json(analysis="Fine.", **{principle: [0, 0, 0, 1, 0] for principle in PRINCIPLES})
+    return None
+
+
+def reply_to(seen: Seen) -> Behaviour:
+    """A proper reply for the role that asks: known by its schema, or by its last message."""
+    messages = asked(seen)
+    last = messages[-1]["content"]
+    if reply := structured(seen, last):
+        return reply
+    if text := deeprag_reply(seen, messages):
+        return Answer(text)
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")
     if attempts := sorted(set(re.findall(r"\[\d\]", last))):
@@ -438,6 +448,23 @@ CASES = {
         after_edit={"question": "Which town is that?", "answer": "Torby"},
         input={"question": QUESTION, "answer": "Torby"},
         index=True,
+    ),
+    "longdpo": Case(
+        conditional={
+            *((node, "finish") for node in ("expand", "judge", "consistency", "critique", "commit")),
+            *(("expand", "judge"), ("judge", "consistency"), ("consistency", "critique"), ("commit", "expand")),
+        },
+        tokens_from={"expand", "judge"},
+        result={"response": DRAFTS[0], "stop": "end", "dropped": "no pair (end)"},
+        changed={"judge_model": "vllm?max_tokens=77", "judge_prompt": "# user\nMARKED {{ text }}", "width": 2},
+        changed_result={"response": DRAFTS[0], "stop": "end"},
+        asked_of_vllm=f"MARKED {DRAFTS[0]}",
+        edit_before="judge",
+        edit={"candidates": [{"key": "0/0", "text": EDITED, "ids": [], "final": True, "value": 0.0, "scores": []}]},
+        needle=EDITED,
+        edit_as="expand",
+        after_edit={"response": EDITED},
+        input={"prompt": "Write a letter about a lighthouse.", "length": 100},
     ),
     "translate": Case(
         conditional=set(),

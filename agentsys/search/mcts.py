@@ -199,8 +199,8 @@ class MCTS:
         if descent.expansion:
             self._expanding.discard(leaf)
             self._grow(leaf, grown)
-        elif leaf.outcome == "open" and self._is_end(leaf):
-            leaf.outcome = "end"
+        elif leaf.outcome == "open" and self.problem.is_terminal(leaf):
+            leaf.outcome = "end"  # one at the depth limit stays open: a deeper search may go on from it
         for node in descent.path:
             node.under_way -= 1
             node.visits += 1

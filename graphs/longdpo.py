@@ -1,0 +1,457 @@
+"""LongDPO: a long response written step by step; the best consistent step of several goes on, and gives a pair.
+
+"LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented Stepwise Information" (Ping et
+al. 2025). One layer: expand the response by several candidate steps with the same exact token prefix, judge each on
+seven principles, pass over those that contradict the memory of what was written, improve a weak choice with critiques,
+and commit to it. The graph repeats layers, so that a person can step through them; the methods are the search's too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NotRequired
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from agentsys.knowledge.embedders import Embedder, make_embedder
+from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
+from agentsys.models.errors import ModelError
+from agentsys.models.spec import served_to_browsers
+from agentsys.roles import Role, RoleError
+from agentsys.search import settled
+from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.traces import Segment, Target
+
+PRINCIPLES = ("accuracy", "purpose", "safety", "logic", "variety", "reading", "insight")
+Weights = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=5, max_length=5)]
+STEP_TOKENS = ((500, 512), (2000, 2048), (4000, 3000))
+"""Tokens of a step by required length in words, as released; above the last bound 8192."""
+
+
+class Judgement(BaseModel):
+    """Five soft weights a principle, for the scores 1 to 5."""
+
+    analysis: str
+    accuracy: Weights
+    purpose: Weights
+    safety: Weights
+    logic: Weights
+    variety: Weights
+    reading: Weights
+    insight: Weights
+
+    def scores(self) -> list[float]:
+        """The expected score of each principle, 1-5."""
+        rows = [getattr(self, name) for name in PRINCIPLES]
+        return [sum(w * score for score, w in enumerate(row, 1)) / sum(row) for row in rows]
+
+
+class FoundFact(BaseModel):
+    """One statement to remember."""
+
+    statement: str
+    validity: Literal["true", "false", "unsure"]
+    evidence: str
+
+
+class Facts(BaseModel):
+    """The extractor's reply."""
+
+    facts: list[FoundFact]
+
+
+class Verdict(BaseModel):
+    """The contradiction judge's reply."""
+
+    reason: str
+    contradicts: bool
+
+
+class Critique(BaseModel):
+    """The critic's reply."""
+
+    analysis: str
+    suggestion: str
+    confidence: Annotated[int, Field(ge=1, le=5)]
+    words: str
+
+
+class Candidate(TypedDict):
+    """A step s_(t+1) that could come next. `ids` are the engine's, without the end of the turn.
+
+    Tree search adds the mean q of what it found below the step, and the visits.
+    """
+
+    key: str
+    text: str
+    ids: list[int]
+    final: bool
+    value: float
+    scores: list[float]
+    contradicts: NotRequired[str | None]
+    suggestions: NotRequired[list[str]]
+    q: NotRequired[float]
+    visits: NotRequired[int]
+
+
+class Input(TypedDict):
+    """A request, and the words that the response should have (0: the request does not say)."""
+
+    prompt: str
+    length: NotRequired[int]
+
+
+class Layer(TypedDict):
+    """What one layer decided: the candidates, which were chosen and rejected (indices), and the facts it added."""
+
+    candidates: list[Candidate]
+    chosen: int
+    rejected: int | None
+    facts: list[dict[str, Any]]
+
+
+class State(Input):
+    """The response so far, layer by layer, and the layer being made."""
+
+    layers: NotRequired[list[Layer]]
+    candidates: NotRequired[list[Candidate]]
+    chosen: NotRequired[int | None]
+    stop: NotRequired[str]
+    response: NotRequired[str]
+    dropped: NotRequired[str | None]
+    targets: NotRequired[list[dict[str, Any]]]
+
+
+class Output(TypedDict):
+    """The response, how it came about, and the pairs."""
+
+    prompt: str
+    response: NotRequired[str]
+    layers: NotRequired[list[Layer]]
+    stop: NotRequired[str]
+    dropped: NotRequired[str | None]
+    targets: NotRequired[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Context(BaseContext):
+    """Models, prompts and knobs of a run."""
+
+    model: str = knob("embedded", "model spec of every role that has none of its own")
+    writer_model: str = knob("", "model spec of the policy; empty: `model`")
+    judge_model: str = knob("", "model spec of the judge; empty: `model`")
+    extractor_model: str = knob("", "model spec of the role that finds facts; empty: `model`")
+    contradiction_model: str = knob("", "model spec of the consistency judge; empty: `model`")
+    critic_model: str = knob("", "model spec of the critic; empty: `model`")
+    width: int = knob(4, "candidates of a layer")
+    depth: int = knob(4, "layers at most")
+    step_tokens: int = knob(0, "tokens of a step; 0: by the required length, 512 to 8192 as released")
+    eta: float = knob(2.5, "a choice of at most this value is improved with critiques, 1-5")
+    similarity: float = knob(0.8, "cosine above which a fact and a chunk are judged")
+    chunk_tokens: int = knob(128, "tokens of a chunk")
+    embedding: str = knob("", "embedding model of the memory; empty: no memory")
+    rejected: Literal["random", "worst"] = knob("random", "the rejected side: a random other candidate, or the worst")
+    choice_seed: int = knob(0, "seed of random choices: the rejected side, the number of suggestions")
+    writer_prompt: str = knob("", "prompt text in place of prompts/longdpo/writer.md")
+    judge_prompt: str = knob("", "prompt text in place of prompts/longdpo/judge.md")
+    extractor_prompt: str = knob("", "prompt text in place of prompts/longdpo/extractor.md")
+    contradiction_prompt: str = knob("", "prompt text in place of prompts/longdpo/contradiction.md")
+    critic_prompt: str = knob("", "prompt text in place of prompts/longdpo/critic.md")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        least = {"width": 1, "depth": 1, "step_tokens": 0, "chunk_tokens": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+
+    def tokens(self, length: int) -> int:
+        """Tokens of a step for a response of so many words."""
+        return self.step_tokens or next((tokens for bound, tokens in STEP_TOKENS if length < bound), 8192)
+
+
+def judged(judgement: Judgement, inputs: Any) -> str | None:
+    """What is wrong with a judgement: a principle without any weight has no score, and none is made up."""
+    empty = [name for name in PRINCIPLES if not sum(getattr(judgement, name))]
+    return f"{empty[0]} has no weight; its five weights make 1" if empty else None
+
+
+@dataclass(frozen=True)
+class LongDPO(System):
+    """The roles and nodes of one layer. `LongDPO(judge=Role(...))` replaces a role."""
+
+    writer: Role[str] = Role("longdpo/writer", whole=False, sampling={"temperature": 0.7, "top_p": 1.0})
+    judge: Role[Judgement] = Role(
+        "longdpo/judge", Judgement, check=judged, sampling={"temperature": 0.7, "max_tokens": 1024}
+    )
+    extractor: Role[Facts] = Role("longdpo/extractor", Facts, sampling={"temperature": 0.0, "max_tokens": 1024})
+    contradiction: Role[Verdict] = Role(
+        "longdpo/contradiction", Verdict, sampling={"temperature": 0.0, "max_tokens": 256}
+    )
+    critic: Role[Critique] = Role("longdpo/critic", Critique, sampling={"temperature": 0.0, "max_tokens": 512})
+
+    async def write(
+        self, state: State, context: Context, prefix: Sequence[Candidate], key: str, suggestions: Sequence[str] = ()
+    ) -> Candidate:
+        """One candidate for s_(t+1) after s_1 .. s_t, the very ids of `prefix`. Raises RoleError, ModelError."""
+        budget = context.tokens(state.get("length") or 0)
+        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget})
+        ids = [i for step in prefix for i in step["ids"]]
+        asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
+        answer = await ask(context, role, key=key, continue_ids=ids, **asked)
+        call = answer.call
+        kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]
+        return Candidate(
+            key=call.key, text=call.text, ids=kept, final=call.finish == "stop", value=0.0, scores=[],
+            suggestions=list(suggestions),
+        )  # fmt: skip
+
+    async def evaluate(self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate) -> Candidate:
+        """The step with its value: the mean over the principles of the expected score. Raises RoleError."""
+        inputs = {"prompt": state["prompt"], "before": text_of(prefix), "text": step["text"]}
+        scores = (await ask(context, self.judge, key=f"{step['key']}/judge", **inputs)).value.scores()
+        return {**step, "scores": scores, "value": sum(scores) / len(scores)}
+
+    async def contradicted(self, context: Context, facts: Sequence[Fact], step: Candidate) -> str | None:
+        """The fact that a step contradicts, or None. Raises RoleError."""
+        if not facts or not context.embedding:
+            return None
+        chunks = cut_evenly(step["text"], len(step["ids"]), context.chunk_tokens)
+        found = await suspicions(facts, chunks, _embedder(context.embedding), context.similarity)
+        for number, (fact, chunk, _) in enumerate(found):
+            key = f"{step['key']}/contradiction/{number}"
+            verdict = await ask(context, self.contradiction, key=key, fact=fact.statement, chunk=chunk)
+            if verdict.value.contradicts:
+                return fact.statement
+        return None
+
+    async def remember(
+        self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
+    ) -> list[Fact]:
+        """Facts of a chosen step; what the extractor holds to be false is not kept. Raises RoleError."""
+        if not context.embedding or step["final"]:
+            return []
+        inputs = {"before": text_of(prefix), "text": step["text"]}
+        found = (await ask(context, self.extractor, key=f"{step['key']}/facts", **inputs)).value.facts
+        return [Fact(f.statement, f.validity, f.evidence, step["key"]) for f in found if f.validity != "false"]
+
+    async def choose(
+        self, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate]
+    ) -> tuple[list[Candidate], int | None]:
+        """The candidates with what they contradict, asked from the best down to the first consistent one: the choice.
+
+        The best has the greatest q, or without tree search the greatest value. Raises RoleError.
+        """
+        found = list(candidates)
+        for i in sorted(range(len(found)), key=lambda i: -found[i].get("q", found[i]["value"])):
+            fact = await self.contradicted(context, facts, found[i])
+            found[i] = {**found[i], "contradicts": fact}
+            if fact is None:
+                return found, i
+        return found, None
+
+    async def improve(
+        self, state: State, context: Context, prefix: Sequence[Candidate], facts: Sequence[Fact],
+        candidates: Sequence[Candidate], chosen: Candidate,
+    ) -> Candidate | None:  # fmt: skip
+        """Critique augmentation of a choice whose value is at most eta: a better rewriting, or None.
+
+        For each principle on which a consistent sibling is better the critic says what could be learned from it; one to
+        three suggestions, the most confident, go into the request of the rewriting. There is none where no sibling is
+        better, where the rewriting is not better or contradicts the memory, and where a role fails.
+        """
+        if chosen["value"] > context.eta:
+            return None
+        try:
+            suggestions = await self._suggestions(state, context, facts, candidates, chosen)
+            if not suggestions:
+                return None
+            count = _random(context, chosen, "suggestions").randint(1, 3)
+            key = f"{chosen['key']}/rewrite"
+            step = await self.write(state, context, prefix, key, suggestions[:count])
+            step = await self.evaluate(state, context, prefix, step)
+            better = step["value"] > chosen["value"] and not await self.contradicted(context, facts, step)
+        except RoleError:
+            return None
+        return step if better else None
+
+    async def _suggestions(
+        self, state: State, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate], chosen: Candidate
+    ) -> list[str]:
+        """Advice from better siblings, the most confident first."""
+        siblings = [step for step in candidates if step is not chosen]
+        verdicts = await settled(*(self.contradicted(context, facts, step) for step in siblings))
+        sound = [step for step, verdict in zip(siblings, verdicts, strict=True) if verdict is None]
+        asked = []
+        for number, principle in enumerate(PRINCIPLES):
+            best = max(sound, key=lambda step: step["scores"][number], default=None)
+            if best is not None and best["scores"][number] > chosen["scores"][number]:
+                texts = {"better": best["text"], "worse": chosen["text"], "principle": principle}
+                key = f"{chosen['key']}/critic/{principle}"
+                asked.append(ask(context, self.critic, key=key, prompt=state["prompt"], **texts))
+        found = [answer.value for answer in await settled(*asked) if not isinstance(answer, ModelError)]
+        return [critique.suggestion for critique in sorted(found, key=lambda critique: -critique.confidence)]
+
+    async def expand_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Candidates for the next step; equal texts are one."""
+        context, layers = runtime.context, state.get("layers") or []
+        prefix = chosen_steps(layers)
+        keys = [f"{len(layers)}/{i}" for i in range(context.width)]
+        written = await settled(*(self.write(state, context, prefix, key) for key in keys))
+        candidates = distinct([step for step in written if not isinstance(step, ModelError)])
+        stop = "" if candidates else f"no candidate: {written[0]}"
+        return {"layers": layers, "candidates": candidates, "chosen": None, "stop": stop}
+
+    async def judge_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Values. A candidate whose judgement cannot be used is out: no middle value takes its place."""
+        prefix = chosen_steps(state["layers"])
+        found = await settled(*(self.evaluate(state, runtime.context, prefix, step) for step in state["candidates"]))
+        valued = [step for step in found if not isinstance(step, ModelError)]
+        return {"candidates": valued} if valued else {"candidates": [], "stop": f"no judgement: {found[0]}"}
+
+    async def consistency_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The best candidate that contradicts nothing in the memory."""
+        facts = facts_of(state["layers"])
+        candidates, chosen = await self.choose(runtime.context, facts, state["candidates"])
+        stop = "every candidate contradicts the memory" if chosen is None else ""
+        return {"candidates": candidates, "chosen": chosen, "stop": stop}
+
+    async def critique_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """A choice of at most eta is rewritten, and replaced if that is better."""
+        chosen = state["chosen"]
+        assert chosen is not None
+        candidates, prefix, facts = state["candidates"], chosen_steps(state["layers"]), facts_of(state["layers"])
+        better = await self.improve(state, runtime.context, prefix, facts, candidates, candidates[chosen])
+        return {"candidates": [*candidates, better], "chosen": len(candidates)} if better else {}
+
+    async def commit_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """s_(t+1), its pair, and what it adds to the memory."""
+        context, candidates, chosen = runtime.context, state["candidates"], state["chosen"]
+        assert chosen is not None
+        step = candidates[chosen]
+        facts = await self.remember(state, context, chosen_steps(state["layers"]), step)
+        layers = [*state["layers"], layer_of(context, candidates, chosen, facts)]
+        stop = "end" if step["final"] else "depth" if len(layers) >= context.depth else ""
+        return {"layers": layers, "stop": stop}
+
+    async def finish(self, state: State) -> dict[str, Any]:
+        """The response and its pairs."""
+        return response_of(state["layers"], state["stop"])
+
+    def builder(self) -> StateGraph[State, Context, Input, Output]:
+        """One turn of the loop is one layer."""
+        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        names = ("expand", "judge", "consistency", "critique", "commit")
+        for name in names:
+            builder.add_node(name, getattr(self, f"{name}_node"))
+        builder.add_node("finish", self.finish)
+        builder.add_edge(START, "expand")
+        for name, after in zip(names, (*names[1:], names[0]), strict=True):
+            builder.add_conditional_edges(
+                name, lambda state, after=after: "finish" if state.get("stop") else after, ["finish", after]
+            )
+        builder.add_edge("finish", END)
+        return builder
+
+
+def distinct(steps: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates without repeated texts, the first of equal ones."""
+    found = {step["text"]: step for step in reversed(steps)}
+    return [step for step in steps if found[step["text"]] is step]
+
+
+def layer_of(context: Context, candidates: Sequence[Candidate], chosen: int, facts: Sequence[Fact]) -> Layer:
+    """What a layer decided, with the rejected side of its pair."""
+    rejected = _rejected(context, candidates, chosen)
+    known = [fact.as_json() for fact in facts]
+    return Layer(candidates=list(candidates), chosen=chosen, rejected=rejected, facts=known)
+
+
+def response_of(layers: Sequence[Layer], stop: str) -> dict[str, Any]:
+    """The whole response, its pairs as targets, and why there is none."""
+    pairs = [pair for depth, layer in enumerate(layers) if (pair := preference(layer, depth))]
+    return {
+        "response": "".join(step["text"] for step in chosen_steps(layers)),
+        "dropped": None if pairs else f"no pair ({stop})",
+        "targets": [asdict(pair) for pair in pairs],
+    }
+
+
+def chosen_steps(layers: Sequence[Layer]) -> list[Candidate]:
+    """s_1 .. s_t."""
+    return [layer["candidates"][layer["chosen"]] for layer in layers]
+
+
+def facts_of(layers: Sequence[Layer]) -> list[Fact]:
+    """The memory of s_1 .. s_t."""
+    return [Fact(**fact) for layer in layers for fact in layer["facts"]]
+
+
+def preference(layer: Layer, depth: int) -> Target | None:
+    """The pair of a layer: after the same exact prefix the chosen step is preferred. No critique is in the prompt."""
+    if layer["rejected"] is None:
+        return None
+    chosen, rejected = layer["candidates"][layer["chosen"]], layer["candidates"][layer["rejected"]]
+    sent = Segment("user", False, prompt=rejected["key"])
+    scores = {
+        "chosen": chosen["value"],
+        "rejected": rejected["value"],
+        "margin": chosen["value"] - rejected["value"],
+        "depth": float(depth),
+        "suggestions": float(len(chosen.get("suggestions") or [])),
+    }
+    if "visits" in rejected:
+        scores |= {"chosen_visits": float(chosen.get("visits", 0)), "rejected_visits": float(rejected["visits"])}
+    written = [Segment("assistant", True, call=step["key"]) for step in (chosen, rejected)]
+    return Target("step", (sent, written[0]), (sent, written[1]), scores=scores)
+
+
+def _rejected(context: Context, candidates: Sequence[Candidate], chosen: int) -> int | None:
+    """A sibling of the chosen step that is not nearly the same text: a random one as in the paper, or the worst."""
+    others = [
+        i
+        for i, step in enumerate(candidates)
+        if i != chosen and not step.get("suggestions") and not near_equal(step["text"], candidates[chosen]["text"])
+    ]
+    if not others:
+        return None
+    if context.rejected == "worst":
+        return min(others, key=lambda i: candidates[i]["value"])
+    return _random(context, candidates[chosen], "rejected").choice(others)
+
+
+def near_equal(one: str, other: str, share: float = 0.9) -> bool:
+    """Whether two texts share nearly all their runs of three words (Jaccard)."""
+    runs = [{tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} for words in (one.split(), other.split())]
+    return len(runs[0] & runs[1]) >= share * len(runs[0] | runs[1])
+
+
+def _random(context: Context, step: Candidate, what: str) -> random.Random:
+    """Numbers that belong to a step and not to when it was written."""
+    return random.Random(f"{context.choice_seed}/{what}/{step['key']}/{step['text']}")
+
+
+@lru_cache(maxsize=4)
+def _embedder(spec: str) -> Embedder:
+    """The memory's embedding model; in Studio one that the server's environment allows. Raises ValueError."""
+    allowed = [name.strip() for name in os.environ.get("AGENTSYS_EMBEDDINGS", "").split(",")]
+    if served_to_browsers() and spec not in allowed:
+        raise ValueError(f"in Studio, {spec} is not allowed; start the server with AGENTSYS_EMBEDDINGS={spec}")
+    return make_embedder(spec)
+
+
+def text_of(steps: Sequence[Candidate]) -> str:
+    """s_1 .. s_t as one text."""
+    return "".join(step["text"] for step in steps) or "(nothing yet)"
+
+
+builder = LongDPO().builder()
+graph = builder.compile(name="longdpo")

@@ -1,0 +1,158 @@
+"""LongDPO's tree search: before each layer commits, Monte Carlo descents look ahead below its candidates.
+
+The search problem's steps and values are those of graphs/longdpo.py: `expand` writes candidates after the exact ids of
+a node's path, `evaluate` is the judge. With `descents` 0 a layer is the best of its candidates, as the released code
+does it (its back-propagation is commented out). The tree is in the trace; layers, pairs and memory are the graph's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NotRequired
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+
+from agentsys.models.errors import ModelError
+from agentsys.roles import RoleError
+from agentsys.search import MCTS, UCB, Child, Limits, Node, record, settled
+from agentsys.systems import System, knob
+from graphs import longdpo
+from graphs.longdpo import Candidate, Input, Layer, LongDPO, distinct, facts_of, layer_of, response_of
+
+Path = tuple[Candidate, ...]
+LOWEST = 1.0
+"""The least value on the judge's scale: what a descent under way is taken to have."""
+
+
+class Output(longdpo.Output):
+    """The graph's output, and the search tree."""
+
+    tree: NotRequired[list[dict[str, Any]]]
+
+
+class State(Output):
+    """The request and what came of it."""
+
+    length: NotRequired[int]
+
+
+@dataclass(frozen=True)
+class Context(longdpo.Context):
+    """The graph's knobs, and those of the search."""
+
+    descents: int = knob(0, "Monte Carlo descents before a layer commits; 0: the best of its candidates")
+    lookahead: int = knob(2, "layers below the committed step that a descent may reach")
+    alpha: float = knob(0.5, "weight of UCB's bonus (the paper does not tell its own)")
+    at_once: int = knob(4, "descents of one tree under way at once")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        for name, bound in {"descents": 0, "lookahead": 1, "at_once": 1}.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+
+
+@dataclass
+class Writing:
+    """The response to one request as a search problem: a node's state is s_1 .. s_t."""
+
+    system: LongDPO
+    request: Any
+    context: Context
+    valued: dict[str, Candidate] = field(default_factory=dict)
+    """The candidates with their scores, by key."""
+
+    async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
+        """n candidates after the path's exact ids; equal texts are one. Raises ModelError if none could be written."""
+        keys = [f"{node.id}/{i}" for i in range(n)]
+        written = await settled(*(self.system.write(self.request, self.context, node.state, key) for key in keys))
+        steps = distinct([step for step in written if not isinstance(step, ModelError)])
+        failed = [step for step in written if isinstance(step, ModelError)]
+        if failed and not steps:
+            raise failed[0]
+        about = [{"call": step["key"], "tokens": len(step["ids"])} for step in steps]
+        return [Child((*node.state, step), step=told) for step, told in zip(steps, about, strict=True)]
+
+    async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
+        """The judge's values."""
+        work = (self.system.evaluate(self.request, self.context, n.state[:-1], n.state[-1]) for n in nodes)
+        found = await settled(*work)
+        self.valued |= {step["key"]: step for step in found if not isinstance(step, ModelError)}
+        return [step if isinstance(step, ModelError) else step["value"] for step in found]
+
+    def is_terminal(self, node: Node[Path]) -> bool:
+        """Whether the model ended its turn."""
+        return bool(node.state) and node.state[-1]["final"]
+
+
+@dataclass(frozen=True)
+class LongDPOSearch(System):
+    """The search and its layers. `LongDPOSearch(LongDPO(judge=Role(...)))` replaces a role."""
+
+    layers: LongDPO = LongDPO()
+
+    async def search(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Layer after layer until the response ends, no candidate is left, or `depth` is reached."""
+        context = runtime.context
+        problem = Writing(self.layers, state, context)
+        root: Node[Path] = Node.root(())
+        node, layers, stop = root, list[Layer](), ""
+        while not stop:
+            reach = min(context.depth, node.depth + context.lookahead)
+            limits = Limits(context.descents, context.width, reach)
+            await MCTS(problem, UCB(context.alpha), limits, at_once=context.at_once, virtual_loss=LOWEST).run(node)
+            chosen, stop = await self._commit(problem, node, layers)
+            if chosen is not None:
+                node = chosen
+                stop = "end" if problem.is_terminal(node) else "depth" if len(layers) >= context.depth else ""
+        return {**response_of(layers, stop), "layers": layers, "stop": stop, "tree": record(root)}
+
+    async def _commit(self, problem: Writing, node: Node[Path], layers: list[Layer]) -> tuple[Node[Path] | None, str]:
+        """The node of the chosen step, or None with what ended the layers. Adds the layer."""
+        sound = [child for child in node.children if child.outcome != "failed"]
+        if not sound:
+            return None, f"no candidate: {node.error or 'no judgement'}"
+        candidates = [_measured(problem, child) for child in sound]
+        try:
+            return await self._decide(problem, node, layers, sound, candidates)
+        except RoleError as err:  # the layers before it keep their pairs
+            return None, str(err)
+
+    async def _decide(
+        self, problem: Writing, node: Node[Path], layers: list[Layer], sound: list[Node[Path]],
+        candidates: list[Candidate],
+    ) -> tuple[Node[Path] | None, str]:  # fmt: skip
+        context, facts = problem.context, facts_of(layers)
+        candidates, chosen = await self.layers.choose(context, facts, candidates)
+        if chosen is None:
+            return None, "every candidate contradicts the memory"
+        following = sound[chosen]
+        given = (problem.request, context, node.state, facts, candidates, candidates[chosen])
+        if better := await self.layers.improve(*given):
+            chosen, candidates = len(candidates), [*candidates, better]
+            following = node.add((*node.state, better), step={"call": better["key"], "tokens": len(better["ids"])})
+            following.value = better["value"]
+        found = await self.layers.remember(problem.request, context, node.state, candidates[chosen])
+        layers.append(layer_of(context, candidates, chosen, found))
+        return following, ""
+
+    def builder(self) -> StateGraph[State, Context, Input, Output]:
+        """One node: the calls of many trees share one client, and nothing waits for the slowest."""
+        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder.add_node("search", self.search)
+        builder.add_edge(START, "search")
+        builder.add_edge("search", END)
+        return builder
+
+
+def _measured(problem: Writing, node: Node[Path]) -> Candidate:
+    """A child's step with what the search found of it."""
+    step = problem.valued[node.state[-1]["key"]]
+    return {**step, "q": node.q, "visits": node.visits}
+
+
+builder = LongDPOSearch().builder()
+graph = builder.compile(name="longdpo_search")

@@ -1,0 +1,148 @@
+"""LongDPO's tree search and its command: the same choices as the graph, looking ahead, the same tree at any speed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_longdpo import FACT, MEMORY, STORY, Script, Words, weights
+from toys import environment, outcomes, write_lines
+
+from agentsys.collect import Options, acollect
+from agentsys.models.scripted import ScriptedChatModel
+from agentsys.models.wire import Reply
+from agentsys.traces import read_traces
+from graphs import longdpo
+from graphs.longdpo import PRINCIPLES
+from graphs.longdpo_search import Context, graph
+
+REQUEST = {"prompt": "Write a long letter about a lighthouse.", "length": 300}
+Start = Callable[..., ScriptedChatModel]
+
+
+class Slow(ScriptedChatModel):
+    """Steps that the token limit ends; each reply takes its own time."""
+
+    delays: Any = None
+
+    async def complete(self, messages: Any, **kwargs: Any) -> Reply:
+        if self.delays is not None:
+            await asyncio.sleep(self.delays.random() / 200)
+        reply = await super().complete(messages, **kwargs)
+        return replace(reply, finish="length") if kwargs["role"] == "writer" else reply
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    def begin(script: Any, delays: random.Random | None = None) -> ScriptedChatModel:
+        model = Slow(respond=script, delays=delays)
+        monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
+        monkeypatch.setattr("agentsys.collect.fingerprint.load_model", lambda *spec, **about: model)
+        monkeypatch.setattr(longdpo, "_embedder", lambda spec: Words())
+        return model
+
+    return begin
+
+
+def at(node: str, texts: Sequence[str]) -> dict[str, str]:
+    """What the writer says after a node."""
+    return {f"{node}/{i}": text for i, text in enumerate(texts)}
+
+
+async def test_without_descents_a_layer_is_the_best_of_its_candidates(start: Start) -> None:
+    """The memory, too, works as in the graph: the contradicting step is passed over."""
+    steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
+    script = Script(steps, **MEMORY)
+    start(script)
+    context = Context(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4)
+    result = await graph.ainvoke(REQUEST, context=context)
+    assert result["response"] == STORY["0/0"] + STORY["1/1"] and result["stop"] == "depth"
+    assert result["layers"][1]["candidates"][0]["contradicts"] == FACT
+    assert [target["segments"][1]["call"] for target in result["targets"]] == ["root/0", "root:0/1"]
+    assert len(result["tree"]) == 7 and "visits" not in result["tree"][0]
+    assert result["tree"][1]["call"] == "root/0"
+
+
+TRAP = at("root", ["trap", "door"]) | at("root:0", ["pit", "hole"]) | at("root:1", ["garden", "lawn"])
+TRAP_VALUES = {"trap": 4.0, "door": 3.5, "pit": 1.0, "hole": 1.25, "garden": 5.0, "lawn": 4.0}
+
+
+async def test_descents_look_ahead(start: Start) -> None:
+    start(Script(TRAP, TRAP_VALUES))
+    near = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0))
+    assert near["response"].startswith("trap")
+    start(Script(TRAP, TRAP_VALUES))
+    far = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0, descents=12, alpha=0.3))
+    assert far["response"] == "doorgarden"
+    first = far["layers"][0]["candidates"]
+    assert first[1]["q"] > first[0]["q"] and first[1]["visits"] > first[0]["visits"]
+    pair = far["targets"][0]["scores"]
+    assert pair["margin"] == pytest.approx(-0.5), "the judge's own values; the choice was by q"
+    assert pair["chosen_visits"] == first[1]["visits"]
+    assert far["tree"][0]["visits"] == 12
+
+
+async def test_a_rewriting_is_a_node_of_its_own(start: Start) -> None:
+    rows = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1], "better": 4.0, "on": 3.0, "off": 3.5}
+    steps = at("root", ["one", "two"]) | {"root/0/rewrite": "better"} | at("root:2", ["on", "off"])
+    start(Script(steps, rows))
+    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=2.5))
+    assert result["response"] == "betteroff"
+    assert [node["id"] for node in result["tree"] if node["parent"] == "root"] == ["root:0", "root:1", "root:2"]
+
+
+async def test_a_role_that_fails_keeps_the_pairs_before_it(start: Start) -> None:
+    steps = at("root", ["one", "two"]) | at("root:0", ["three", "four"])
+    start(Script(steps, {"one": 4.0, "two": 2.0, "three": 0, "four": 0}))
+    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0))
+    assert result["stop"].startswith("no candidate") and result["response"] == "one"
+    assert len(result["targets"]) == 1 and result["dropped"] is None
+
+
+def endless(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
+    """Steps and judgements that belong to their key and seed: no two alike; now and then one that cannot be used."""
+    if call["role"] == "writer":
+        return f"text {call['key']} {call['seed']}"
+    lucky = random.Random(str(messages[-1]["content"]).rpartition("judge:\n")[2].partition("\n\n(An earlier")[0])
+    scores = [0.0 if lucky.random() < 0.02 else 1 + 4 * lucky.random() for _ in PRINCIPLES]
+    return json.dumps({"analysis": ""} | {n: weights(s) for n, s in zip(PRINCIPLES, scores, strict=True)})
+
+
+async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, tmp_path: Path) -> None:
+    context = Context(width=3, depth=3, eta=1.0, descents=10, at_once=3, lookahead=2)
+    records = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(5)]
+    for name, delays in (("calm", None), ("fast", random.Random(1)), ("slow", random.Random(2))):
+        start(endless, delays)
+        await acollect(graph, records, tmp_path / name, context=context, options=Options(cache=None))
+    calm, *others = (outcomes(tmp_path / name) for name in ("calm", "fast", "slow"))
+    assert len(calm) == 5 and all(other == calm for other in others)
+    trees = [trace.tree or [] for trace in read_traces(tmp_path / "calm")]
+    assert any(node["outcome"] == "failed" for tree in trees for node in tree)
+    assert sum(len(trace.targets) for trace in read_traces(tmp_path / "calm")) >= 12
+
+
+def test_the_command(tmp_path: Path) -> None:
+    rules = [
+        {"role": "writer", "replies": [f"Letter number {i}, and {'more ' * i}." for i in range(1, 9)]},
+        {"role": "judge", "replies": [
+            json.dumps({"analysis": ""} | {name: weights(score) for name in PRINCIPLES}) for score in (2.75, 3.5, 4.25)
+        ]},
+    ]  # fmt: skip
+    script = write_lines(tmp_path / "rules.jsonl", rules)
+    asked = write_lines(tmp_path / "asked.jsonl", [{"prompt": f"Letter {i}", "length": 100} for i in range(3)])
+    command = [sys.executable, "graphs/longdpo_collect.py", "--model", f"scripted:{script}", "--out", tmp_path / "run"]
+    done = subprocess.run(
+        [*map(str, command), "--input", str(asked)], capture_output=True, text=True, env=environment(tmp_path / "c")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pairs" in done.stdout and "3 from 3 requests" in done.stdout
+    none = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment(tmp_path / "c"))
+    assert none.returncode == 2 and "--input: name a file of requests" in none.stderr
