@@ -208,6 +208,8 @@ class LongDPO(System):
         asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
         answer = await ask(context, role, key=key, continue_ids=ids, **asked)
         call = answer.call
+        if call.key != key:
+            raise RoleError(f"writer ({key}): an empty step; what was written after a reminder is no sibling")
         kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]
         return Candidate(
             key=call.key, text=call.text, ids=kept, final=call.finish == "stop", value=0.0, scores=[],
@@ -287,7 +289,7 @@ class LongDPO(System):
         self, state: State, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate], chosen: Candidate
     ) -> list[str]:
         """Advice from better siblings, the most confident first."""
-        siblings = [step for step in candidates if step is not chosen]
+        siblings = [step for step in candidates if step is not chosen and "contradicts" not in step]
         verdicts = await settled(*(self.contradicted(context, facts, step) for step in siblings))
         sound = [step for step, verdict in zip(siblings, verdicts, strict=True) if verdict is None]
         asked = []
@@ -300,15 +302,19 @@ class LongDPO(System):
         found = [answer.value for answer in await settled(*asked) if not isinstance(answer, ModelError)]
         return [critique.suggestion for critique in sorted(found, key=lambda critique: -critique.confidence)]
 
+    async def begin(self, state: State) -> dict[str, Any]:
+        """An empty response, whatever a thread held before."""
+        return {"layers": [], "candidates": [], "chosen": None, "stop": ""}
+
     async def expand_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """Candidates for the next step; equal texts are one."""
-        context, layers = runtime.context, state.get("layers") or []
+        context, layers = runtime.context, state["layers"]
         prefix = chosen_steps(layers)
         keys = [f"{len(layers)}/{i}" for i in range(context.width)]
         written = await settled(*(self.write(state, context, prefix, key) for key in keys))
         candidates = distinct([step for step in written if not isinstance(step, ModelError)])
         stop = "" if candidates else f"no candidate: {written[0]}"
-        return {"layers": layers, "candidates": candidates, "chosen": None, "stop": stop}
+        return {"candidates": candidates, "chosen": None, "stop": stop}
 
     async def judge_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """Values. A candidate whose judgement cannot be used is out: no middle value takes its place."""
@@ -349,11 +355,13 @@ class LongDPO(System):
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """One turn of the loop is one layer."""
         builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder.add_node("begin", self.begin)
         names = ("expand", "judge", "consistency", "critique", "commit")
         for name in names:
             builder.add_node(name, getattr(self, f"{name}_node"))
         builder.add_node("finish", self.finish)
-        builder.add_edge(START, "expand")
+        builder.add_edge(START, "begin")
+        builder.add_edge("begin", "expand")
         for name, after in zip(names, (*names[1:], names[0]), strict=True):
             builder.add_conditional_edges(
                 name, lambda state, after=after: "finish" if state.get("stop") else after, ["finish", after]

@@ -132,6 +132,17 @@ async def test_the_end_of_the_response_ends_the_layers(run: Runner) -> None:
     assert (result["stop"], len(result["layers"]), result["response"]) == ("end", 1, "two")
 
 
+async def test_a_thread_begins_anew(run: Runner) -> None:
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    await run(Script(STEPS, VALUES), depth=1)  # sets the model
+    kept = LongDPO().builder().compile(checkpointer=InMemorySaver())
+    for _ in range(2):
+        given = {"configurable": {"thread_id": "one"}}
+        result = await kept.ainvoke({"prompt": REQUEST}, given, context=Context(width=3, depth=1, eta=1.0))
+        assert (result["response"], len(result["layers"])) == ("two", 1)
+
+
 STORY = {
     "0/0": "The keeper Anna lights the red lamp.", "0/1": "dull", "0/2": "duller",
     "1/0": "The keeper Bruno dims the green lamp.", "1/1": "Anna, the keeper, sleeps by her red lamp.", "1/2": "dull",

@@ -90,6 +90,31 @@ async def test_descents_look_ahead(start: Start) -> None:
     assert far["tree"][0]["visits"] == 12
 
 
+async def test_each_candidate_is_checked_against_the_memory_once(start: Start, tmp_path: Path) -> None:
+    """Passed over, chosen and critiqued: in a recorded run no call is made twice."""
+    values = {**MEMORY["judgements"], STORY["1/0"]: 2.4, STORY["1/1"]: 2.0, "dull": [1, 3, 1, 1, 1, 1, 1]}
+    steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
+    script = Script(
+        {**steps, "root:0/1/rewrite": "Anna the keeper dreams by the red lamp."}, **{**MEMORY, "judgements": values}
+    )
+    values["Anna the keeper dreams by the red lamp."] = 4.0
+    start(script)
+    context = Context(width=3, depth=2, eta=2.5, embedding="words", similarity=0.4)
+    await acollect(graph, [{"id": "r", **REQUEST}], tmp_path / "run", context=context, options=Options(cache=None))
+    (trace,) = read_traces(tmp_path / "run")
+    assert trace.result is not None, trace.reason
+    assert trace.result["response"].endswith("dreams by the red lamp."), trace.result["stop"]
+    critics = [call.key for call in trace.calls if call.role == "critic"]
+    assert critics == ["root:0/1/critic/purpose"], "a sibling that contradicts the memory teaches nothing"
+
+
+async def test_an_empty_step_is_no_sibling(start: Start) -> None:
+    steps = at("root", ["one", "two", ""])
+    start(Script({**steps, "root/2#1": "three"}, {"one": 4.0, "two": 2.0, "three": 5.0}))
+    result = await graph.ainvoke(REQUEST, context=Context(width=3, depth=1, eta=1.0))
+    assert [step["text"] for step in result["layers"][0]["candidates"]] == ["one", "two"]
+
+
 async def test_a_rewriting_is_a_node_of_its_own(start: Start) -> None:
     rows = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1], "better": 4.0, "on": 3.0, "off": 3.5}
     steps = at("root", ["one", "two"]) | {"root/0/rewrite": "better"} | at("root:2", ["on", "off"])
