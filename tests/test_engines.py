@@ -292,3 +292,16 @@ def test_a_vllm_teacher_scores_as_transformers_does(spec: str, tmp_path: Path) -
         own_tokens = [np.array(row["teacher_token_logprob"], float) for row in (server, here)]
         assert np.abs(own_tokens[0] - own_tokens[1]).mean() < 0.15
         assert np.corrcoef(*own_tokens)[0, 1] > 0.99
+
+
+async def test_an_engine_keeps_its_server() -> None:
+    """Of many engines in one process the first stays up: the cache of servers may forget it, the engine does not."""
+    import gc
+
+    from agentsys.models import engines
+
+    model = load_model("embedded:qwen2.5-coder-0.5b?max_tokens=4")
+    assert (await model.ainvoke("Say yes.")).content
+    engines._llamacpp_server.cache_clear()
+    gc.collect()
+    assert (await model.ainvoke("Say no.")).content

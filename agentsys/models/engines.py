@@ -192,6 +192,7 @@ class EmbeddedEngine:
     slots: int = EMBEDDED_SLOTS
     context: int = EMBEDDED_CONTEXT
     _remote: RemoteEngine | None = None
+    _server: Any = None
     _lock: LoopLock = field(default_factory=LoopLock)
 
     async def serve(self) -> ServedModel:
@@ -215,7 +216,7 @@ class EmbeddedEngine:
             path = weights.find(self.weights)
         except weights.WeightsError as err:
             raise EndpointDown(str(err)) from None
-        server = _llamacpp_server(str(path), self.slots, self.context)
+        server = self._server = _llamacpp_server(str(path), self.slots, self.context)  # lives while this engine does
         entry = weights.CATALOGUE.get(self.weights)
         revision = entry.sha256[:16] if entry else _file_revision(path)
         endpoint = Endpoint([server.listening_address], in_flight=self.slots, timeout=1800)
