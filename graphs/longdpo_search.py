@@ -3,23 +3,38 @@
 The search problem's steps and values are those of graphs/longdpo.py: `expand` writes candidates after the exact ids of
 a node's path, `evaluate` is the judge. With `descents` 0 a layer is the best of its candidates, as the released code
 does it (its back-propagation is commented out). The tree is in the trace; layers, pairs and memory are the graph's.
+
+The baseline of the paper, DPO on whole responses, comes from the same trees: `pairs` "outcome".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NotRequired
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any, Literal, NotRequired
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agentsys.models.errors import ModelError
 from agentsys.roles import RoleError
-from agentsys.search import MCTS, UCB, Child, Limits, Node, record, settled
+from agentsys.search import MCTS, UCB, Child, Limits, Node, record, settled, walk
 from agentsys.systems import System, knob
+from agentsys.traces import Segment, Target
 from graphs import longdpo
-from graphs.longdpo import Candidate, Input, Layer, LongDPO, distinct, facts_of, layer_of, response_of
+from graphs.longdpo import (
+    Candidate,
+    Input,
+    Layer,
+    LongDPO,
+    distinct,
+    facts_of,
+    layer_of,
+    near_equal,
+    response_of,
+    text_of,
+)
 
 Path = tuple[Candidate, ...]
 LOWEST = 1.0
@@ -46,6 +61,7 @@ class Context(longdpo.Context):
     lookahead: int = knob(2, "layers below the committed step that a descent may reach")
     alpha: float = knob(0.5, "weight of UCB's bonus (the paper does not tell its own)")
     at_once: int = knob(4, "descents of one tree under way at once")
+    pairs: Literal["step", "outcome"] = knob("step", "a pair of steps a layer, or one of whole responses (baseline)")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
@@ -108,7 +124,12 @@ class LongDPOSearch(System):
             if chosen is not None:
                 node = chosen
                 stop = "end" if problem.is_terminal(node) else "depth" if len(layers) >= context.depth else ""
-        return {**response_of(layers, stop), "layers": layers, "stop": stop, "tree": record(root)}
+        result = response_of(layers, stop)
+        if context.pairs == "outcome":
+            pair = outcome_preference(root, context)
+            no_pair = None if pair else f"no pair of whole responses ({stop})"
+            result |= {"targets": [asdict(pair)] if pair else [], "dropped": no_pair}
+        return {**result, "layers": layers, "stop": stop, "tree": record(root)}
 
     async def _commit(self, problem: Writing, node: Node[Path], layers: list[Layer]) -> tuple[Node[Path] | None, str]:
         """The node of the chosen step, or None with what ended the layers. Adds the layer."""
@@ -146,6 +167,35 @@ class LongDPOSearch(System):
         builder.add_edge(START, "search")
         builder.add_edge("search", END)
         return builder
+
+
+def outcome_preference(root: Node[Path], context: Context) -> Target | None:
+    """The outcome-DPO baseline: of the tree's whole responses the best against the worst, by the mean of their values.
+
+    Whole are those that the model ended and those at the depth limit. None where all are nearly one text.
+    """
+    whole = [node for node in walk(root) if node.state and node.outcome != "failed" and _is_whole(node, context)]
+    if not whole:
+        return None
+    ranked = sorted(whole, key=_worth)
+    best, worst = ranked[-1], ranked[0]
+    if near_equal(text_of(best.state), text_of(worst.state)):
+        return None
+    sent = Segment("user", False, prompt=root.children[0].step["call"])
+    chosen, rejected = (
+        tuple(Segment("assistant", True, call=step["key"]) for step in node.state) for node in (best, worst)
+    )
+    scores = {"chosen": _worth(best), "rejected": _worth(worst), "margin": _worth(best) - _worth(worst)}
+    return Target("step", (sent, *chosen), (sent, *rejected), scores=scores)
+
+
+def _is_whole(node: Node[Path], context: Context) -> bool:
+    return node.state[-1]["final"] or node.depth == context.depth
+
+
+def _worth(node: Node[Path]) -> float:
+    """What a response is worth: the mean value of its steps, 1-5."""
+    return fmean(step.value for step in node.path[1:])
 
 
 def _measured(problem: Writing, node: Node[Path]) -> Candidate:

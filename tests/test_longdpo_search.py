@@ -7,14 +7,14 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_longdpo import FACT, MEMORY, STORY, Script, Words, weights
-from toys import environment, outcomes, write_lines
+from toys import environment, outcomes, tree_reply, write_lines
 
 from agentsys.collect import Options, acollect
 from agentsys.models.scripted import ScriptedChatModel
@@ -90,6 +90,25 @@ async def test_descents_look_ahead(start: Start) -> None:
     assert far["tree"][0]["visits"] == 12
 
 
+async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start: Start, tmp_path: Path) -> None:
+    calls = []
+    for pairs in ("step", "outcome"):
+        model = start(Script(TRAP, TRAP_VALUES))
+        context = Context(width=2, depth=2, eta=1.0, descents=12, alpha=0.3, pairs=pairs)
+        record = {"id": "r", **REQUEST}
+        await acollect(graph, [record], tmp_path / pairs, context=context, options=Options(cache=tmp_path / "cache"))
+        calls.append(len(model.respond.asked))
+    assert calls[0] and calls[1] == 0, "the second run is the same tree from the request cache"
+    step, outcome = (next(iter(read_traces(tmp_path / pairs))) for pairs in ("step", "outcome"))
+    assert step.tree == outcome.tree and len(step.targets) == 2
+    (pair,) = outcome.targets
+    assert pair.segments[0].prompt == "root/0" and pair.segments[:1] == (pair.rejected or ())[:1]
+    texts = {call.key: call.text for call in outcome.calls}
+    sides = [[texts[segment.call or ""] for segment in side[1:]] for side in (pair.segments, pair.rejected or ())]
+    assert sides == [["door", "garden"], ["trap", "pit"]]
+    assert pair.scores == {"chosen": 4.25, "rejected": 2.5, "margin": 1.75}
+
+
 async def test_each_candidate_is_checked_against_the_memory_once(start: Start, tmp_path: Path) -> None:
     """Passed over, chosen and critiqued: in a recorded run no call is made twice."""
     values = {**MEMORY["judgements"], STORY["1/0"]: 2.4, STORY["1/1"]: 2.0, "dull": [1, 3, 1, 1, 1, 1, 1]}
@@ -132,20 +151,11 @@ async def test_a_role_that_fails_keeps_the_pairs_before_it(start: Start) -> None
     assert len(result["targets"]) == 1 and result["dropped"] is None
 
 
-def endless(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
-    """Steps and judgements that belong to their key and seed: no two alike; now and then one that cannot be used."""
-    if call["role"] == "writer":
-        return f"text {call['key']} {call['seed']}"
-    lucky = random.Random(str(messages[-1]["content"]).rpartition("judge:\n")[2].partition("\n\n(An earlier")[0])
-    scores = [0.0 if lucky.random() < 0.02 else 1 + 4 * lucky.random() for _ in PRINCIPLES]
-    return json.dumps({"analysis": ""} | {n: weights(s) for n, s in zip(PRINCIPLES, scores, strict=True)})
-
-
 async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, tmp_path: Path) -> None:
     context = Context(width=3, depth=3, eta=1.0, descents=10, at_once=3, lookahead=2)
     records = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(5)]
     for name, delays in (("calm", None), ("fast", random.Random(1)), ("slow", random.Random(2))):
-        start(endless, delays)
+        start(tree_reply, delays)
         await acollect(graph, records, tmp_path / name, context=context, options=Options(cache=None))
     calm, *others = (outcomes(tmp_path / name) for name in ("calm", "fast", "slow"))
     assert len(calm) == 5 and all(other == calm for other in others)

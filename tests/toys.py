@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NotRequired
@@ -20,6 +23,7 @@ from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.recorder import current
 from agentsys.traces import shards, strip_measured
+from graphs.longdpo import PRINCIPLES
 
 REPO = Path(__file__).parents[1]
 PYTHON_PATH = os.pathsep.join([str(Path(__file__).parent), str(REPO)])
@@ -72,6 +76,31 @@ class LoggedChatModel(ScriptedChatModel):
         os.write(file, line)
         os.close(file)
         return await super().complete(messages, **kwargs)
+
+
+class TreeChatModel(LoggedChatModel):
+    """`langchain:toys:TreeChatModel?log=FILE`: LongDPO's steps and judgements, each in its own time in each process.
+
+    What it says belongs to the call's key and seed and to the text judged; now and then a judgement cannot be used.
+    """
+
+    def __init__(self, log: str, **settings: Any) -> None:
+        ScriptedChatModel.__init__(self, respond=tree_reply, revision="1", log=log, **settings)
+
+    async def complete(self, messages: Any, **kwargs: Any) -> Reply:
+        await asyncio.sleep(random.SystemRandom().random() / 100)
+        reply = await super().complete(messages, **kwargs)
+        return replace(reply, finish="length") if kwargs["role"] == "writer" else reply
+
+
+def tree_reply(messages: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> str:
+    """No two steps alike; seven principles with soft weights."""
+    if call["role"] == "writer":
+        return f"text {call['key']} {call['seed']}"
+    text = str(messages[-1]["content"]).rpartition("judge:\n")[2].partition("\n\n(An earlier")[0]
+    lucky = random.Random(text)
+    rows = [[0.0] * 5 if lucky.random() < 0.02 else [lucky.random() for _ in range(5)] for _ in PRINCIPLES]
+    return json.dumps({"analysis": ""} | dict(zip(PRINCIPLES, rows, strict=True)))
 
 
 def paid(log: Path) -> list[tuple[str, str]]:
