@@ -17,7 +17,7 @@ from agentsys.collect import Options, acollect, collect
 from agentsys.models.chat import EndpointChatModel
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import RemoteEngine
-from agentsys.models.errors import ModelError
+from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.prompts import Prompt
 from agentsys.roles import Role
@@ -453,8 +453,9 @@ async def test_an_answer_is_begun_in_one_way(server_with_ids: FakeServer, connec
 
 async def test_an_answer_is_begun_only_where_ids_are_told(server: FakeServer, connect: Any) -> None:
     chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": FOLLOW_UP}]
-    with pytest.raises(ModelError, match="only where the tokenizer is known"):
-        await connect(server).complete(chat)
+    for asked in ({"messages": chat}, {"messages": chat[:1], "continue_ids": [5]}):
+        with pytest.raises(EndpointDown, match="begun answer cannot go on; name vLLM"):  # which ends a run at once
+            await connect(server).complete(**asked)
     assert server.seen == []
 
 

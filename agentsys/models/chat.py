@@ -22,12 +22,16 @@ from pydantic import ConfigDict, Field
 
 from agentsys.models import tokens, wire
 from agentsys.models.endpoint import Endpoint, without_key
-from agentsys.models.errors import ModelError
+from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.sampling import DEFAULTS, check
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 _NO_REPLY = (KeyError, TypeError, IndexError, AttributeError)
 """What reading a server's JSON raises if it is no reply."""
+
+_CANNOT_CONTINUE = (
+    "{}: this server tells no token ids, so a begun answer cannot go on; name vLLM, llama.cpp or the embedded engine"
+)
 
 
 class Served(Protocol):
@@ -175,7 +179,7 @@ class EndpointChatModel(AgentChatModel):
         if continue_ids:
             raise ModelError("an answer is begun by continue_ids or by a last message of the assistant's, not by both")
         if served.tokenizer is None:
-            raise ModelError(f"{served.name}: an answer can be continued only where the tokenizer is known")
+            raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
         return await served.tokenizer.encode(chat.pop()["content"], special=False)
 
     async def _prompt_ids(
@@ -183,7 +187,7 @@ class EndpointChatModel(AgentChatModel):
     ) -> list[int] | None:
         if served.tokenizer is None or any(not isinstance(message["content"], str) for message in chat):
             if continue_ids:
-                raise ModelError(f"{served.name}: an answer can be continued only where the tokenizer is known")
+                raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
             return None
         try:
             ids = await tokens.render(served.tokenizer, chat)

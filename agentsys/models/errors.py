@@ -12,4 +12,7 @@ class SpecError(ValueError):
 
 
 class EndpointDown(ModelError):
-    """Nobody answers at an address, or an engine cannot start. It ends the run: no other record can do better."""
+    """Nobody answers at an address, an engine cannot start, or it cannot do what the system needs.
+
+    It ends the run: no other record can do better.
+    """
