@@ -62,7 +62,8 @@ class Role(Generic[T]):
     role's name is the prompt's unless one is given. `sampling` holds the role's own settings (models.sampling); those
     of a model spec win over them. A prompt whose last message is the assistant's is a reply begun: the model goes on
     from its text. A reply may be cut off by the token limit only where `whole` is False. `check` says
-    what is wrong with a value that parses, given the inputs, or None; the model is asked again with its words.
+    what is wrong with a value that parses, given the inputs, or None; the model is asked again with its words. It is
+    asked `attempts` times at most.
     """
 
     prompt: Prompt | str | Path
@@ -71,6 +72,7 @@ class Role(Generic[T]):
     sampling: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = True
     check: Callable[[T, Mapping[str, Any]], str | None] | None = None
+    attempts: int = ATTEMPTS
 
     def __post_init__(self) -> None:
         """Read the prompt. Raises PromptError or SpecError, here and not in the middle of a run."""
@@ -111,7 +113,7 @@ class Role(Generic[T]):
         asked = self.text.render(inputs)
         messages = asked
         problem = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self.attempts):
             call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
             try:
                 return Answer(self._parse(call, inputs), call)
@@ -120,7 +122,7 @@ class Role(Generic[T]):
                 begun = asked[-1]["role"] == "assistant" or bool(continue_ids)
                 shown = not isinstance(err, _Unwanted) and not begun
                 messages = [*asked, *_again(call.text, problem)] if shown else _reminded(asked, problem)
-        raise RoleError(f"{self.name} ({key}): no usable reply in {ATTEMPTS} attempts: {problem}")
+        raise RoleError(f"{self.name} ({key}): no usable reply in {self.attempts} attempts: {problem}")
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:
         recorder = current.get()

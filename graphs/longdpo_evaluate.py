@@ -1,0 +1,438 @@
+"""Evaluate long responses as LongDPO does (Ping et al. 2025, tables 1 and 6): S_l and S_q on LongBench-Write.
+
+    python graphs/longdpo_evaluate.py --requests longbench_write_en.jsonl --model vllm:BASE --trained vllm:STUDENT \\
+        --judge-model http://judge:8000/v1 --out eval
+    python graphs/longdpo_evaluate.py --requests longbench_write_en.jsonl --responses runs/longdpo --out eval
+
+Systems: model, trained, and one for each --responses, named after its file or folder. Each that asks a model is a
+collect run in a folder of its own under --out, with its own request cache: weights change under one name. Stopped, the
+same command goes on where it was. S_l is 100 for the required length and falls on both sides (agentsys/lengths.py), S_q
+is the mean of six dimensions (graphs/writing.py), both 0 to 100.
+
+What is missing is left out, counted and said, and never replaced by a value: a request without a length has no S_l, a
+response without a usable judgement no S_q, a request that a system failed at neither (the next run tries it again).
+
+--out gets evaluation.json, scores.jsonl (a request a line) and lengths.png. Exit codes: 0; 1 an endpoint failed; 2 bad
+configuration; 3 a request cannot be used, a system gave no response, or one has no judgement; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar, Final
+
+import orjson
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentsys.collect import Options, collect
+from agentsys.collect.command import RunOptions
+from agentsys.collect.fingerprint import context_models
+from agentsys.collect.report import ProgressView
+from agentsys.commands import command, knob, run_app
+from agentsys.lengths import BUCKETS, bucket, count_words, length_score
+from agentsys.metrics import mean_with_interval
+from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
+from agentsys.records import BadRecord, InputError, shuffled
+from graphs.deeprag_questions import finished
+from graphs.writing import (
+    DIMENSIONS,
+    EMPTY,
+    Context,
+    Request,
+    Response,
+    check_folder,
+    check_overlap,
+    graph,
+    percent,
+    quality_score,
+    read_requests,
+    read_responses,
+    response_of,
+)
+
+NAMES: Final = (*(name for _, name in BUCKETS), bucket(BUCKETS[-1][0]))
+"""The buckets of the required length, in order."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What is asked for."""
+
+    panel: ClassVar[str] = "Requests"
+    requests: Path | None = knob(None, "requests: prompt and perhaps length in words; .jsonl, .parquet, ...")
+    field: list[str] = knob((), "field and column, as prompt=query; may be repeated")
+    id_field: str = knob("id", "column that holds the request's id; without it the id is a digest of the record")
+    limit: int | None = knob(None, "take only the first so many requests")
+    shuffle: bool = knob(False, "take them in an order that --seed decides")
+    seed: int = knob(0, "seed of the shuffle")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Who writes, and who judges."""
+
+    panel: ClassVar[str] = "Systems"
+    model: str = knob("", "model spec of the system `model`: the base model, say")
+    trained: str = knob("", "model spec of the system `trained`")
+    trained_on: list[Path] = knob((), "collect run it was trained on: no request may be in it; may be repeated")
+    responses: list[Path] = knob((), "file of prompt and response, or folder of a collect run; may be repeated")
+    judge_model: str = knob("", "model spec of the judge; empty: no S_q")
+    max_tokens: int = knob(32768, "tokens of a response at most")
+
+    def contexts(self) -> dict[str, Context]:
+        """The context of each system that writes. Raises ValueError for a bad knob."""
+        specs = {"model": self.model, "trained": self.trained}
+        judge: dict[str, Any] = {"quality_model": self.judge_model, "judge": bool(self.judge_model)}
+        return {name: Context(model=s, max_tokens=self.max_tokens, **judge) for name, s in specs.items() if s}
+
+    def given(self) -> dict[str, Path]:
+        """The place of each system whose responses are there, by its name. Raises InputError."""
+        found: dict[str, Path] = {}
+        for path in self.responses:
+            name = path.resolve().name if path.is_dir() else path.stem
+            if name in found or name in self.contexts():
+                raise InputError(f"--responses {path}: two systems would be called {name}; rename the file or folder")
+            found[name] = path
+        return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """How the runs go, and where to."""
+
+    panel: ClassVar[str] = "Run"
+    out: Path | None = knob(None, "folder of the results and runs; what is there already is not asked again")
+    in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One system: the run to make (None where there is nothing to ask), and the responses that are there already."""
+
+    name: str
+    folder: Path
+    context: Context | None
+    given: list[Response] | None = None
+    source: str = ""
+
+    def records(self, rows: Sequence[Request]) -> list[dict[str, str]]:
+        """The run's records: requests, or given responses that hold something to judge."""
+        if self.context is None:
+            return []
+        if self.given is None:
+            return [{"id": row.id, "prompt": row.prompt} for row in rows]
+        texts = [(row, (response.text or "")) for row, response in zip(rows, self.given, strict=True)]
+        return [{"id": row.id, "prompt": row.prompt, "given": text} for row, text in texts if text.strip()]
+
+    def responses(self, rows: Sequence[Request], options: Options) -> list[Response]:
+        """Collect what is not there yet, and read all. Raises what `collect` raises, and KeyboardInterrupt."""
+        found: dict[str, Response] = {}
+        if records := self.records(rows):
+            with ProgressView(total=len(records)) as view:
+                if collect(graph, records, self.folder, context=self.context, options=options, watch=view).stopped:
+                    raise KeyboardInterrupt
+            found = {trace.id: response_of(trace) for trace in finished(self.folder)}
+        if self.given is None:
+            return [found[row.id] for row in rows]
+        return [self._judged(said, found.get(row.id)) for row, said in zip(rows, self.given, strict=True)]
+
+    def _judged(self, given: Response, found: Response | None) -> Response:
+        if self.context is None or given.text is None:
+            return given
+        if found is None or not given.text.strip():
+            return replace(given, unjudged=EMPTY)
+        return replace(given, grades=found.grades, unjudged=found.error or found.unjudged)
+
+
+def jobs(compared: Compared, rows: Sequence[Request], out: Path) -> list[Job]:
+    """The systems in the order in which they run. Raises InputError, SpecError and ValueError before any call."""
+    writing = [Job(name, out / name, context) for name, context in compared.contexts().items()]
+    judge = None
+    if compared.judge_model:
+        judge = Context(model=compared.judge_model, quality_model=compared.judge_model)
+    places = compared.given().items()
+    given = [Job(name, out / name, judge, read_responses(path, rows), str(path)) for name, path in places]
+    found = [*writing, *given]
+    if not found:
+        raise InputError("no system to evaluate: name --model, --trained or --responses")
+    for job in found:
+        context_models(job.context)
+        check_folder(job.folder, job.records(rows))
+    return found
+
+
+def sampled(test: Requests) -> tuple[list[Request], list[BadRecord]]:
+    """The requests to ask, and those that cannot be used. Raises InputError."""
+    if test.requests is None:
+        raise InputError("--requests: name a file of requests (prompt, length), .jsonl or .parquet, say")
+    options = RunOptions(field=list(test.field), id_field=test.id_field, limit=test.limit).runner()
+    found = read_requests(test.requests, options)
+    sample = list(islice(shuffled(found, seed=test.seed) if test.shuffle else found, test.limit))
+    rows = [row for row in sample if isinstance(row, Request)]
+    unusable = [row for row in sample if isinstance(row, BadRecord)]
+    if not rows:
+        why = unusable[0].reason if unusable else "empty file"
+        raise InputError(f"--requests {test.requests}: no request to use: {why}")
+    return rows, unusable
+
+
+def evaluate(test: Requests, compared: Compared, place: Place) -> dict[str, Any]:
+    """Read, check, ask and measure; what evaluation.json holds. Raises what a user can mend, and `collect`'s errors."""
+    if find_spec("matplotlib") is None:
+        raise InputError("matplotlib is not installed: pip install matplotlib")
+    rows, unusable = sampled(test)
+    assert test.requests is not None
+    check_overlap(rows, compared.trained_on)
+    sha256 = hashlib.sha256(test.requests.read_bytes()).hexdigest()
+    out = place.out or Path("runs") / f"longdpo-eval-{test.requests.stem}"
+    systems = jobs(compared, rows, out)
+    runs = [_options(place, job) for job in systems]
+    found: dict[str, list[Scored]] = {}
+    for job, options in zip(systems, runs, strict=True):
+        print(f"{job.name} ({len(found) + 1} of {len(systems)})", file=sys.stderr)
+        said = job.responses(rows, options)
+        found[job.name] = [scored(row, response) for row, response in zip(rows, said, strict=True)]
+    report = {
+        "version": 1,
+        "out": str(out),
+        "settings": {**asdict(test), **asdict(compared), **asdict(place)},
+        "requests_sha256": sha256,
+        "requests": len(rows),
+        "without_length": sum(not row.length for row in rows),
+        "unusable": [asdict(row) for row in unusable],
+        "overlap_checked": bool(compared.trained_on),
+        "systems": {job.name: {**_about(job), **measure(found[job.name])} for job in systems},
+    }
+    _write(report, rows, found, out)
+    return report
+
+
+def _options(place: Place, job: Job) -> Options:
+    cache = job.folder / "requests.sqlite"
+    return RunOptions(in_flight=place.in_flight, cache=cache, retry_rejected=True).runner()
+
+
+def _about(job: Job) -> dict[str, Any]:
+    """The run, who wrote with which sampling, and who judged."""
+    about: dict[str, Any] = {"run": None, "writer": job.source, "sampling": None, "judge": None}
+    file = job.folder / "manifest.json"
+    if job.context is None or not file.exists():
+        return about
+    manifest = orjson.loads(file.read_bytes())
+    prints = manifest["fingerprint"]
+    about["run"] = manifest["run"]
+    models = prints["models"]
+    foreign = {"name": "of another integration", "sampling": {}}
+    if job.given is None:
+        writer = models.get("writer_model", foreign)
+        limit = {"max_tokens": job.context.max_tokens}
+        about["writer"] = writer["name"]
+        about["sampling"] = {**prints["roles"]["writer"]["sampling"], **limit, **writer["sampling"]}
+    about["judge"] = models.get("quality_model", foreign)["name"] if job.context.judge else None
+    return about
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What is known of one response: words required (0: not named) and written, S_l and S_q from 0 to 100."""
+
+    length: int
+    words: int | None
+    S_l: float | None
+    S_q: float | None
+    grades: Mapping[str, int] | None
+    cut: bool | None
+    unjudged: str | None
+    error: str | None
+
+    @property
+    def place(self) -> str:
+        """The bucket; none is "", where no length is named."""
+        return bucket(self.length) if self.length else ""
+
+
+def scored(row: Request, response: Response) -> Scored:
+    """Both scores of one response, None where there is none."""
+    words = None if response.text is None else count_words(response.text)
+    kept = length_score(row.length, words) if row.length and words is not None else None
+    quality = quality_score(response.grades) if response.grades else None
+    rest = (response.grades, response.cut, response.unjudged, response.error)
+    return Scored(row.length, words, kept, quality, *rest)
+
+
+def measure(found: Sequence[Scored]) -> dict[str, Any]:
+    """The measures of one system, 0 to 100, with 95 % bootstrap intervals over responses; None where there are none."""
+    judged = [one.grades for one in found if one.grades]
+    return {
+        "n": len(found),
+        "failed": sum(one.words is None for one in found),
+        "errors": dict(Counter(one.error for one in found if one.error).most_common()),
+        "cut": sum(bool(one.cut) for one in found),
+        "cut_known": sum(one.cut is not None for one in found),
+        "judged": len(judged),
+        "unjudged": dict(Counter(one.unjudged for one in found if one.unjudged).most_common()),
+        "S_l": by_bucket([(one.place, one.S_l) for one in found if one.S_l is not None]),
+        "S_q": by_bucket([(one.place, one.S_q) for one in found if one.S_q is not None]),
+        "dimensions": {name: _mean([percent(grades[name]) for grades in judged]) for name in DIMENSIONS},
+        "words": {name: _words([pair for one, pair in sized(found) if one.place == name]) for name in NAMES},
+    }
+
+
+def sized(found: Sequence[Scored]) -> list[tuple[Scored, tuple[int, int]]]:
+    """The responses that have an S_l, with the words required and written."""
+    return [(one, (one.length, one.words)) for one in found if one.length and one.words is not None]
+
+
+def by_bucket(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Means by bucket, over all, and `average`: the plain mean of the buckets that are there, as in the paper."""
+    buckets = {name: _mean([value for where, value in values if where == name]) for name in NAMES}
+    there = [score["value"] for score in buckets.values() if score]
+    return {
+        "buckets": buckets,
+        "average": {"value": fmean(there), "buckets": len(there)} if there else None,
+        "all": _mean([value for _, value in values]),
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any] | None:
+    return {**asdict(mean_with_interval(values)), "n": len(values)} if values else None
+
+
+def _words(pairs: Sequence[Sequence[int]]) -> dict[str, float] | None:
+    """Mean words, required and written."""
+    return {"required": fmean(r for r, _ in pairs), "written": fmean(n for _, n in pairs)} if pairs else None
+
+
+def _write(
+    report: Mapping[str, Any], rows: Sequence[Request], found: Mapping[str, Sequence[Scored]], out: Path
+) -> None:
+    """evaluation.json, scores.jsonl and lengths.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
+    with (out / "scores.jsonl").open("wb") as file:
+        for i, row in enumerate(rows):
+            line = {"id": row.id, "prompt": row.prompt, "length": row.length or None}
+            said = {name: asdict(scores[i]) for name, scores in found.items()}
+            file.write(orjson.dumps({**line, "systems": said}, option=orjson.OPT_APPEND_NEWLINE))
+    title = f"{report['settings']['requests'].stem}, n = {len(rows) - report['without_length']}"
+    points = {name: [pair for _, pair in sized(scores)] for name, scores in found.items()}
+    plot(points, title, out / "lengths.png")
+
+
+def plot(points: Mapping[str, Sequence[tuple[int, int]]], title: str, file: Path) -> None:
+    """Written against required words, both on a logarithmic axis, a mark a response; an empty one stands at 1 word."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, pairs), marker in zip(points.items(), cycle("os^Dv"), strict=False):
+        written = [max(1, words) for _, words in pairs]
+        axes.scatter([words for words, _ in pairs], written, marker=marker, alpha=0.5, label=name)
+    ends = [words for pairs in points.values() for words, _ in pairs] or [1]
+    line = [min(ends), max(ends)]
+    axes.plot(line, line, "k--", linewidth=1, label="as required")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("words required")
+    axes.set_ylabel("words written")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(file, dpi=120)
+
+
+def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """S_l and S_q by bucket; and, where there are judgements, the six dimensions."""
+    scores = Table("system", "required words", "S_l", "n", "S_q", "n", "mean words\nrequired / written", box=SIMPLE)
+    dimensions = Table("system", *(name.replace("_", " ") for name in DIMENSIONS), "n", box=SIMPLE)
+    for name, found in systems.items():
+        for i, place in enumerate(NAMES):
+            cells = [cell for score in ("S_l", "S_q") for cell in _cells(found[score]["buckets"][place])]
+            words = found["words"][place]
+            both = f"{words['required']:,.0f} / {words['written']:,.0f}" if words else "-"
+            scores.add_row("" if i else escape(name), place, *cells, both)
+        averages = [found[score]["average"] for score in ("S_l", "S_q")]
+        cells = [cell for a in averages for cell in ((f"{a['value']:.1f}", "") if a else ("-", ""))]
+        scores.add_row("", "average", *cells, "")
+        cells = [cell for score in ("S_l", "S_q") for cell in _cells(found[score]["all"])]
+        scores.add_row("", "all", *cells, "", end_section=True)
+        if found["judged"]:
+            means = [_cells(found["dimensions"][dimension])[0] for dimension in DIMENSIONS]
+            dimensions.add_row(escape(name), *means, str(found["judged"]))
+    return [scores, dimensions] if dimensions.row_count else [scores]
+
+
+def _cells(score: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The mean with its interval, and n."""
+    if score is None:
+        return "-", "0"
+    return f"{score['value']:.1f} ({score['low']:.1f}-{score['high']:.1f})", str(score["n"])
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """The conditions, the tables, and what is missing."""
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    settings, found = report["settings"], report["systems"]
+    order = f", shuffled with seed {settings['seed']}" if settings["shuffle"] else ""
+    say(f"{settings['requests']}, n={report['requests']}{order}")
+    for name, about in found.items():
+        sampling = ", ".join(f"{key} {value}" for key, value in (about["sampling"] or {}).items())
+        judge = f"judge {about['judge']}" if about["judge"] else "no judge"
+        say("; ".join(filter(None, [f"{name}: {about['writer']}", sampling, judge])))
+    for table in tables(found):
+        console.print(table)
+    say("in brackets 95 % intervals; average: the plain mean of the buckets that are there, as in the paper")
+    for line in _missing(report):
+        say(line)
+    say(f"numbers, scores and plot: {report['out']}")
+
+
+def _missing(report: Mapping[str, Any]) -> Iterator[str]:
+    """What is not in the means, and why."""
+    for entry in report["unusable"][:5]:
+        yield f"not asked: {entry['source']}: {entry['reason']}"
+    if report["without_length"]:
+        yield f"{report['without_length']} of {report['requests']} requests name no length: no S_l, in no bucket"
+    for name, about in report["systems"].items():
+        written = about["n"] - about["failed"]
+        if about["cut_known"]:
+            yield f"{name}: {about['cut']} of {about['cut_known']} responses cut off at a token limit"
+        if about["failed"]:
+            yield f"{name}: no response to {about['failed']} of {about['n']} requests, which are left out:"
+            yield from (f"  {count} x {reason}" for reason, count in list(about["errors"].items())[:5])
+        if about["unjudged"]:
+            yield f"{name}: {written - about['judged']} of {written} responses without a judgement, left out of S_q:"
+            yield from (f"  {count} x {reason}" for reason, count in list(about["unjudged"].items())[:5])
+    if "trained" in report["systems"] and not report["overlap_checked"]:
+        yield "not checked: whether the model was trained on these requests; --trained-on RUN checks it"
+
+
+def main(requests: Requests, compared: Compared, run: Place) -> None:
+    """Score long responses: how well they keep the required length (S_l), and how good a judge finds them (S_q).
+
+    The base model, the trained model and responses that are there already (of LongDPO's search, say) side by side.
+    Stopped, the same command goes on where it was.
+    """
+    report = evaluate(requests, compared, run)
+    show(report, Console())
+    if report["unusable"] or any(about["failed"] or about["unjudged"] for about in report["systems"].values()):
+        raise typer.Exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(command(main)))

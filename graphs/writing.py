@@ -1,0 +1,299 @@
+"""Write and judge: one whole response to a request, and how good a judge model finds it.
+
+This is how LongDPO is evaluated (Ping et al. 2025) on LongBench-Write (Bai et al. 2024, "LongWriter"). S_q: six
+dimensions from 1 to 5, judged without regard to the length; of each the mean, as (mean - 1) * 25, and of the six the
+mean. S_l, how well the length is kept, needs no model: agentsys/lengths.py.
+
+The second half reads requests, and responses that were written elsewhere. graphs/longdpo_evaluate.py is the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, Final, NotRequired
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from agentsys.answers import normalised
+from agentsys.collect import Options
+from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.records import BadRecord, InputError, read_records
+from agentsys.roles import Role, RoleError
+from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.traces import Trace, read_traces, shards
+from graphs.deeprag_questions import finished
+
+DIMENSIONS: Final = ("relevance", "accuracy", "coherence", "clarity", "breadth_and_depth", "reading_experience")
+DECODING: Final = {"temperature": 1.0, "repetition_penalty": 1.1}
+"""The released evaluation's sampling; 1.0 is its script's default, the paper names no temperature."""
+JUDGING: Final = {"temperature": 0.5, "max_tokens": 1024}
+"""LongBench-Write's."""
+EMPTY: Final = "the response is empty"
+ASKED: Final = ("prompt", "given")
+"""The fields of a record that decide what a run says of it."""
+Grade = Annotated[int, Field(ge=1, le=5)]
+
+
+class Quality(BaseModel):
+    """The judge's reply: six grades from 1 to 5."""
+
+    analysis: str
+    relevance: Grade
+    accuracy: Grade
+    coherence: Grade
+    clarity: Grade
+    breadth_and_depth: Grade
+    reading_experience: Grade
+
+    def grades(self) -> dict[str, int]:
+        """The grade of each dimension, 1-5."""
+        return {name: getattr(self, name) for name in DIMENSIONS}
+
+
+def percent(grade: float) -> float:
+    """A grade of 1-5, or a mean of grades, from 0 to 100."""
+    return (grade - 1) * 25
+
+
+def quality_score(grades: Mapping[str, int]) -> float:
+    """S_q of one response, 0-100. No judgement is partial, so the mean of these is the mean of the six dimensions."""
+    return percent(fmean(grades[name] for name in DIMENSIONS))
+
+
+class Input(TypedDict):
+    """A request. A `given` response is only judged."""
+
+    prompt: str
+    given: NotRequired[str]
+
+
+class Found(TypedDict):
+    """The response, whether the token limit cut it off (None: not known), its grades, and why there are none."""
+
+    response: NotRequired[str]
+    cut: NotRequired[bool | None]
+    grades: NotRequired[dict[str, int] | None]
+    unjudged: NotRequired[str | None]
+
+
+class State(Input, Found):
+    """The request and what came of it."""
+
+
+class Output(Found):
+    """What came of the request."""
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Context(BaseContext):
+    """Models, prompts and knobs of a run."""
+
+    model: str = knob("embedded", "model spec of the writer, and of the judge if it has none of its own")
+    writer_model: str = knob("", "model spec of the writer; empty: `model`")
+    quality_model: str = knob("", "model spec of the judge; empty: `model`")
+    judge: bool = knob(True, "whether to ask the judge")
+    max_tokens: int = knob(32768, "tokens of a response at most")
+    writer_prompt: str = knob("", "prompt text in place of prompts/writing/writer.md")
+    quality_prompt: str = knob("", "prompt text in place of prompts/writing/quality.md")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens: {self.max_tokens} is below 1")
+
+
+@dataclass(frozen=True)
+class Writing(System):
+    """The roles and nodes. A response may be cut off by the token limit: what is there is what counts."""
+
+    writer: Role[str] = Role("writing/writer", whole=False, sampling=DECODING)
+    quality: Role[Quality] = Role("writing/quality", Quality, sampling=JUDGING, attempts=5)
+
+    async def write(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """One response, unless it is given. Raises ModelError.
+
+        An empty reply is an empty response: one that came after a reminder would answer another request.
+        """
+        context = runtime.context
+        if given := state.get("given"):
+            return {"response": given, "cut": None}
+        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": context.max_tokens})
+        try:
+            answer = await ask(context, role, key="write", prompt=state["prompt"])
+        except RoleError:  # for text there is one fault: every reply was empty
+            return {"response": "", "cut": False}
+        if answer.call.key != "write":
+            return {"response": "", "cut": False}
+        return {"response": answer.value, "cut": answer.call.finish == "length"}
+
+    async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The six grades. A judgement that cannot be used stays missing, with the reason: no grade is made up."""
+        response = state.get("response", "")
+        if not runtime.context.judge:
+            return {"grades": None, "unjudged": None}
+        if not response.strip():
+            return {"grades": None, "unjudged": EMPTY}
+        try:
+            asked = {"prompt": state["prompt"], "response": response}
+            answer = await ask(runtime.context, self.quality, key="quality", **asked)
+        except EndpointDown:
+            raise
+        except ModelError as err:
+            return {"grades": None, "unjudged": str(err)}
+        return {"grades": answer.value.grades(), "unjudged": None}
+
+    def builder(self) -> StateGraph[State, Context, Input, Output]:
+        """write -> judge."""
+        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder.add_node("write", self.write)
+        builder.add_node("judge", self.judge)
+        builder.add_edge(START, "write")
+        builder.add_edge("write", "judge")
+        builder.add_edge("judge", END)
+        return builder
+
+
+builder = Writing().builder()
+graph = builder.compile(name="writing")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, the words that the response should have (0: it does not say), and its place in the file."""
+
+    id: str
+    prompt: str
+    length: int
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a system wrote to a request, and its grades; `error` says why there is no text, `unjudged` why no grades."""
+
+    text: str | None = None
+    cut: bool | None = None
+    grades: Mapping[str, int] | None = None
+    unjudged: str | None = None
+    error: str | None = None
+
+
+def read_requests(path: Path, options: Options) -> Iterator[Request | BadRecord]:
+    """All requests in the file's order: `prompt`, and perhaps `length` in words. Raises InputError."""
+    seen: set[str] = set()
+    for record in read_records(path, fields=options.fields, id_field=options.id_field, required=["prompt"]):
+        if isinstance(record, BadRecord):
+            yield record
+        elif (length := _words(given := record.data.get("length"))) is None:
+            yield BadRecord(record.source, f"length {given!r} is no number of words; mend it or leave it out")
+        elif record.id in seen:
+            yield BadRecord(record.source, f"duplicate: two requests have the id {record.id}")
+        else:
+            seen.add(record.id)
+            yield Request(record.id, record.data["prompt"], length, record.source)
+
+
+def _words(given: Any) -> int | None:
+    """The required words, 0 where none are named; None for what is no such number."""
+    if given is None or given == "":
+        return 0
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        return None
+    sound = number.is_integer() and number >= 0 and not isinstance(given, bool)
+    return int(number) if sound else None
+
+
+def check_overlap(sample: Sequence[Request], runs: Sequence[Path]) -> None:
+    """Raises InputError where a run has a request with the id of one of the sample, or with its normalised text."""
+    ids = {row.id: row for row in sample}
+    texts = {normalised(row.prompt): row for row in sample}
+    for folder in runs:
+        met: dict[str, str] = {}
+        for trace in _traces(folder, "--trained-on"):
+            if row := ids.get(trace.id):
+                met[row.id] = f"id {row.id}: {row.prompt}"
+            elif row := texts.get(normalised(trace.input["prompt"])):
+                met[row.id] = f"the same words, {row.id}: {row.prompt}"
+        if met:
+            first = next(iter(met.values()))
+            raise InputError(
+                f"--requests: {len(met)} of {len(sample)} are in {folder} too ({first[:100]}); evaluate on requests "
+                "that no model was trained on"
+            )
+
+
+def _traces(folder: Path, option: str) -> Iterator[Trace]:
+    """The traces of a run over requests. Raises InputError."""
+    if not shards(folder):
+        raise InputError(f"{option} {folder}: no traces there; name the --out folder of a collect run")
+    for trace in read_traces(folder):
+        if not isinstance(trace.input.get("prompt"), str):
+            raise InputError(f"{option} {folder}: its records have no prompt; name a run over requests")
+        yield trace
+
+
+def read_responses(path: Path, sample: Sequence[Request]) -> list[Response]:
+    """The response to each request, found by the prompt's words, from a collect run's folder or a file of records.
+
+    A run's traces have `response` in their result, a file's records `prompt` and `response`. Raises InputError.
+    """
+    found: dict[str, Response] = {}
+    wanted = {row.prompt.strip() for row in sample}
+    for prompt, response in _from_run(path) if path.is_dir() else _from_file(path):
+        if prompt not in wanted:
+            continue
+        if found.setdefault(prompt, response) != response:
+            raise InputError(f"--responses {path}: two responses to one request ({prompt[:60]}); leave one")
+    if not found:
+        raise InputError(f"--responses {path}: no response to any of the requests; they are found by their prompt")
+    missing = Response(error=f"no response in {path}")
+    return [found.get(row.prompt.strip(), missing) for row in sample]
+
+
+def _from_run(folder: Path) -> Iterator[tuple[str, Response]]:
+    """Kept and dropped records. LongDPO's own responses are cut unless the model ended them."""
+    for trace in _traces(folder, "--responses"):
+        result = trace.result or {}
+        if not isinstance(text := result.get("response"), str):
+            raise InputError(f"--responses {folder}: its results have no response; name a run of LongDPO or of writing")
+        stop = result.get("stop")
+        cut = result.get("cut") if stop is None else stop != "end"
+        blank = stop is not None and not text.strip()
+        failed = Response(error=f"nothing was written: {stop}")
+        yield trace.input["prompt"].strip(), failed if blank else Response(text, cut)
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, Response]]:
+    for record in read_records(path, required=["prompt"]):
+        if isinstance(record, BadRecord):
+            raise InputError(f"--responses {record.source}: {record.reason}")
+        if not isinstance(text := record.data.get("response", False), str | None):
+            raise InputError(f"--responses {record.source}: no field 'response' with text; name a file of responses")
+        yield record.data["prompt"].strip(), Response(error=f"null in {path}") if text is None else Response(text)
+
+
+def check_folder(folder: Path, records: Sequence[Mapping[str, str]]) -> None:
+    """Raises InputError where a run has another prompt or another given response under the id of one of the records."""
+    by_id = {record["id"]: record for record in records}
+    for trace in finished(folder):
+        if (asked := by_id.get(trace.id)) and any(trace.input.get(name) != asked.get(name) for name in ASKED):
+            raise InputError(f"{folder}: request {trace.id} has other words there; choose another --out")
+
+
+def response_of(trace: Trace) -> Response:
+    """What a trace of this graph says."""
+    if trace.result is None:
+        return Response(error=trace.reason)
+    found = trace.result
+    return Response(found["response"], found["cut"], found["grades"], found["unjudged"])
