@@ -35,7 +35,7 @@ def loaded_by(*modules: str) -> frozenset[str]:
 
 LIGHT = (
     "agentsys", "agentsys.knowledge", "agentsys.models", "agentsys.roles", "agentsys.search", "graphs.deeprag",
-    "graphs.deeprag_search", "graphs.drt", "graphs.longdpo_evaluate", "graphs.longdpo_search", "graphs.question",
+    "graphs.deeprag_search", "graphs.drt", "graphs.longdpo_search", "graphs.question",
     "graphs.writing",
 )  # fmt: skip
 
