@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -106,7 +106,7 @@ def _options(kind: Any) -> list[inspect.Parameter]:
         help_text = item.metadata["description"]
         option = typer.Option(
             None if is_file else item.default if item.default != () else [],
-            f"--{item.name.replace('_', '-')}",
+            _flags(item),
             help=help_text.replace("prompt text", "prompt file") if is_file else help_text,
             rich_help_panel=_panel(kind, item.name),
             show_default=item.default not in ("", None, ()),
@@ -116,6 +116,12 @@ def _options(kind: Any) -> list[inspect.Parameter]:
             inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
         )
     return options
+
+
+def _flags(item: Field[Any]) -> str:
+    """A switch that is on by default is put out with --no-<name>."""
+    name = item.name.replace("_", "-")
+    return f"--{name}/--no-{name}" if item.default is True else f"--{name}"
 
 
 def _panel(kind: Any, name: str) -> str:

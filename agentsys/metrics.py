@@ -1,9 +1,11 @@
-"""Corpus BLEU and chrF with confidence intervals.
+"""Corpus BLEU and chrF with confidence intervals, and the paired comparison of two systems.
 
 BLEU (Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation") and chrF (Popović, 2015,
 "chrF: character n-gram F-score for automatic MT evaluation") are functions of sums over sentences. So each sentence is
 counted once, and a bootstrap resample (Koehn, 2004, "Statistical Significance Tests for Machine Translation
-Evaluation") only adds up rows of a table. Values equal sacrebleu's `corpus_score` with its default settings.
+Evaluation") only adds up rows of a table. Values equal sacrebleu's `corpus_score` with its default settings, also with
+several references a sentence: BLEU then clips by the largest count and takes the closest length, chrF the reference
+that fits the sentence best.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 Statistic = Callable[[Sequence[int]], float]
 """A number about the sentences with these indices; an index may come more than once."""
+References = Sequence[str | Sequence[str]]
+"""For each sentence its reference, or several that are equally good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +39,50 @@ class Score:
     high: float
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str], *, language: str) -> float:
-    """Corpus BLEU-4 from 0 to 100 against one reference a sentence (Papineni et al., 2002, section 2.3).
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A system's score less the baseline's, the ends of its 95 % interval, and the two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def bleu(hypotheses: Sequence[str], references: References, *, language: str) -> float:
+    """Corpus BLEU-4 from 0 to 100 (Papineni et al., 2002, section 2.3).
 
     `language` ("Chinese" or "zh") is the references' and chooses the tokenizer: `zh` for Chinese; for Japanese
     `ja-mecab` where it is installed, else `char`; `13a` for every other. Raises ValueError if the lists are empty or
-    their lengths differ.
+    their lengths differ, or if a sentence has no reference.
     """
-    return _bleu_statistic(hypotheses, references, language)(range(len(hypotheses)))
+    return bleu_statistic(hypotheses, references, language)(range(len(hypotheses)))
 
 
-def chrf(hypotheses: Sequence[str], references: Sequence[str], *, language: str) -> float:
+def chrf(hypotheses: Sequence[str], references: References, *, language: str) -> float:
     """Corpus chrF2 from 0 to 100: character 1- to 6-grams, recall weighted twice (Popović, 2015, equation 1).
 
     chrF needs no tokenizer, so `language` changes nothing; it is here so that both metrics are called alike. Raises
-    ValueError if the lists are empty or their lengths differ.
+    ValueError if the lists are empty or their lengths differ, or if a sentence has no reference.
     """
-    return _chrf_statistic(hypotheses, references)(range(len(hypotheses)))
+    return chrf_statistic(hypotheses, references)(range(len(hypotheses)))
 
 
-def score_corpus(hypotheses: Sequence[str], references: Sequence[str], *, language: str) -> dict[str, Score]:
+def score_corpus(hypotheses: Sequence[str], references: References, *, language: str) -> dict[str, Score]:
     """ "BLEU" and "chrF" of a corpus, 0 to 100, each with its 95 % bootstrap interval over sentences (Koehn, 2004).
 
     Raises ValueError if the lists are empty or their lengths differ.
     """
     statistics = {
-        "BLEU": _bleu_statistic(hypotheses, references, language),
-        "chrF": _chrf_statistic(hypotheses, references),
+        "BLEU": bleu_statistic(hypotheses, references, language),
+        "chrF": chrf_statistic(hypotheses, references),
     }
-    return {name: _with_interval(statistic, len(hypotheses)) for name, statistic in statistics.items()}
+    return {name: with_interval(statistic, len(hypotheses)) for name, statistic in statistics.items()}
 
 
 def mean_with_interval(values: Sequence[float]) -> Score:
     """The mean of `values`, in their unit, with its 95 % bootstrap interval. Raises ValueError if there are none."""
-    import numpy as np
-
-    table = np.asarray(values, dtype=float)
-    return _with_interval(lambda indices: float(table[indices].mean()), len(table))
+    return with_interval(mean_statistic(values), len(values))
 
 
 def bootstrap(statistic: Statistic, n: int, *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
@@ -83,30 +95,89 @@ def bootstrap(statistic: Statistic, n: int, *, resamples: int = 1000, seed: int 
 
     if n < 1 or resamples < 1 or not 0 < level < 1:
         raise ValueError(f"bootstrap needs n >= 1, resamples >= 1, 0 < level < 1; got {n}, {resamples}, {level}")
-    rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(n, size=n).tolist()) for _ in range(resamples)]
+    values = [statistic(sample) for sample in _resamples(n, resamples, seed)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
-def _with_interval(statistic: Statistic, n: int) -> Score:
+def paired_bootstrap(
+    system: Statistic, baseline: Statistic, n: int, *, resamples: int = 1000, seed: int = 0
+) -> Difference:
+    """Compare two systems on the same n sentences by paired bootstrap resampling (Koehn, 2004, section 4).
+
+    Both are measured on each resample; the interval is between the 2.5 % and 97.5 % quantiles of the difference. The
+    p-value is two-sided: the share of resamples whose difference, shifted to a mean of 0, is at least as far from 0 as
+    the observed one (Noreen's shift method; Riezler and Maxwell, 2005, section 4), with one added to both counts.
+    sacrebleu's paired bootstrap counts one side only. One sentence shows nothing: its p-value is 1. Raises ValueError
+    if n or resamples is under 1.
+    """
+    import numpy as np
+
+    if n < 1 or resamples < 1:
+        raise ValueError(f"paired_bootstrap needs n >= 1 and resamples >= 1; got {n}, {resamples}")
+    observed = system(range(n)) - baseline(range(n))
+    found = np.array([system(sample) - baseline(sample) for sample in _resamples(n, resamples, seed)])
+    low, high = np.quantile(found, [0.025, 0.975])
+    # The tolerance: of two equal systems every difference is 0, but for the rounding.
+    further = int((np.abs(found - found.mean()) >= abs(observed) - 1e-9).sum())
+    return Difference(observed, float(low), float(high), (further + 1) / (resamples + 1) if n > 1 else 1.0)
+
+
+def _resamples(n: int, resamples: int, seed: int) -> Iterator[list[int]]:
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return (rng.integers(n, size=n).tolist() for _ in range(resamples))
+
+
+def with_interval(statistic: Statistic, n: int) -> Score:
+    """The statistic of sentences 0 to n-1 with its 95 % bootstrap interval. Raises ValueError if n is under 1."""
     interval = bootstrap(statistic, n)
     return Score(statistic(range(n)), interval.low, interval.high)
 
 
-def _pairs(hypotheses: Sequence[str], references: Sequence[str]) -> Iterator[tuple[str, str]]:
+def mean_statistic(values: Sequence[float]) -> Statistic:
+    """The mean of values, one a sentence."""
+    import numpy as np
+
+    table = np.asarray(values, dtype=float)
+    return lambda indices: float(table[indices].mean())
+
+
+def ratio_statistic(counts: Sequence[tuple[float, int]]) -> Statistic:
+    """The sum of the first numbers over the sum of the second, in percent; a resample whose second sum is 0 has 0."""
+    import numpy as np
+
+    table = np.asarray(counts, dtype=float).reshape(-1, 2)
+
+    def statistic(indices: Sequence[int]) -> float:
+        found, asked = table[indices].sum(axis=0)
+        return float(100 * found / asked) if asked else 0.0
+
+    return statistic
+
+
+def _pairs(hypotheses: Sequence[str], references: References) -> Iterator[tuple[str, list[str]]]:
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses but {len(references)} references; give one for each sentence")
     if not hypotheses:
         raise ValueError("no sentences to score; give at least one hypothesis and its reference")
-    return zip(hypotheses, references, strict=True)
+    lists = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
+    if not all(lists):
+        raise ValueError(f"sentence {lists.index([])} has no reference; give at least one")
+    return zip(hypotheses, lists, strict=True)
 
 
-def bleu_signature(language: str) -> str:
-    """sacrebleu's signature of the BLEU that `score_corpus` computes, so that others can reproduce it."""
+def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
+    """sacrebleu's signature of the BLEU that `score_corpus` computes, so that others can reproduce it.
+
+    `references` says how many references the sentences have; "nrefs:var" where it is not the same number for all.
+    """
     from sacrebleu.metrics.bleu import BLEU
 
-    return str(BLEU(tokenize=bleu_tokenizer(language), references=[["-"]]).get_signature())
+    counts = sorted({*references})
+    streams: list[Any] = [["-" if i < count else None for count in counts] for i in range(counts[-1])]
+    return str(BLEU(tokenize=bleu_tokenizer(language), references=streams).get_signature())
 
 
 def bleu_tokenizer(language: str) -> str:
@@ -118,15 +189,14 @@ def bleu_tokenizer(language: str) -> str:
     return "13a"
 
 
-def _bleu_statistic(hypotheses: Sequence[str], references: Sequence[str], language: str) -> Statistic:
+def bleu_statistic(hypotheses: Sequence[str], references: References, language: str) -> Statistic:
+    """BLEU of any of these sentences. Raises what `bleu` raises."""
     import numpy as np
     from sacrebleu.metrics.bleu import BLEU
 
     # The setting only keeps sentence_score from warning at each sentence: the counts do not depend on it.
     metric = BLEU(tokenize=bleu_tokenizer(language), effective_order=True)
-    scores = [
-        metric.sentence_score(hypothesis, [reference]) for hypothesis, reference in _pairs(hypotheses, references)
-    ]
+    scores = [metric.sentence_score(hypothesis, golds) for hypothesis, golds in _pairs(hypotheses, references)]
     table = np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores])
     order = metric.max_ngram_order
 
@@ -140,27 +210,39 @@ def _bleu_statistic(hypotheses: Sequence[str], references: Sequence[str], langua
     return statistic
 
 
-def _chrf_statistic(hypotheses: Sequence[str], references: Sequence[str]) -> Statistic:
+def chrf_statistic(hypotheses: Sequence[str], references: References) -> Statistic:
+    """chrF2 of any of these sentences. Raises what `chrf` raises."""
     import numpy as np
+
+    rows = []
+    for hypothesis, golds in _pairs(hypotheses, references):
+        counts = [_chrf_counts(hypothesis, gold) for gold in golds]
+        rows.append(counts[0] if len(counts) == 1 else max(counts, key=lambda row: _chrf(np.array(row))))
+    table = np.array(rows)
+    return lambda indices: _chrf(table[indices].sum(axis=0))
+
+
+def _chrf_counts(hypothesis: str, reference: str) -> list[list[int]]:
+    """For each n-gram order: how many in the hypothesis, in the reference, and in both."""
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.metrics.helpers import extract_all_char_ngrams
 
-    # For each n-gram order: how many in the hypothesis, in the reference, and in both.
-    rows: list[list[list[int]]] = []
-    for pair in _pairs(hypotheses, references):
-        ours, gold = (extract_all_char_ngrams(text, CHRF.CHAR_ORDER, include_whitespace=False) for text in pair)
-        # sacrebleu counts no hypothesis n-grams of an order that its reference is too short for.
-        rows.append([[o.total() if g else 0, g.total(), (o & g).total()] for o, g in zip(ours, gold, strict=True)])
-    table = np.array(rows)
+    ours, gold = (
+        extract_all_char_ngrams(text, CHRF.CHAR_ORDER, include_whitespace=False) for text in (hypothesis, reference)
+    )
+    # sacrebleu counts no hypothesis n-grams of an order that its reference is too short for.
+    return [[o.total() if g else 0, g.total(), (o & g).total()] for o, g in zip(ours, gold, strict=True)]
 
-    def statistic(indices: Sequence[int]) -> float:
-        ours, gold, both = table[indices].sum(axis=0).T
-        counted = (ours > 0) & (gold > 0)
-        if not both.any():
-            return 0.0
-        precision = (both[counted] / ours[counted]).mean()
-        recall = (both[counted] / gold[counted]).mean()
-        weight = CHRF.BETA**2
-        return float(100 * (1 + weight) * precision * recall / (weight * precision + recall))
 
-    return statistic
+def _chrf(counts: Any) -> float:
+    """chrF2 of summed counts, an array [orders, 3]."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    ours, gold, both = counts.T
+    counted = (ours > 0) & (gold > 0)
+    if not both.any():
+        return 0.0
+    precision = (both[counted] / ours[counted]).mean()
+    recall = (both[counted] / gold[counted]).mean()
+    weight = CHRF.BETA**2
+    return float(100 * (1 + weight) * precision * recall / (weight * precision + recall))

@@ -3,8 +3,10 @@
     python graphs/drt_evaluate.py --pairs test.jsonl --model http://host:8000/v1 --judge http://other:8000/v1 --out eval
     python graphs/drt_evaluate.py --pairs test.jsonl --translations mine.txt
 
-BLEU and chrF come from sacrebleu, COMET from an environment of its own (--comet-python), GRF, GRB and GEA from a judge
-model (the paper judges 400 random pairs: --limit 400 --shuffle). Every interval is a bootstrap over pairs.
+One model or one file of translations, with DRT's long thoughts if it writes them; graphs/translate_evaluate.py scores
+several systems side by side with the same code. BLEU and chrF come from sacrebleu, COMET from an environment of its own
+(--comet-python), GRF, GRB and GEA from a judge model (the paper judges 400 random pairs: --limit 400 --shuffle). Every
+interval is a bootstrap over pairs.
 
 Translations from a file are plain text, one a line, or records (.jsonl, .json, .csv, .tsv, .parquet) with a field
 `translation`, matched by `id` where they have one, else in the order of the pairs. translations.jsonl is such a file.
@@ -22,47 +24,31 @@ pair or one of its scores is missing; 130 interrupted.
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from agentsys.collect import Options
 from agentsys.collect.fingerprint import digest
-from agentsys.collect.report import ProgressView
 from agentsys.commands import run_app
-from agentsys.metrics import Score, bleu_signature, mean_with_interval, score_corpus
+from agentsys.metrics import bleu_signature
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
-from agentsys.records import BadRecord, InputError, shuffled
-from graphs.translate import Context, Row, add_translations, read_pairs, run_over
+from agentsys.records import InputError
+from graphs.translate import Context
+from graphs.translate_measures import METRICS, absences, add_comet, check_comet, measure, score_table
+from graphs.translate_rows import Columns, Row, missing_of, read_pairs, reasons_of, rows_of, sample
+from graphs.translate_systems import judged
 
 Style = Literal["plain", "thought"]
-JUDGED: Final = ("GRF", "GRB", "GEA")
-METRICS: Final = ("BLEU", "chrF", "COMET", *JUDGED)
-
-COMET_IMPORT: Final = "from comet import download_model, load_from_checkpoint"
-COMET_SCRIPT: Final = f"""
-import json, os, sys, torch
-{COMET_IMPORT}
-name, result = sys.argv[1:]
-model = load_from_checkpoint(name if os.path.exists(name) else download_model(name))
-scores = model.predict(json.load(sys.stdin), batch_size=8, gpus=int(torch.cuda.is_available())).scores
-with open(result, "w") as file:
-    json.dump([float(score) for score in scores], file)
-"""
-"""Runs in the environment of --comet-python: unbabel-comet's dependencies cannot live together with ours."""
 
 
 def _option(panel: str, text: str, **about: Any) -> Any:
@@ -130,97 +116,54 @@ class Settings:
         return {name: (path, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files.items() if path}
 
 
-def check_comet(python: Path) -> None:
-    """Raises InputError if that interpreter cannot import unbabel-comet."""
-    try:
-        tried = subprocess.run([python, "-c", COMET_IMPORT], capture_output=True, check=False)
-    except OSError as err:
-        raise InputError(f"--comet-python {python}: {err.strerror}; give a Python that has unbabel-comet") from None
-    if tried.returncode:
-        raise InputError(f"--comet-python {python}: unbabel-comet cannot be imported: {_last_line(tried.stderr)}")
-
-
-def add_comet(rows: list[Row], python: Path, model: str) -> str | None:
-    """Add COMET, times 100 as in the paper, to the scores of rows that have a translation; or say why it failed."""
-    data = [{"src": row.text, "mt": row.translation, "ref": row.reference} for row in rows]
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "scores.json"
-        command: list[str | Path] = [python, "-c", COMET_SCRIPT, model, result]
-        done = subprocess.run(command, input=orjson.dumps(data), capture_output=True, check=False)
-        if done.returncode:
-            return f"{model} failed: {_last_line(done.stderr)}"
-        for row, score in zip(rows, orjson.loads(result.read_bytes()), strict=True):
-            row.scores["COMET"] = 100 * score
-    return None
-
-
-def _last_line(output: bytes) -> str:
-    return (output.decode(errors="replace").strip().splitlines() or ["it gave no message"])[-1].strip()
-
-
-def measure(rows: list[Row], language: str) -> dict[str, dict[str, float]]:
-    """Metric -> value, ends of its 95 % interval, and n, of translated rows; what none has is not there."""
-    scores: dict[str, tuple[Score, int]] = {}
-    if rows:
-        corpus = score_corpus(
-            [str(row.translation) for row in rows], [row.reference for row in rows], language=language
-        )
-        scores |= {name: (score, len(rows)) for name, score in corpus.items()}
-    for name in ("COMET", *JUDGED):
-        if values := [row.scores[name] for row in rows if name in row.scores]:
-            scores[name] = mean_with_interval(values), len(values)
-    return {name: {**asdict(score), "n": n} for name, (score, n) in scores.items()}
-
-
 def evaluate(settings: Settings) -> dict[str, Any]:
-    """Read, translate, judge and score; what evaluation.json holds. Raises what `run_over` raises, and InputError."""
-    pairs = read_pairs(settings.pairs, settings.source_field, settings.reference_field)
-    if settings.translations:
-        add_translations(pairs, settings.translations)
-    sample = list(islice(shuffled(pairs, seed=settings.seed) if settings.shuffle else pairs, settings.limit))
-    rows = [row for row in sample if isinstance(row, Row)]
-    missing = [{"id": None, "source": bad.source, "reason": bad.reason} for bad in sample if isinstance(bad, BadRecord)]
-    if not rows:
-        raise InputError(
-            f"--pairs {settings.pairs}: no pair to use: {missing[0]['reason'] if missing else 'empty file'}"
-        )
+    """Read, translate, judge and score; what evaluation.json holds. Raises what `judged` raises, and InputError."""
+    columns = Columns(settings.source_field, settings.reference_field)
+    every = read_pairs(settings.pairs, columns, (settings.source_language, settings.target_language))
+    pairs, unusable = sample(
+        every, limit=settings.limit, shuffle=settings.shuffle, seed=settings.seed, path=settings.pairs
+    )
+    rows = rows_of(pairs, settings.translations, every) if settings.translations else [Row(pair) for pair in pairs]
     if settings.comet_python:
         check_comet(settings.comet_python)
     with nullcontext(settings.out) if settings.out else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report = _run(rows, settings, folder) | {"settings": settings.as_json(), "pairs": len(sample)}
-        report["missing"] = missing + [{"id": r.id, "source": r.at, "reason": r.reason} for r in rows if r.reason]
-        report["unscored"] = [{"id": row.id, "reasons": row.unscored} for row in rows if row.unscored]
-        report |= _scored([row for row in rows if row.translation], settings)
+        report = _run(rows, settings, folder) | {
+            "settings": settings.as_json(),
+            "pairs": len(pairs) + len(unusable),
+            **missing_of(rows, unusable),
+            **_scored([row for row in rows if row.translation], settings),
+        }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
         with (folder / "translations.jsonl").open("wb") as file:
             for row in rows:
-                line = {"id": row.id, "source": row.text, "reference": row.reference, "translation": row.translation}
-                file.write(orjson.dumps(line | row.scores, option=orjson.OPT_APPEND_NEWLINE))
+                pair = row.pair
+                about = {"id": pair.id, "source": pair.text, "reference": pair.references[0]}
+                line = about | {"translation": row.translation} | row.scores
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     return report
 
 
 def _run(rows: list[Row], settings: Settings, folder: Path) -> dict[str, Any]:
     if not settings.model and not settings.judge:
         return {"version": 1, "run": digest(settings.as_json()), "fingerprint": None}
-    with ProgressView(total=len(rows)) as view:
-        manifest = run_over(rows, folder, settings.context(), in_flight=settings.in_flight, watch=view)
+    options = Options(in_flight=settings.in_flight, retry_rejected=True)
+    manifest = judged(rows, folder, settings.context(), options)
     return {"version": 1, "run": manifest["run"], "fingerprint": manifest["fingerprint"]}
 
 
 def _scored(rows: list[Row], settings: Settings) -> dict[str, Any]:
     failure = add_comet(rows, settings.comet_python, settings.comet_model) if settings.comet_python and rows else None
-    metrics = measure(rows, settings.target_language)
-    absent = dict.fromkeys(METRICS, "no translation to score")
-    if rows:
-        absent["COMET"] = failure or "no --comet-python"
-        absent |= dict.fromkeys(JUDGED, "no usable reply" if settings.judge else "no --judge")
+    metrics = measure({"": rows}, settings.target_language, METRICS)[""]
+    absent = absences(rows, METRICS, comet=failure or "no --comet-python", judge=bool(settings.judge))
     return {
         "translated": len(rows),
         "well_formed": sum(bool(row.well_formed) for row in rows) if settings.style == "thought" else None,
-        "signature": bleu_signature(settings.target_language),
-        "metrics": metrics,
+        "signature": bleu_signature(settings.target_language, [len(row.pair.references) for row in rows] or [1]),
+        "metrics": {
+            name: {end: score[end] for end in ("value", "low", "high", "n")} for name, score in metrics.items()
+        },
         "absent": {name: reason for name, reason in absent.items() if name not in metrics},
     }
 
@@ -241,20 +184,11 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"BLEU {report['signature']}",
     ]
     console.print("; ".join(filter(None, conditions)), soft_wrap=True, markup=False, highlight=False)
-    table = Table("metric", "value", "95 % interval", "n")
-    for name in METRICS:
-        if found := report["metrics"].get(name):
-            value, low, high = (f"{found[end]:.2f}" for end in ("value", "low", "high"))
-            table.add_row(name, value, f"{low} to {high}", str(found["n"]))
-        else:
-            table.add_row(name, "absent", escape(report["absent"][name]), "0")
-    console.print(table)
+    console.print(score_table({"": report["metrics"]}, report["absent"], METRICS))
     if report["well_formed"] is not None:
         console.print(f"{report['well_formed']} of {report['translated']} replies have the form of --style thought")
-    reasons = Counter(f"missing: {entry['reason']}" for entry in report["missing"])
-    reasons.update(f"no {name}: {why}" for entry in report["unscored"] for name, why in entry["reasons"].items())
-    for reason, count in reasons.most_common(5):
-        console.print(f"{count} x {reason}", soft_wrap=True, markup=False, highlight=False)
+    for line in reasons_of(report["missing"], report["unscored"]):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def run(settings: Settings) -> int:

@@ -453,9 +453,9 @@ async def test_an_answer_is_begun_in_one_way(server_with_ids: FakeServer, connec
 
 async def test_an_answer_is_begun_only_where_ids_are_told(server: FakeServer, connect: Any) -> None:
     chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": FOLLOW_UP}]
-    for asked in ({"messages": chat}, {"messages": chat[:1], "continue_ids": [5]}):
+    for begun in ({"messages": chat}, {"messages": chat[:1], "continue_ids": [5]}):
         with pytest.raises(EndpointDown, match="begun answer cannot go on; name vLLM"):  # which ends a run at once
-            await connect(server).complete(**asked)
+            await connect(server).complete(**begun)
     assert server.seen == []
 
 

@@ -14,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
-    "accelerate", "aiohttp", "bm25s", "chromadb", "datasets", "huggingface_hub", "langchain_openai", "langgraph_api",
-    "matplotlib", "networkx", "numpy", "openai", "pandas", "peft", "pyarrow", "sacrebleu", "scipy",
-    "sentence_transformers", "sentencex", "sklearn", "tokenizers", "torch", "transformers", "trl", "typer", "uvloop",
-    "vllm", "xllamacpp",
+    "accelerate", "ahocorasick", "aiohttp", "bm25s", "chromadb", "datasets", "defusedxml", "huggingface_hub",
+    "langchain_openai", "langcodes", "langgraph_api", "lxml", "math_verify", "matplotlib", "networkx", "numpy",
+    "openai", "opencc", "pandas", "peft", "pyarrow", "sacrebleu", "scipy", "sentence_transformers", "sentencex",
+    "sklearn", "sympy", "tokenizers", "torch", "transformers", "trl", "typer", "uvloop", "vllm", "xllamacpp",
 }  # fmt: skip
 FRAMEWORKS = {"langgraph", "langchain_core", "pydantic", "jinja2"}
 
@@ -34,9 +34,9 @@ def loaded_by(*modules: str) -> frozenset[str]:
 
 
 LIGHT = (
-    "agentsys", "agentsys.knowledge", "agentsys.models", "agentsys.roles", "agentsys.search", "graphs.deeprag",
-    "graphs.deeprag_search", "graphs.drt", "graphs.longdpo_search", "graphs.question",
-    "graphs.writing",
+    "agentsys", "agentsys.knowledge", "agentsys.knowledge.term_sources", "agentsys.models", "agentsys.roles",
+    "agentsys.search", "graphs.crat", "graphs.deeprag", "graphs.deeprag_search", "graphs.drt",
+    "graphs.longdpo_search", "graphs.question", "graphs.translate", "graphs.writing",
 )  # fmt: skip
 
 

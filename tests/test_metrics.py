@@ -5,20 +5,28 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
+from statistics import NormalDist
+from typing import Any
 
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest
 
 from agentsys.metrics import (
     Score,
-    _bleu_statistic,
-    _chrf_statistic,
     bleu,
+    bleu_signature,
+    bleu_statistic,
     bootstrap,
     chrf,
+    chrf_statistic,
+    mean_statistic,
     mean_with_interval,
+    paired_bootstrap,
+    ratio_statistic,
     score_corpus,
 )
 
@@ -130,9 +138,9 @@ def test_score_corpus() -> None:
 def test_adding_up_counts_is_scoring_the_resampled_corpus(metric: BLEU | CHRF) -> None:
     hypotheses = spoilt(REFERENCES)
     fast = (
-        _bleu_statistic(hypotheses, REFERENCES, "English")
+        bleu_statistic(hypotheses, REFERENCES, "English")
         if isinstance(metric, BLEU)
-        else _chrf_statistic(hypotheses, REFERENCES)
+        else chrf_statistic(hypotheses, REFERENCES)
     )
     rng = random.Random(0)
     for _ in range(10):
@@ -163,6 +171,61 @@ def test_mean_with_interval() -> None:
     assert score.value == 49.5 and score.low < 49.5 < score.high
     with pytest.raises(ValueError, match="bootstrap needs n >= 1"):
         mean_with_interval([])
+
+
+SEVERAL = [[reference, reference.upper(), reference[::-1]][: 1 + n % 3] for n, reference in enumerate(REFERENCES)]
+"""One to three references a sentence."""
+
+
+def test_several_references_are_scored_as_sacrebleu_does() -> None:
+    hypotheses = [sentence.upper() if n % 4 == 0 else sentence for n, sentence in enumerate(spoilt(REFERENCES))]
+    streams: list[Any] = [[golds[i] if i < len(golds) else None for golds in SEVERAL] for i in range(3)]
+    assert bleu(hypotheses, SEVERAL, language="en") == BLEU().corpus_score(hypotheses, streams).score
+    expected = CHRF().corpus_score(hypotheses, streams).score
+    assert chrf(hypotheses, SEVERAL, language="en") == pytest.approx(expected, rel=1e-12)
+    assert expected > chrf(hypotheses, REFERENCES, language="en") + 1
+    counts = [len(golds) for golds in SEVERAL]
+    assert [bleu_signature("en", n).split("|")[0] for n in ([1, 1], [3], counts)] == ["nrefs:1", "nrefs:3", "nrefs:var"]
+    with pytest.raises(ValueError, match="sentence 1 has no reference"):
+        bleu(["a", "b"], ["a", []], language="en")
+
+
+def test_paired_bootstrap_agrees_with_sacrebleu_s() -> None:
+    """sacrebleu counts one side of another distribution, so only clear verdicts must be the same."""
+    worse = spoilt(REFERENCES)
+    better = [gold if n % 3 == 0 else ours for n, (ours, gold) in enumerate(zip(worse, REFERENCES, strict=True))]
+    other = [better[n] if n % 2 else worse[n] for n in range(50)]
+    another = [worse[n] if n % 2 else better[n] for n in range(50)]
+    for system, baseline, clear in ((better, worse, True), (worse, better, True), (other, another, False)):
+        named: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", system)]
+        test: Any = PairedTest(named, {"BLEU": BLEU()}, references=[REFERENCES], test_type="bs", n_samples=1000)
+        theirs = test()[1]["BLEU"][1].p_value
+        one, other_one = (bleu_statistic(hypotheses, REFERENCES, "en") for hypotheses in (system, baseline))
+        ours = paired_bootstrap(one, other_one, 50)
+        assert ours.low <= ours.value <= ours.high and ours == paired_bootstrap(one, other_one, 50)
+        assert max(ours.p, theirs) < 0.01 if clear else min(ours.p, theirs) > 0.25
+    same = paired_bootstrap(one, one, 50)
+    assert same.value == 0 and same.p == 1, "a system does not differ from itself"
+
+
+def test_the_p_value_of_means_is_that_of_a_z_test() -> None:
+    rng = random.Random(0)
+    theirs = [rng.gauss(0, 1) for _ in range(200)]
+    ours = [value + rng.gauss(0.2, 1) for value in theirs]
+    gaps = [ours[i] - theirs[i] for i in range(200)]
+    mean = sum(gaps) / 200
+    error = (sum((gap - mean) ** 2 for gap in gaps) / 200 / 200) ** 0.5
+    found = paired_bootstrap(mean_statistic(ours), mean_statistic(theirs), 200, resamples=4000)
+    assert found.value == pytest.approx(mean) and found.high - found.low == pytest.approx(3.92 * error, rel=0.1)
+    assert found.p == pytest.approx(2 * NormalDist().cdf(-mean / error), abs=0.02)
+    assert paired_bootstrap(mean_statistic([9]), mean_statistic([1]), 1).p == 1, "one sentence shows nothing"
+    with pytest.raises(ValueError, match="paired_bootstrap needs"):
+        paired_bootstrap(mean_statistic([9]), mean_statistic([1]), 0)
+
+
+def test_ratio_statistic() -> None:
+    ratio = ratio_statistic([(1, 2), (0, 0), (3, 4)])
+    assert ratio(range(3)) == pytest.approx(100 * 4 / 6) and ratio([1, 1]) == 0 and ratio([2, 2, 0]) == 70
 
 
 def test_importing_is_light() -> None:

@@ -1,0 +1,91 @@
+"""The rows of term lists and dictionaries: CSV, TSV and JSONL in the encodings that spreadsheets write.
+
+Unlike records (agentsys.records), which may be many and lose one bad line, a list is small and belongs to a setting: a
+file with broken encoding or quotation marks is refused as a whole, as half a list would go unnoticed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentsys.knowledge.passages import KnowledgeError
+
+Row = tuple[int, dict[str, Any] | None]
+"""The number of a row's first line and its cells by column; None for a row that is no object or too short or long."""
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file by its suffix: .jsonl and .ndjson, .tsv (no quoting), else CSV with "," or ";" or tabs.
+
+    Blank rows are passed over. Raises KnowledgeError for a file that cannot be read, decoded or cut into rows.
+    """
+    text = read_text(path)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return ((number, _object(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return _table(path, text)
+
+
+def read_text(path: Path) -> str:
+    """A file's text: UTF-8, or UTF-16 with a byte order mark. Raises KnowledgeError that names the line and the fix."""
+    try:
+        raw = path.read_bytes()
+    except OSError as err:
+        raise KnowledgeError(f"{path}: cannot be read ({err.strerror}); check the path") from None
+    encoding = "UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
+    try:
+        text = raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as err:
+        line = raw.count(b"\n", 0, err.start) + 1
+        raise KnowledgeError(f"{path}:{line}: not {encoding}; {_encoding_fix(path, raw)}") from None
+    if "\0" in text:
+        raise KnowledgeError(f"{path}: has zero bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
+    return text
+
+
+def _encoding_fix(path: Path, raw: bytes) -> str:
+    try:
+        raw.decode("gb18030")
+    except UnicodeDecodeError:
+        return "save it as UTF-8"
+    # Many Latin-1 texts could be GB18030 too, so this is no more than a hint.
+    return f"save it as UTF-8; if it is GB18030 (GBK): iconv -f GB18030 -t UTF-8 {path.name} > NEW{path.suffix}"
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        row = orjson.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _table(path: Path, text: str) -> Iterator[Row]:
+    if path.suffix.lower() == ".tsv":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        first = text.lstrip().partition("\n")[0]
+        # Not strict, a quotation mark that is never closed would swallow the rest of the list in silence.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    header: list[str] = []
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as err:
+            raise KnowledgeError(f"{path}:{number}: not a row ({err}); check its quotation marks") from None
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header:
+            yield number, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+        else:
+            header = [cell.strip() for cell in cells]
+            if twice := [name for name in header if header.count(name) > 1]:
+                raise KnowledgeError(f"{path}: column '{twice[0]}' is there twice; rename all but one")

@@ -1,0 +1,280 @@
+"""TransKG: what is known of the terms of a text that threaten its translation, as a graph (CRAT, Chen et al. 2024).
+
+Nodes are terms, concepts and translations; the same term, meaning or translation is one node for the whole document.
+Internal knowledge (from the text) is an edge between terms and concepts with a relation of any name. External
+knowledge comes as items, and its edges are
+
+    term -means-> concept -rendered_as-> translation      an item with a meaning and a translation
+    term -means-> concept                                 one that explains only
+    term -translates-> translation                        one that translates only
+
+Every edge carries its evidence, its source and its origin. The edges of an item carry the item, a number that they
+share, and the judge's verdict: the graph alone holds everything, and goes through JSON and GraphML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from agentsys.knowledge.passages import KnowledgeError
+from agentsys.knowledge.term_index import forms, term_key
+from agentsys.term_scores import folded
+
+Kind = Literal["polysemy", "proper", "acronym", "new", "domain", "low_conf"]
+Origin = Literal["internal", "external"]
+Verdict = Literal["accepted", "rejected"]
+
+_NO_XML: Final = {code: " " for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
+"""Characters that XML cannot hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A span that threatens the translation: characters `start` to `end` of sentence number `sentence`, from 0."""
+
+    surface: str
+    kind: Kind
+    start: int
+    end: int
+    sentence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One piece of knowledge about a term: a translation, a meaning, or both.
+
+    `term` is the term as the source writes it; `target` a translation, "" where the source only explains; `meaning` a
+    gloss, "" where it only translates; `evidence` the text that says so; `source` where that stands: "terms.csv:12",
+    "tm.tmx:PubMed_1:3", "passage:p17", "model", "context".
+    """
+
+    term: str
+    target: str
+    meaning: str
+    evidence: str
+    source: str
+    origin: Origin = "external"
+
+
+class TransKG:
+    """The graph of one document; it grows sentence by sentence. `graph` is a networkx.MultiDiGraph.
+
+    A term is known by its surface without case, in the singular or the regular English plural. Translations and
+    meanings are the same where they differ in case, white space or Chinese script only; the first writing is kept.
+    """
+
+    def __init__(self) -> None:
+        """Raises KnowledgeError if networkx or OpenCC is not installed."""
+        needs("networkx", "opencc")
+        import networkx as nx
+
+        self.graph: Any = nx.MultiDiGraph()
+        self._items = 0
+
+    def add_term(self, term: Term) -> str:
+        """Add a term of the text where it stands; the id of its node."""
+        node = self._term(term.surface, "internal")
+        data, where = self.graph.nodes[node], asdict(term)
+        data["origin"] = "internal"
+        if where not in data.setdefault("found", []):
+            data["found"].append(where)
+        return node
+
+    def terms(self) -> list[Term]:
+        """Every term of the text with every place where it was found, in order of arrival."""
+        return [Term(**where) for _, data in self.graph.nodes(data=True) for where in data.get("found", ())]
+
+    def relate(
+        self,
+        src: str,
+        relation: str,
+        dst_label: str,
+        dst_kind: Literal["term", "concept"],
+        evidence: str,
+        sentence: int,
+    ) -> None:
+        """Add what sentence number `sentence` says of a term, given by its surface or its node's id.
+
+        The same relation of the same two nodes is kept once, with the evidence that came first; a relation of a node to
+        itself says nothing and is left out.
+        """
+        start = src if src in self.graph else self._term(src, "internal")
+        end = self._term(dst_label, "internal") if dst_kind == "term" else self._node("concept", dst_label, "internal")
+        edges = self.graph.get_edge_data(start, end, default={}).values()
+        if start != end and not any(edge["relation"] == relation and "item" not in edge for edge in edges):
+            self.graph.add_edge(
+                start, end, relation=relation, evidence=evidence, origin="internal", source="context", sentence=sentence
+            )
+
+    def add_item(self, item: Item, surface: str = "") -> None:
+        """Add an item about the term with this surface, by default about the term that it names.
+
+        Another source that says the same is kept as further evidence; the same item is not added twice. Raises
+        KnowledgeError for an item with neither a translation nor a meaning.
+        """
+        node = self._term(surface or item.term, item.origin)
+        if item not in self._said(node):
+            self._add(node, item)
+
+    def items(self, surface: str) -> list[Item]:
+        """What is known of a term in order of arrival; of items with the same translation and meaning the first."""
+        first: dict[tuple[str, str], Item] = {}
+        for item in self._said(self._find(surface)):
+            first.setdefault(_content(item), item)
+        return list(first.values())
+
+    def facts(self, surface: str) -> list[str]:
+        """What the text says of a term, as lines "term - relation - other"."""
+        node = self._find(surface)
+        if node is None:
+            return []
+        label = {name: data["label"] for name, data in self.graph.nodes(data=True)}
+        return [
+            f"{label[start]} - {edge['relation']} - {label[end]}"
+            for start, end, edge in self.graph.edges(data=True)
+            if "item" not in edge and node in (start, end)
+        ]
+
+    def accept(self, surface: str, item: Item) -> None:
+        """Let an item stand for the term in the whole document, in place of one accepted before; added if need be."""
+        self._judge(self._term(surface, item.origin), item, "accepted")
+
+    def reject(self, surface: str, item: Item) -> None:
+        """Mark an item, and what says the same, as not fit for this document; added if need be."""
+        self._judge(self._term(surface, item.origin), item, "rejected")
+
+    def accepted(self, surface: str) -> Item | None:
+        """The item that stands for a term, None if none was accepted."""
+        node = self._find(surface)
+        accepted = self._with_verdict(node, "accepted") if node else []
+        return accepted[0] if accepted else None
+
+    def rejected(self, surface: str) -> list[Item]:
+        """The items of a term that were rejected, in order of arrival."""
+        node = self._find(surface)
+        return self._with_verdict(node, "rejected") if node else []
+
+    def as_json(self) -> dict[str, Any]:
+        """{"nodes": [{"id", "label", "kind", "origin", "found"?}], "edges": [{"src", "dst", "relation", ...}]}."""
+        return {
+            "nodes": [
+                {"id": node, **data, **({"found": [dict(where) for where in data["found"]]} if "found" in data else {})}
+                for node, data in self.graph.nodes(data=True)
+            ],
+            "edges": [{"src": start, "dst": end, **edge} for start, end, edge in self.graph.edges(data=True)],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The graph that `as_json` wrote."""
+        found = cls()
+        for node in data["nodes"]:
+            found.graph.add_node(node["id"], **{name: value for name, value in node.items() if name != "id"})
+            if "found" in node:
+                found.graph.nodes[node["id"]]["found"] = [dict(where) for where in node["found"]]
+        for edge in data["edges"]:
+            rest = {name: value for name, value in edge.items() if name not in ("src", "dst")}
+            found.graph.add_edge(edge["src"], edge["dst"], **rest)
+        found._items = 1 + max((edge["item"] for edge in data["edges"] if "item" in edge), default=-1)
+        return found
+
+    def write_graphml(self, path: str | Path) -> None:
+        """Write the graph as GraphML: yEd, Gephi, Cytoscape and networkx read it."""
+        import networkx as nx
+
+        plain = nx.MultiDiGraph()
+        for node, data in self.graph.nodes(data=True):
+            where = ", ".join(f"{one['sentence']}:{one['start']}-{one['end']}" for one in data.get("found", ()))
+            plain.add_node(_xml(node), label=_xml(data["label"]), kind=data["kind"], origin=data["origin"], found=where)
+        for start, end, edge in self.graph.edges(data=True):
+            plain.add_edge(_xml(start), _xml(end), **{name: _xml(value) for name, value in edge.items()})
+        nx.write_graphml(plain, path)
+
+    def draw(self, path: str | Path) -> None:
+        """Draw the graph as a PNG: terms, concepts and translations from left to right, accepted edges bold."""
+        from agentsys.knowledge.transkg_figure import draw
+
+        draw(self.graph, path)
+
+    def _node(self, kind: str, label: str, origin: Origin) -> str:
+        label = " ".join(label.split())
+        node = f"{kind}:{term_key(label) if kind == 'term' else folded(label)}"
+        if node not in self.graph:
+            self.graph.add_node(node, label=label, kind=kind, origin=origin)
+        return node
+
+    def _find(self, surface: str) -> str | None:
+        """The node of a term, also of its plural or singular; None if there is none."""
+        nodes = (f"term:{term_key(form)}" for form in forms(surface, "en"))
+        return next((node for node in nodes if node in self.graph), None)
+
+    def _term(self, surface: str, origin: Origin) -> str:
+        return self._find(surface) or self._node("term", surface, origin)
+
+    def _add(self, node: str, item: Item) -> None:
+        if not (item.target.strip() or item.meaning.strip()):
+            raise KnowledgeError(f"an item about '{item.term}' has neither a target nor a meaning; give one of them")
+        said = {**asdict(item), "item": self._items, "verdict": ""}
+        self._items += 1
+        relation = "translates"
+        if item.meaning.strip():
+            concept = self._node("concept", item.meaning, item.origin)
+            self.graph.add_edge(node, concept, relation="means", **said)
+            node, relation = concept, "rendered_as"
+        if item.target.strip():
+            translation = self._node("translation", item.target, item.origin)
+            self.graph.add_edge(node, translation, relation=relation, **said)
+
+    def _numbered(self, node: str) -> list[tuple[int, Item, Verdict | Literal[""]]]:
+        """Each item of a term with its number and its verdict, in order of arrival."""
+        names = [field.name for field in fields(Item)]
+        return sorted(
+            (
+                (edge["item"], Item(**{name: edge[name] for name in names}), edge["verdict"])
+                for _, _, edge in self.graph.out_edges(node, data=True)
+                if "item" in edge
+            ),
+            key=lambda found: found[0],
+        )
+
+    def _said(self, node: str | None) -> list[Item]:
+        return [item for _, item, _ in self._numbered(node)] if node else []
+
+    def _judge(self, node: str, item: Item, verdict: Verdict) -> None:
+        if not any(_content(other) == _content(item) for other in self._said(node)):
+            self._add(node, item)
+        verdicts: dict[int, str] = {}
+        for number, other, before in self._numbered(node):
+            if _content(other) == _content(item):
+                verdicts[number] = verdict
+            elif verdict == before == "accepted":
+                verdicts[number] = ""
+        for _, _, edge in self.graph.edges(data=True):
+            edge_number = edge.get("item")
+            if edge_number in verdicts:
+                edge["verdict"] = verdicts[edge_number]
+
+    def _with_verdict(self, node: str, verdict: Verdict) -> list[Item]:
+        first: dict[tuple[str, str], Item] = {}
+        for _, item, found in self._numbered(node):
+            if found == verdict:
+                first.setdefault(_content(item), item)
+        return list(first.values())
+
+
+def needs(*modules: str) -> None:
+    """Raise a KnowledgeError that names the extra if one of the modules is not installed."""
+    from importlib.util import find_spec
+
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise KnowledgeError(f"{missing[0]} is not installed; pip install 'agentsys[knowledge]'")
+
+
+def _content(item: Item) -> tuple[str, str]:
+    return folded(item.target), folded(item.meaning)
+
+
+def _xml(value: Any) -> Any:
+    return value.translate(_NO_XML) if isinstance(value, str) else value

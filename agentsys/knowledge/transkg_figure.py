@@ -1,0 +1,131 @@
+"""A TransKG as a picture for a person: terms on the left, what they mean in the middle, translations on the right."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+COLUMNS: Final = ("term", "concept", "translation")
+COLOURS: Final = {"term": "#ffe0b2", "concept": "#cfe2f3", "translation": "#d5e8d4"}
+STYLES: Final[dict[str, dict[str, Any]]] = {
+    "accepted": {"linewidth": 2.6, "color": "black"},
+    "rejected": {"linewidth": 0.8, "color": "#b0b0b0", "linestyle": ":"},
+    "": {"linewidth": 0.9, "color": "#606060"},
+}
+FONTS: Final = (
+    "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC",
+    "Source Han Sans CN", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts with Chinese characters, the first that is installed is used for what the usual font lacks."""
+
+_WIDTH: Final = 34
+_LONGEST: Final = 3 * _WIDTH
+_ROW: Final = 0.62
+_COLUMN: Final = 4.8
+_TALLEST: Final = 200.0
+_DPI: Final = 110
+_WIDE: Final = re.compile(r"[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff00-\uff60]")
+
+
+def draw(graph: Any, path: str | Path) -> None:
+    """Write the PNG. Warns in one line where no installed font has the characters that the labels need."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    places = _places(graph)
+    rows = 1 + max((y for _, y in places.values()), default=0.0)
+    height = min(1.2 + _ROW * rows, _TALLEST)
+    labels = "".join(data["label"] for _, data in graph.nodes(data=True))
+    figure = Figure(figsize=(3 * _COLUMN, height), dpi=_DPI)
+    with rc_context({"font.family": _families(labels)}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set(xlim=(-0.5, 2.5), ylim=(rows - 0.3, -1.2))
+        axes.set_axis_off()
+        for column, kind in enumerate(COLUMNS):
+            axes.text(column, -0.9, f"{kind}s", ha="center", va="center", fontsize=12)
+        boxes = {node: _box(axes, places[node], data) for node, data in graph.nodes(data=True)}
+        figure.draw_without_rendering()  # gives the boxes their size, at which the arrows end
+        for start, end, edge in graph.edges(data=True):
+            _arrow(axes, boxes[start], boxes[end], edge)
+        figure.savefig(path, format="png")
+
+
+def _places(graph: Any) -> dict[str, tuple[int, float]]:
+    """Column and row of each node: terms in order of arrival, the others by the mean row of what leads to them."""
+    places: dict[str, tuple[int, float]] = {}
+    for column, kind in enumerate(COLUMNS):
+        nodes = [node for node, data in graph.nodes(data=True) if data["kind"] == kind]
+        above: dict[str, float] = {}
+        for order, node in enumerate(nodes):
+            rows = [places[before][1] for before in graph.predecessors(node) if before in places and column]
+            above[node] = sum(rows) / len(rows) if rows else float(order)
+        for row, node in enumerate(sorted(nodes, key=lambda node: above[node])):
+            places[node] = (column, float(row))
+    tallest = max((row for _, row in places.values()), default=0.0)
+    for column in range(len(COLUMNS)):
+        inside = [node for node, place in places.items() if place[0] == column]
+        spread = (tallest + 1) / max(len(inside), 1)
+        for node in inside:
+            places[node] = (column, (places[node][1] + 0.5) * spread - 0.5)
+    return places
+
+
+def _box(axes: Any, place: tuple[int, float], data: dict[str, Any]) -> Any:
+    """A node's label in its box; dashed where it comes from outside the text."""
+    border = {"linestyle": "-" if data["origin"] == "internal" else "--", "edgecolor": "#606060", "linewidth": 0.8}
+    box = {"boxstyle": "round,pad=0.35", "facecolor": COLOURS[data["kind"]], **border}
+    return _text(axes, place, "\n".join(_lines(data["label"])), fontsize=8, bbox=box, zorder=3)
+
+
+def _arrow(axes: Any, start: Any, end: Any, edge: dict[str, Any]) -> None:
+    """An arrow between two boxes; internal relations carry their name, the others are known by their columns."""
+    (left, top), (right, bottom) = start.get_position(), end.get_position()
+    # Within a column the arrow makes an arc to the left, past what stands between; the vertical axis points down.
+    bend = (0.4 if top < bottom else -0.4) if left == right else 0.0
+    arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "shrinkB": 1}
+    patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
+    style = {**arrow, **patches, **STYLES[edge.get("verdict", "")]}
+    drawn = axes.annotate("", xy=(right, bottom), xytext=(left, top), arrowprops=style, zorder=2)
+    if "item" not in edge:
+        white = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+        # The middle of the arc lies half the bend times the arrow's length beside the straight line.
+        scale = axes.transData.transform([(0, 0), (0, 1)])
+        away = abs(bend) / 2 * abs(bottom - top) * abs(scale[1][1] - scale[0][1])
+        middle = axes.transData.transform(((left + right) / 2, (top + bottom) / 2)) - (away, 0)
+        place = axes.transData.inverted().transform(middle)
+        _text(axes, place, _shorten(edge["relation"], _WIDTH), fontsize=7, bbox=white, zorder=drawn.zorder + 0.5)
+
+
+def _text(axes: Any, place: Any, text: str, **style: Any) -> Any:
+    return axes.text(*place, text, ha="center", va="center", parse_math=False, **style)
+
+
+def _lines(label: str) -> list[str]:
+    """A label in lines of about equal width; a Chinese character is as wide as two letters."""
+    width = _WIDTH // 2 if len(_WIDE.findall(label)) > len(label) / 2 else _WIDTH
+    return textwrap.wrap(_shorten(label, _LONGEST), width) or [""]
+
+
+def _shorten(label: str, length: int) -> str:
+    return label if len(label) <= length else f"{label[: length - 3]}..."
+
+
+def _families(labels: str) -> Sequence[str]:
+    """matplotlib's own font, then one with Chinese characters if the labels have any."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import fontManager
+
+    usual = list(rcParams["font.family"])
+    if not _WIDE.search(labels):
+        return usual
+    installed = {font.name for font in fontManager.ttflist}
+    fallback = [font for font in FONTS if font in installed][:1]
+    if not fallback:
+        warnings.warn("no font with Chinese characters is installed; install Noto Sans CJK to read them", stacklevel=4)
+    return usual + fallback

@@ -1,0 +1,63 @@
+"""Collect preference pairs of steps from maths questions. `python graphs/maths_collect.py --help` lists the options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.commands import command, run_app
+from agentsys.maths import check_installed
+from agentsys.records import InputError
+from agentsys.traces import Trace, read_traces
+from graphs.maths import Context, graph
+
+
+def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
+    """Rows of the last table: what was solved, the pairs and their margins, what a pair cost, how answers compared."""
+    margins: list[float] = []
+    questions = solved = right = tried = as_text = calls = tokens = 0
+    for trace in traces:
+        steps = [step for node in trace.tree or () for step in (node, *node.get("rollouts", ())) if "right" in step]
+        questions += 1
+        solved += any(step["right"] for step in steps)
+        right += sum(step["right"] for step in steps)
+        tried += len(steps)
+        as_text += sum(step["how"] == "text" for step in steps)
+        calls += len(trace.calls)
+        tokens += sum(call.completion_tokens for call in trace.calls)
+        margins += [target.scores["margin"] for target in trace.targets]
+    rows = [
+        ("questions that were solved at least once", f"{solved} of {questions}"),
+        ("  right among all solutions, rollouts included", f"{right} of {tried}"),
+        ("  answers compared as text", str(as_text)),
+        ("pairs", str(len(margins))),
+    ]
+    if margins:
+        rows += [
+            ("  mean margin", f"{fmean(margins):.2f}"),
+            ("  calls and tokens written a pair", f"{calls / len(margins):.1f} and {tokens / len(margins):,.0f}"),
+        ]
+    return rows
+
+
+def main(run: RunOptions, context: Context) -> None:
+    """Write preference pairs of steps: tree search over solutions whose answers are checked.
+
+    A record has question and answer (GSM8K's "... #### 12"), or problem and answer or solution (MATH). A run that is in
+    --out is resumed.
+    """
+    if run.input is None:
+        raise InputError("--input: name a file of questions with their answers, .jsonl or .parquet, say")
+    check_installed()
+    out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input.stem}"
+    summary = run_with_view(graph, run.input, replace(run, out=out), context)
+    print(f"traces and data-set card: {summary.out}")
+    finish(summary, run, findings(read_traces(summary.out)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(command(main)))

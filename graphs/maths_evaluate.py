@@ -1,0 +1,286 @@
+"""Evaluate a model on maths questions: accuracy, pass@k, and best-of-n against tree search at equal tokens.
+
+    python graphs/maths_evaluate.py --questions gsm8k_test.jsonl --model http://host:8000/v1 --limit 200 --shuffle
+    python graphs/maths_evaluate.py --questions math500.jsonl --model vllm:student/model --trained-on runs/maths-step
+
+Systems: greedy (one solution at temperature 0), samples (n solutions and then as many as the budget allows: majority@n,
+pass@k, best-of-n) and tree (Monte Carlo tree search with the same prompt and sampling). Both have --budget completion
+tokens a question, judgements included. Neither sees the reference answer: best-of-n and the tree are led by the same
+judge, which is the model itself unless --judge-model names another. Each is a collect run in a folder of its own under
+--out; stopped, the same command goes on where it was.
+
+A question that a system failed at counts as wrong, is tried again by the next run, and is counted in the report.
+
+--out gets evaluation.json, predictions.jsonl (a question a line) and tokens.png. Exit codes: 0; 1 an endpoint failed;
+2 bad configuration; 3 a question cannot be used, or a system failed at one; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import orjson
+import typer
+from rich.console import Console
+
+from agentsys.collect import Options, collect
+from agentsys.collect.command import RunOptions
+from agentsys.collect.fingerprint import context_models
+from agentsys.collect.report import ProgressView
+from agentsys.commands import command, knob, run_app
+from agentsys.maths import check_installed, reference_of
+from agentsys.models.spec import DEFAULT_SPEC
+from agentsys.records import BadRecord, InputError, read_records, shuffled
+from agentsys.traces import read_traces, shards
+from graphs import maths, maths_samples
+from graphs.deeprag_evaluate import Place
+from graphs.deeprag_questions import Asked, finished
+from graphs.maths_measures import Prediction, budgets_of, difference, measure, plot, prediction_of, tables
+
+SYSTEMS: Final = ("greedy", "samples", "tree")
+DESCENTS: Final = 1024
+"""More than a budget allows: the tokens end a search, or that nothing is left to expand."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked."""
+
+    panel: ClassVar[str] = "Questions"
+    questions: Path | None = knob(None, "questions with their answers (GSM8K, MATH): .jsonl, .parquet, ...")
+    field: list[str] = knob((), "field and column, as question=text; may be repeated")
+    id_field: str = knob("id", "column that holds the question's id; without it the id is a digest of the record")
+    limit: int | None = knob(None, "take only the first so many questions")
+    shuffle: bool = knob(False, "take them in an order that --seed decides")
+    seed: int = knob(0, "seed of the shuffle")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Who is asked, and what it may write."""
+
+    panel: ClassVar[str] = "Systems"
+    systems: str = knob("", f"which, separated by commas, of {', '.join(SYSTEMS)}; all where it is left out")
+    model: str = knob(DEFAULT_SPEC, "model spec")
+    judge_model: str = knob("", "model spec of the judge; empty: the model itself")
+    trained_on: list[Path] = knob((), "collect run it was trained on: no question may be in it; may be repeated")
+    samples: int = knob(8, "n of majority@n and of pass@k")
+    budget: int = knob(4096, "completion tokens a question for best-of-n and for tree search")
+    solution_tokens: int = knob(1024, "tokens of a solution; one that is cut off there counts as wrong")
+    step_tokens: int = knob(256, "tree: tokens of a step")
+    width: int = knob(4, "tree: steps that are tried after each prefix")
+    depth: int = knob(8, "tree: steps at most")
+    explore: float = knob(1.0, "tree: c_init of PUCT")
+
+    def contexts(self) -> dict[str, tuple[Any, Any]]:
+        """Each system's graph and context, in the order in which they run. Raises InputError, ValueError."""
+        given = [name.strip() for name in self.systems.split(",") if name.strip()] or list(SYSTEMS)
+        if unknown := [name for name in given if name not in SYSTEMS]:
+            raise InputError(f"--systems: there is no '{unknown[0]}'; there are {', '.join(SYSTEMS)}")
+        if self.budget < 1:
+            raise InputError(f"--budget {self.budget}: at least 1 is needed")
+        one: dict[str, Any] = {"model": self.model, "solution_tokens": self.solution_tokens}
+        more: dict[str, Any] = {**one, "judge_model": self.judge_model, "budget": self.budget}
+        tree = {name: getattr(self, name) for name in ("step_tokens", "width", "depth", "explore")}
+        made = {
+            "greedy": (maths_samples.graph, maths_samples.Context(greedy=True, samples=1, **one)),
+            "samples": (maths_samples.graph, maths_samples.Context(samples=self.samples, **more)),
+            "tree": (maths.graph, maths.Context(value="judge", descents=DESCENTS, **more, **tree)),
+        }
+        return {name: made[name] for name in SYSTEMS if name in given}
+
+
+def read_questions(path: Path, options: Options) -> Iterator[Asked | BadRecord]:
+    """All questions with their references, in the file's order. Raises InputError."""
+    seen: set[str] = set()
+    for record in read_records(path, fields=options.fields, id_field=options.id_field):
+        if isinstance(record, BadRecord):
+            yield record
+            continue
+        try:
+            asked = Asked(record.id, maths.question_of(record.data), [reference_of(record.data)], record.source)
+        except ValueError as err:
+            yield BadRecord(record.source, str(err))
+            continue
+        if record.id in seen:
+            yield BadRecord(record.source, f"duplicate: two questions have the id {record.id}")
+            continue
+        seen.add(record.id)
+        yield asked
+
+
+def sampled(test: Questions) -> tuple[list[Asked], list[BadRecord]]:
+    """The questions to ask, and those that cannot be used. Raises InputError."""
+    if test.questions is None:
+        raise InputError("--questions: name a file of questions with their answers, .jsonl or .parquet, say")
+    options = RunOptions(field=list(test.field), id_field=test.id_field, limit=test.limit).runner()
+    found = read_questions(test.questions, options)
+    sample = list(islice(shuffled(found, seed=test.seed) if test.shuffle else found, test.limit))
+    rows = [row for row in sample if isinstance(row, Asked)]
+    unusable = [row for row in sample if isinstance(row, BadRecord)]
+    if not rows:
+        why = unusable[0].reason if unusable else "empty file"
+        raise InputError(f"--questions {test.questions}: no question to use: {why}")
+    return rows, unusable
+
+
+def check_overlap(sample: Sequence[Asked], runs: Sequence[Path]) -> None:
+    """Raises InputError where a run has a question of the sample: the same text but for case and white space.
+
+    Unlike DeepRAG's check it reads MATH's `problem` too, keeps signs (2-1 is not 21), and takes equal ids of two files
+    for what they often are, two counts from 1.
+    """
+    texts = {_folded(row.question): row for row in sample}
+    for folder in runs:
+        if not shards(folder):
+            raise InputError(f"--trained-on {folder}: no traces there; name the --out folder of a collect run")
+        try:
+            asked = {_folded(maths.question_of(trace.input)) for trace in read_traces(folder)}
+        except ValueError:
+            raise InputError(
+                f"--trained-on {folder}: its records have no question; name a run over questions"
+            ) from None
+        if met := [row for text, row in texts.items() if text in asked]:
+            raise InputError(
+                f"--questions: {len(met)} of {len(sample)} are in {folder} too ({met[0].at}: {met[0].question[:80]}); "
+                "evaluate on questions that no model was trained on"
+            )
+
+
+def check_folder(folder: Path, sample: Sequence[Asked]) -> None:
+    """Raises InputError where a run has another question or answer under the id of one of the sample."""
+    rows = {row.id: [row.question, row.golds[0]] for row in sample}
+    for trace in finished(folder):
+        if trace.id in rows and [trace.input.get("question"), trace.input.get("answer")] != rows[trace.id]:
+            raise InputError(f"{folder}: question {trace.id} has other words or another answer; choose another --out")
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def ask(graph: Any, context: Any, rows: Sequence[Asked], folder: Path, options: Options) -> list[Prediction]:
+    """Collect what is not there yet and read all solutions. Raises what `collect` raises, and KeyboardInterrupt."""
+    records = [{"id": row.id, "question": row.question, "answer": row.golds[0]} for row in rows]
+    with ProgressView(total=len(records)) as view:
+        if collect(graph, records, folder, context=context, options=options, watch=view).stopped:
+            raise KeyboardInterrupt
+    predictions = {trace.id: prediction_of(trace) for trace in finished(folder)}
+    return [predictions[row.id] for row in rows]
+
+
+def evaluate(test: Questions, compared: Compared, place: Place) -> dict[str, Any]:
+    """Read, check, ask and measure; what evaluation.json holds. Raises what a user can mend, and what `ask` raises."""
+    check_installed()
+    if find_spec("matplotlib") is None:
+        raise InputError("matplotlib is not installed: pip install 'agentsys[maths]'")
+    rows, unusable = sampled(test)
+    assert test.questions is not None
+    check_overlap(rows, compared.trained_on)
+    chosen = compared.contexts()
+    for _, context in chosen.values():
+        context_models(context)
+    sha256 = hashlib.sha256(test.questions.read_bytes()).hexdigest()
+    out = place.out or Path("runs") / f"maths-eval-{test.questions.stem}"
+    for name in chosen:
+        check_folder(out / name, rows)
+    options = {name: place.runner(name, out) for name in chosen}
+    predictions: dict[str, list[Prediction]] = {}
+    for name, (graph, context) in chosen.items():
+        print(f"{name} ({len(predictions) + 1} of {len(chosen)})", file=sys.stderr)
+        predictions[name] = ask(graph, context, rows, out / name, options[name])
+    both = {"samples", "tree"} <= chosen.keys()
+    report = {
+        "version": 1,
+        "out": str(out),
+        "settings": {**asdict(test), **asdict(compared), **asdict(place)},
+        "questions_sha256": sha256,
+        "questions": len(rows),
+        "unusable": [asdict(row) for row in unusable],
+        "overlap_checked": bool(compared.trained_on),
+        "systems": {name: _measured(name, found, out / name, compared) for name, found in predictions.items()},
+        "tree_minus_best_of_n": difference(predictions["tree"], predictions["samples"], compared.budget)
+        if both
+        else None,
+    }
+    _write(report, rows, predictions, out)
+    return report
+
+
+def _measured(name: str, predictions: Sequence[Prediction], folder: Path, compared: Compared) -> dict[str, Any]:
+    manifest = orjson.loads((folder / "manifest.json").read_bytes())
+    reasons = Counter(prediction.error for prediction in predictions if prediction.error)
+    models = manifest["fingerprint"]["models"]
+    about = {"run": manifest["run"], "model": models["model"]["name"] if models else "of another integration"}
+    n = {"greedy": 1, "samples": compared.samples, "tree": 0}[name]
+    budgets = () if name == "greedy" else budgets_of(compared.budget)
+    return {**about, **measure(predictions, n, budgets), "errors": dict(reasons.most_common(5))}
+
+
+def _write(
+    report: Mapping[str, Any], rows: Sequence[Asked], predictions: Mapping[str, Sequence[Prediction]], out: Path
+) -> None:
+    """evaluation.json, predictions.jsonl and tokens.png."""
+    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
+    with (out / "predictions.jsonl").open("wb") as file:
+        for i, row in enumerate(rows):
+            line = {"id": row.id, "question": row.question, "reference": row.golds[0]}
+            said = {name: asdict(found[i]) for name, found in predictions.items()}
+            file.write(orjson.dumps({**line, "systems": said}, option=orjson.OPT_APPEND_NEWLINE))
+    plot(report["systems"], f"{report['settings']['questions'].stem}, n = {len(rows)}", out / "tokens.png")
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """The conditions, the tables, and what went wrong."""
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    settings, found = report["settings"], report["systems"]
+    order = f", seed {settings['seed']}" if settings["shuffle"] else ""
+    judge = settings["judge_model"] or "the model itself"
+    say(
+        f"{next(iter(found.values()))['model']}; {settings['questions']}, n={report['questions']}{order}; "
+        f"judge: {judge}; {settings['budget']:,} tokens a question; "
+        f"tree: width {settings['width']}, depth {settings['depth']}"
+    )
+    for table in tables(found, settings["samples"]):
+        console.print(table)
+    if gap := report["tree_minus_best_of_n"]:
+        told = ", ".join(f"{name} {g['value']:+.1f} ({g['low']:+.1f} to {g['high']:+.1f})" for name, g in gap.items())
+        say(f"tree search minus best-of-n with {settings['budget']:,} tokens, in points: {told}")
+    for entry in report["unusable"][:5]:
+        say(f"not asked: {entry['source']}: {entry['reason']}")
+    for name, about in found.items():
+        if as_text := about["compared"].get("text"):
+            say(f"{name}: {as_text} answers could not be read as mathematics and were compared as text")
+        if about["failed"]:
+            say(f"{name} failed at {about['failed']} of {about['n']} questions, which count as wrong:")
+        for reason, count in about["errors"].items():
+            say(f"  {count} x {reason}")
+    if not report["overlap_checked"]:
+        say("not checked: whether a model was trained on these questions; --trained-on RUN checks it")
+    say(f"numbers, solutions and plot: {report['out']}")
+
+
+def main(questions: Questions, compared: Compared, run: Place) -> None:
+    """Ask a model maths questions, and compare one solution, many, and tree search.
+
+    Accuracies have 95 % bootstrap intervals. Stopped, the same command goes on where it was.
+    """
+    report = evaluate(questions, compared, run)
+    show(report, Console())
+    if report["unusable"] or any(about["failed"] for about in report["systems"].values()):
+        raise typer.Exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(command(main)))
