@@ -333,6 +333,14 @@ def test_filters_say_what_they_drop(student: Path, tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "rows/sft/train.parquet").metadata[b"agentsys.tokenizer"]
 
 
+def test_a_short_answer_may_come_again(student: Path, tmp_path: Path) -> None:
+    """Of another question, not of the same one."""
+    asked = [trace(str(i), [], [sft(f"Is {i} even?", ("true", True))] * (1 + (i == 0))) for i in range(4)]
+    folder = run_folder(tmp_path / "run", *asked)
+    report = make_rows([folder], Cut(str(student), tmp_path / "rows"), Filters(validation=0, near_duplicates=0.9))
+    assert report.written["sft", "train"] == 4 and dict(report.dropped) == {("sft", "near-duplicate"): 1}
+
+
 def test_nothing_is_left_behind_when_no_row_stays(student: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", *varied(2))
     with pytest.raises(TrainerError, match=r"no rows: 2 sft: score below 99; 2 step"):

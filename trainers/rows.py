@@ -28,6 +28,8 @@ from trainers.students import TrainerError, load_tokenizer, tokenizer_digest
 Kind = Literal["sft", "role", "step"]
 KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step")
 TOKENIZER_KEY: Final = b"agentsys.tokenizer"
+SHORT: Final = 32
+"""Characters below which a learned text is an answer that many inputs may share."""
 """Key in the Parquet schema's metadata: the digest of the tokenizer whose ids the rows hold."""
 
 Row = dict[str, Any]
@@ -166,13 +168,13 @@ class Sieve:
         return "validation" if int.from_bytes(digest[:6]) / 2**48 < self.filters.validation else "train"
 
     def _repeats(self, row: Row) -> bool:
-        """Whether an earlier text is as similar. Only an sft row is compared with those of other inputs: a judge may
-        well give two inputs the same answer."""
+        """Whether an earlier text is as similar. Only a longer sft row is compared with those of other inputs: a judge
+        may well give two inputs the same answer, and "true", a name or a number answers many questions."""
         from datasketch import MinHash, MinHashLSH
 
         limit = self.filters.near_duplicates
         text = " ".join((row["text"] + row.get("rejected", "")).split())
-        mark = "" if row["kind"] == "sft" else row["input"]
+        mark = "" if row["kind"] == "sft" and len(text) >= SHORT else row["input"]
         if row["kind"] == "step":  # the same decision after another prefix is another pair
             mark += hashlib.sha256(row["prompt"].encode()).hexdigest()
         sketch = MinHash(num_perm=128)
