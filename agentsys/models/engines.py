@@ -286,7 +286,8 @@ class ChildEngine:
         served = ["--model", self.model, "--served-model-name", Path(self.model).name]
         length = ["--max-model-len", str(self.context)] if self.context else []
         logprobs = ["--max-logprobs", str(self.max_logprobs)] if self.max_logprobs else []
-        return [python, "-m", "vllm.entrypoints.openai.api_server", *served, *where, *length, *logprobs]
+        more = ["--enable-prompt-tokens-details"]  # so that a reply tells its cached tokens
+        return [python, "-m", "vllm.entrypoints.openai.api_server", *served, *where, *length, *logprobs, *more]
 
     @property
     def capacity(self) -> int:
