@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from agentsys.knowledge.words import words
+from agentsys.scripts import simplified
 
 BYTES_A_TOKEN: Final = 4
 JOIN: Final = "  "
@@ -91,13 +92,13 @@ def beginning(text: str, limit: int) -> str:
 class Reference:
     """A text that must not stand in a document, such as the translation that is asked for.
 
-    A document leaks it if, after NFKC and casefolding and without punctuation, (1) it contains all of it or (2) the
-    runs of GRAM words that both have cover at least SHARE of its words. A reference of fewer words than that is a name
-    or a heading, which may stand anywhere: only a paragraph that equals it is a leak.
+    A document leaks it if, after NFKC and casefolding, in simplified Chinese characters and without punctuation, (1) it
+    contains all of it or (2) the runs of GRAM words that both have cover at least SHARE of its words. A reference of
+    fewer words than that is a name or a heading, which may stand anywhere: only a paragraph that equals it is a leak.
     """
 
     def __init__(self, text: str) -> None:
-        self._words = words(text)
+        self._words = _words(text)
         self._line = _line(self._words)
         self._grams = _grams(self._words)
 
@@ -107,7 +108,7 @@ class Reference:
         if not self._words or not found:
             return None
         if len(self._words) < GRAM:
-            return "contained" if found == tuple(self._words) else None
+            return "contained" if found == self._words else None
         if self._line in _line(found):
             return "contained"
         there = set(_grams(found))
@@ -155,16 +156,16 @@ def mmr(relevance: Sequence[float], similarity: Callable[[int, int], float], k: 
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return _remembered(text)[0] if len(text) <= REMEMBERED else tuple(words(text))
+    return _remembered(text)[0] if len(text) <= REMEMBERED else tuple(words(simplified(text)))
 
 
 def _word_set(text: str) -> frozenset[str]:
-    return _remembered(text)[1] if len(text) <= REMEMBERED else frozenset(words(text))
+    return _remembered(text)[1] if len(text) <= REMEMBERED else frozenset(words(simplified(text)))
 
 
 @lru_cache(maxsize=4096)
 def _remembered(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    found = tuple(words(text))
+    found = tuple(words(simplified(text)))
     return found, frozenset(found)
 
 

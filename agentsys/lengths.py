@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 _HAN: Final = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _WORD: Final = re.compile(r"[A-Za-z0-9]+(?:['’\-][A-Za-z0-9]+)*")
@@ -14,6 +14,22 @@ BUCKETS: Final = ((500, "[0, 500)"), (2000, "[500, 2k)"), (4000, "[2k, 4k)"))
 def count_words(text: str) -> int:
     """English words plus Chinese characters."""
     return len(_WORD.findall(text)) + len(_HAN.findall(text))
+
+
+def required_words(given: Any) -> int:
+    """The required length that a record names, a number or (in a CSV file) its text; 0 where it names none.
+
+    Raises ValueError for what is no number of words.
+    """
+    if given is None or given == "":
+        return 0
+    try:
+        number = -1.0 if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        number = -1.0
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"length {given!r} is no number of words; mend it or leave it out")
+    return int(number)
 
 
 def length_score(required: int, actual: int) -> float:

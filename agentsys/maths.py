@@ -2,8 +2,9 @@
 
 Its parsing and comparison run sympy on whatever a model wrote, which can take minutes (10^10^10 is short to write). It
 bounds itself with signals, which reach neither a thread nor a computation inside C code. So every check runs in a
-worker process with a deadline and is killed there; the event loop only waits. What cannot be read as mathematics, or
-not in time, is compared as text.
+worker process with a deadline and is killed there; the event loop only waits. Where this process was killed itself, the
+kernel ends its workers at a limit of processor time. What cannot be read as mathematics, or not in time, is compared as
+text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -31,6 +33,8 @@ LONGEST: Final = 4_000
 """Characters at the end of a response that are searched for its answer."""
 
 _ENDS = ("####", "answer is", "answer:")
+_BRACE: Final = re.compile(r"(\\boxed\s*\{)|\\[{}]|\\\\(?!boxed)|([{}])")
+"""A box begins, an escaped brace, the end of a line in LaTeX, a brace."""
 _start = threading.Lock()
 
 
@@ -101,15 +105,16 @@ def reference_of(record: Mapping[str, Any]) -> str:
 
 def boxed(text: str) -> str | None:
     """What stands in the last \\boxed{} of a text, its braces matched; None where none is closed and holds anything."""
-    for begin in reversed([found.end() for found in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for i in range(begin, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0) if text[i - 1] != "\\" else 0
-            if depth == 0:
-                if content := text[begin:i].strip():
-                    return content
-                break
-    return None
+    begun: list[int] = []  # of the braces that are open: where a box's content begins, 0 for another brace
+    closed: dict[int, int] = {}
+    for found in _BRACE.finditer(text):
+        box, brace = found.groups()
+        if box or brace == "{":
+            begun.append(found.end() if box else 0)
+        elif brace and begun:
+            closed[begun.pop()] = found.start()
+    contents = (text[begin : closed[begin]].strip() for begin in sorted(closed, reverse=True) if begin)
+    return next(filter(None, contents), None)
 
 
 def stated(response: str) -> str:
@@ -118,7 +123,7 @@ def stated(response: str) -> str:
         return found
     last = response.strip().rpartition("\n")[2]
     at, end = max((last.casefold().rfind(end), len(end)) for end in _ENDS)
-    return (last[at + end :] if at >= 0 else last).strip()
+    return (last[at + end :] if at >= 0 else last).lstrip(" \t:*").rstrip(" \t*.")
 
 
 def plain(answer: str) -> str:
@@ -136,7 +141,8 @@ async def _bounded(work: Callable[..., T], *given: Any) -> T | None:
     for _ in range(2):  # a worker can die of what has nothing to do with its work: a signal, a lack of memory
         pool = await asyncio.to_thread(_workers)
         try:
-            return await asyncio.wrap_future(pool.schedule(work, args=given, timeout=CHECK_SECONDS))
+            limited = (CHECK_SECONDS, work, *given)
+            return await asyncio.wrap_future(pool.schedule(_limited, args=limited, timeout=CHECK_SECONDS))
         except TimeoutError:
             return None
         except Exception as err:
@@ -170,6 +176,18 @@ def _begin() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limited(seconds: float, work: Callable[..., T], *given: Any) -> T:
+    """In a worker: ended by the kernel after twice the deadline's processor time, should nobody be left to kill it."""
+    with suppress(ImportError):
+        import resource
+
+        most = int(time.process_time() + 2 * seconds) + 1
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    return work(*given)
 
 
 def _compare(response: str, reference: str) -> Verdict | None:

@@ -60,12 +60,15 @@ def rendering(translation: str, targets: Iterable[str]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _stands_alone(target: str) -> re.Pattern[str]:
-    """Finds a folded text that no letter or digit of a script with spaces goes on with; Chinese has no such borders."""
-    from agentsys.knowledge.words import _SPACELESS
+    """Finds a folded text that no letter or digit of a script with spaces goes on with.
+
+    Chinese has no such borders; behind a Korean word a particle may stand.
+    """
+    from agentsys.knowledge.words import _HANGUL, _SPACELESS
 
     letter = rf"[^\W_{_SPACELESS}]"
     before = rf"(?<!{letter})" if re.match(letter, target) else ""
-    after = rf"(?!{letter})" if re.match(letter, target[-1]) else ""
+    after = rf"(?!{letter})" if re.match(rf"[^\W_{_SPACELESS}{_HANGUL}]", target[-1]) else ""
     return re.compile(before + re.escape(target) + after)
 
 

@@ -14,12 +14,9 @@ come from a BM25 index, calls go into a request cache and traces to disk, as in 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import multiprocessing
 import os
 import platform
 import random
-import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -27,73 +24,27 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from loopback import Encode, Latency, Loopback, serving
 
 WORDS = ("harbour", "violin", "widow", "letter", "kettle", "orchard", "winter", "lawyer", "clock", "road", "lamp")
 END = " <answer long>The answer of it all is forty-two.</answer long><answer short>forty-two</answer short>"
 
 
-class Server(asyncio.Protocol):
-    """Just enough HTTP/1.1 and just enough of vLLM; answers after `latency` seconds."""
-
-    def __init__(self, folder: str, latency: float, encode: Any) -> None:
-        self.folder, self.latency, self.encode = folder, latency, encode
-        self.buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
-            head = self.buffer[:end].lower()
-            start = head.find(b"content-length:")
-            length = int(head[start + 15 :].split(b"\r\n")[0]) if start >= 0 else 0
-            if len(self.buffer) < end + 4 + length:
-                return
-            body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
-            if body:
-                asyncio.get_running_loop().call_later(self.latency, self.write, self.completion(orjson.loads(body)))
-            else:
-                self.write({"data": [{"id": "m", "owned_by": "vllm", "root": self.folder}]})
-
-    def write(self, answer: Any) -> None:
-        data = orjson.dumps(answer)
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
-        self.transport.write(head + data)
-
-    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The next piece of a narrative, known by the sampling of the role that asks."""
-        text = " about a dozen of them"
-        if "<answer" in body["stop"]:
-            text = f"Follow up: What is the {sum(body['prompt']) % 10**6}th thing to know of it?"
-        elif body["logprobs"]:
-            text = "Let's search the question in Wikipedia."
-        elif body["max_tokens"] == 250:
-            text = END
-        ids = self.encode(text)
-        choice: dict[str, Any] = {"text": text, "token_ids": ids, "finish_reason": "stop"}
-        if body["logprobs"]:
-            top = {f"token_id:{token}": -token / 9 for token in (10061, 98961, *range(1, body["logprobs"] - 1))}
-            choice["logprobs"] = {"token_logprobs": [-0.25] * len(ids), "top_logprobs": [top] * len(ids)}
-        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}}
-
-
-def serve(port: int, folder: str, latency: float) -> None:
-    """The server process."""
-    import uvloop
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Server(folder, latency, encode), "127.0.0.1", port)
-        await server.serve_forever()
-
-    uvloop.run(main())
+def reply(body: dict[str, Any], encode: Encode) -> dict[str, Any]:
+    """The next piece of a narrative, known by the sampling of the role that asks."""
+    text = " about a dozen of them"
+    if "<answer" in body["stop"]:
+        text = f"Follow up: What is the {sum(body['prompt']) % 10**6}th thing to know of it?"
+    elif body["logprobs"]:
+        text = "Let's search the question in Wikipedia."
+    elif body["max_tokens"] == 250:
+        text = END
+    ids = encode(text)
+    choice: dict[str, Any] = {"text": text, "token_ids": ids, "finish_reason": "stop"}
+    if body["logprobs"]:
+        top = {f"token_id:{token}": -token / 9 for token in (10061, 98961, *range(1, body["logprobs"] - 1))}
+        choice["logprobs"] = {"token_logprobs": [-0.25] * len(ids), "top_logprobs": [top] * len(ids)}
+    return choice
 
 
 def write_index(folder: Path, passages: int = 2000, words: int = 100) -> Path:
@@ -151,19 +102,11 @@ def main() -> None:
     args = parser.parse_args()
     from trainers.students import folder_of
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    served = (port, folder_of(args.tokenizer), args.latency)
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=served, daemon=True)
-    server.start()
-    time.sleep(3)
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as folder:
+    plan = Loopback(reply, folder_of(args.tokenizer), Latency(args.latency))
+    with serving(plan) as url, tempfile.TemporaryDirectory() as folder:
         index = write_index(Path(folder))
         grow(url, index, 1, 1, 4)  # imports, tokenizer, index
         report(args, url, index)
-    server.terminate()
 
 
 def report(args: argparse.Namespace, url: str, index: Path) -> None:

@@ -66,10 +66,11 @@ class CRAT(Judge):
     async def identify(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """Unknown terms of all sentences. The input leaves the state: a thread's next one may be of the other form.
 
-        Raises InputError for an empty text.
+        Raises InputError for an empty text, KnowledgeError for a source that cannot be used.
         """
         context = runtime.context
         pieces = sentences_of(state.get("text"), state.get("sentences"), context.source_language)
+        await self.opened(context)  # what may not be read ends the run before anything is asked
         found = await settled(*(self._look_at(context, i, text, gap) for i, (text, gap) in enumerate(pieces)))
         begun: dict[str, Any] = {"graph": None, "decisions": [], "rendered": [], "targets": []}  # a thread goes on
         return {**begun, "document": _all(found), "text": "", "sentences": []}
@@ -110,7 +111,7 @@ class CRAT(Judge):
 
         A term is looked up for the first sentence that has it. Raises ValueError for a source that cannot be used.
         """
-        context, document = runtime.context, state["document"]
+        context, document = runtime.context, list(state["document"])
         graph = TransKG() if context.graph else None
         if graph is not None:
             document = [{**sentence, "mentions": rooted(graph, sentence["mentions"])} for sentence in document]
@@ -119,11 +120,11 @@ class CRAT(Judge):
             *(self._knowledge(context, document, i, due[i], relate=context.graph) for i in range(len(document)))
         )
         decisions: list[Decision] = []
-        for i, (related, looked) in enumerate(_all(pairs)):
+        for i, (related, (looked, faults)) in enumerate(_all(pairs)):
             if graph is not None:
-                faults = relate(graph, document[i], related)
-                document[i] = {**document[i], "faults": [*document[i]["faults"], *faults]}
-            decisions += known(graph, due[i], *looked)
+                faults = [*relate(graph, document[i], related), *faults]
+            document[i] = {**document[i], "faults": [*document[i]["faults"], *faults]}
+            decisions += known(graph, due[i], looked)
         return {"document": document, "graph": graph.as_json() if graph else None, "decisions": decisions}
 
     async def _knowledge(
@@ -222,8 +223,7 @@ class CRAT(Judge):
             return {**here, "candidates": [chosen], "reused": True, "faults": [str(looked)]}
         if looked["relevant"]:
             return {**here, "candidates": [{**looked, "accepted": True}], "reused": True}
-        decided = await self.decide(context, text, here, told)
-        return {**decided, "candidates": [*decided["candidates"], looked]}
+        return await self.decide(context, text, {**here, "candidates": [looked, *anew]}, told)
 
     async def translate(
         self, context: Context, sentence: Sentence, i: int, decisions: Sequence[Decision], facts: dict[str, list[str]]

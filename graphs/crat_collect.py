@@ -58,6 +58,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
             found["faults"] += len(sentence["faults"])
         for decision in result.get("decisions", []):
             found["decisions"] += 1
+            found["faults"] += len(decision["faults"])
             found["again"] += decision["retrievals"] - 1
             found["candidates"] += len(decision["candidates"])
             found["accepted"] += any(candidate["accepted"] for candidate in decision["candidates"])

@@ -54,7 +54,7 @@ def relate(graph: TransKG, sentence: Sentence, related: Relations | ModelError) 
 
 
 def known(
-    graph: TransKG | None, due: Sequence[tuple[int, Mention]], looked: Sequence[Sequence[Item]], faults: Sequence[str]
+    graph: TransKG | None, due: Sequence[tuple[int, Mention]], looked: Sequence[Sequence[Item]]
 ) -> list[Decision]:
     """Terms to be decided with what was retrieved about them, which goes into the graph."""
     decisions = []
@@ -62,11 +62,10 @@ def known(
         if graph is not None:
             for item in items:
                 graph.add_item(item, mention["surface"])
-            items = graph.items(mention["surface"])
         decision = Decision(
             surface=mention["surface"], kind=mention["kind"], node=mention.get("node", ""),
             sentence=mention["sentence"], number=number, candidates=candidates_of(items), retrievals=1, reused=False,
-            faults=list(faults),
+            faults=[],
         )  # fmt: skip
         decisions.append(decision)
     return decisions

@@ -32,8 +32,8 @@ from graphs.crat_protocol import (
     Senses,
 )
 
-EVIDENCE = 300
-"""Characters of evidence that a prompt shows."""
+EVIDENCE = 600
+"""Characters of a meaning, and of evidence, that a prompt shows: both sides of a long pair of a translation memory."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,16 @@ class Judge(System):
         ]
 
     async def decide(self, context: Context, text: str, decision: Decision, facts: Sequence[str]) -> Decision:
-        """Judge a term's candidates in a sentence; with nothing accepted, look once more. Raises no RoleError."""
+        """Judge a term's candidates in a sentence; with nothing accepted, look once more. Raises no RoleError.
+
+        Candidates that are rejected already stay so.
+        """
         if not context.judge:
             return decision
-        first = await self._judge_all(context, text, decision, decision["candidates"][: context.candidates], facts)
-        rest = decision["candidates"][context.candidates :]
+        before = [candidate for candidate in decision["candidates"] if candidate["rejected_by"]]
+        due = [candidate for candidate in decision["candidates"] if not candidate["rejected_by"]]
+        judged = await self._judge_all(context, text, decision, due[: context.candidates], facts, before)
+        first, rest = [*before, *judged], due[context.candidates :]
         decision = {**decision, "candidates": [*first, *rest]}
         if not context.again or accepted(decision):
             return decision
@@ -111,7 +116,7 @@ class Judge(System):
         """The further retrieval: the informant hears what was refused and why, the sources hear other names."""
         term, key = decision["surface"], f"{_key(decision)}/again"
         refused = [
-            {**shown(candidate["item"]), "reason": next(reversed(candidate["reasons"].values()), "")}
+            {**shown(candidate["item"]), "reason": candidate["reasons"].get(candidate["rejected_by"], "")}
             for candidate in decision["candidates"]
             if candidate["rejected_by"]
         ]
@@ -232,7 +237,10 @@ def candidates_of(items: Sequence[Item]) -> list[Candidate]:
     for item in sorted(items, key=lambda item: not item.target.strip()):
         grouped.setdefault(_identity(asdict(item)), []).append(item)
     return [
-        blank(asdict(next((item for item in same if item.meaning.strip()), same[0])), [item.source for item in same])
+        blank(
+            asdict(next((item for item in same if item.meaning.strip()), same[0])),
+            list(dict.fromkeys(item.source for item in same)),
+        )
         for same in grouped.values()
     ]
 
@@ -262,7 +270,7 @@ def name_of(item: dict[str, Any]) -> str:
 
 def _identity(item: dict[str, Any]) -> str:
     target = folded(item["target"]).replace(" ", "")
-    return f"={target}" if target else f"{folded(item['meaning'])}\n{folded(item['evidence'])}"
+    return f"={target}" if target else f":{folded(item['meaning'])}"
 
 
 def _strongest(likely: Sequence[Candidate], candidate: Candidate) -> Candidate | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.systems import BaseContext, knob
@@ -103,7 +106,7 @@ class Sentence(TypedDict):
     """A sentence and what was found out about it before anything is looked up.
 
     `gap` is the white space behind it in the text. `invented` are terms that are not in the sentence, `nested` those
-    that stand only inside longer ones; `faults` say what a failing role left out.
+    that stand only inside longer ones; `faults` say what failing roles and sources left out.
     """
 
     text: str
@@ -118,8 +121,9 @@ class Sentence(TypedDict):
 class Candidate(TypedDict):
     """An item of knowledge and the judge's verdicts on it, with their reasons.
 
-    `item` is the first item with this translation (or explanation), `sources` are all that told it. A check that was
-    not needed is None. `rejected_by` is the check that it failed, "failed call", or "" where it was not judged.
+    `item` is the first item with this translation that has a meaning, else the first; `sources` are all that told it.
+    A check that was not needed is None. `rejected_by` is the check that it failed, "failed call", "a better one" of
+    those that passed, or "" where it was accepted or not judged.
     """
 
     item: dict[str, Any]
@@ -140,7 +144,8 @@ class Decision(TypedDict):
 
     `node` is the term's node in the graph, "" without one: then nothing is shared. `retrievals` is 1, or 2 where the
     first brought nothing that could be accepted. `reused` marks the decision of an earlier sentence that was found to
-    hold here too.
+    hold here too. `faults` say what a failing role left out of the second retrieval, or of the look at an earlier
+    decision.
     """
 
     surface: str
@@ -173,10 +178,10 @@ class Rendered(TypedDict):
 
 
 class Input(TypedDict):
-    """A text, which is cut into sentences, or the sentences of a document."""
+    """A text, which is cut into sentences, or the sentences of a document, which are left out of Studio's form."""
 
     text: NotRequired[str]
-    sentences: NotRequired[list[str]]
+    sentences: NotRequired[SkipJsonSchema[list[str]]]
 
 
 class Found(TypedDict):
@@ -217,7 +222,9 @@ class Context(BaseContext):
     source_language: str = knob("English", "language of the texts")
     target_language: str = knob("Chinese", "language of the translations")
     sources: str = knob("", "where knowledge comes from: specs as terms:FILE.csv, separated by commas")
-    sources_digest: str = knob("", "stands for the sources' content; the command fills it in", hidden=True)
+    sources_digest: SkipJsonSchema[str] = knob(
+        "", "stands for the sources' content; the command fills it in", hidden=True
+    )
     informed: bool = knob(True, "whether a model is asked as a source too")
     signals: Literal["both", "identifier", "confidence"] = knob(
         "both", "what finds unknown terms: a role, the translator's own token probabilities, or both"
@@ -266,6 +273,17 @@ class Context(BaseContext):
     def specs(self) -> list[str]:
         """The specs in `sources`."""
         return [spec.strip() for spec in self.sources.split(",") if spec.strip()]
+
+    async def aclose(self) -> None:
+        """Close the connections of passages' embedding endpoints; `collect` does at its end."""
+        from agentsys.knowledge.passages import KnowledgeError
+        from agentsys.knowledge.term_sources import PassageSource, load_sources
+
+        specs = [spec for spec in self.specs if spec.startswith("passages:")]
+        with suppress(KnowledgeError):  # what cannot be opened has nothing to close
+            for source in await asyncio.to_thread(load_sources, specs, self.source_language, self.target_language):
+                if isinstance(source, PassageSource):
+                    await source.aclose()
 
     @property
     def languages(self) -> dict[str, str]:

@@ -70,7 +70,7 @@ def sentences_of(text: str | None, sentences: Sequence[str] | None, source: str)
     if text and sentences:
         raise InputError("give a text or sentences, not both")
     if sentences:
-        if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
+        if not isinstance(sentences, list | tuple) or not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError("sentences: give a list of texts")
         empty = next((i for i, sentence in enumerate(sentences, 1) if not sentence.strip()), None)
         if empty is not None:
@@ -85,23 +85,24 @@ def _split(text: str, source: str) -> list[tuple[str, str]]:
     import sentencex
 
     known = language(source)
+    plain = re.sub(r"\s", " ", text)  # sentencex panics at some spaces that are no plain ones
     found: list[tuple[str, str]] = []
     at = 0
     for line in text.splitlines():
-        for piece in sentencex.segment(known.primary if known else "en", line):
+        for piece in sentencex.segment(known.primary if known else "en", re.sub(r"\s", " ", line)):
             if sentence := piece.strip():
-                start = text.index(sentence, at)
+                start = plain.index(sentence, at)
                 if found:
                     found[-1] = (found[-1][0], text[at:start])
-                found.append((sentence, ""))
                 at = start + len(sentence)
+                found.append((text[start:at], ""))
     return found
 
 
 def joined(translations: Sequence[str], gaps: Sequence[str], target: str) -> str:
-    """The translations as one text: line breaks stay, spaces only where the target language has them."""
-    unspaced = bool(scripts_of(target) & UNSPACED)
-    spaces = ["" if unspaced and "\n" not in gap else gap for gap in gaps]
+    """The translations as one text: line breaks stay; between others is a space where the target language has them."""
+    space = "" if scripts_of(target) & UNSPACED else " "
+    spaces = [gap if "\n" in gap else space for gap in gaps]
     return "".join(part for pair in zip(translations, spaces, strict=True) for part in pair).strip()
 
 

@@ -22,9 +22,10 @@ from typing_extensions import TypedDict
 
 from agentsys.knowledge.embedders import Embedder, make_embedder
 from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
-from agentsys.models.errors import ModelError
+from agentsys.lengths import required_words
+from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.spec import served_to_browsers
-from agentsys.roles import Role, RoleError
+from agentsys.roles import Role
 from agentsys.search import settled
 from agentsys.systems import BaseContext, System, ask, knob
 from agentsys.traces import Segment, Target
@@ -201,15 +202,16 @@ class LongDPO(System):
     async def write(
         self, state: State, context: Context, prefix: Sequence[Candidate], key: str, suggestions: Sequence[str] = ()
     ) -> Candidate:
-        """One candidate for s_(t+1) after s_1 .. s_t, the very ids of `prefix`. Raises RoleError, ModelError."""
-        budget = context.tokens(state.get("length") or 0)
-        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget})
+        """One candidate for s_(t+1) after s_1 .. s_t, the very ids of `prefix`. Raises RoleError, ModelError.
+
+        It is asked for once: what came after a reminder of an empty reply would be no sibling. Raises ValueError for a
+        length that is no number of words.
+        """
+        budget = context.tokens(required_words(state.get("length")))
+        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget}, attempts=1)
         ids = [i for step in prefix for i in step["ids"]]
         asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
-        answer = await ask(context, role, key=key, continue_ids=ids, **asked)
-        call = answer.call
-        if call.key != key:
-            raise RoleError(f"writer ({key}): an empty step; what was written after a reminder is no sibling")
+        call = (await ask(context, role, key=key, continue_ids=ids, **asked)).call
         kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]
         return Candidate(
             key=call.key, text=call.text, ids=kept, final=call.finish == "stop", value=0.0, scores=[],
@@ -238,8 +240,11 @@ class LongDPO(System):
     async def remember(
         self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
     ) -> list[Fact]:
-        """Facts of a chosen step; what the extractor holds to be false is not kept. Raises RoleError."""
-        if not context.embedding or step["final"]:
+        """Facts of a chosen step; what the extractor holds to be false is not kept. Raises RoleError, ModelError.
+
+        None of the last step, which nothing can contradict.
+        """
+        if not context.embedding or step["final"] or len(prefix) + 1 >= context.depth:
             return []
         inputs = {"before": text_of(prefix), "text": step["text"]}
         found = (await ask(context, self.extractor, key=f"{step['key']}/facts", **inputs)).value.facts
@@ -268,7 +273,7 @@ class LongDPO(System):
 
         For each principle on which a consistent sibling is better the critic says what could be learned from it; one to
         three suggestions, the most confident, go into the request of the rewriting. There is none where no sibling is
-        better, where the rewriting is not better or contradicts the memory, and where a role fails.
+        better, where the rewriting is not better or contradicts the memory, and where a call fails for good.
         """
         if chosen["value"] > context.eta:
             return None
@@ -281,7 +286,9 @@ class LongDPO(System):
             step = await self.write(state, context, prefix, key, suggestions[:count])
             step = await self.evaluate(state, context, prefix, step)
             better = step["value"] > chosen["value"] and not await self.contradicted(context, facts, step)
-        except RoleError:
+        except EndpointDown:
+            raise
+        except ModelError:
             return None
         return step if better else None
 
@@ -404,15 +411,19 @@ def facts_of(layers: Sequence[Layer]) -> list[Fact]:
 
 
 def preference(layer: Layer, depth: int) -> Target | None:
-    """The pair of a layer: after the same exact prefix the chosen step is preferred. No critique is in the prompt."""
+    """The pair of a layer: after the same exact prefix the chosen step is preferred. No critique is in the prompt.
+
+    The margin is in what the choice was made by: q where a tree search valued both sides, else the judge's value.
+    """
     if layer["rejected"] is None:
         return None
     chosen, rejected = layer["candidates"][layer["chosen"]], layer["candidates"][layer["rejected"]]
     sent = Segment("user", False, prompt=rejected["key"])
+    margin = chosen["q"] - rejected["q"] if "q" in chosen and "q" in rejected else chosen["value"] - rejected["value"]
     scores = {
         "chosen": chosen["value"],
         "rejected": rejected["value"],
-        "margin": chosen["value"] - rejected["value"],
+        "margin": margin,
         "depth": float(depth),
         "suggestions": float(len(chosen.get("suggestions") or [])),
     }

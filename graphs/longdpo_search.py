@@ -17,8 +17,7 @@ from typing import Any, Literal, NotRequired
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agentsys.models.errors import ModelError
-from agentsys.roles import RoleError
+from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.search import MCTS, UCB, Child, Limits, Node, record, settled, walk
 from agentsys.systems import System, knob
 from agentsys.traces import Segment, Target
@@ -132,14 +131,20 @@ class LongDPOSearch(System):
         return {**result, "layers": layers, "stop": stop, "tree": record(root)}
 
     async def _commit(self, problem: Writing, node: Node[Path], layers: list[Layer]) -> tuple[Node[Path] | None, str]:
-        """The node of the chosen step, or None with what ended the layers. Adds the layer."""
-        sound = [child for child in node.children if child.outcome != "failed"]
+        """The node of the chosen step, or None with what ended the layers. Adds the layer.
+
+        Steps after which looking ahead could write nothing are candidates where there are no others.
+        """
+        judged = [child for child in node.children if child.state[-1]["key"] in problem.valued]
+        sound = [child for child in judged if child.outcome != "failed"] or judged
         if not sound:
             return None, f"no candidate: {node.error or 'no judgement'}"
         candidates = [_measured(problem, child) for child in sound]
         try:
             return await self._decide(problem, node, layers, sound, candidates)
-        except RoleError as err:  # the layers before it keep their pairs
+        except EndpointDown:
+            raise
+        except ModelError as err:  # the layers before it keep their pairs
             return None, str(err)
 
     async def _decide(
@@ -172,14 +177,15 @@ class LongDPOSearch(System):
 def outcome_preference(root: Node[Path], context: Context) -> Target | None:
     """The outcome-DPO baseline: of the tree's whole responses the best against the worst, by the mean of their values.
 
-    Whole are those that the model ended and those at the depth limit. None where all are nearly one text.
+    Whole are those that the model ended and those at the depth limit. None where all are worth the same, and where the
+    two are nearly one text.
     """
     whole = [node for node in walk(root) if node.state and node.outcome != "failed" and _is_whole(node, context)]
     if not whole:
         return None
     ranked = sorted(whole, key=_worth)
     best, worst = ranked[-1], ranked[0]
-    if near_equal(text_of(best.state), text_of(worst.state)):
+    if _worth(best) == _worth(worst) or near_equal(text_of(best.state), text_of(worst.state)):
         return None
     sent = Segment("user", False, prompt=root.children[0].step["call"])
     chosen, rejected = (

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
+from langgraph.channels import EphemeralValue
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.maths import alike, check, reference_of
@@ -24,12 +26,12 @@ from graphs.maths_solver import Path, Solver, Solving, Step, solution
 
 
 class Input(TypedDict):
-    """A record of GSM8K (question, answer) or of MATH (problem, solution, answer)."""
+    """A record of GSM8K (question, answer) or of MATH (problem, solution, answer); Studio's form has GSM8K's fields."""
 
     question: NotRequired[str]
-    problem: NotRequired[str]
+    problem: NotRequired[SkipJsonSchema[str]]
     answer: NotRequired[str]
-    solution: NotRequired[str]
+    solution: NotRequired[SkipJsonSchema[str]]
 
 
 class Find(TypedDict):
@@ -62,7 +64,12 @@ class Output(TypedDict):
 
 
 class State(Input, Output):
-    """Both."""
+    """Both. An input is that of one run: on a thread, what the last run found is no right answer of the next one."""
+
+    question: NotRequired[Annotated[str, EphemeralValue]]
+    problem: NotRequired[Annotated[str, EphemeralValue]]
+    answer: NotRequired[Annotated[str, EphemeralValue]]
+    solution: NotRequired[Annotated[str, EphemeralValue]]
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,7 @@ async def grow(root: Node[Path], problem: Solutions) -> None:
     """
     context = problem.context
     limits = Limits(0, context.width, context.depth)
-    search = MCTS(problem, PUCT(c_init=context.explore), limits, virtual_loss=-1.0)
+    search = MCTS(problem, PUCT(c_init=context.explore), limits)
     for _ in range(context.descents + 1):  # none at first: the root's children
         await search.run(root)
         for node in walk(root):

@@ -219,7 +219,8 @@ def _measured(name: str, predictions: Sequence[Prediction], folder: Path, compar
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     reasons = Counter(prediction.error for prediction in predictions if prediction.error)
     models = manifest["fingerprint"]["models"]
-    about = {"run": manifest["run"], "model": models["model"]["name"] if models else "of another integration"}
+    name_of = models.get("model", {"name": "of another integration"})["name"]
+    about = {"run": manifest["run"], "model": name_of}
     n = {"greedy": 1, "samples": compared.samples, "tree": 0}[name]
     budgets = () if name == "greedy" else budgets_of(compared.budget)
     return {**about, **measure(predictions, n, budgets), "errors": dict(reasons.most_common(5))}

@@ -63,8 +63,8 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def best(finds: Finds) -> bool:
-    """Whether the answer with the greatest score is right; of equals the first."""
-    return bool(finds) and max(finds, key=lambda find: find["score"])["right"]
+    """Whether the answer with the greatest score is right; of equals the first, one without an answer last."""
+    return bool(finds) and max(finds, key=lambda find: (find["score"], bool(find["answer"])))["right"]
 
 
 def vote(finds: Finds) -> bool:

@@ -49,13 +49,18 @@ def step_pairs(root: Node[Any]) -> list[Target]:
 
 
 def mcts_pairs(root: Node[Any]) -> list[Target]:
-    """At each visited node: the best child against the worst by Q, then prior, value and visits. None for equal Q."""
+    """At each visited node: the best child against the worst by Q, then prior, value and visits.
+
+    None where both have one Q, or one text but for white space.
+    """
     pairs: list[Target] = []
     for node in walk(root):
         children = sorted(_sound(node), key=lambda c: (c.q, c.prior, c.value, c.visits))
         if not node.visits or len(children) < 2 or children[0].q == children[-1].q:
             continue
         worst, best = children[0], children[-1]
+        if _text(worst) == _text(best):
+            continue
         scores = {"chosen": best.q, "rejected": worst.q, "margin": best.q - worst.q, "depth": float(node.depth)}
         pairs.append(_pair(best, worst, scores))
     return pairs

@@ -6,14 +6,14 @@ vote, pass@k and best-of-n at any number of tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agentsys.maths import alike, reference_of
-from agentsys.roles import Role, RoleError
+from agentsys.roles import RoleError
 from agentsys.search import settled
 from agentsys.systems import System, knob
 from graphs.maths import Find, Input, Output, State, question_of
@@ -44,7 +44,6 @@ class Samples(System):
     """`Samples(Solver(judge=Role(...)))` replaces a role."""
 
     roles: Solver = Solver()
-    greedy: Role[str] = Role("maths/solver", whole=False, sampling={"temperature": 0.0})
 
     async def sample(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """Solutions in the order of their numbers; `tokens` of each counts those before it. Raises ValueError."""
@@ -72,8 +71,11 @@ class Samples(System):
         return max(1, min(context.samples, (context.budget - spent) // each))
 
     async def _one(self, question: str, reference: str, context: Context, key: str) -> Find:
-        """A solution with its verdict and score. One that stays empty is wrong, one without a judgement is the last."""
-        role = self.greedy if context.greedy else self.roles.solver
+        """A solution with its verdict and score. An empty one is wrong, one without a judgement is the last.
+
+        One that was cut off is not judged: it has no answer to choose, and no end that tree search could reach.
+        """
+        role = replace(self.roles.solver, sampling={"temperature": 0.0}) if context.greedy else self.roles.solver
         find = Find(call=key, right=False, answer="", how="empty", score=-1.0, tokens=0, group=-1)
         try:
             solved = await self.roles.rest(question, context, (), key, reference, role)
@@ -81,7 +83,7 @@ class Samples(System):
             return find
         right, answer, how = solved.verdict
         find = {**find, "right": right, "answer": answer, "how": how, "tokens": solved.tokens}
-        if context.greedy:
+        if context.greedy or how == "empty":
             return find
         try:
             chance, tokens = await self.roles.belief(question, context, solved.text, f"{key}/judge")

@@ -128,12 +128,10 @@ class Solver(System):
     async def _written(
         self, role: Role[str], question: str, context: Solving, path: Path, key: str, limits: Mapping[str, Any]
     ) -> Call:
-        role = replace(role, sampling={**role.sampling, **limits})
+        # Asked once: what came after a reminder of an empty reply would be no sibling of the others.
+        role = replace(role, sampling={**role.sampling, **limits}, attempts=1)
         ids = [i for step in path for i in step.ids]
-        call = (await ask(context, role, key=key, continue_ids=ids, question=question)).call
-        if call.key != key:
-            raise RoleError(f"{role.name} ({key}): nothing was written; what came after a reminder is no sibling")
-        return call
+        return (await ask(context, role, key=key, continue_ids=ids, question=question)).call
 
     async def belief(self, question: str, context: Any, text: str, key: str) -> tuple[float, int]:
         """P(Yes) / (P(Yes) + P(No)) of a solution so far, from the judge's first token, and the tokens it wrote.

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.documents import JOIN, Reference, fit, paragraphs_of, without_leaks
@@ -97,6 +98,7 @@ class Context(Knowledge):
     )
     document_tokens: int = knob(768, "cut a document after so many tokens (estimated), at the end of a paragraph")
     k: int = knob(3, "retrieved: passages, the best first")
+    index_digest: SkipJsonSchema[str] = knob("", "stands for the index's content; a command fills it in", hidden=True)
     model: str = knob("embedded", "model spec of every role that has none of its own")
     translator_model: str = knob("", "model spec of the translator; empty: `model`")
     labeller_model: str = knob("", "model spec of the role that rates and translates; empty: `model`")
@@ -141,8 +143,8 @@ class RAGtrans(System):
 
     async def find(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The document of the setting, cut to what fits. Raises ValueError for input that is no text."""
-        context = runtime.context
-        if not isinstance(state["text"], str) or not state["text"].strip():
+        context, text = runtime.context, state.get("text")
+        if not isinstance(text, str) or not text.strip():
             raise ValueError("text: empty; give a text to translate")
         begun: dict[str, Any] = {"setting": context.setting, "passages": [], "leaks": 0, "relevance": None, "found": ""}
         paragraphs: list[str] = []

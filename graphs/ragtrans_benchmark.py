@@ -79,11 +79,10 @@ async def write_benchmark(
     rejected.jsonl, report.json
     """
     languages = options.language or corpus.languages()
-    sampler = Sampler(corpus, options, languages)
-    topics: Counter[str] = Counter()
+    splits = {name: split for split, name in split_topics(corpus.sizes(options.source), options)}
+    sampler = Sampler(corpus, options, languages, splits)
     with Files(out) as files:
-        for split, name in split_topics(corpus.sizes(options.source), options):
-            topics[split] += 1
+        for name, split in splits.items():
             for sample in sampler.samples(corpus.topic(name)):
                 _write_sample(files, sampler, sample, split)
                 if split == "train":
@@ -93,6 +92,7 @@ async def write_benchmark(
         for bad in corpus.rejected:
             files.write("rejected", {"source": bad.source, "reason": bad.reason})
         counts = {name: n for name, n in (corpus.counts + sampler.counts).items() if n}
+        topics = Counter[str](splits.values())
         report = Report(dict(files.counts), dict(files.tags), counts, len(corpus.rejected), languages, dict(topics))
         if not files.counts["train"] and not files.counts["unlabelled"]:
             raise InputError(f"no training sample: {counts}; give more pages, or smaller --test and --validation")

@@ -63,11 +63,19 @@ class Mix:
 
 def build(place: Place, benchmark: Benchmark, clic: CLIC) -> None:
     """Build train, validation and test sets, the tasks' records and the passages for an index. Asks no model."""
-    from agentsys.knowledge.embedders import make_embedder
+    from agentsys.knowledge.embedders import close, make_embedder
 
     corpus = open_corpus(place.pages, place.tmx, benchmark)
     embedder = make_embedder(clic.embedding) if clic.embedding else None
-    print_report(asyncio.run(write_benchmark(corpus, benchmark, clic, place.out, embedder)), place.out)
+
+    async def written() -> Report:
+        try:
+            return await write_benchmark(corpus, benchmark, clic, place.out, embedder)
+        finally:
+            if embedder is not None:
+                await close(embedder)
+
+    print_report(asyncio.run(written()), place.out)
 
 
 def print_report(report: Report, out: Path) -> None:

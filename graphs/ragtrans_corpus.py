@@ -71,8 +71,8 @@ class Corpus(Protocol):
         """A topic by its id."""
         ...
 
-    def other(self, topic: Topic, lang: str, rng: random.Random) -> Version | None:
-        """A random page of another topic in a language, or None where there is no other."""
+    def other(self, topic: Topic, lang: str, rng: random.Random, apart: Collection[str] = ()) -> Version | None:
+        """A random page of another topic, but for those `apart`, in a language; None where there is no other."""
         ...
 
     def pages(self) -> Iterator[tuple[str, str, Version]]:
@@ -134,13 +134,13 @@ class Pages:
         versions = {code: _version(text) for code, text in linked} | {lang: _version(body)}
         return Topic(name, versions, json.loads(body)["references"] or {})
 
-    def other(self, topic: Topic, lang: str, rng: random.Random) -> Version | None:
+    def other(self, topic: Topic, lang: str, rng: random.Random, apart: Collection[str] = ()) -> Version | None:
         """See Corpus."""
         ids = self._by_language.setdefault(lang, self._ids(lang))
         own = topic.versions.get(lang)
         for name in rng.sample(ids, min(len(ids), 10)):
             version = _version(self._body(name))
-            if version != own and version.paragraphs[1:]:
+            if version != own and version.paragraphs[1:] and not any(one in apart for one in self._same(name)):
                 return version
         return None
 
@@ -151,6 +151,10 @@ class Pages:
 
     def _ids(self, lang: str) -> list[str]:
         return [name for (name,) in self._db.execute("SELECT id FROM page WHERE lang = ? ORDER BY id", (lang,))]
+
+    def _same(self, name: str) -> list[str]:
+        """The ids under which a page can be a topic: its own and those of its other versions."""
+        return [name, *(other for (other,) in self._db.execute("SELECT other FROM link WHERE one = ?", (name,)))]
 
     def _body(self, name: str) -> str:
         (body,) = self._db.execute("SELECT body FROM page WHERE id = ?", (name,)).fetchone()
@@ -257,9 +261,9 @@ class Units:
         versions = {lang: Version("", [texts.get(lang, "") for texts in units]) for lang in codes}
         return Topic(name, versions, units=numbers)
 
-    def other(self, topic: Topic, lang: str, rng: random.Random) -> Version | None:
+    def other(self, topic: Topic, lang: str, rng: random.Random, apart: Collection[str] = ()) -> Version | None:
         """See Corpus: the units of another document, from a random one on."""
-        names = [name for name in sorted(self._texts) if name != topic.id]
+        names = [name for name in sorted(self._texts) if name != topic.id and name not in apart]
         rng.shuffle(names)
         for name in names:
             version = self.topic(name).versions.get(lang)

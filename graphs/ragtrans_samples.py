@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -90,11 +90,21 @@ class Sample:
 
 
 class Sampler:
-    """Makes samples of topics and records of samples; counts what it met."""
+    """Makes samples of topics and records of samples; counts what it met.
 
-    def __init__(self, corpus: Corpus, options: Benchmark, languages: Sequence[str]) -> None:
+    `splits` are the topics' splits: other pages in a sample's records are of its own split or of `train`.
+    """
+
+    def __init__(
+        self, corpus: Corpus, options: Benchmark, languages: Sequence[str], splits: Mapping[str, str] | None = None
+    ) -> None:
         self.corpus, self.options, self.languages = corpus, options, list(languages)
         self.counts: Counter[str] = Counter()
+        self._splits = splits or {}
+        self._apart = {
+            own: frozenset(name for name, split in self._splits.items() if split not in ("train", own))
+            for own in set(self._splits.values())
+        }
 
     def samples(self, topic: Topic) -> list[Sample]:
         """One for the lead of a page, or one for each unit of a document of a translation memory."""
@@ -148,9 +158,14 @@ class Sampler:
         """Numbers that belong to a sample and a purpose."""
         return random.Random(f"{self.options.seed}/{what}/{sample.id}")
 
+    def other(self, sample: Sample, lang: str, rng: random.Random) -> Version | None:
+        """A random other page in a language that may stand beside the sample, None where there is none."""
+        apart = self._apart.get(self._splits.get(sample.topic.id, ""), ())
+        return self.corpus.other(sample.topic, lang, rng, apart)
+
     def noise(self, sample: Sample, lang: str, rng: random.Random) -> str:
         """A document of a random other page, "" where there is none."""
-        version = self.corpus.other(sample.topic, lang, rng)
+        version = self.other(sample, lang, rng)
         if version is None:
             return ""
         references = self._references(lang, sample.leads.get(lang, ""), sample.tgt)
@@ -230,7 +245,7 @@ class Sampler:
         same = rng.random() < 0.5
         other: Sequence[str] = sample.documents[two]
         if not same:
-            version = self.corpus.other(sample.topic, two, rng)
+            version = self.other(sample, two, rng)
             other = [text for text in version.paragraphs[1:] if text] if version else []
         if not other:
             return None

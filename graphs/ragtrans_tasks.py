@@ -98,7 +98,8 @@ class Tasks(System):
     async def teach(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The targets: the answer is learned, what stands before it is not.
 
-        SKET has a second one of kind `role`, the knowledge itself (ours: the paper does not say whether it is learned).
+        SKET has a second one of kind `role`, the knowledge itself (ours: the paper does not say whether it is learned),
+        unless something had to be taken out of it: then the call says more than is to be learned.
         """
         document = state["knowledge"] if state["task"] == "sket" else state.get("document") or ""
         told = {"language": language_name(state.get("language") or "")} if state["task"] == "clic" else {}
@@ -107,7 +108,7 @@ class Tasks(System):
         )
         prompt = [Segment(message["role"], False, text=str(message["content"])) for message in asked]
         found = [Target("sft", (*prompt, Segment("assistant", True, text=state["answer"].strip())))]
-        if state["task"] == "sket":
+        if state["task"] == "sket" and not state["leaks"]:
             wrote = Segment("user", False, prompt="knowledge"), Segment("assistant", True, call="knowledge")
             found.append(Target("role", wrote))
         return {"targets": [asdict(target) for target in found]}

@@ -142,6 +142,7 @@ def evaluate(data: Data, compared: Compared, scores: Scores, place: Place) -> di
     settings = _settings(data, compared)
     ready = {name: system(name, settings, pairs) for name in names if name not in files}
     done = {name: Outcome(rows_of(pairs, file, every), {"run": _sha256(file)}) for name, file in files.items()}
+    given_away = _given_away(pairs, data, compared) if any(about.takes_sources for about in ready.values()) else []
     judge = _judge(data, scores)
     if scores.comet_python:
         check_comet(scores.comet_python)
@@ -162,6 +163,7 @@ def evaluate(data: Data, compared: Compared, scores: Scores, place: Place) -> di
         "pairs_sha256": _sha256(data.pairs),
         "sentences": len(pairs),
         "unusable": [asdict(row) for row in unusable],
+        "given_away": given_away,
         **_measured(outcomes, compared.baseline or names[0], data.target_language, scores),
     }
     _write(report, pairs, outcomes, out)
@@ -188,6 +190,20 @@ def _sampled(data: Data) -> tuple[list[Pair | BadRecord], list[Pair], list[BadRe
     if lists := [name.strip() for name in data.terms.split(",") if name.strip()]:
         pairs = with_terms(pairs, lists, languages)
     return every, pairs, unusable
+
+
+def _given_away(pairs: Sequence[Pair], data: Data, compared: Compared) -> list[str]:
+    """A line for each memory among the sources that holds sentences of the test, with their translations."""
+    from agentsys.knowledge.term_sources import TranslationMemory, load_sources
+
+    specs = [spec.strip() for spec in compared.sources.split(",") if spec.strip().startswith("tmx:")]
+    lines = []
+    for memory in load_sources(specs, data.source_language, data.target_language) if specs else ():
+        if isinstance(memory, TranslationMemory) and (held := sum(memory.holds(pair.text) for pair in pairs)):
+            lines.append(
+                f"{memory.name} holds {held} of the sentences and gives their translations away; leave them out"
+            )
+    return lines
 
 
 def _judge(data: Data, scores: Scores) -> translate.Context | None:
@@ -284,6 +300,8 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         say(f"no {', '.join(name for name, why in report['absent'].items() if why == reason)}: {reason}")
     if report["scripts_differ"]:
         say("most references are in another Chinese script than most translations: --one-script compares them in one")
+    for line in report["given_away"]:
+        say(line)
     for entry in report["unusable"][:5]:
         say(f"not translated: {entry['source']}: {entry['reason']}")
     for name, about in systems.items():
@@ -320,8 +338,8 @@ def _costs(systems: Mapping[str, Mapping[str, Any]]) -> Table:
 def main(data: Data, compared: Compared, scores: Scores, run: Place) -> None:
     """Let systems translate the same sentences and score them: BLEU, chrF, COMET, judge, terms; and what they cost.
 
-    Metrics have 95 % bootstrap intervals, differences from the baseline a paired bootstrap data. Stopped, the same
-    command goes on where it was.
+    Metrics have 95 % bootstrap intervals, differences from the baseline a p-value by paired bootstrap resampling.
+    Stopped, the same command goes on where it was.
     """
     report = evaluate(data, compared, scores, run)
     show(report, Console())

@@ -224,7 +224,7 @@ def _mentions(given: Any) -> tuple[tuple[str, ...], ...]:
 def _terms(given: Any) -> tuple[KnownTerm, ...]:
     """Raises _Unusable."""
     terms = []
-    for entry in given or []:
+    for entry in given if isinstance(given, list) else [given] if given else []:
         if (
             not isinstance(entry, Mapping)
             or not _is_texts([entry.get("source")])

@@ -130,6 +130,11 @@ class System:
     context: Any
     units: dict[str, tuple[dict[str, Any], list[Pair]]]
 
+    @property
+    def takes_sources(self) -> bool:
+        """Whether it looks terms up in the sources that the command names."""
+        return bool(getattr(self.context, "sources", ""))
+
 
 def system(name: str, settings: Mapping[str, Any], pairs: Sequence[Pair]) -> System:
     """A system over these pairs; its context gets those of the settings that it has fields for. Asks nothing.
@@ -202,10 +207,10 @@ def _rows(trace: Trace, members: Sequence[Pair]) -> list[Row]:
 def judged(rows: Sequence[Row], folder: Path, context: translate.Context, options: Options) -> dict[str, Any]:
     """Take rows through graphs/translate.py and write into them what it found; the run's manifest.
 
-    A row with a translation is only judged, one with a reason why there is none is left out. Raises what `collected`
-    raises.
+    A row with a translation is only judged, as a record of that translation: a document that has grown may have given
+    another. One with a reason why there is none is left out. Raises what `collected` raises.
     """
-    asked = {row.pair.id: row for row in rows if not row.reason}
+    asked = {_judged_as(row): row for row in rows if not row.reason}
     inputs = [
         {"id": name, "text": row.pair.text, "reference": row.pair.references[0]}
         | ({"translation": row.translation} if row.translation else {})
@@ -219,6 +224,10 @@ def judged(rows: Sequence[Row], folder: Path, context: translate.Context, option
         row.well_formed = result.get("well_formed", row.well_formed)
         row.scores, row.unscored = result.get("scores", {}), result.get("unscored", {})
     return manifest
+
+
+def _judged_as(row: Row) -> str:
+    return f"{row.pair.id} {record_id({'translation': row.translation})}" if row.translation else row.pair.id
 
 
 def collected(

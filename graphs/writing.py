@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from agentsys.answers import normalised
 from agentsys.collect import Options
+from agentsys.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.records import BadRecord, InputError, read_records
 from agentsys.roles import Role, RoleError
@@ -121,18 +122,19 @@ class Writing(System):
     async def write(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """One response, unless it is given. Raises ModelError.
 
-        An empty reply is an empty response: one that came after a reminder would answer another request.
+        An empty reply is an empty response: one that came after a reminder would answer another request, so that it is
+        asked once.
         """
         context = runtime.context
         if given := state.get("given"):
             return {"response": given, "cut": None}
-        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": context.max_tokens})
+        sampling = {**self.writer.sampling, "max_tokens": context.max_tokens}
         try:
-            answer = await ask(context, role, key="write", prompt=state["prompt"])
-        except RoleError:  # for text there is one fault: every reply was empty
-            return {"response": "", "cut": False}
-        if answer.call.key != "write":
-            return {"response": "", "cut": False}
+            answer = await ask(
+                context, replace(self.writer, sampling=sampling, attempts=1), key="write", prompt=state["prompt"]
+            )
+        except RoleError:  # for text there is one fault: it was empty, be it that all tokens went into its reasoning
+            return {"response": "", "cut": None}
         return {"response": answer.value, "cut": answer.call.finish == "length"}
 
     async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -193,25 +195,17 @@ def read_requests(path: Path, options: Options) -> Iterator[Request | BadRecord]
     for record in read_records(path, fields=options.fields, id_field=options.id_field, required=["prompt"]):
         if isinstance(record, BadRecord):
             yield record
-        elif (length := _words(given := record.data.get("length"))) is None:
-            yield BadRecord(record.source, f"length {given!r} is no number of words; mend it or leave it out")
-        elif record.id in seen:
+            continue
+        try:
+            length = required_words(record.data.get("length"))
+        except ValueError as err:
+            yield BadRecord(record.source, str(err))
+            continue
+        if record.id in seen:
             yield BadRecord(record.source, f"duplicate: two requests have the id {record.id}")
-        else:
-            seen.add(record.id)
-            yield Request(record.id, record.data["prompt"], length, record.source)
-
-
-def _words(given: Any) -> int | None:
-    """The required words, 0 where none are named; None for what is no such number."""
-    if given is None or given == "":
-        return 0
-    try:
-        number = float(given)
-    except (TypeError, ValueError):
-        return None
-    sound = number.is_integer() and number >= 0 and not isinstance(given, bool)
-    return int(number) if sound else None
+            continue
+        seen.add(record.id)
+        yield Request(record.id, record.data["prompt"], length, record.source)
 
 
 def check_overlap(sample: Sequence[Request], runs: Sequence[Path]) -> None:

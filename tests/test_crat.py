@@ -126,7 +126,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
         monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
         recorder = current.set(Recorder("r"))  # it refuses a key that is used twice
         try:
-            asked = {"sentences": given} if isinstance(given, list) else {"text": given}
+            form = "sentences" if isinstance(given, list) else "text"
+            asked = given if isinstance(given, dict) else {form: given}
             context = Context(**({"signals": "identifier"} | knobs))
             return dict(await crat.ainvoke(asked, context=context))
         finally:
@@ -269,12 +270,58 @@ async def test_the_best_of_each_source_comes_first_and_equal_translations_are_on
     ]  # fmt: skip
 
 
+async def test_all_sources_of_an_equal_translation_are_told_with_and_without_the_graph(run: Runner) -> None:
+    source = Lists(bank=[Item("bank", "河岸", "", "one", "a:1"), Item("bank", "河岸", "", "two", "b:1")])
+    for knobs in ({}, {"graph": False}):
+        result = await run(Script(terms=[("bank", "polysemy")]), crat=with_source(source), **knobs)
+        assert decision(result, "bank")["candidates"][0]["sources"] == ["a:1", "b:1", "model"]
+
+
+async def test_both_sides_of_a_long_pair_of_a_memory_reach_the_translator(run: Runner) -> None:
+    pair = f"The bank {'lent money and ' * 25}closed. = 银行关门了。"
+    source = Lists(bank=[Item("bank", "", pair, pair, "tm.tmx:D:1")])
+    script = Script(terms=[("bank", "polysemy")])
+    await run(script, crat=with_source(source), judge=False, informed=False)
+    assert "银行关门了" in script.request("translate/0") and len(pair) > 300
+
+
+async def test_the_informant_hears_why_each_was_refused(run: Runner) -> None:
+    script = Script(terms=[("bank", "polysemy")], irrelevant=set(), changed={"银行"}, rivals={("河岸", "银行")})
+    await run(script)
+    assert verdicts(decision(await run(script), "bank")) == {"银行": "invariance", "河岸": "counterfactual"}
+    asked = script.request("inform/0/0/again")
+    assert "- 银行: lost" in asked and "- 河岸: 河岸 or 银行" in asked
+    broken = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, broken="judge/0/0/0/relevance.*")
+    await run(broken)
+    assert "- 银行\n" in broken.request("inform/0/0/again"), "a call that failed is no reason"
+
+
+async def test_a_source_that_fails_is_told_once_and_is_no_fault_of_other_terms(run: Runner) -> None:
+    result = await run(Script(broken="inform/0/0.*"))
+    assert [fault.split(":")[0] for fault in result["document"][0]["faults"]] == ["grapher", "informant (inform/0/0)"]
+    assert decision(result, "Scotia")["faults"] == []
+
+
 async def test_a_source_that_cannot_be_used_is_one_line(run: Runner) -> None:
     with pytest.raises(ValueError, match="no term source"):
         await run(Script(), sources="nonsense")
 
 
 # The check
+
+
+async def test_a_run_closes_what_its_passages_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote:
+        closed = 0
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    remote = Remote()
+    monkeypatch.setattr("agentsys.knowledge.term_sources.load_retriever", lambda folder: remote)
+    await Context(sources="passages:index, terms:nowhere.csv").aclose()
+    assert remote.closed == 1
+    await Context(sources="terms:nowhere.csv", source_language="nonsense").aclose()
 
 
 async def test_an_accepted_term_that_is_missing_is_repaired_once(run: Runner) -> None:
@@ -315,6 +362,7 @@ async def test_a_repair_that_mends_nothing_is_not_taken(run: Runner, world: Any)
         ("CDC", "据CDC称", True),
         ("CDC", "据CDCX称", False),
         ("COVID-19 检测中心", "一家COVID-19檢測中心。", True),
+        ("은행", "은행은 금리를 올렸다.", True),
     ],
 )
 def test_a_term_is_found_in_inflection_and_in_both_scripts(target: str, translation: str, there: bool) -> None:
@@ -388,7 +436,7 @@ async def test_a_text_in_the_target_language_is_returned_as_it_is(run: Runner) -
     assert not is_already("漢字", "Japanese", "Chinese")
 
 
-@pytest.mark.parametrize("given", ["", "  \n ", [], ["One.", " "], [1]])
+@pytest.mark.parametrize("given", ["", "  \n ", [], ["One.", " "], [1], {"sentences": 5}, {"sentences": {"a": "b"}}])
 async def test_empty_input_is_one_clear_line(run: Runner, given: Any) -> None:
     with pytest.raises(ValueError, match=r"^(text|sentences): .*(give|fill)") as caught:
         await run(Script(), given)
@@ -420,6 +468,13 @@ def test_terms_are_placed_longest_first_and_invented_ones_dropped() -> None:
     assert (invented, nested) == (["Paris"], ["Times", "Times said"])
 
 
+def test_a_korean_term_is_found_before_its_particle() -> None:
+    mentions, invented, _ = place(
+        "스코샤은행은 금리를 올렸다.", 0, [("금리", "domain", None), ("은행", "domain", None)]
+    )
+    assert [(m["surface"], m["start"]) for m in mentions] == [("금리", 7)] and invented == ["은행"]
+
+
 async def test_invented_terms_are_counted(run: Runner) -> None:
     result = await run(Script(terms=[("Atlantis", "proper"), ("bank", "polysemy")]))
     assert result["document"][0]["invented"] == ["Atlantis"] and len(result["decisions"]) == 1
@@ -431,6 +486,15 @@ def test_a_text_is_cut_into_sentences_and_put_together_again() -> None:
     gaps = [gap for _, gap in found]
     assert joined(["甲。", "乙！", "丙。"], gaps, "Chinese") == "甲。乙！\n\n丙。"
     assert joined(["A.", "B!", "C."], gaps, "German") == "A. B!\n\nC."
+    chinese = sentences_of("你好。再见。\n完。", None, "Chinese")
+    assert joined(["Hello.", "Bye.", "End."], [gap for _, gap in chinese], "English") == "Hello. Bye.\nEnd."
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000"])
+def test_spaces_of_every_kind_are_kept(space: str) -> None:
+    text = f"He took plan B{space}. It\u2009was late."
+    found = sentences_of(text, None, "English")
+    assert "".join(part for pair in found for part in pair) == text and len(found) > 1
 
 
 # Low confidence
@@ -528,6 +592,10 @@ async def test_a_term_stays_the_same_and_a_word_with_several_meanings_is_looked_
     known = TransKG.from_json(result["graph"]).accepted("bank")
     assert known is not None and known.target == "河岸", "the graph holds what was decided first"
     assert not [key for key in script.keys("relevance") if key.startswith("judge/3/0")], "a name is decided once"
+    again = Script(irrelevant={("steep", "银行"), ("lends", "河岸"), ("lends", "银行")}, more={"bank": [SHORE]})
+    tried = decision(await run(again, DOCUMENT), "bank", 3)
+    assert verdicts(tried) == {"河岸": "relevance", "银行": "relevance"} and len(tried["candidates"]) == 2
+    assert "- 河岸: about 河岸" in again.request("inform/3/1/again"), "what did not fit here is not asked for again"
     same = Script(irrelevant={("steep", "银行")})
     reused = decision(await run(same, DOCUMENT), "bank", 3)
     assert reused["reused"] and verdicts(reused) == {"河岸": "accepted"}

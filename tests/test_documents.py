@@ -61,6 +61,7 @@ def test_no_character_is_cut_in_two() -> None:
         (EN, EN.replace("fishermen", "sailors"), "overlap"),
         ("治疗", "治疗", "contained"),
         ("治疗", "治疗方法有很多。", None),  # a heading may stand anywhere
+        ("新冠病毒感染的肺炎患者需要住院治疗。", "據載，新冠病毒感染的肺炎患者需要住院治療。", "contained"),
         ("", "anything", None),
         ("anything at all", "", None),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentsys.lengths import bucket, count_words, length_score
+from agentsys.lengths import bucket, count_words, length_score, required_words
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ def test_words_and_characters() -> None:
     assert count_words("It's a well-known fact: 42 lamps.") == 6
     assert count_words("灯塔 keeper 看海。") == 5
     assert count_words("") == 0
+
+
+def test_what_a_record_may_name() -> None:
+    assert [required_words(given) for given in (300, 300.0, "300", " 40 ", "", None, 0)] == [300, 300, 300, 40, 0, 0, 0]
+    for given in (-1, 1.5, "long", True, [300], 10**400, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is no number of words; mend it or leave it out"):
+            required_words(given)
 
 
 def test_buckets() -> None:

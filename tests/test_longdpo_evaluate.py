@@ -23,7 +23,8 @@ from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from graphs import longdpo_search, writing
 from graphs.longdpo import PRINCIPLES
-from graphs.longdpo_evaluate import by_bucket, main
+from graphs.longdpo_evaluate import main
+from graphs.longdpo_measures import by_bucket
 from graphs.writing import DIMENSIONS, Context, percent, quality_score
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
@@ -271,15 +272,15 @@ def test_a_judge_that_fails_costs_its_judgement_alone(run: Run, tmp_path: Path) 
     assert "1 x the model fell over" in printed
 
 
-@pytest.mark.parametrize("silent", [{"write"}, {"write", "write#1", "write#2"}], ids=["once", "always"])
-def test_an_empty_response_is_one(run: Run, tmp_path: Path, silent: set[str]) -> None:
-    """What a model writes after a reminder answers another request."""
-    SILENT.update(silent)
+def test_an_empty_response_is_one(run: Run, tmp_path: Path) -> None:
+    """What a model writes after a reminder answers another request: it is asked once."""
+    SILENT.add("write")
     code, printed, _ = run(*BOTH, "--out", tmp_path / "out", "--limit", 1)
     tea = scores(tmp_path / "out")["tea"]["model"]
     assert (tea["words"], tea["S_l"], tea["S_q"], tea["unjudged"]) == (0, 0, None, "the response is empty")
+    assert tea["cut"] is None, "all tokens may have gone into its reasoning"
     assert code == 3 and "1 of 1 responses without a judgement" in printed
-    assert not any("quality" in call for call in CALLS)
+    assert CALLS == ["base tea write"]
 
 
 # Responses that are there already

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from test_longdpo import FACT, MEMORY, STORY, Script, Words, weights
 from toys import environment, outcomes, tree_reply, write_lines
 
 from agentsys.collect import Options, acollect
+from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.traces import read_traces
@@ -85,7 +86,8 @@ async def test_descents_look_ahead(start: Start) -> None:
     first = far["layers"][0]["candidates"]
     assert first[1]["q"] > first[0]["q"] and first[1]["visits"] > first[0]["visits"]
     pair = far["targets"][0]["scores"]
-    assert pair["margin"] == pytest.approx(-0.5), "the judge's own values; the choice was by q"
+    assert (pair["chosen"], pair["rejected"]) == pytest.approx((3.5, 4.0)), "the judge's own values"
+    assert pair["margin"] == pytest.approx(first[1]["q"] - first[0]["q"]), "the choice was by q: rows keep the pair"
     assert pair["chosen_visits"] == first[1]["visits"]
     assert far["tree"][0]["visits"] == 12
 
@@ -109,6 +111,82 @@ async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start:
     assert pair.scores == {"chosen": 4.25, "rejected": 2.5, "margin": 1.75}
 
 
+async def test_responses_of_equal_worth_give_no_outcome_pair(start: Start) -> None:
+    start(Script(TRAP, dict.fromkeys(TRAP_VALUES, 3.0)))
+    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0, descents=6, pairs="outcome"))
+    assert result["targets"] == [] and result["dropped"] == "no pair of whole responses (depth)"
+
+
+async def test_a_length_may_be_text_and_what_is_none_costs_its_record(start: Start, tmp_path: Path) -> None:
+    """In a CSV file it is."""
+    start(Script(TRAP, TRAP_VALUES))
+    records = [{"id": "text", **REQUEST, "length": "300"}, {"id": "none", **REQUEST, "length": ""},
+               {"id": "bad", **REQUEST, "length": "long"}]  # fmt: skip
+    context = Context(width=2, depth=2, eta=1.0)
+    await acollect(graph, records, tmp_path / "run", context=context, options=Options(cache=None))
+    assert {trace.id for trace in read_traces(tmp_path / "run")} == {"text", "none"}
+    assert "ValueError: length 'long' is no number of words" in (tmp_path / "run" / "rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize("role", ["extractor", "contradiction"])
+async def test_a_request_that_a_server_refuses_keeps_the_pairs_before_it(start: Start, role: str) -> None:
+    """A text that has grown too long for the memory's model, say."""
+
+    @dataclass
+    class Refusing(Script):
+        def __call__(self, messages: Any, call: dict[str, Any]) -> str:
+            if call["role"] == role and (role, "root:0") <= (call["role"], call["key"]):
+                raise ModelError("HTTP 400: too long")
+            return super().__call__(messages, call)
+
+    steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
+    steps |= at("root:0:1", ["Anna", "keeper", "lamp"])
+    values = {**MEMORY["judgements"], "Anna": 4, "keeper": 3, "lamp": 2}
+    start(Refusing(steps, **{**MEMORY, "judgements": values}))
+    context = Context(width=3, depth=3, eta=1.0, embedding="words", similarity=0.4)
+    result = await graph.ainvoke(REQUEST, context=context)
+    assert result["stop"] == "HTTP 400: too long" and result["response"] == STORY["0/0"]
+    assert len(result["targets"]) == 1 and result["dropped"] is None
+
+
+async def test_a_rewriting_that_a_server_refuses_leaves_the_choice(start: Start) -> None:
+    class Refusing(Script):
+        def writer(self, key: str, request: str) -> str:
+            if key.endswith("rewrite"):
+                raise ModelError("HTTP 400: too long")
+            return super().writer(key, request)
+
+    rows = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1]}
+    start(Refusing(at("root", ["one", "two"]), rows))
+    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=1, eta=2.5))
+    assert result["response"] == "one" and result["stop"] == "depth"
+
+
+async def test_steps_that_cannot_be_continued_are_still_a_pair(start: Start) -> None:
+    """Where the server's context is full, looking ahead fails: the layer is decided by what was judged."""
+
+    class Full(Script):
+        def writer(self, key: str, request: str) -> str:
+            if key.startswith("root:"):
+                raise ModelError("HTTP 400: too long")
+            return super().writer(key, request)
+
+    for descents in (0, 6):
+        start(Full(at("root", ["one", "two"]), {"one": 4.0, "two": 2.0}))
+        result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=3, eta=1.0, descents=descents))
+        assert (result["response"], result["stop"]) == ("one", "no candidate: HTTP 400: too long")
+        assert [target["segments"][1]["call"] for target in result["targets"]] == ["root/0"]
+
+
+async def test_nothing_is_remembered_of_the_last_step(start: Start) -> None:
+    """Nothing can contradict it: its facts are not paid for."""
+    steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
+    script = Script(steps, **MEMORY)
+    start(script)
+    await graph.ainvoke(REQUEST, context=Context(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4))
+    assert [key for role, key, _ in script.asked if role == "extractor"] == ["root/0/facts"]
+
+
 async def test_each_candidate_is_checked_against_the_memory_once(start: Start, tmp_path: Path) -> None:
     """Passed over, chosen and critiqued: in a recorded run no call is made twice."""
     values = {**MEMORY["judgements"], STORY["1/0"]: 2.4, STORY["1/1"]: 2.0, "dull": [1, 3, 1, 1, 1, 1, 1]}
@@ -128,10 +206,12 @@ async def test_each_candidate_is_checked_against_the_memory_once(start: Start, t
 
 
 async def test_an_empty_step_is_no_sibling(start: Start) -> None:
-    steps = at("root", ["one", "two", ""])
-    start(Script({**steps, "root/2#1": "three"}, {"one": 4.0, "two": 2.0, "three": 5.0}))
+    """It is asked for once: what came after a reminder would be none."""
+    script = Script(at("root", ["one", "two", ""]), {"one": 4.0, "two": 2.0})
+    start(script)
     result = await graph.ainvoke(REQUEST, context=Context(width=3, depth=1, eta=1.0))
     assert [step["text"] for step in result["layers"][0]["candidates"]] == ["one", "two"]
+    assert [key for role, key, _ in script.asked if role == "writer"] == ["root/0", "root/1", "root/2"]
 
 
 async def test_a_rewriting_is_a_node_of_its_own(start: Start) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def test_a_record_without_an_answer_is_refused_in_one_line(record: dict[str, Any
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{3} and \boxed{4", "3"),
         (r"\boxed{}", None),
+        (r"\boxed{a \\} and } more", r"a \\"),
+        (r"\\boxed{5}", "5"),
+        (r"\boxed{1} } \boxed{2} {", "2"),
+        (r"\boxed{\boxed{6}}", "6"),
+        ("\\boxed{" * 100_000, None),
         ("none", None),
     ],
 )
@@ -73,6 +79,8 @@ def test_boxes(text: str, content: str | None) -> None:
         (r"\boxed{2+3}", "6", False, "maths"),
         ("The answer is Evelyn.", r"\text{Evelyn}", True, "text"),
         ("The answer is Briana.", r"\text{Evelyn}", False, "text"),
+        ("The answer is: Evelyn", r"\text{Evelyn}", True, "text"),
+        ("The answer is **Evelyn**.", r"\text{Evelyn}", True, "text"),
         ("no idea", "4", False, "text"),
         ("", "4", False, "empty"),
         (" \n", "4", False, "empty"),
@@ -114,6 +122,51 @@ async def test_a_worker_that_dies_is_replaced() -> None:
     os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(0.5)
     assert (await check(r"\boxed{2/4}", "0.5")) == (True, r"\frac{2}{4}", "maths")
+
+
+ORPHAN = """
+import asyncio, os
+from agentsys import maths
+
+async def main():
+    maths.CHECK_SECONDS = 60
+    worker = await maths._bounded(os.getpid)
+    maths.CHECK_SECONDS = 0.5  # of which the worker's limit is made; the deadline does not come
+    maths._workers().schedule(maths._limited, args=(0.5, pow, 7, 10**9), timeout=300)
+    print(worker, flush=True)
+    await asyncio.sleep(300)
+
+if __name__ == "__main__":
+    maths.os.cpu_count = lambda: 1
+    asyncio.run(main())
+"""
+
+
+def test_a_check_does_not_outlive_a_killed_run(tmp_path: Path) -> None:
+    """Nobody is left to kill the worker at its deadline, and no signal handler runs inside C code."""
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "orphan.py"], cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        time.sleep(0.5)  # the check has begun
+        run.kill()
+    assert gone(worker, 60)
+
+
+def gone(pid: int, seconds: float) -> bool:
+    """Whether a process ends in that time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.2)
+    os.kill(pid, signal.SIGKILL)
+    return False
 
 
 async def test_an_answer_that_takes_too_long_is_compared_as_text(monkeypatch: pytest.MonkeyPatch) -> None:

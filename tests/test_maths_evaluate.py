@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from test_maths_search import Policy
 from toys import one_error, write_lines
 
@@ -17,6 +18,7 @@ from agentsys.models.errors import ModelError
 from agentsys.models.wire import Reply
 from graphs import maths, maths_samples
 from graphs.maths_evaluate import main
+from graphs.maths_measures import best
 
 QUESTIONS: list[dict[str, Any]] = [
     {"id": "easy", "question": "What is 1 + 1?", "answer": "#### 2"},
@@ -105,6 +107,20 @@ def test_the_numbers(run: Run, tmp_path: Path) -> None:
     assert "not checked: whether a model was trained" in printed
     assert (out / "tokens.png").stat().st_size > 5000
     assert found["samples"]["prompt_tokens"] > 0 and found["tree"]["failed"] == 0
+
+
+class Plain(FakeListChatModel):
+    """`langchain:test_maths_evaluate:Plain`: another integration, of which only the text is known."""
+
+    responses: list[str] = [r"It is \boxed{2}."]  # noqa: RUF012
+
+
+def test_a_model_of_another_integration(run: Run, tmp_path: Path) -> None:
+    options = ("--model", "langchain:test_maths_evaluate:Plain", "--judge-model", MODEL, "--systems", "greedy,samples")
+    code, printed, said = run("--out", tmp_path / "out", "--limit", 1, *options)
+    assert code == 0, printed + said
+    found = read(tmp_path / "out")["systems"]
+    assert value(found["greedy"]["pass"]["1"]) == 100 and found["samples"]["model"] == "of another integration"
 
 
 def test_best_of_n_under_a_budget(run: Run, tmp_path: Path) -> None:
@@ -203,6 +219,35 @@ def test_bad_questions_are_counted(run: Run, tmp_path: Path) -> None:
     write_lines(tmp_path / "dev.jsonl", [{"id": "easy", "question": "What is 1 + 1?", "answer": "3"}])
     code, _, said = run("--out", tmp_path / "out", "--systems", "greedy")
     assert code == 2 and "has other words or another answer" in one_error(said)
+
+
+async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So far it may be all right, as the judge is asked; tree search cannot choose it either."""
+
+    def author(told: str, key: str, seed: int) -> str:
+        return "a good beginning without an end" if key == "sample/0" else r"\boxed{2}"
+
+    model = Policy(author=author, asked=[])
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
+    given = {"question": "What is 1 + 1?", "answer": "2"}
+    context = maths_samples.Context(samples=2, solution_tokens=20)
+    result = await maths_samples.graph.ainvoke(given, context=context)
+    assert [(find["right"], find["answer"], find["tokens"]) for find in result["finds"]] == [
+        (False, "", 20), (True, "2", 31),
+    ]  # fmt: skip
+    assert best(result["finds"]) and [key for key, _, _ in model.asked if "judge" in key] == ["sample/1/judge"]
+
+
+async def test_the_greedy_solution_is_the_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own model, and its own prompt, at temperature 0."""
+    asked: list[str] = []
+    model = Policy(author=lambda told, key, seed: r"\boxed{2}", asked=[])
+    monkeypatch.setattr("agentsys.systems.load_model", lambda spec, **about: asked.append(spec) or model)
+    given = {"question": "What is 1 + 1?", "answer": "2"}
+    context = maths_samples.Context(greedy=True, samples=1, solver_model="mine", solver_prompt="# user\n{{ question }}")
+    result = await maths_samples.graph.ainvoke(given, context=context)
+    assert result["finds"][0]["right"] and asked == ["mine"]
+    assert [shown for _, _, shown in model.asked] == ["What is 1 + 1?"]
 
 
 async def test_an_empty_solution_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,33 @@ async def test_texts_that_differ_in_white_space_are_chosen_once(start: Start) ->
     assert [sides(target) for target in result["targets"]] == [("root/2", "root/0", "root/2")]
 
 
+async def test_nor_are_they_the_best_and_the_worst(start: Start) -> None:
+    """Two steps of one text whose rollouts went differently would teach white space."""
+
+    def author(told: str, key: str, seed: int) -> str:
+        number = int(key[-1]) % 2
+        if not told:
+            return f"Step 1:{' ' * (number + 1)}so\n\nStep 2: {17 - number}"
+        return f": \\boxed{{{17 if told.startswith('Step 1: so') else 16}}}"
+
+    start(author)
+    result = await graph.ainvoke({**RECORD}, context=Context(pairs="mcts", descents=3, width=2, depth=2))
+    assert node(result, "root:0")["q"] > node(result, "root:1")["q"]
+    assert result["targets"] == [] and result["dropped"].startswith("no pair: ")
+
+
+async def test_an_empty_step_is_asked_for_once(start: Start) -> None:
+    """What would come after a reminder of an empty reply is no sibling: it is not paid for."""
+
+    def author(told: str, key: str, seed: int) -> str:
+        return " " if key == "root/1" else "Step 1: 3*4+5=17. \\boxed{17}"
+
+    model = start(author)
+    result = await graph.ainvoke({**RECORD}, context=Context(descents=1, width=2, depth=2))
+    assert node(result, "root:1")["outcome"] == "failed" and "empty" in node(result, "root:1")["error"]
+    assert {key for key, _, _ in model.asked} == {"root/0", "root/1"}
+
+
 async def test_the_judge_needs_no_reference(start: Start) -> None:
     """V is what the judge thinks, right or wrong; the verdicts are noted and make the pairs."""
     start()

@@ -127,6 +127,17 @@ async def test_no_visit_and_no_virtual_loss_is_lost_or_counted_twice(
             assert ended == 1
 
 
+async def test_equal_steps_were_all_paid_for() -> None:
+    """A step that was written three times is one child, and counts three times against a limit on tokens."""
+
+    class Same(Game):
+        async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
+            return [Child((*node.state, 0), 0.0, {"tokens": 10}) for _ in range(n)]
+
+    root = await search(Same(width=3, depth=9), UCT(), 50, tokens=60)
+    assert [node.depth for node in walk(root)] == [0, 1, 2] and root.children[0].step["copies"] == 3
+
+
 async def test_the_best_arm_gets_the_visits_and_the_mean_converges() -> None:
     for rule in (UCT(0.3), UCB(0.15), PUCT(c_init=0.6)):
         for seed in range(3):

@@ -304,6 +304,7 @@ def test_knowledge_that_gives_the_translation_away_is_dropped(run: Runner) -> No
     run.script = write_lines(run.folder / "half.jsonl", [{"replies": [f"港口城市。\n\n译文：{REFERENCE}"]}])
     trace = run.teach(task="sket", text=TEXT, answer=REFERENCE, language="zh")
     assert (result(trace)["knowledge"], result(trace)["leaks"]) == ("港口城市。", 1)
+    assert [target.kind for target in trace.targets] == ["sft"], "the call itself gives the translation away"
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,24 @@ def test_documents_are_on_one_side_only(tmp_path: Path) -> None:
     assert sum(report["tags"].values()) == report["written"]["train"] + report["written"]["val"]
 
 
+def test_no_page_of_the_test_set_stands_in_what_is_trained_on(tmp_path: Path) -> None:
+    out = written(tmp_path)
+    tests = {row["id"].partition(":")[0] for row in lines(out / "test.jsonl")}
+    vals = {row["id"].partition(":")[0] for row in lines(out / "val.jsonl")}
+    for name, apart in {"train": tests | vals, "clrd": tests | vals, "clic": tests | vals, "val": tests}.items():
+        seen = [" ".join(str(value) for value in row.values()) for row in lines(out / f"{name}.jsonl")]
+        assert not [text for text in seen if any(f"In {d} " in text or f"在{d}中" in text for d in apart)], name
+    assert any(row["noisy_zh_doc"] for row in lines(out / "test.jsonl"))
+
+
+def test_pages_that_are_kept_apart_are_found_by_their_links(tmp_path: Path) -> None:
+    corpus = Pages(pages(tmp_path))
+    for lang in ("en", "zh", "de"):
+        for seed in range(20):
+            found = corpus.other(corpus.topic("en/p0"), lang, random.Random(seed), {"en/p1", "en/p2"})
+            assert found is not None and found.title == "T p3"
+
+
 def test_large_documents_train() -> None:
     found = dict((name, split) for split, name in split_topics({"big": 90, "s": 5, "t": 5}, Benchmark(test=0.1)))
     assert found["big"] == "train"
@@ -421,6 +439,26 @@ def test_an_embedding_model_chooses_the_paragraphs(tmp_path: Path) -> None:
     row = asyncio.run(found.clic_record(sample, CLIC(mmr_lambda=0.1, mix=2), Embedder()))
     assert row is not None
     assert paragraphs_of(row["document"])[1].startswith("fr")  # novelty counts
+
+
+def test_the_command_closes_its_embedding_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Remote:
+        name, closed = "remote", 0
+
+        async def embed(self, texts: Sequence[str]) -> Any:
+            return np.ones((len(texts), 2))
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    remote = Remote()
+    monkeypatch.setattr("agentsys.knowledge.embedders.make_embedder", lambda spec: remote)
+    files = memories(tmp_path, {"a": 20, "b": 4})
+    options = ["build", "--tmx", files[0], "--tmx", files[1], "--embedding", "http://host:1/v1#m", "--out", tmp_path]
+    code, _, err = call(capsys, *options)
+    assert (code, remote.closed) == (0, 1), err
 
 
 def test_clrd_labels_are_true(tmp_path: Path) -> None:

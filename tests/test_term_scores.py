@@ -68,6 +68,8 @@ def test_mentions_any_is_m_eta_s_rule() -> None:
         ("die Grippewelle", ["Grippe"], None),
         ("感染COVID-19的人", ["Covid-19"], "covid-19"),
         ("感染COVID-19A的人", ["Covid-19"], None),
+        ("그는 독감에 걸렸다.", ["독감"], "독감"),
+        ("신종독감이다.", ["독감"], None),
         ("a (b) c", ["(b)"], "(b)"),
         ("a+b", ["."], None),
         ("anything", ["", " "], None),

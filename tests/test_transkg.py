@@ -47,6 +47,14 @@ def relations(graph: TransKG) -> set[tuple[str, str, str]]:
     return {(label[a], edge["relation"], label[b]) for a, b, edge in graph.graph.edges(data=True)}
 
 
+def test_facts_are_in_the_order_of_the_sentences() -> None:
+    graph = TransKG()
+    graph.relate("Scotia", "cut", "APR", "term", "Scotia cut its APR.", 2)
+    graph.relate("APR", "means", "a rate", "concept", "The APR is a rate.", 1)
+    graph.relate("bank", "has", "APR", "term", "The bank has an APR.", 0)
+    assert graph.facts("APR") == ["bank - has - APR", "APR - means - a rate", "Scotia - cut - APR"]
+
+
 def test_nodes_and_edges_are_typed() -> None:
     graph = example()
     assert kinds(graph) == {

@@ -264,6 +264,17 @@ def test_a_term_list_goes_beside_a_record_s_own_terms(tmp_path: Path) -> None:
     assert found.terms == (KnownTerm("flu", ("流行性感冒",)), KnownTerm("stop", ("阻止",)))
 
 
+def test_a_memory_that_gives_translations_away_is_named(run: Run, tmp_path: Path) -> None:
+    unit = '<tu><tuv xml:lang="en"><seg>{}</seg></tuv><tuv xml:lang="zh"><seg>流感</seg></tuv></tu>'
+    memory = tmp_path / "memory.tmx"
+    body = "".join(map(unit.format, ("Stop the  flu.", "Flu.", "Another sentence.")))
+    memory.write_text(f'<tmx version="1.4"><header/><body>{body}</body></tmx>', encoding="utf-8")
+    options = ["--sources", f"tmx:{memory}", "--out", tmp_path / "out"]
+    _, said, _ = run("--systems", "crat", *options)
+    assert "tmx:memory.tmx holds 1 of the sentences and gives" in said
+    assert run("--systems", "plain", *options)[0] == 0 and read(tmp_path / "out")["given_away"] == []
+
+
 def test_a_missing_translation_leaves_the_sentence_out_for_all(run: Run, tmp_path: Path) -> None:
     FAILING.add("student")
     code, printed, _ = run("--systems", "plain,thought", "--out", tmp_path / "out")
@@ -321,6 +332,17 @@ def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
     assert run(*options)[0] == 0 and len(CALLS) == asked and read(tmp_path / "out") == whole
     run(*options, "--limit", 1)
     assert len(CALLS) == asked and read(tmp_path / "out") == small, "a smaller sample is measured alone"
+
+
+def test_a_document_that_grows_is_judged_anew(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--systems", "crat", "--judge", MODEL, "--out", tmp_path / "out"]
+    run(*options, "--limit", 1)
+    monkeypatch.setitem(SAYS["crat"], "a1", "流感在传播中。")
+    monkeypatch.setitem(REPLIES, "grf", '{"score": 10}')
+    run(*options, "--limit", 2)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "translations.jsonl").read_text().splitlines()]
+    found = lines[0]["systems"]["crat"]
+    assert (found["translation"], found["scores"]["GRF"]) == ("流感在传播中。", 10.0)
 
 
 def test_other_sentences_do_not_mix(run: Run, tmp_path: Path) -> None:
@@ -446,6 +468,7 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
     ({"text": "a", "trans": "b", "mentions": "y"}, "field 'mentions'"),
     ({"text": "a", "trans": "b", "terms": [{"source": "x"}]}, "field 'terms'"),
     ({"text": "a", "trans": "b", "terms": "x"}, "field 'terms'"),
+    ({"text": "a", "trans": "b", "terms": 5}, "field 'terms'"),
     ({"text": "a", "trans": "b", "terms": [{"source": "", "targets": ["y"]}]}, "field 'terms'"),
 ]
 

@@ -2,7 +2,8 @@
 
 All terms become one automaton (pyahocorasick), which reads the text once. What it finds counts if it is a whole word:
 next to a letter of a script with spaces no other such letter stands, while Chinese, Japanese and Thai have no such
-borders. Of nested or overlapping finds the longest stays, of equally long ones the first.
+borders, and a Korean word may go on with a particle. Of nested or overlapping finds the longest stays, of equally long
+ones the first.
 
 Case does not count, nor do full-width letters and kinds of apostrophe, hyphen and white space; but a word of two to
 four capitals ("WHO", "IT") is found in capitals only. Of inflection only the regular English plural is known.
@@ -15,9 +16,10 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, Final
 
-from agentsys.knowledge.words import _MARKS, _SPACELESS
+from agentsys.knowledge.words import _HANGUL, _MARKS, _SPACELESS
 
 _SPACED: Final = re.compile(rf"[^\W{_SPACELESS}]|[{_MARKS}]")
+_KOREAN: Final = re.compile(f"[{_HANGUL}]")
 _ALIKE: Final = {"’": "'", "‘": "'", "\u2010": "-", "\u2011": "-"}
 _LONGEST_ACRONYM: Final = 4
 _HISSING: Final = ("s", "x", "z", "ch", "sh")
@@ -110,7 +112,8 @@ class TermIndex:
         found: list[tuple[int, int, str]] = []
         for last, (length, terms) in self._automaton.iter(fold(text)):
             start, end = last + 1 - length, last + 1
-            if _border(text, start) and _border(text, end) and (term := _written(text[start:end], terms)):
+            ends = _border(text, end) or _KOREAN.match(text, end - 1)
+            if _border(text, start) and ends and (term := _written(text[start:end], terms)):
                 found.append((start, end, term))
         return _longest(found, len(text))
 

@@ -77,6 +77,7 @@ class TranslationMemory:
         """Pairs are (where it stands, source text, target text); `language` is the source's primary subtag."""
         self.name, self._language = name, language
         self._pairs = list(pairs)
+        self._texts = frozenset(text for _, text, _ in self._pairs)
         self._places: dict[str, array[int]] = {}
         for place, (_, text, _) in enumerate(self._pairs):
             for word in set(words(text)):
@@ -89,6 +90,10 @@ class TranslationMemory:
         Both sides of the pair are the evidence, and the target side the meaning.
         """
         return await asyncio.to_thread(lambda: [self._known(term, set(words(sentence))) for term in terms])
+
+    def holds(self, sentence: str) -> bool:
+        """Whether a segment is this very sentence: in an evaluation it would give the translation away."""
+        return " ".join(sentence.split()) in self._texts
 
     def _known(self, term: str, sentence: set[str]) -> list[Item]:
         written = forms(term, self._language)
@@ -131,6 +136,11 @@ class PassageSource:
         return [
             [item for hit in hits if (item := _passage(term, hit))] for term, hits in zip(terms, found, strict=True)
         ]
+
+    async def aclose(self) -> None:
+        """Close the connections of an embedding endpoint, if the retriever has one."""
+        if aclose := getattr(self._retriever, "aclose", None):
+            await aclose()
 
 
 def _passage(term: str, hit: Hit) -> Item | None:

@@ -126,16 +126,14 @@ class TransKG:
         return list(first.values())
 
     def facts(self, surface: str) -> list[str]:
-        """What the text says of a term, as lines "term - relation - other"."""
+        """What the text says of a term, as lines "term - relation - other", in the order of the sentences."""
         node = self._find(surface)
         if node is None:
             return []
-        label = {name: data["label"] for name, data in self.graph.nodes(data=True)}
-        return [
-            f"{label[start]} - {edge['relation']} - {label[end]}"
-            for start, end, edge in self.graph.edges(data=True)
-            if "item" not in edge and node in (start, end)
-        ]
+        label = self.graph.nodes(data="label")
+        edges = [*self.graph.out_edges(node, data=True), *self.graph.in_edges(node, data=True)]
+        said = sorted((edge for edge in edges if "item" not in edge[2]), key=lambda edge: edge[2]["sentence"])
+        return [f"{label[start]} - {edge['relation']} - {label[end]}" for start, end, edge in said]
 
     def accept(self, surface: str, item: Item) -> None:
         """Let an item stand for the term in the whole document, in place of one accepted before; added if need be."""
@@ -251,7 +249,8 @@ class TransKG:
                 verdicts[number] = verdict
             elif verdict == before == "accepted":
                 verdicts[number] = ""
-        for _, _, edge in self.graph.edges(data=True):
+        there = {end for _, end in self.graph.out_edges(node)}
+        for _, _, edge in self.graph.out_edges([node, *there], data=True):
             edge_number = edge.get("item")
             if edge_number in verdicts:
                 edge["verdict"] = verdicts[edge_number]

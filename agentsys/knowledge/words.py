@@ -17,6 +17,8 @@ _SPACELESS: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
     "\u3005\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Kana and Han
 )
+_HANGUL: Final = "\uac00-\ud7a3"
+"""Korean syllables: a particle follows its noun without a space."""
 _MARKS: Final = "\u0300-\u036f\u0590-\u05cf\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
 """Vowel signs and accents, which Python's regular expressions do not count as part of a word."""
 

@@ -93,7 +93,8 @@ class UCT:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a search ends. `tokens` counts what the steps of expanded nodes say of themselves (`step["tokens"]`).
+    """When a search ends. `tokens` counts what the steps of expanded nodes say of themselves (`step["tokens"]`), a step
+    with `copies` so many times.
 
     A limit on `seconds` makes the tree depend on timing; the others do not.
     """
@@ -214,7 +215,7 @@ class MCTS:
         for step, value in grown:
             child = node.add(step.state, step.cost, step.step)
             child.prior = step.prior
-            self.tokens += int(child.step.get("tokens", 0))
+            self.tokens += int(child.step.get("tokens", 0)) * int(child.step.get("copies", 1))
             if isinstance(value, ModelError):
                 child.outcome, child.error = "failed", str(value)
             else:

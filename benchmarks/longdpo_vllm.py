@@ -1,0 +1,213 @@
+"""LongDPO's search on a real engine: prefix cache, tokens per second, and what an accepted pair costs.
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --port 8000
+    python benchmarks/longdpo_vllm.py --endpoint http://127.0.0.1:8000/v1 [--requests 8] [--in-flight 16]
+
+First graphs/longdpo_search.py through `collect`, then a load generator that posts the very same requests (prompt ids,
+schema, sampling, seeds) with as many in flight, each as soon as a place is free, with no order between them: what the
+engine can do where nothing waits for anything. vLLM is told to forget its prefix cache before either. The hit rate is
+vLLM's own count of prompt tokens found in the cache; `at most` is the share that a cache without limit could have
+found, had every call come after those before it. The writer, the judge and the critic are one model; no memory. On a
+CPU start vLLM 0.32 with --no-enable-chunked-prefill --max-num-batched-tokens 8192, say: its engine stops where the
+prompt of a seeded request is read in pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from saturation import JSON, forget
+
+from agentsys.collect import Options, acollect
+from agentsys.models import load_model, wire
+from agentsys.traces import Call, Trace, read_traces
+from graphs.longdpo import LongDPO
+from graphs.longdpo_search import Context, graph
+
+FORMS = ("an essay", "a short story", "a travel report", "a letter to a friend", "a speech")
+ROLES = LongDPO()
+SUBJECTS = ("a lighthouse", "the first winter in a new town", "a river that changed its bed", "learning to bake bread")
+
+
+def requests(count: int, length: int) -> list[dict[str, Any]]:
+    """Different requests for a text of about `length` words."""
+    return [
+        {
+            "id": f"r{i}",
+            "prompt": f"Write {FORMS[i % 5]} of about {length} words on {SUBJECTS[i // 5 % 4]}, for reader {i}.",
+            "length": length,
+        }
+        for i in range(count)
+    ]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """vLLM's counts so far: prompt tokens looked up in the prefix cache, and found. `block` is its block in tokens."""
+
+    looked_up: float
+    found: float
+    block: int
+
+
+async def counters(address: str) -> Counters:
+    """Read /metrics."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as answer:
+        text = await answer.text()
+
+    def total(name: str) -> float:
+        return sum(float(value) for value in re.findall(rf"^vllm:{name}_total{{.*}} (\S+)$", text, re.MULTILINE))
+
+    block = re.search(r'block_size="(\d+)"', text)
+    return Counters(total("prefix_cache_queries"), total("prefix_cache_hits"), int(block[1]) if block else 16)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side took."""
+
+    seconds: float
+    tokens: int
+    before: Counters
+    after: Counters
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of prompt tokens found in the prefix cache."""
+        return (self.after.found - self.before.found) / max(1.0, self.after.looked_up - self.before.looked_up)
+
+
+async def by_collect(served: Any, args: argparse.Namespace, out: Path) -> Side:
+    """The search, with a request cache of its own."""
+    address = served.endpoint.addresses[0]
+    await forget(served)
+    knobs = Context(
+        model=args.endpoint, width=args.width, depth=args.depth, step_tokens=args.step_tokens, descents=args.descents,
+    )  # fmt: skip
+    options = Options(in_flight=args.in_flight, cache=out.parent / "cache.sqlite")
+    before, started = await counters(address), time.perf_counter()
+    summary = await acollect(graph, requests(args.requests, args.length), out, context=knobs, options=options)
+    seconds = time.perf_counter() - started
+    assert not summary.rejected, summary
+    return Side(seconds, summary.completion_tokens, before, await counters(address))
+
+
+async def by_generator(served: Any, args: argparse.Namespace, calls: Sequence[Call]) -> Side:
+    """The same requests with bare aiohttp."""
+    import aiohttp
+
+    address = served.endpoint.addresses[0]
+    await forget(served)
+    bodies = iter([body_of(call, served) for call in calls])
+    tokens = 0
+
+    async def worker(session: aiohttp.ClientSession) -> None:
+        nonlocal tokens
+        for route, body in bodies:
+            async with session.post(address + route, data=body, headers=JSON) as answer:
+                reply = await answer.read()
+                assert answer.status == 200, f"status {answer.status}: {reply.decode()[:200]}"
+                tokens += orjson.loads(reply)["usage"]["completion_tokens"]
+
+    whole = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=whole) as session:
+        before, started = await counters(address), time.perf_counter()
+        await asyncio.gather(*(worker(session) for _ in range(args.in_flight)))
+        seconds = time.perf_counter() - started
+    return Side(seconds, tokens, before, await counters(address))
+
+
+def body_of(call: Call, served: Any) -> tuple[str, bytes]:
+    """The route and body of a recorded call."""
+    schema = getattr(ROLES, call.role).schema
+    request = wire.Request({**call.sampling, "seed": call.seed}, [], call.prompt_ids, schema)
+    route, body = wire.payload(request, served.dialect, served.model, stream=False)
+    return route, orjson.dumps(body)
+
+
+def at_most(calls: Sequence[Call], block: int) -> float:
+    """The greatest possible hit rate: whole blocks that an earlier prompt and its reply began with, but the last."""
+    seen: set[int] = set()
+    hits = total = 0
+    for call in calls:
+        prompt, found, prefix = call.prompt_ids or [], True, 0
+        ids = [*prompt, *(call.ids or [])]
+        for end in range(block, len(ids) + 1, block):
+            prefix = hash((prefix, *ids[end - block : end]))
+            found = found and prefix in seen
+            hits += block * (found and end < len(prompt))
+            seen.add(prefix)
+        total += len(prompt)
+    return hits / total
+
+
+async def main_async(args: argparse.Namespace) -> None:
+    """Measure both sides and print the table."""
+    model: Any = load_model(args.endpoint)
+    served = await model.engine.serve()
+    assert served.dialect == "vllm" and served.tokenizer, f"{args.endpoint} is no vLLM whose tokenizer is here"
+    steps = f"steps of {args.step_tokens or 'the released number of'} tokens"
+    print(
+        f"{served.name}: {args.requests} requests of about {args.length} words, width {args.width}, "
+        f"depth {args.depth}, {steps}, {args.descents} descents, {args.in_flight} in flight; "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        ours = await by_collect(served, args, Path(folder) / "out")
+        traces = list(read_traces(Path(folder) / "out"))
+    calls = [call for trace in traces for call in trace.calls]
+    theirs = await by_generator(served, args, calls)
+    await served.endpoint.aclose()
+    print("| | seconds | tokens written | tokens/s | prefix-cache hit rate |\n|---|---|---|---|---|")
+    for name, side in (("collect", ours), ("load generator", theirs)):
+        rate = side.tokens / side.seconds
+        print(f"| {name} | {side.seconds:.1f} | {side.tokens} | {rate:.1f} | {side.hit_rate:.3f} |")
+    print(f"ratio of tokens/s {ours.tokens / ours.seconds * theirs.seconds / theirs.tokens:.3f}; ", end="")
+    print(f"hit rate at most {at_most(calls, ours.after.block):.3f} (blocks of {ours.after.block} tokens)")
+    price(traces, ours.seconds)
+
+
+def price(traces: Sequence[Trace], seconds: float) -> None:
+    """What the accepted pairs cost."""
+    pairs = sum(len(trace.targets) for trace in traces)
+    calls = [call for trace in traces for call in trace.calls]
+    refused = sum(call.error is not None for call in calls)
+    print(f"{pairs} pairs from {len(traces)} requests, {len(calls)} calls, {refused} replies that could not be used")
+    if pairs:
+        written, read = sum(c.completion_tokens for c in calls), sum(c.prompt_tokens for c in calls)
+        print(
+            f"a pair: {seconds / pairs:.1f} s of the engine, {len(calls) / pairs:.1f} calls, "
+            f"{written / pairs:,.0f} tokens written, {read / pairs:,.0f} prompt tokens"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--endpoint", required=True, help="a running vLLM with VLLM_SERVER_DEV_MODE=1: http://host:port/v1"
+    )
+    parser.add_argument("--requests", type=int, default=8)
+    parser.add_argument("--length", type=int, default=300, help="required words")
+    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--descents", type=int, default=0, help="of each layer; 0: greedy layers")
+    parser.add_argument("--step-tokens", type=int, default=0, help="tokens of a step; 0: by the required words")
+    parser.add_argument("--in-flight", type=int, default=16)
+    asyncio.run(main_async(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
