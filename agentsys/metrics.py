@@ -181,6 +181,7 @@ def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
 
 
 def bleu_tokenizer(language: str) -> str:
+    """sacrebleu's name of the tokenizer for a language, given by name or code."""
     words = set(re.split(r"[^a-z]+", language.lower()))
     if words & {"zh", "zho", "cmn", "chinese"}:
         return "zh"
