@@ -26,13 +26,7 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
     """
     if not call.top_logprobs:
         return stated
-    model = model_of(context, role)
-    digits: dict[Digit, int] = {str(d): d for d in range(10)}
-    if call.top_ids is not None and isinstance(model, AgentChatModel):
-        for d in range(10):
-            ids = await model.token_ids(str(d))
-            if ids is not None and len(ids) == 1:
-                digits[ids[0]] = d
+    digits = await _digit_tokens(context, role, call)
     rows = [_distribution(call, i, digits) for i in range(len(call.top_logprobs))]
     places = _last_number(rows)
     if "".join(str(_chosen(call, i, digits)) for i in places) != str(int(stated)):
@@ -43,6 +37,24 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
         rest = sum(p * (10 * d + 5) for d, p in first.items() if d != 1)
         return (100 * hundred + rest) / sum(first.values())
     return sum(10.0**power * _mean(rows[i]) for power, i in enumerate(reversed(places)))
+
+
+async def expected_digits(
+    context: Any, role: Role[Any], call: Call, stated: Sequence[int], scale: Sequence[int]
+) -> list[float]:
+    """The expectations over the last numbers of a reply, each one digit of a scale, from the digits' log-probabilities.
+
+    `stated` are those numbers in order. They are returned as they are where the reply came without alternatives, or
+    where its last tokens that are digits do not spell them.
+    """
+    if not call.top_logprobs:
+        return [float(score) for score in stated]
+    digits = await _digit_tokens(context, role, call)
+    places = [i for i in range(len(call.top_logprobs)) if _distribution(call, i, digits)][-len(stated) :]
+    if [_chosen(call, i, digits) for i in places] != list(stated):
+        return [float(score) for score in stated]
+    rows = [{d: p for d, p in _distribution(call, i, digits).items() if d in scale} for i in places]
+    return [_mean(row) for row in rows]
 
 
 async def opening_logprobs(context: Any, role: Role[Any], call: Call, openings: Sequence[str]) -> list[float | None]:
@@ -64,6 +76,18 @@ async def opening_logprobs(context: Any, role: Role[Any], call: Call, openings: 
             wanted = [bool(token.strip()) and opening.startswith(token.strip()) for token in tokens]
         found.append(max((p for p, fits in zip(row, wanted, strict=False) if fits), default=None))
     return found
+
+
+async def _digit_tokens(context: Any, role: Role[Any], call: Call) -> dict[Digit, int]:
+    """The tokens that are one digit, by their text and, where the server tells ids, by their id."""
+    model = model_of(context, role)
+    digits: dict[Digit, int] = {str(d): d for d in range(10)}
+    if call.top_ids is not None and isinstance(model, AgentChatModel):
+        for d in range(10):
+            ids = await model.token_ids(str(d))
+            if ids is not None and len(ids) == 1:
+                digits[ids[0]] = d
+    return digits
 
 
 def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, float]:

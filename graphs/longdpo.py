@@ -29,29 +29,10 @@ from agentsys.roles import Role
 from agentsys.search import settled
 from agentsys.systems import BaseContext, System, ask, knob
 from agentsys.traces import Segment, Target
+from graphs.longdpo_judge import PRINCIPLES, Grades, Judgement, fault, probable, stated
 
-PRINCIPLES = ("accuracy", "purpose", "safety", "logic", "variety", "reading", "insight")
-Weights = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=5, max_length=5)]
 STEP_TOKENS = ((500, 512), (2000, 2048), (4000, 3000))
 """Tokens of a step by required length in words, as released; above the last bound 8192."""
-
-
-class Judgement(BaseModel):
-    """Five soft weights a principle, for the scores 1 to 5."""
-
-    analysis: str
-    accuracy: Weights
-    purpose: Weights
-    safety: Weights
-    logic: Weights
-    variety: Weights
-    reading: Weights
-    insight: Weights
-
-    def scores(self) -> list[float]:
-        """The expected score of each principle, 1-5."""
-        rows = [getattr(self, name) for name in PRINCIPLES]
-        return [sum(w * score for score, w in enumerate(row, 1)) / sum(row) for row in rows]
 
 
 class FoundFact(BaseModel):
@@ -147,13 +128,17 @@ class Context(BaseContext):
 
     model: str = knob("embedded", "model spec of every role that has none of its own")
     writer_model: str = knob("", "model spec of the policy; empty: `model`")
-    judge_model: str = knob("", "model spec of the judge; empty: `model`")
+    judge_model: str = knob("", "model spec of the judge that states weights; empty: `model`")
+    grader_model: str = knob("", "model spec of the judge whose probabilities are the weights; empty: `model`")
     extractor_model: str = knob("", "model spec of the role that finds facts; empty: `model`")
     contradiction_model: str = knob("", "model spec of the consistency judge; empty: `model`")
     critic_model: str = knob("", "model spec of the critic; empty: `model`")
     width: int = knob(4, "candidates of a layer")
     depth: int = knob(4, "layers at most")
     step_tokens: int = knob(0, "tokens of a step; 0: by the required length, 512 to 8192 as released")
+    weights: Literal["stated", "probabilities"] = knob(
+        "stated", "a principle's weights: five numbers that the judge states, or the chances of its score's token"
+    )
     eta: float = knob(2.5, "a choice of at most this value is improved with critiques, 1-5")
     similarity: float = knob(0.8, "cosine above which a fact and a chunk are judged")
     chunk_tokens: int = knob(128, "tokens of a chunk")
@@ -162,6 +147,7 @@ class Context(BaseContext):
     choice_seed: int = knob(0, "seed of random choices: the rejected side, the number of suggestions")
     writer_prompt: str = knob("", "prompt text in place of prompts/longdpo/writer.md")
     judge_prompt: str = knob("", "prompt text in place of prompts/longdpo/judge.md")
+    grader_prompt: str = knob("", "prompt text in place of prompts/longdpo/grader.md")
     extractor_prompt: str = knob("", "prompt text in place of prompts/longdpo/extractor.md")
     contradiction_prompt: str = knob("", "prompt text in place of prompts/longdpo/contradiction.md")
     critic_prompt: str = knob("", "prompt text in place of prompts/longdpo/critic.md")
@@ -173,16 +159,13 @@ class Context(BaseContext):
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+        judge, other = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
+        if getattr(self, f"{other}_model"):
+            raise ValueError(f"{other}_model: with weights {self.weights} the judge is {judge}; name its {judge}_model")
 
     def tokens(self, length: int) -> int:
         """Tokens of a step for a response of so many words."""
         return self.step_tokens or next((tokens for bound, tokens in STEP_TOKENS if length < bound), 8192)
-
-
-def judged(judgement: Judgement, inputs: Any) -> str | None:
-    """What is wrong with a judgement: a principle without any weight has no score, and none is made up."""
-    empty = [name for name in PRINCIPLES if not sum(getattr(judgement, name))]
-    return f"{empty[0]} has no weight; its five weights make 1" if empty else None
 
 
 @dataclass(frozen=True)
@@ -191,7 +174,10 @@ class LongDPO(System):
 
     writer: Role[str] = Role("longdpo/writer", whole=False, sampling={"temperature": 0.7, "top_p": 1.0})
     judge: Role[Judgement] = Role(
-        "longdpo/judge", Judgement, check=judged, sampling={"temperature": 0.7, "max_tokens": 1024}
+        "longdpo/judge", Judgement, check=fault, sampling={"temperature": 0.7, "max_tokens": 1024}
+    )
+    grader: Role[Grades] = Role(
+        "longdpo/grader", Grades, sampling={"temperature": 0.0, "max_tokens": 512, "logprobs": 10}
     )
     extractor: Role[Facts] = Role("longdpo/extractor", Facts, sampling={"temperature": 0.0, "max_tokens": 1024})
     contradiction: Role[Verdict] = Role(
@@ -221,7 +207,11 @@ class LongDPO(System):
     async def evaluate(self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate) -> Candidate:
         """The step with its value: the mean over the principles of the expected score. Raises RoleError."""
         inputs = {"prompt": state["prompt"], "before": text_of(prefix), "text": step["text"]}
-        scores = (await ask(context, self.judge, key=f"{step['key']}/judge", **inputs)).value.scores()
+        key = f"{step['key']}/judge"
+        if context.weights == "stated":
+            scores = await stated(context, self.judge, key, inputs)
+        else:
+            scores = await probable(context, self.grader, key, inputs)
         return {**step, "scores": scores, "value": sum(scores) / len(scores)}
 
     async def contradicted(self, context: Context, facts: Sequence[Fact], step: Candidate) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from servers import Answer, Behaviour, Seen, decode
 
 from graphs.deeprag_protocol import ANSWER, FINAL, FOLLOW_UP, SEARCH
-from graphs.longdpo import PRINCIPLES
+from graphs.longdpo_judge import PRINCIPLES
 
 TEXT = "Her laugh was a bell in an empty church."
 DRAFTS = ["她的笑声是空教堂里的钟。", "她的笑声像空教堂里的一声钟鸣。", "她一笑，空荡的教堂里仿佛响起了钟声。"]

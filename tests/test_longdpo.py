@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
+from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from graphs import longdpo
-from graphs.longdpo import PRINCIPLES, Context, LongDPO, graph, near_equal
+from graphs.longdpo import Context, LongDPO, graph, near_equal
+from graphs.longdpo_judge import PRINCIPLES, Judgement, fault
 
 REQUEST = "Write a long letter about a lighthouse."
 
@@ -53,6 +55,10 @@ class Script:
         scores = self.judgements[text]
         rows = [scores] * 7 if isinstance(scores, int | float) else scores
         return json.dumps({"analysis": "x"} | {n: weights(s) for n, s in zip(PRINCIPLES, rows, strict=True)})
+
+    def grader(self, key: str, request: str) -> str:
+        score = self.judgements[request.rpartition("The part to judge:\n")[2]]
+        return json.dumps({"analysis": "x"} | dict.fromkeys(PRINCIPLES, score))
 
     def extractor(self, key: str, request: str) -> str:
         text = request.rpartition("The newest part:\n")[2]
@@ -177,6 +183,26 @@ async def test_when_everything_contradicts_the_layers_end(run: Runner) -> None:
     assert len(result["targets"]) == 1
 
 
+async def test_a_choice_whose_facts_cannot_be_had_is_the_last_layer(run: Runner) -> None:
+    class Refusing(Script):
+        def extractor(self, key: str, request: str) -> str:
+            raise ModelError("HTTP 400: too long")
+
+    result = await run(Refusing(STORY, **MEMORY), embedding="words", similarity=0.4)
+    assert (result["response"], result["stop"]) == (STORY["0/0"], "HTTP 400: too long")
+    assert [target["segments"][1]["call"] for target in result["targets"]] == ["0/0"]
+    assert result["layers"][0]["facts"] == [] and result["dropped"] is None
+
+
+async def test_a_server_that_is_down_is_no_end_of_the_layers(run: Runner) -> None:
+    class Down(Script):
+        def extractor(self, key: str, request: str) -> str:
+            raise EndpointDown("nobody answers")
+
+    with pytest.raises(EndpointDown):
+        await run(Down(STORY, **MEMORY), embedding="words", similarity=0.4)
+
+
 ROWS = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1], "three": [1] * 7, "better": 4.0, "worse": 1.0}
 
 
@@ -265,3 +291,35 @@ def test_in_studio_an_embedding_model_must_be_allowed(monkeypatch: pytest.Monkey
         longdpo._embedder("http://elsewhere/v1#m")
     assert isinstance(longdpo._embedder("two"), Words)
     longdpo._embedder.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ([0, 0, 0, 0.5, 0.5], None),
+        ([0, 0, 0, 0.5, 0.4], None),
+        ([0, 0, 0, 0, 0], "accuracy: its five weights make 0, not 1"),
+        ([5, 5, 5, 5, 5], "accuracy: its five weights make 25, not 1"),
+        ([0.2, 0.2, 0.2, 0.2, 0.2], "accuracy: five equal weights prefer no score"),
+    ],
+)
+def test_weights_that_are_no_judgement(row: list[float], said: str | None) -> None:
+    rows = {name: [0.0, 0.0, 1.0, 0.0, 0.0] for name in PRINCIPLES} | {"accuracy": row}
+    found = fault(Judgement(analysis="", **rows), {})
+    assert found is None if said is None else (found or "").startswith(said)
+
+
+async def test_one_score_a_principle(run: Runner) -> None:
+    """Without log-probabilities, as here, the stated scores."""
+    script = Script(STEPS, {"one": 2, "two": 5, "three": 3})
+    result = await run(script, depth=1, weights="probabilities")
+    assert result["response"] == "two"
+    assert [step["value"] for step in result["layers"][0]["candidates"]] == [2, 5, 3]
+    assert {role for role, _, _ in script.asked} == {"writer", "grader"}
+
+
+def test_a_judge_that_would_not_be_asked_is_refused() -> None:
+    with pytest.raises(ValueError, match="with weights probabilities the judge is grader; name its grader_model"):
+        Context(weights="probabilities", judge_model="http://judge")
+    with pytest.raises(ValueError, match="with weights stated the judge is judge; name its judge_model"):
+        Context(grader_model="http://judge")

@@ -22,8 +22,8 @@ from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from graphs import longdpo_search, writing
-from graphs.longdpo import PRINCIPLES
 from graphs.longdpo_evaluate import main
+from graphs.longdpo_judge import PRINCIPLES
 from graphs.longdpo_measures import by_bucket
 from graphs.writing import DIMENSIONS, Context, percent, quality_score
 

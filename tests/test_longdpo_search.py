@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from test_longdpo import FACT, MEMORY, STORY, Script, Words, weights
@@ -22,7 +23,7 @@ from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.traces import read_traces
 from graphs import longdpo
-from graphs.longdpo import PRINCIPLES
+from graphs.longdpo_judge import PRINCIPLES
 from graphs.longdpo_search import Context, graph
 
 REQUEST = {"prompt": "Write a long letter about a lighthouse.", "length": 300}
@@ -145,8 +146,10 @@ async def test_a_request_that_a_server_refuses_keeps_the_pairs_before_it(start: 
     start(Refusing(steps, **{**MEMORY, "judgements": values}))
     context = Context(width=3, depth=3, eta=1.0, embedding="words", similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
-    assert result["stop"] == "HTTP 400: too long" and result["response"] == STORY["0/0"]
-    assert len(result["targets"]) == 1 and result["dropped"] is None
+    assert result["stop"] == "HTTP 400: too long" and result["dropped"] is None
+    texts = [STORY["0/0"], STORY["1/1"]] if role == "extractor" else [STORY["0/0"]]
+    assert result["response"] == "".join(texts), "a choice that was made stays, without facts"
+    assert len(result["targets"]) == len(texts) and result["layers"][-1]["facts"] == ([] if texts[1:] else ANY)
 
 
 async def test_a_rewriting_that_a_server_refuses_leaves_the_choice(start: Start) -> None:

@@ -311,7 +311,7 @@ def name_of(path: Path) -> str:
     return "/".join(path.with_suffix("").parts[-2:])
 
 
-LANGUAGES = ("source_language", "target_language")
+LANGUAGES = ("source_language", "target_language", "knowledge_language", "language")
 
 
 class Marked(str):

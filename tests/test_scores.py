@@ -14,7 +14,7 @@ from test_traces import call
 from agentsys.models import load_model
 from agentsys.prompts import Prompt
 from agentsys.roles import Role
-from agentsys.scores import expected_score
+from agentsys.scores import expected_digits, expected_score
 from agentsys.traces import Call
 
 ROLE: Role[str] = Role(Prompt.parse("# user\nx", "judge"))
@@ -63,12 +63,37 @@ async def score(start_server: Any):
 
 
 both = pytest.mark.parametrize("make", [texts, ids])
+
+
+@pytest.fixture
+async def digits(start_server: Any):
+    """`digits(call, stated)` on a scale from 1 to 5, with a model whose tokenizer is known."""
+    server: FakeServer = await start_server(dialect="llamacpp")
+    model = load_model(server.url)
+
+    async def ask(made: Call, stated: list[int]) -> list[float]:
+        return await expected_digits(SimpleNamespace(judge_model="", model=server.url), ROLE, made, stated, range(1, 6))
+
+    yield ask
+    await model.aclose()
+
+
 CLOSE = {"{": 1.0}
 
 
 def row(**digits: float) -> Row:
     """row(d7=0.5, d8=0.5)."""
     return {name[1:]: p for name, p in digits.items()}
+
+
+@both
+async def test_several_digits_of_a_scale(digits: Any, make: Any) -> None:
+    """The last ones, whatever digits came before; what is off the scale has no weight."""
+    made = make(row(d1=1.0), {":": 1.0}, row(d4=0.75, d2=0.25), {",": 1.0}, row(d3=0.5, d5=0.25, d9=0.25), {"}": 1.0})
+    assert await digits(made, [4, 3]) == pytest.approx([3.5, (0.5 * 3 + 0.25 * 5) / 0.75])
+    assert await digits(made, [4, 5]) == [4, 5], "other numbers than the stated ones"
+    made.top_logprobs = None
+    assert await digits(made, [4, 3]) == [4, 3]
 
 
 @both

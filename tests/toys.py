@@ -23,7 +23,7 @@ from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.recorder import current
 from agentsys.traces import shards, strip_measured
-from graphs.longdpo import PRINCIPLES
+from graphs.longdpo_judge import PRINCIPLES
 
 REPO = Path(__file__).parents[1]
 PYTHON_PATH = os.pathsep.join([str(Path(__file__).parent), str(REPO)])
@@ -99,7 +99,9 @@ def tree_reply(messages: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -
         return f"text {call['key']} {call['seed']}"
     text = str(messages[-1]["content"]).rpartition("judge:\n")[2].partition("\n\n(An earlier")[0]
     lucky = random.Random(text)
-    rows = [[0.0] * 5 if lucky.random() < 0.02 else [lucky.random() for _ in range(5)] for _ in PRINCIPLES]
+    sums = [0.0 if lucky.random() < 0.02 else 1.0 for _ in PRINCIPLES]
+    rows = [[lucky.random() for _ in range(5)] for _ in PRINCIPLES]
+    rows = [[weight * made / sum(row) for weight in row] for row, made in zip(rows, sums, strict=True)]
     return json.dumps({"analysis": ""} | dict(zip(PRINCIPLES, rows, strict=True)))
 
 
