@@ -122,7 +122,8 @@ class Role(Generic[T]):
                 begun = asked[-1]["role"] == "assistant" or bool(continue_ids)
                 shown = not isinstance(err, _Unwanted) and not begun
                 messages = [*asked, *_again(call.text, problem)] if shown else _reminded(asked, problem)
-        raise RoleError(f"{self.name} ({key}): no usable reply in {self.attempts} attempts: {problem}")
+        tried = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        raise RoleError(f"{self.name} ({key}): no usable reply in {tried}: {problem}")
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:
         recorder = current.get()

@@ -157,6 +157,15 @@ def read_traces(folder: Path) -> Iterator[Trace]:
                     yield load(line)
 
 
+def finished(folder: Path) -> Iterator[Trace]:
+    """The traces of a run, those of rejected records last; a line that a kill has torn is left out."""
+    yield from read_traces(folder)
+    rejected = folder / "rejected.jsonl"
+    if rejected.exists():
+        with rejected.open("rb") as lines:
+            yield from (load(line) for line in lines if line.endswith(b"\n"))
+
+
 def shards(folder: Path) -> Sequence[Path]:
     """The shard files of a run's folder, in order."""
     return sorted(folder.glob("traces-*.jsonl"))

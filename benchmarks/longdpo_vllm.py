@@ -96,6 +96,7 @@ async def by_collect(served: Any, args: argparse.Namespace, out: Path) -> Side:
     await forget(served)
     knobs = Context(
         model=args.endpoint, width=args.width, depth=args.depth, step_tokens=args.step_tokens, descents=args.descents,
+        weights=args.weights,
     )  # fmt: skip
     options = Options(in_flight=args.in_flight, cache=out.parent / "cache.sqlite")
     before, started = await counters(address), time.perf_counter()
@@ -162,7 +163,7 @@ async def main_async(args: argparse.Namespace) -> None:
     steps = f"steps of {args.step_tokens or 'the released number of'} tokens"
     print(
         f"{served.name}: {args.requests} requests of about {args.length} words, width {args.width}, "
-        f"depth {args.depth}, {steps}, {args.descents} descents, {args.in_flight} in flight; "
+        f"depth {args.depth}, {steps}, {args.descents} descents, weights {args.weights}, {args.in_flight} in flight; "
         f"Python {platform.python_version()}, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--descents", type=int, default=0, help="of each layer; 0: greedy layers")
     parser.add_argument("--step-tokens", type=int, default=0, help="tokens of a step; 0: by the required words")
+    parser.add_argument("--weights", choices=("stated", "probabilities"), default="probabilities")
     parser.add_argument("--in-flight", type=int, default=16)
     asyncio.run(main_async(parser.parse_args()))
 

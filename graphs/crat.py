@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, cast
+from difflib import SequenceMatcher
+from typing import Any, Final, TypeVar, cast
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -49,6 +50,8 @@ T = TypeVar("T")
 
 STUDENT = load_prompt("evaluate/translator")
 """The plain translator's prompt, which a student learns to answer without any knowledge in it."""
+ALIKE: Final = 0.5
+"""A repair is as similar as this at least to the translation that it repairs: 2 x equal characters / all characters."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,10 @@ class CRAT(Judge):
         return {**rendered, "checked": checked, "missing": missing, "left": missing}
 
     async def check(self, context: Context, sentence: Sentence, i: int, rendered: Rendered) -> Rendered:
-        """A translation that lacks accepted terms is repaired, once; a repair that lacks as many is not taken."""
+        """A translation that lacks accepted terms is repaired, once.
+
+        A repair is not taken if it lacks as many, or is another text, such as a list of the terms.
+        """
         if not rendered["missing"] or not context.repair:
             return rendered
         texts = {"text": sentence["text"], "translation": rendered["translation"], "missing": rendered["missing"]}
@@ -253,7 +259,8 @@ class CRAT(Judge):
         if isinstance(answer, ModelError):
             return rendered
         left = [target for target in rendered["checked"] if not has_term(target, answer.value)]
-        if len(left) >= len(rendered["missing"]):
+        alike = SequenceMatcher(None, rendered["translation"], answer.value, autojunk=False).ratio()
+        if len(left) >= len(rendered["missing"]) or alike < ALIKE:
             return rendered
         return {**rendered, "translation": answer.value, "key": answer.call.key, "left": left, "repaired": True}
 

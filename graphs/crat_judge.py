@@ -2,18 +2,19 @@
 
 The judge looks at each candidate (Chen et al. 2024): is it relevant; does the concept stay the same when the term is
 replaced by it and the sentence is translated back by someone who does not see the source; what would become of the
-sentence with the strongest rival in its place. Where nothing is accepted there is one more retrieval, under other
-names.
+sentence with the strongest rival in its place, of those that came so far. Where nothing is accepted there is one more
+retrieval, under other names.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+from agentsys.knowledge.passages import KnowledgeError
 from agentsys.knowledge.term_sources import TermSource, load_sources
 from agentsys.knowledge.transkg import Item
 from agentsys.models.errors import ModelError
@@ -63,12 +64,13 @@ class Judge(System):
     ) -> tuple[list[list[Item]], list[str]]:
         """For each term of a sentence what the sources and the informant know, and what failed.
 
-        The best of each source comes first, then the second of each. `keys` tell the terms' calls apart.
+        The best of each source comes first, then the second of each. `keys` tell the terms' calls apart. Raises
+        KnowledgeError for a source that does not answer for each term.
         """
         if not terms:
             return [], []
         sources = await self.opened(context)
-        work: list[Awaitable[Any]] = [source.look_up(terms, text) for source in sources]
+        work: list[Awaitable[Any]] = [_looked_up(source, terms, text) for source in sources]
         asked = terms if context.informed else []
         work += [self._told(context, text, term, key, []) for term, key in zip(asked, keys, strict=False)]
         found = await settled(*work)
@@ -99,18 +101,23 @@ class Judge(System):
             return decision
         before = [candidate for candidate in decision["candidates"] if candidate["rejected_by"]]
         due = [candidate for candidate in decision["candidates"] if not candidate["rejected_by"]]
-        judged = await self._judge_all(context, text, decision, due[: context.candidates], facts, before)
+        judged = await self._judge_all(context, text, decision, due[: context.candidates], facts, len(before))
         first, rest = [*before, *judged], due[context.candidates :]
         decision = {**decision, "candidates": [*first, *rest]}
         if not context.again or accepted(decision):
             return decision
+        if len(rest) < context.candidates:  # else what was left over is the whole second round
+            decision, fresh = await self._with_more(context, text, decision)
+            rest = [*rest, *fresh]
+        more = await self._judge_all(context, text, decision, rest[: context.candidates], facts, len(first))
+        return {**decision, "candidates": [*first, *more, *rest[context.candidates :]]}
+
+    async def _with_more(self, context: Context, text: str, decision: Decision) -> tuple[Decision, list[Candidate]]:
+        """The decision after a further retrieval, and the candidates that this brought and that were not known."""
         items, faults = await self._look_again(context, text, decision)
         known = {_identity(candidate["item"]) for candidate in decision["candidates"]}
         fresh = [candidate for candidate in candidates_of(items) if _identity(candidate["item"]) not in known]
-        fresh = [*rest, *fresh]
-        more = await self._judge_all(context, text, decision, fresh[: context.candidates], facts, first)
-        found = [*first, *more, *fresh[context.candidates :]]
-        return {**decision, "candidates": found, "retrievals": 2, "faults": [*decision["faults"], *faults]}
+        return {**decision, "retrievals": 2, "faults": [*decision["faults"], *faults]}, fresh
 
     async def _look_again(self, context: Context, text: str, decision: Decision) -> tuple[list[Item], list[str]]:
         """The further retrieval: the informant hears what was refused and why, the sources hear other names."""
@@ -137,7 +144,7 @@ class Judge(System):
         names = [name for name in other if name and folded(name) != folded(term)]
         if not names:
             return []
-        looked = await settled(*(source.look_up(names, text) for source in sources))
+        looked = await settled(*(_looked_up(source, names, text) for source in sources))
         lists = [items for result in looked if not isinstance(result, ModelError) for items in result]
         return [replace(item, term=term) for item in _interleaved(lists)]
 
@@ -148,23 +155,26 @@ class Judge(System):
         decision: Decision,
         candidates: Sequence[Candidate],
         facts: Sequence[str],
-        before: Sequence[Candidate] = (),
+        begin: int,
     ) -> list[Candidate]:
-        """The candidates with their verdicts; the first that passes every check is accepted."""
-        keys = [f"judge/{_key(decision)}/{len(before) + i}" for i in range(len(candidates))]
+        """The candidates with their verdicts; the first that passes every check is accepted.
+
+        All take each check side by side. The rivals of check 3 are those that passed both others. `begin` is the number
+        of the first, for the keys.
+        """
+        keys = [f"judge/{_key(decision)}/{begin + i}" for i in range(len(candidates))]
         about = {"text": text, "term": decision["surface"], **context.languages}
         checks = (self.relevant(context, about, c, facts, key) for c, key in zip(candidates, keys, strict=True))
         looked = [_sound(result, c) for result, c in zip(await settled(*checks), candidates, strict=True)]
-        likely = [candidate for candidate in (*looked, *before) if candidate["relevant"]]
-        more = (self._check(context, about, c, _strongest(likely, c), key) for c, key in zip(looked, keys, strict=True))
-        checked = [_sound(result, c) for result, c in zip(await settled(*more), looked, strict=True)]
-        passed = [i for i, candidate in enumerate(checked) if not candidate["rejected_by"]]
-        return [
-            {**candidate, "accepted": i == passed[0], "rejected_by": "" if i == passed[0] else "a better one"}
-            if i in passed
-            else candidate
-            for i, candidate in enumerate(checked)
-        ]
+        ways = (self._there_and_back(context, about, c, key) for c, key in zip(looked, keys, strict=True))
+        kept = [_sound(result, c) for result, c in zip(await settled(*ways), looked, strict=True)]
+        rivals = _rivals(kept)
+        against = (
+            self._against(context, about, c, kept[rivals[i]] if i in rivals else None, key)
+            for i, (c, key) in enumerate(zip(kept, keys, strict=True))
+        )
+        compared = [_sound(result, c) for result, c in zip(await settled(*against), kept, strict=True)]
+        return _first_accepted(_outdone(compared, rivals))
 
     async def relevant(
         self, context: Context, about: dict[str, str], candidate: Candidate, facts: Sequence[str], key: str
@@ -176,56 +186,59 @@ class Judge(System):
         rejected = "" if verdict.relevant else "relevance"
         return {**candidate, "relevant": verdict.relevant, "reasons": reasons, "rejected_by": rejected}
 
-    async def _check(
-        self, context: Context, about: dict[str, str], candidate: Candidate, rival: Candidate | None, key: str
+    async def _there_and_back(
+        self, context: Context, about: dict[str, str], candidate: Candidate, key: str
     ) -> Candidate:
-        """Checks 2 and 3 of a relevant candidate, at the same time: the way there and back, and the strongest rival.
+        """Check 2: substitution, back-translation without sight of the source, and the concept's invariance.
 
-        Raises RoleError.
+        Only a relevant candidate takes it. Raises RoleError.
         """
         if candidate["rejected_by"]:
             return candidate
-        work = [self._there_and_back(context, about, candidate, key)]
-        if rival is not None:
-            work.append(self._against(context, about, candidate, rival, key))
-        for part in await settled(*work):
-            if isinstance(part, ModelError):
-                raise part
-            reasons = {**candidate["reasons"], **part.pop("reasons")}
-            candidate = {**candidate, **part, "reasons": reasons}  # type: ignore[typeddict-item]
-        against = candidate["counterfactual"]
-        if not candidate["invariant"]:
-            return {**candidate, "rejected_by": "invariance"}
-        lost = against is not None and against["better"] == "rival"
-        return {**candidate, "rejected_by": "counterfactual" if lost else ""}
-
-    async def _there_and_back(
-        self, context: Context, about: dict[str, str], candidate: Candidate, key: str
-    ) -> dict[str, Any]:
-        """Check 2: substitution, back-translation without sight of the source, and the concept's invariance."""
         entry = shown(candidate["item"])
         there = (await ask(context, self.substituter, key=f"{key}/substitute", entry=entry, **about)).value
         back = (await ask(context, self.back, key=f"{key}/back", translation=there, **context.languages)).value
         asked = {"back_translation": back, "meaning": entry["meaning"], **about}
         verdict = (await ask(context, self.invariance, key=f"{key}/invariance", **asked)).value
         return {
+            **candidate,
             "substituted": there,
             "back_translation": back,
             "invariant": verdict.same,
-            "reasons": {"invariance": verdict.reason},
+            "reasons": {**candidate["reasons"], "invariance": verdict.reason},
+            "rejected_by": "" if verdict.same else "invariance",
         }
 
     async def _against(
-        self, context: Context, about: dict[str, str], candidate: Candidate, rival: Candidate, key: str
-    ) -> dict[str, Any]:
-        """Check 3: would the sentence say something else with the rival, and which of the two fits it better?"""
+        self, context: Context, about: dict[str, str], candidate: Candidate, rival: Candidate | None, key: str
+    ) -> Candidate:
+        """Check 3: would the sentence say something else with the rival, and which of the two fits it better?
+
+        What the verdict leads to depends on the rival's (`_outdone`). Without a rival there is nothing to ask. Raises
+        RoleError.
+        """
+        if rival is None:
+            return candidate
         entries = {"entry": shown(candidate["item"]), "rival": shown(rival["item"])}
         verdict = (await ask(context, self.counterfactual, key=f"{key}/counterfactual", **entries, **about)).value
         return {
+            **candidate,
             "rival": name_of(rival["item"]),
             "counterfactual": {"changes": verdict.changes, "better": verdict.better},
-            "reasons": {"counterfactual": verdict.reason},
+            "reasons": {**candidate["reasons"], "counterfactual": verdict.reason},
         }
+
+
+async def _looked_up(source: TermSource, terms: Sequence[str], text: str) -> list[list[Item]]:
+    """What a source knows. Raises KnowledgeError where that is not a list for each term."""
+    found: Any = await source.look_up(terms, text)
+    if not isinstance(found, list | tuple) or len(found) != len(terms):
+        given = len(found) if isinstance(found, list | tuple) else type(found).__name__
+        raise KnowledgeError(
+            f"source {source.name}: look_up gives a list of items for each term, an empty one where it knows nothing; "
+            f"for {len(terms)} it gave {given}"
+        )
+    return list(found)
 
 
 def candidates_of(items: Sequence[Item]) -> list[Candidate]:
@@ -273,9 +286,34 @@ def _identity(item: dict[str, Any]) -> str:
     return f"={target}" if target else f":{folded(item['meaning'])}"
 
 
-def _strongest(likely: Sequence[Candidate], candidate: Candidate) -> Candidate | None:
-    """The first other candidate that is relevant: the order is that of the sources' trust."""
-    return next((other for other in likely if _identity(other["item"]) != _identity(candidate["item"])), None)
+def _rivals(candidates: Sequence[Candidate]) -> dict[int, int]:
+    """For each candidate that is not rejected yet the strongest other one: the first, in the order of the sources."""
+    there = [i for i, candidate in enumerate(candidates) if not candidate["rejected_by"]]
+    return {i: next(other for other in there if other != i) for i in there if len(there) > 1}
+
+
+def _outdone(candidates: Sequence[Candidate], rivals: Mapping[int, int]) -> list[Candidate]:
+    """The candidates, those rejected whose rival is better and has not lost (or failed) its own comparison.
+
+    So two that each lose to the other both pass, and something passes wherever a comparison could be made.
+    """
+    lost = {i for i in rivals if (candidates[i]["counterfactual"] or {}).get("better") == "rival"}
+    standing = {i for i in rivals if i not in lost and not candidates[i]["rejected_by"]}
+    return [
+        {**candidate, "rejected_by": "counterfactual"} if i in lost and rivals[i] in standing else candidate
+        for i, candidate in enumerate(candidates)
+    ]
+
+
+def _first_accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, the first that is not rejected accepted, and the others that are not behind it."""
+    first = next((i for i, candidate in enumerate(candidates) if not candidate["rejected_by"]), None)
+    return [
+        candidate
+        if candidate["rejected_by"]
+        else {**candidate, "accepted": i == first, "rejected_by": "" if i == first else "a better one"}
+        for i, candidate in enumerate(candidates)
+    ]
 
 
 def _interleaved(lists: Sequence[Sequence[Item]]) -> list[Item]:

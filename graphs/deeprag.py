@@ -16,6 +16,7 @@ from typing import Any, Literal, NotRequired
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.roles import Role, RoleError
@@ -78,7 +79,7 @@ class Knowledge(BaseContext):
     index: str = knob("", "folder of an index that `python -m agentsys.knowledge build` wrote")
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "which of the index's retrievers; empty: the best")
     k: int = knob(3, "passages for a sub-query")
-    index_digest: str = knob("", "stands for the index's content; the commands fill it in", hidden=True)
+    index_digest: SkipJsonSchema[str] = knob("", "stands for the index's content; the commands fill it in", hidden=True)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""

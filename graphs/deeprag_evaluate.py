@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -34,18 +33,17 @@ import typer
 from rich.console import Console
 
 from agentsys.answers import Match
-from agentsys.collect import Options, collect
+from agentsys.collect import Options
 from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
-from agentsys.collect.report import ProgressView
 from agentsys.commands import command, knob, run_app
-from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
-from agentsys.records import BadRecord, InputError, shuffled
+from agentsys.records import InputError
 from graphs import deeprag, question
 from graphs.deeprag_collect import with_index
 from graphs.deeprag_measures import Prediction, boundary, measure, plot, prediction_of, tables
-from graphs.deeprag_questions import Asked, check_folder, check_overlap, finished, read_questions
+from graphs.deeprag_questions import Asked, read_questions
+from graphs.evaluations import SharingPlace, check_folder, check_overlap, collected, sampled
 
 DIRECT: Final = ("direct", "cot", "cot_retrieve")
 TRAINED: Final = "deeprag_trained"
@@ -66,6 +64,12 @@ class Questions:
     limit: int | None = knob(None, "take only the first so many questions")
     shuffle: bool = knob(False, "take them in an order that --seed decides")
     seed: int = knob(0, "seed of the shuffle")
+
+    def options(self) -> Options:
+        """How they are read. Raises InputError."""
+        return RunOptions(
+            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
+        ).runner()
 
 
 @dataclass(frozen=True)
@@ -94,21 +98,6 @@ class Compared:
         if given and self.trained and TRAINED not in given:
             raise InputError(f"--trained is the model of {TRAINED}; name that in --systems too")
         return [name for name in SYSTEMS if (name in given if given else name != TRAINED or self.trained)]
-
-
-@dataclass(frozen=True)
-class Place:
-    """How the runs go, and where to."""
-
-    panel: ClassVar[str] = "Run"
-    out: Path | None = knob(None, "folder of the results and runs; what is there already is not asked again")
-    in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
-    cache: Path | None = knob(None, "request cache that all systems share; by default each has its own in its folder")
-
-    def runner(self, system: str, out: Path) -> Options:
-        """How a system's run goes. Raises InputError."""
-        cache = self.cache or out / system / "requests.sqlite"
-        return RunOptions(in_flight=self.in_flight, cache=cache, retry_rejected=True).runner()
 
 
 def systems(compared: Compared) -> dict[str, tuple[Any, deeprag.Knowledge]]:
@@ -147,46 +136,34 @@ def _opened(context: deeprag.Knowledge) -> deeprag.Knowledge:
     return with_index(context) if context.index else context
 
 
+def asked_of(rows: Sequence[Asked]) -> list[dict[str, Any]]:
+    """The records of a run."""
+    return [{"id": row.id, "question": row.question, "answers": row.golds} for row in rows]
+
+
 def ask(graph: Any, context: Any, rows: Sequence[Asked], folder: Path, options: Options) -> list[Prediction]:
-    """Collect what is not there yet and read all answers. Raises what `collect` raises, and KeyboardInterrupt."""
-    records = [{"id": row.id, "question": row.question, "answers": row.golds} for row in rows]
-    with ProgressView(total=len(records)) as view:
-        if collect(graph, records, folder, context=context, options=options, watch=view).stopped:
-            raise KeyboardInterrupt
+    """The answers, asked for where they are not there yet. Raises what `collected` raises."""
     by_id = {row.id: row for row in rows}
-    predictions = {t.id: prediction_of(t, by_id[t.id].golds) for t in finished(folder) if t.id in by_id}
+    traces = collected(graph, asked_of(rows), folder, context, options)
+    predictions = {t.id: prediction_of(t, by_id[t.id].golds) for t in traces if t.id in by_id}
     return [predictions[row.id] for row in rows]
 
 
-def sampled(test: Questions) -> tuple[list[Asked], list[BadRecord]]:
-    """The questions to ask, and those that cannot be used. Raises InputError."""
-    if test.questions is None:
-        raise InputError("--questions: name a file of questions with their answers, .jsonl or .parquet, say")
-    options = RunOptions(field=list(test.field), id_field=test.id_field, limit=test.limit).runner()
-    found = read_questions(test.questions, options)
-    sample = list(islice(shuffled(found, seed=test.seed) if test.shuffle else found, test.limit))
-    rows = [row for row in sample if isinstance(row, Asked)]
-    unusable = [row for row in sample if isinstance(row, BadRecord)]
-    if not rows:
-        why = unusable[0].reason if unusable else "empty file"
-        raise InputError(f"--questions {test.questions}: no question to use: {why}")
-    return rows, unusable
-
-
-def evaluate(test: Questions, compared: Compared, place: Place) -> dict[str, Any]:
+def evaluate(test: Questions, compared: Compared, place: SharingPlace) -> dict[str, Any]:
     """Read, check, ask and measure; what evaluation.json holds. Raises what a user can mend, and what `ask` raises."""
     for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
         if find_spec(module) is None:
             raise InputError(f"{package} is not installed: pip install 'agentsys[knowledge]'")
-    rows, unusable = sampled(test)
-    assert test.questions is not None
-    check_overlap(rows, compared.trained_on)
+    if test.questions is None:
+        raise InputError("--questions: name a file of questions with their answers, .jsonl or .parquet, say")
+    rows, unusable = sampled(test.questions, read_questions, test.options(), "question")
+    check_overlap({row.id: row.question for row in rows}, compared.trained_on, "question", "question")
     chosen = systems(compared)
     sha256 = hashlib.sha256(test.questions.read_bytes()).hexdigest()
     out = place.out or Path("runs") / f"deeprag-eval-{test.questions.stem}"
     for name in chosen:
-        check_folder(out / name, rows)
-    options = {name: place.runner(name, out) for name in chosen}
+        check_folder(out / name, asked_of(rows), ["question"], "question")
+    options = {name: place.runner(out / name, place.cache) for name in chosen}
     predictions: dict[str, list[Prediction]] = {}
     for name, (graph, context) in chosen.items():
         print(f"{name} ({len(predictions) + 1} of {len(chosen)})", file=sys.stderr)
@@ -260,7 +237,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     say(f"numbers, answers and plot: {report['out']}")
 
 
-def main(questions: Questions, compared: Compared, run: Place) -> None:
+def main(questions: Questions, compared: Compared, run: SharingPlace) -> None:
     """Ask DeepRAG and simpler systems the same questions, and compare answers, searches and seconds.
 
     EM and F1 have 95 % bootstrap intervals. Stopped, the same command goes on where it was.

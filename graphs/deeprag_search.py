@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NotRequired, Protocol, cast
+from typing import Annotated, Any, Literal, NotRequired, Protocol, cast
 
+from langgraph.channels import EphemeralValue
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel
@@ -69,7 +70,12 @@ class Output(TypedDict):
 
 
 class State(Input, Output):
-    """Both."""
+    """Both. An input is that of one run: on a thread, what the last run found is no right answer of the next one."""
+
+    question: Annotated[str, EphemeralValue]
+    answer: NotRequired[Annotated[str, EphemeralValue]]
+    answers: NotRequired[Annotated[list[str], EphemeralValue]]
+    answer_aliases: NotRequired[Annotated[list[str], EphemeralValue]]
 
 
 class Answered(BaseModel):
@@ -240,10 +246,11 @@ class DeepRAGSearch(System):
             problem = Question(state["question"], right, self.narrator, context, self.narrator)
             goal = next(iter(await whole_tree(root, problem)), None)
         if goal is None:
-            return {"tree": record(root), "dropped": "no correct path", "targets": []}
+            return {"question": state["question"], "tree": record(root), "dropped": "no correct path", "targets": []}
         fault = _unfit(goal, context.stage)
         found = targets(state["question"], goal, context, self.narrator) if fault is None else []
         return {
+            "question": state["question"],
             "steps": list(goal.state),
             "answer": goal.found["answer"],
             "long_answer": goal.found["long_answer"],

@@ -9,9 +9,8 @@ and commit to it. The graph repeats layers, so that a person can step through th
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -28,8 +27,8 @@ from agentsys.models.spec import served_to_browsers
 from agentsys.roles import Role
 from agentsys.search import settled
 from agentsys.systems import BaseContext, System, ask, knob
-from agentsys.traces import Segment, Target
 from graphs.longdpo_judge import PRINCIPLES, Grades, Judgement, fault, probable, stated
+from graphs.longdpo_pairs import Candidate, Layer, chosen_steps, layer_of, random_of, response_of
 
 STEP_TOKENS = ((500, 512), (2000, 2048), (4000, 3000))
 """Tokens of a step by required length in words, as released; above the last bound 8192."""
@@ -65,38 +64,11 @@ class Critique(BaseModel):
     words: str
 
 
-class Candidate(TypedDict):
-    """A step s_(t+1) that could come next. `ids` are the engine's, without the end of the turn.
-
-    Tree search adds the mean q of what it found below the step, and the visits.
-    """
-
-    key: str
-    text: str
-    ids: list[int]
-    final: bool
-    value: float
-    scores: list[float]
-    contradicts: NotRequired[str | None]
-    suggestions: NotRequired[list[str]]
-    q: NotRequired[float]
-    visits: NotRequired[int]
-
-
 class Input(TypedDict):
     """A request, and the words that the response should have (0: the request does not say)."""
 
     prompt: str
     length: NotRequired[int]
-
-
-class Layer(TypedDict):
-    """What one layer decided: the candidates, which were chosen and rejected (indices), and the facts it added."""
-
-    candidates: list[Candidate]
-    chosen: int
-    rejected: int | None
-    facts: list[dict[str, Any]]
 
 
 class State(Input):
@@ -177,7 +149,7 @@ class LongDPO(System):
         "longdpo/judge", Judgement, check=fault, sampling={"temperature": 0.7, "max_tokens": 1024}
     )
     grader: Role[Grades] = Role(
-        "longdpo/grader", Grades, sampling={"temperature": 0.0, "max_tokens": 512, "logprobs": 10}
+        "longdpo/grader", Grades, sampling={"temperature": 0.0, "max_tokens": 128, "logprobs": 10}
     )
     extractor: Role[Facts] = Role("longdpo/extractor", Facts, sampling={"temperature": 0.0, "max_tokens": 1024})
     contradiction: Role[Verdict] = Role(
@@ -271,7 +243,7 @@ class LongDPO(System):
             suggestions = await self._suggestions(state, context, facts, candidates, chosen)
             if not suggestions:
                 return None
-            count = _random(context, chosen, "suggestions").randint(1, 3)
+            count = random_of(context, chosen, "suggestions").randint(1, 3)
             key = f"{chosen['key']}/rewrite"
             step = await self.write(state, context, prefix, key, suggestions[:count])
             step = await self.evaluate(state, context, prefix, step)
@@ -298,6 +270,18 @@ class LongDPO(System):
                 asked.append(ask(context, self.critic, key=key, prompt=state["prompt"], **texts))
         found = [answer.value for answer in await settled(*asked) if not isinstance(answer, ModelError)]
         return [critique.suggestion for critique in sorted(found, key=lambda critique: -critique.confidence)]
+
+    async def commit(
+        self, state: State, context: Context, prefix: Sequence[Candidate], candidates: Sequence[Candidate], chosen: int
+    ) -> tuple[Layer, str]:
+        """The layer of a choice, and what ends the layers with it: its facts are not known, but the choice was made."""
+        try:
+            facts, reason = await self.remember(state, context, prefix, candidates[chosen]), ""
+        except EndpointDown:
+            raise
+        except ModelError as err:
+            facts, reason = [], str(err)
+        return layer_of(context, candidates, chosen, facts), reason
 
     async def begin(self, state: State) -> dict[str, Any]:
         """An empty response, whatever a thread held before."""
@@ -339,10 +323,9 @@ class LongDPO(System):
         """s_(t+1), its pair, and what it adds to the memory."""
         context, candidates, chosen = runtime.context, state["candidates"], state["chosen"]
         assert chosen is not None
-        step = candidates[chosen]
-        facts = await self.remember(state, context, chosen_steps(state["layers"]), step)
-        layers = [*state["layers"], layer_of(context, candidates, chosen, facts)]
-        stop = "end" if step["final"] else "depth" if len(layers) >= context.depth else ""
+        layer, reason = await self.commit(state, context, chosen_steps(state["layers"]), candidates, chosen)
+        layers = [*state["layers"], layer]
+        stop = "end" if candidates[chosen]["final"] else "depth" if len(layers) >= context.depth else reason
         return {"layers": layers, "stop": stop}
 
     async def finish(self, state: State) -> dict[str, Any]:
@@ -373,79 +356,9 @@ def distinct(steps: Sequence[Candidate]) -> list[Candidate]:
     return [step for step in steps if found[step["text"]] is step]
 
 
-def layer_of(context: Context, candidates: Sequence[Candidate], chosen: int, facts: Sequence[Fact]) -> Layer:
-    """What a layer decided, with the rejected side of its pair."""
-    rejected = _rejected(context, candidates, chosen)
-    known = [fact.as_json() for fact in facts]
-    return Layer(candidates=list(candidates), chosen=chosen, rejected=rejected, facts=known)
-
-
-def response_of(layers: Sequence[Layer], stop: str) -> dict[str, Any]:
-    """The whole response, its pairs as targets, and why there is none."""
-    pairs = [pair for depth, layer in enumerate(layers) if (pair := preference(layer, depth))]
-    return {
-        "response": "".join(step["text"] for step in chosen_steps(layers)),
-        "dropped": None if pairs else f"no pair ({stop})",
-        "targets": [asdict(pair) for pair in pairs],
-    }
-
-
-def chosen_steps(layers: Sequence[Layer]) -> list[Candidate]:
-    """s_1 .. s_t."""
-    return [layer["candidates"][layer["chosen"]] for layer in layers]
-
-
 def facts_of(layers: Sequence[Layer]) -> list[Fact]:
     """The memory of s_1 .. s_t."""
     return [Fact(**fact) for layer in layers for fact in layer["facts"]]
-
-
-def preference(layer: Layer, depth: int) -> Target | None:
-    """The pair of a layer: after the same exact prefix the chosen step is preferred. No critique is in the prompt.
-
-    The margin is in what the choice was made by: q where a tree search valued both sides, else the judge's value.
-    """
-    if layer["rejected"] is None:
-        return None
-    chosen, rejected = layer["candidates"][layer["chosen"]], layer["candidates"][layer["rejected"]]
-    sent = Segment("user", False, prompt=rejected["key"])
-    margin = chosen["q"] - rejected["q"] if "q" in chosen and "q" in rejected else chosen["value"] - rejected["value"]
-    scores = {
-        "chosen": chosen["value"],
-        "rejected": rejected["value"],
-        "margin": margin,
-        "depth": float(depth),
-        "suggestions": float(len(chosen.get("suggestions") or [])),
-    }
-    if "visits" in rejected:
-        scores |= {"chosen_visits": float(chosen.get("visits", 0)), "rejected_visits": float(rejected["visits"])}
-    written = [Segment("assistant", True, call=step["key"]) for step in (chosen, rejected)]
-    return Target("step", (sent, written[0]), (sent, written[1]), scores=scores)
-
-
-def _rejected(context: Context, candidates: Sequence[Candidate], chosen: int) -> int | None:
-    """A sibling of the chosen step that is not nearly the same text: a random one as in the paper, or the worst."""
-    others = [
-        i
-        for i, step in enumerate(candidates)
-        if i != chosen and not step.get("suggestions") and not near_equal(step["text"], candidates[chosen]["text"])
-    ]
-    if not others:
-        return None
-    if context.rejected == "worst":
-        return min(others, key=lambda i: candidates[i]["value"])
-    return _random(context, candidates[chosen], "rejected").choice(others)
-
-
-def near_equal(one: str, other: str, share: float = 0.9) -> bool:
-    """Whether two texts share nearly all their runs of three words (Jaccard)."""
-    runs = [{tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} for words in (one.split(), other.split())]
-    return len(runs[0] & runs[1]) >= share * len(runs[0] | runs[1])
-
-
-def _random(context: Context, step: Candidate, what: str) -> random.Random:
-    """Numbers that belong to a step and not to when it was written."""
-    return random.Random(f"{context.choice_seed}/{what}/{step['key']}/{step['text']}")
 
 
 @lru_cache(maxsize=4)

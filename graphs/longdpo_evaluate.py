@@ -23,7 +23,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,22 +30,18 @@ import orjson
 import typer
 from rich.console import Console
 
-from agentsys.collect import Options, collect
+from agentsys.collect import Options
 from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
-from agentsys.collect.report import ProgressView
 from agentsys.commands import command, knob, run_app
-from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
-from agentsys.records import BadRecord, InputError, shuffled
-from graphs.deeprag_questions import finished
+from agentsys.records import InputError
+from graphs.evaluations import Place, check_folder, check_overlap, collected, sampled
 from graphs.longdpo_measures import Scored, measure, plot, scored, sized, tables
 from graphs.writing import (
     EMPTY,
     Context,
     Request,
     Response,
-    check_folder,
-    check_overlap,
     graph,
     read_requests,
     read_responses,
@@ -65,6 +60,12 @@ class Requests:
     limit: int | None = knob(None, "take only the first so many requests")
     shuffle: bool = knob(False, "take them in an order that --seed decides")
     seed: int = knob(0, "seed of the shuffle")
+
+    def options(self) -> Options:
+        """How they are read. Raises InputError."""
+        return RunOptions(
+            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
+        ).runner()
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,6 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Place:
-    """How the runs go, and where to."""
-
-    panel: ClassVar[str] = "Run"
-    out: Path | None = knob(None, "folder of the results and runs; what is there already is not asked again")
-    in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
-
-
-@dataclass(frozen=True)
 class Job:
     """One system: the run to make (None where there is nothing to ask), and the responses that are there already."""
 
@@ -125,13 +117,11 @@ class Job:
         return [{"id": row.id, "prompt": row.prompt, "given": text} for row, text in texts if text.strip()]
 
     def responses(self, rows: Sequence[Request], options: Options) -> list[Response]:
-        """Collect what is not there yet, and read all. Raises what `collect` raises, and KeyboardInterrupt."""
+        """All of them, asked for where they are not there yet. Raises what `collected` raises."""
         found: dict[str, Response] = {}
         if records := self.records(rows):
-            with ProgressView(total=len(records)) as view:
-                if collect(graph, records, self.folder, context=self.context, options=options, watch=view).stopped:
-                    raise KeyboardInterrupt
-            found = {trace.id: response_of(trace) for trace in finished(self.folder)}
+            traces = collected(graph, records, self.folder, self.context, options)
+            found = {trace.id: response_of(trace) for trace in traces}
         if self.given is None:
             return [found[row.id] for row in rows]
         return [self._judged(said, found.get(row.id)) for row, said in zip(rows, self.given, strict=True)]
@@ -157,36 +147,22 @@ def jobs(compared: Compared, rows: Sequence[Request], out: Path) -> list[Job]:
         raise InputError("no system to evaluate: name --model, --trained or --responses")
     for job in found:
         context_models(job.context)
-        check_folder(job.folder, job.records(rows))
+        check_folder(job.folder, job.records(rows), ["prompt", "given"], "request")
     return found
-
-
-def sampled(test: Requests) -> tuple[list[Request], list[BadRecord]]:
-    """The requests to ask, and those that cannot be used. Raises InputError."""
-    if test.requests is None:
-        raise InputError("--requests: name a file of requests (prompt, length), .jsonl or .parquet, say")
-    options = RunOptions(field=list(test.field), id_field=test.id_field, limit=test.limit).runner()
-    found = read_requests(test.requests, options)
-    sample = list(islice(shuffled(found, seed=test.seed) if test.shuffle else found, test.limit))
-    rows = [row for row in sample if isinstance(row, Request)]
-    unusable = [row for row in sample if isinstance(row, BadRecord)]
-    if not rows:
-        why = unusable[0].reason if unusable else "empty file"
-        raise InputError(f"--requests {test.requests}: no request to use: {why}")
-    return rows, unusable
 
 
 def evaluate(test: Requests, compared: Compared, place: Place) -> dict[str, Any]:
     """Read, check, ask and measure; what evaluation.json holds. Raises what a user can mend, and `collect`'s errors."""
     if find_spec("matplotlib") is None:
         raise InputError("matplotlib is not installed: pip install matplotlib")
-    rows, unusable = sampled(test)
-    assert test.requests is not None
-    check_overlap(rows, compared.trained_on)
+    if test.requests is None:
+        raise InputError("--requests: name a file of requests (prompt, length), .jsonl or .parquet, say")
+    rows, unusable = sampled(test.requests, read_requests, test.options(), "request")
+    check_overlap({row.id: row.prompt for row in rows}, compared.trained_on, "prompt", "request")
     sha256 = hashlib.sha256(test.requests.read_bytes()).hexdigest()
     out = place.out or Path("runs") / f"longdpo-eval-{test.requests.stem}"
     systems = jobs(compared, rows, out)
-    runs = [_options(place, job) for job in systems]
+    runs = [place.runner(job.folder) for job in systems]
     found: dict[str, list[Scored]] = {}
     for job, options in zip(systems, runs, strict=True):
         print(f"{job.name} ({len(found) + 1} of {len(systems)})", file=sys.stderr)
@@ -205,11 +181,6 @@ def evaluate(test: Requests, compared: Compared, place: Place) -> dict[str, Any]
     }
     _write(report, rows, found, out)
     return report
-
-
-def _options(place: Place, job: Job) -> Options:
-    cache = job.folder / "requests.sqlite"
-    return RunOptions(in_flight=place.in_flight, cache=cache, retry_rejected=True).runner()
 
 
 def _about(job: Job) -> dict[str, Any]:

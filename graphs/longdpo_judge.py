@@ -42,9 +42,8 @@ class Judgement(BaseModel):
 
 
 class Grades(BaseModel):
-    """One score a principle."""
+    """One score a principle, and nothing before them: a small judge that may explain itself does not come to an end."""
 
-    analysis: str
     accuracy: Score
     purpose: Score
     safety: Score

@@ -22,18 +22,8 @@ from agentsys.search import MCTS, UCB, Child, Limits, Node, record, settled, wal
 from agentsys.systems import System, knob
 from agentsys.traces import Segment, Target
 from graphs import longdpo
-from graphs.longdpo import (
-    Candidate,
-    Input,
-    Layer,
-    LongDPO,
-    distinct,
-    facts_of,
-    layer_of,
-    near_equal,
-    response_of,
-    text_of,
-)
+from graphs.longdpo import Input, LongDPO, distinct, facts_of, text_of
+from graphs.longdpo_pairs import Candidate, Layer, near_equal, response_of
 
 Path = tuple[Candidate, ...]
 LOWEST = 1.0
@@ -122,7 +112,7 @@ class LongDPOSearch(System):
             chosen, stop = await self._commit(problem, node, layers)
             if chosen is not None:
                 node = chosen
-                stop = "end" if problem.is_terminal(node) else "depth" if len(layers) >= context.depth else ""
+                stop = "end" if problem.is_terminal(node) else "depth" if len(layers) >= context.depth else stop
         result = response_of(layers, stop)
         if context.pairs == "outcome":
             pair = outcome_preference(root, context)
@@ -131,7 +121,7 @@ class LongDPOSearch(System):
         return {**result, "layers": layers, "stop": stop, "tree": record(root)}
 
     async def _commit(self, problem: Writing, node: Node[Path], layers: list[Layer]) -> tuple[Node[Path] | None, str]:
-        """The node of the chosen step, or None with what ended the layers. Adds the layer.
+        """The node of the chosen step or None, and what ends the layers, if anything does. Adds the layer.
 
         Steps after which looking ahead could write nothing are candidates where there are no others.
         """
@@ -161,9 +151,9 @@ class LongDPOSearch(System):
             chosen, candidates = len(candidates), [*candidates, better]
             following = node.add((*node.state, better), step={"call": better["key"], "tokens": len(better["ids"])})
             following.value = better["value"]
-        found = await self.layers.remember(problem.request, context, node.state, candidates[chosen])
-        layers.append(layer_of(context, candidates, chosen, found))
-        return following, ""
+        layer, stop = await self.layers.commit(problem.request, context, node.state, candidates, chosen)
+        layers.append(layer)
+        return following, stop
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """One node: the calls of many trees share one client, and nothing waits for the slowest."""

@@ -213,7 +213,7 @@ async def grow(root: Node[Path], problem: Solutions) -> None:
     """Descend one at a time, and note in each node how many tokens had been written when it joined the tree.
 
     The steps and rollouts of one expansion are written together; more than one descent at a time would blur the count.
-    Raises RoleError where no first step could be written.
+    Raises RoleError where no first step could be written, and where no judgement of one could be used.
     """
     context = problem.context
     limits = Limits(0, context.width, context.depth)
@@ -224,10 +224,18 @@ async def grow(root: Node[Path], problem: Solutions) -> None:
             node.step.setdefault("spent", problem.written)
         if not problem.written:
             raise RoleError(root.children[0].error)
+        if context.value == "judge" and (fault := _unjudged(root)):
+            raise RoleError(fault)
         search.limits = replace(limits, descents=1)
         spent = bool(context.budget) and problem.written >= context.budget
         if spent or not any(node.outcome == "open" and not problem.is_terminal(node) for node in walk(root)):
             return
+
+
+def _unjudged(root: Node[Path]) -> str | None:
+    """Why no first step that was judged has a value, if so: nothing comes after it."""
+    judged = [child for child in root.children if child.state]
+    return judged[0].error if judged and all(child.outcome == "failed" for child in judged) else None
 
 
 async def finds_of(root: Node[Path]) -> list[Find]:

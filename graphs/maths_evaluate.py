@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -31,18 +30,17 @@ import orjson
 import typer
 from rich.console import Console
 
-from agentsys.collect import Options, collect
+from agentsys.collect import Options
 from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
-from agentsys.collect.report import ProgressView
 from agentsys.commands import command, knob, run_app
 from agentsys.maths import check_installed, reference_of
-from agentsys.models.spec import DEFAULT_SPEC
-from agentsys.records import BadRecord, InputError, read_records, shuffled
+from agentsys.models.spec import DEFAULT_SPEC, split_spec
+from agentsys.records import BadRecord, InputError, read_records
 from agentsys.traces import read_traces, shards
 from graphs import maths, maths_samples
-from graphs.deeprag_evaluate import Place
-from graphs.deeprag_questions import Asked, finished
+from graphs.deeprag_questions import Asked
+from graphs.evaluations import SharingPlace, check_folder, collected, sampled
 from graphs.maths_measures import Prediction, budgets_of, difference, measure, plot, prediction_of, tables
 
 SYSTEMS: Final = ("greedy", "samples", "tree")
@@ -61,6 +59,12 @@ class Questions:
     limit: int | None = knob(None, "take only the first so many questions")
     shuffle: bool = knob(False, "take them in an order that --seed decides")
     seed: int = knob(0, "seed of the shuffle")
+
+    def options(self) -> Options:
+        """How they are read. Raises InputError."""
+        return RunOptions(
+            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
+        ).runner()
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Compared:
             raise InputError(f"--systems: there is no '{unknown[0]}'; there are {', '.join(SYSTEMS)}")
         if self.budget < 1:
             raise InputError(f"--budget {self.budget}: at least 1 is needed")
+        for option, spec in (("--model", self.model), ("--judge-model", self.judge_model)):
+            _check_sampling(option, spec)
         one: dict[str, Any] = {"model": self.model, "solution_tokens": self.solution_tokens}
         more: dict[str, Any] = {**one, "judge_model": self.judge_model, "budget": self.budget}
         tree = {name: getattr(self, name) for name in ("step_tokens", "width", "depth", "explore")}
@@ -96,6 +102,15 @@ class Compared:
             "tree": (maths.graph, maths.Context(value="judge", descents=DESCENTS, **more, **tree)),
         }
         return {name: made[name] for name in SYSTEMS if name in given}
+
+
+def _check_sampling(option: str, spec: str) -> None:
+    """Raises InputError where a spec would win over the roles: over greedy, a step's tokens, the judge's one token."""
+    given = split_spec(spec)[1]
+    if name := next((name for name in ("temperature", "max_tokens") if name in given), ""):
+        raise InputError(
+            f"{option}: {name} cannot be set here, the roles have their own; leave {name}={given[name]} out of the spec"
+        )
 
 
 def read_questions(path: Path, options: Options) -> Iterator[Asked | BadRecord]:
@@ -115,21 +130,6 @@ def read_questions(path: Path, options: Options) -> Iterator[Asked | BadRecord]:
             continue
         seen.add(record.id)
         yield asked
-
-
-def sampled(test: Questions) -> tuple[list[Asked], list[BadRecord]]:
-    """The questions to ask, and those that cannot be used. Raises InputError."""
-    if test.questions is None:
-        raise InputError("--questions: name a file of questions with their answers, .jsonl or .parquet, say")
-    options = RunOptions(field=list(test.field), id_field=test.id_field, limit=test.limit).runner()
-    found = read_questions(test.questions, options)
-    sample = list(islice(shuffled(found, seed=test.seed) if test.shuffle else found, test.limit))
-    rows = [row for row in sample if isinstance(row, Asked)]
-    unusable = [row for row in sample if isinstance(row, BadRecord)]
-    if not rows:
-        why = unusable[0].reason if unusable else "empty file"
-        raise InputError(f"--questions {test.questions}: no question to use: {why}")
-    return rows, unusable
 
 
 def check_overlap(sample: Sequence[Asked], runs: Sequence[Path]) -> None:
@@ -155,35 +155,30 @@ def check_overlap(sample: Sequence[Asked], runs: Sequence[Path]) -> None:
             )
 
 
-def check_folder(folder: Path, sample: Sequence[Asked]) -> None:
-    """Raises InputError where a run has another question or answer under the id of one of the sample."""
-    rows = {row.id: [row.question, row.golds[0]] for row in sample}
-    for trace in finished(folder):
-        if trace.id in rows and [trace.input.get("question"), trace.input.get("answer")] != rows[trace.id]:
-            raise InputError(f"{folder}: question {trace.id} has other words or another answer; choose another --out")
-
-
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def asked_of(rows: Sequence[Asked]) -> list[dict[str, Any]]:
+    """The records of a run."""
+    return [{"id": row.id, "question": row.question, "answer": row.golds[0]} for row in rows]
+
+
 def ask(graph: Any, context: Any, rows: Sequence[Asked], folder: Path, options: Options) -> list[Prediction]:
-    """Collect what is not there yet and read all solutions. Raises what `collect` raises, and KeyboardInterrupt."""
-    records = [{"id": row.id, "question": row.question, "answer": row.golds[0]} for row in rows]
-    with ProgressView(total=len(records)) as view:
-        if collect(graph, records, folder, context=context, options=options, watch=view).stopped:
-            raise KeyboardInterrupt
-    predictions = {trace.id: prediction_of(trace) for trace in finished(folder)}
+    """The solutions, asked for where they are not there yet. Raises what `collected` raises."""
+    traces = collected(graph, asked_of(rows), folder, context, options)
+    predictions = {trace.id: prediction_of(trace) for trace in traces}
     return [predictions[row.id] for row in rows]
 
 
-def evaluate(test: Questions, compared: Compared, place: Place) -> dict[str, Any]:
+def evaluate(test: Questions, compared: Compared, place: SharingPlace) -> dict[str, Any]:
     """Read, check, ask and measure; what evaluation.json holds. Raises what a user can mend, and what `ask` raises."""
     check_installed()
     if find_spec("matplotlib") is None:
         raise InputError("matplotlib is not installed: pip install 'agentsys[maths]'")
-    rows, unusable = sampled(test)
-    assert test.questions is not None
+    if test.questions is None:
+        raise InputError("--questions: name a file of questions with their answers, .jsonl or .parquet, say")
+    rows, unusable = sampled(test.questions, read_questions, test.options(), "question")
     check_overlap(rows, compared.trained_on)
     chosen = compared.contexts()
     for _, context in chosen.values():
@@ -191,8 +186,8 @@ def evaluate(test: Questions, compared: Compared, place: Place) -> dict[str, Any
     sha256 = hashlib.sha256(test.questions.read_bytes()).hexdigest()
     out = place.out or Path("runs") / f"maths-eval-{test.questions.stem}"
     for name in chosen:
-        check_folder(out / name, rows)
-    options = {name: place.runner(name, out) for name in chosen}
+        check_folder(out / name, asked_of(rows), ["question", "answer"], "question", "other words or another answer")
+    options = {name: place.runner(out / name, place.cache) for name in chosen}
     predictions: dict[str, list[Prediction]] = {}
     for name, (graph, context) in chosen.items():
         print(f"{name} ({len(predictions) + 1} of {len(chosen)})", file=sys.stderr)
@@ -272,7 +267,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     say(f"numbers, solutions and plot: {report['out']}")
 
 
-def main(questions: Questions, compared: Compared, run: Place) -> None:
+def main(questions: Questions, compared: Compared, run: SharingPlace) -> None:
     """Ask a model maths questions, and compare one solution, many, and tree search.
 
     Accuracies have 95 % bootstrap intervals. Stopped, the same command goes on where it was.

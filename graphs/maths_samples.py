@@ -46,17 +46,25 @@ class Samples(System):
     roles: Solver = Solver()
 
     async def sample(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """Solutions in the order of their numbers; `tokens` of each counts those before it. Raises ValueError."""
+        """Solutions in the order of their numbers; `tokens` of each counts those before it.
+
+        Raises ValueError, and RoleError where no judgement could be used: none of the solutions would be the best one.
+        """
         context, question, reference = runtime.context, question_of(state), reference_of(state)
         finds: list[Find] = []
+        faults: list[RoleError] = []
         spent = 0
         while len(finds) < context.samples or (spent < context.budget and len(finds) < ROUNDS * context.samples):
             keys = [f"sample/{len(finds) + i}" for i in range(self._due(context, len(finds), spent))]
-            for find in await settled(*(self._one(question, reference, context, key) for key in keys)):
-                if isinstance(find, Exception):
-                    raise find
+            for found in await settled(*(self._one(question, reference, context, key) for key in keys)):
+                if isinstance(found, Exception):
+                    raise found
+                find, fault = found
+                faults += [fault] if fault else []
                 spent += find["tokens"]
                 finds.append({**find, "tokens": spent})
+        if faults and len(faults) == sum(find["how"] != "empty" for find in finds):
+            raise faults[0]
         groups = await alike([find["answer"] for find in finds])
         return {
             "question": question,
@@ -70,9 +78,10 @@ class Samples(System):
         each = max(1, spent // there)
         return max(1, min(context.samples, (context.budget - spent) // each))
 
-    async def _one(self, question: str, reference: str, context: Context, key: str) -> Find:
-        """A solution with its verdict and score. An empty one is wrong, one without a judgement is the last.
+    async def _one(self, question: str, reference: str, context: Context, key: str) -> tuple[Find, RoleError | None]:
+        """A solution with its verdict and score, and why there is no judgement where one was asked for.
 
+        An empty one is wrong, one without a judgement is the last.
         One that was cut off is not judged: it has no answer to choose, and no end that tree search could reach.
         """
         role = replace(self.roles.solver, sampling={"temperature": 0.0}) if context.greedy else self.roles.solver
@@ -80,16 +89,16 @@ class Samples(System):
         try:
             solved = await self.roles.rest(question, context, (), key, reference, role)
         except RoleError:
-            return find
+            return find, None
         right, answer, how = solved.verdict
         find = {**find, "right": right, "answer": answer, "how": how, "tokens": solved.tokens}
         if context.greedy or how == "empty":
-            return find
+            return find, None
         try:
             chance, tokens = await self.roles.belief(question, context, solved.text, f"{key}/judge")
-        except RoleError:
-            return find
-        return {**find, "score": 2 * chance - 1, "tokens": solved.tokens + tokens}
+        except RoleError as err:
+            return find, err
+        return {**find, "score": 2 * chance - 1, "tokens": solved.tokens + tokens}, None
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """One node."""

@@ -48,11 +48,14 @@ class Passage(TypedDict):
 
 
 class Input(TypedDict):
-    """What a person types. With a `reference` the translation is scored, and passages must not give it away."""
+    """What a person types. With a `reference` the translation is scored, and passages must not give it away.
+
+    A record may have several that are equally good, in a list.
+    """
 
     text: str
     document: NotRequired[str]
-    reference: NotRequired[str]
+    reference: NotRequired[str | SkipJsonSchema[list[str]]]
 
 
 class Used(TypedDict):
@@ -98,7 +101,6 @@ class Context(Knowledge):
     )
     document_tokens: int = knob(768, "cut a document after so many tokens (estimated), at the end of a paragraph")
     k: int = knob(3, "retrieved: passages, the best first")
-    index_digest: SkipJsonSchema[str] = knob("", "stands for the index's content; a command fills it in", hidden=True)
     model: str = knob("embedded", "model spec of every role that has none of its own")
     translator_model: str = knob("", "model spec of the translator; empty: `model`")
     labeller_model: str = knob("", "model spec of the role that rates and translates; empty: `model`")
@@ -146,11 +148,12 @@ class RAGtrans(System):
         context, text = runtime.context, state.get("text")
         if not isinstance(text, str) or not text.strip():
             raise ValueError("text: empty; give a text to translate")
+        references = references_of(state)
         begun: dict[str, Any] = {"setting": context.setting, "passages": [], "leaks": 0, "relevance": None, "found": ""}
         paragraphs: list[str] = []
         if context.setting == "retrieved":
-            passages, leaks = await self._retrieve(context, state)
-            paragraphs = [text for passage in passages for text in _titled(passage)]
+            passages, leaks = await self._retrieve(context, text, references)
+            paragraphs = [paragraph for passage in passages for paragraph in _titled(passage)]
             begun |= {"passages": passages, "leaks": leaks}
         elif context.setting != "none":
             document = state.get("document") or ""
@@ -162,13 +165,13 @@ class RAGtrans(System):
         without = "" if fitted.paragraphs or context.setting == "none" else missing
         return {**begun, "used": JOIN.join(fitted.paragraphs), "cut": fitted.as_json(), "without": without}
 
-    async def _retrieve(self, context: Context, state: State) -> tuple[list[Passage], int]:
-        """Passages for s, without the paragraphs that give the reference away, and how many those were."""
-        references = [Reference(state["reference"])] if state.get("reference") else []
+    async def _retrieve(self, context: Context, text: str, references: Sequence[str]) -> tuple[list[Passage], int]:
+        """Passages for s, without the paragraphs that give a reference away, and how many those were."""
+        secrets = [Reference(reference) for reference in references]
         found: list[Passage] = []
         leaks = 0
-        for passage in await context.passages(state["text"]):
-            clean, taken = without_leaks(paragraphs_of(passage["text"]), references)
+        for passage in await context.passages(text):
+            clean, taken = without_leaks(paragraphs_of(passage["text"]), secrets)
             leaks += taken
             if clean:
                 found.append({**passage, "text": JOIN.join(clean)})
@@ -199,6 +202,15 @@ class RAGtrans(System):
         return builder
 
 
+def references_of(state: State) -> list[str]:
+    """The references that there are. Raises ValueError for what is neither a text nor a list of texts."""
+    given: Any = state.get("reference") or []
+    texts = given if isinstance(given, list) else [given]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"reference: of type {type(given).__name__}; give a text, or a list of texts")
+    return [text for text in texts if text.strip()]
+
+
 def lesson(asked: dict[str, str], answer: Segment, scores: dict[str, float]) -> Target:
     """An answer to the translator's prompt as something to learn; the rating before it is not learned (section 3)."""
     prompt = [Segment(message["role"], False, text=str(message["content"])) for message in STUDENT.render(asked)]
@@ -214,12 +226,12 @@ def _written(answer: Answer[str], scores: dict[str, float]) -> Sequence[Target]:
 
 
 async def _score(state: State, translation: str, context: Context) -> dict[str, float]:
-    """chrF against the reference, 0-100, where there is one."""
+    """chrF against the reference, 0-100, where there is one; of several against the nearest."""
     from agentsys.metrics import chrf
 
-    if not state.get("reference"):
+    if not (references := references_of(state)):
         return {}
-    score = await asyncio.to_thread(chrf, [translation], [state["reference"]], language=context.target_language)
+    score = await asyncio.to_thread(chrf, [translation], [references], language=context.target_language)
     return {"score": round(score, 2)}
 
 

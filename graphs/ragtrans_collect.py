@@ -170,13 +170,14 @@ def tasks(run: RunOptions, mix: Mix, context: Teaching) -> None:
 
 
 def write_mix(mix: Mix, out: Path, seed: int) -> Path:
-    """The mixed records as a file beside the run, named by the weights. Raises InputError where there are none."""
+    """The mixed records as a file beside the run, named by weights and seed. Raises InputError where there are none."""
     weights = mix.weights()
     rows = mixed(mix.data, weights, mix.samples, seed)
     first = next(rows, None)
     if first is None:
         raise InputError(f"--data {mix.data}: no record of {', '.join(weights)} to begin with; see its report.json")
-    file = out / "mixed" / f"{','.join(f'{task}={weight:g}' for task, weight in weights.items())}.jsonl"
+    shares = ",".join(f"{task}={weight:g}" for task, weight in weights.items())
+    file = out / "mixed" / f"{shares},seed={seed}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     with part.open("wb") as lines:

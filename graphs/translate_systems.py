@@ -26,6 +26,7 @@ from agentsys.collect.report import ProgressView
 from agentsys.records import InputError, record_id
 from agentsys.traces import Trace, load, read_traces
 from graphs import translate
+from graphs.translate_measures import JUDGED
 from graphs.translate_rows import Pair, Row
 
 
@@ -57,8 +58,9 @@ def _with_index(context: Any) -> Any:
 
 
 def _with_document(pair: Pair, context: Any) -> dict[str, Any]:
-    """The reference is there so that what is retrieved cannot give it away. Raises InputError without a document."""
-    given = {"text": pair.text, "reference": pair.references[0]}
+    """All references are there so that what is retrieved cannot give one away. Raises InputError without a document."""
+    several = len(pair.references) > 1
+    given: dict[str, Any] = {"text": pair.text, "reference": [*pair.references] if several else pair.references[0]}
     if context.setting not in ("golden", "noisy"):
         return given
     language = f"{context.document_language}_doc" if context.document_language else "doc"
@@ -208,7 +210,8 @@ def judged(rows: Sequence[Row], folder: Path, context: translate.Context, option
     """Take rows through graphs/translate.py and write into them what it found; the run's manifest.
 
     A row with a translation is only judged, as a record of that translation: a document that has grown may have given
-    another. One with a reason why there is none is left out. Raises what `collected` raises.
+    another. Where that record is rejected the translation stays and is unscored. One with a reason why there is none is
+    left out. Raises what `collected` raises.
     """
     asked = {_judged_as(row): row for row in rows if not row.reason}
     inputs = [
@@ -220,9 +223,12 @@ def judged(rows: Sequence[Row], folder: Path, context: translate.Context, option
     for name, row in asked.items():
         trace = traces[name]
         result = trace.result or {}
-        row.translation, row.reason = result.get("translation", row.translation), trace.reason
-        row.well_formed = result.get("well_formed", row.well_formed)
         row.scores, row.unscored = result.get("scores", {}), result.get("unscored", {})
+        if row.translation and trace.reason:
+            row.unscored = dict.fromkeys(JUDGED, trace.reason)
+            continue
+        row.translation, row.reason = result.get("translation"), trace.reason
+        row.well_formed = result.get("well_formed", row.well_formed)
     return manifest
 
 

@@ -20,15 +20,14 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from agentsys.answers import normalised
 from agentsys.collect import Options
 from agentsys.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.records import BadRecord, InputError, read_records
 from agentsys.roles import Role, RoleError
 from agentsys.systems import BaseContext, System, ask, knob
-from agentsys.traces import Trace, read_traces, shards
-from graphs.deeprag_questions import finished
+from agentsys.traces import Trace
+from graphs.evaluations import traces_over
 
 DIMENSIONS: Final = ("relevance", "accuracy", "coherence", "clarity", "breadth_and_depth", "reading_experience")
 DECODING: Final = {"temperature": 1.0, "repetition_penalty": 1.1}
@@ -36,8 +35,6 @@ DECODING: Final = {"temperature": 1.0, "repetition_penalty": 1.1}
 JUDGING: Final = {"temperature": 0.5, "max_tokens": 1024}
 """LongBench-Write's."""
 EMPTY: Final = "the response is empty"
-ASKED: Final = ("prompt", "given")
-"""The fields of a record that decide what a run says of it."""
 Grade = Annotated[int, Field(ge=1, le=5)]
 
 
@@ -208,35 +205,6 @@ def read_requests(path: Path, options: Options) -> Iterator[Request | BadRecord]
         yield Request(record.id, record.data["prompt"], length, record.source)
 
 
-def check_overlap(sample: Sequence[Request], runs: Sequence[Path]) -> None:
-    """Raises InputError where a run has a request with the id of one of the sample, or with its normalised text."""
-    ids = {row.id: row for row in sample}
-    texts = {normalised(row.prompt): row for row in sample}
-    for folder in runs:
-        met: dict[str, str] = {}
-        for trace in _traces(folder, "--trained-on"):
-            if row := ids.get(trace.id):
-                met[row.id] = f"id {row.id}: {row.prompt}"
-            elif row := texts.get(normalised(trace.input["prompt"])):
-                met[row.id] = f"the same words, {row.id}: {row.prompt}"
-        if met:
-            first = next(iter(met.values()))
-            raise InputError(
-                f"--requests: {len(met)} of {len(sample)} are in {folder} too ({first[:100]}); evaluate on requests "
-                "that no model was trained on"
-            )
-
-
-def _traces(folder: Path, option: str) -> Iterator[Trace]:
-    """The traces of a run over requests. Raises InputError."""
-    if not shards(folder):
-        raise InputError(f"{option} {folder}: no traces there; name the --out folder of a collect run")
-    for trace in read_traces(folder):
-        if not isinstance(trace.input.get("prompt"), str):
-            raise InputError(f"{option} {folder}: its records have no prompt; name a run over requests")
-        yield trace
-
-
 def read_responses(path: Path, sample: Sequence[Request]) -> list[Response]:
     """The response to each request, found by the prompt's words, from a collect run's folder or a file of records.
 
@@ -257,7 +225,7 @@ def read_responses(path: Path, sample: Sequence[Request]) -> list[Response]:
 
 def _from_run(folder: Path) -> Iterator[tuple[str, Response]]:
     """Kept and dropped records. LongDPO's own responses are cut unless the model ended them."""
-    for trace in _traces(folder, "--responses"):
+    for trace in traces_over(folder, "prompt", "request", "--responses"):
         result = trace.result or {}
         if not isinstance(text := result.get("response"), str):
             raise InputError(f"--responses {folder}: its results have no response; name a run of LongDPO or of writing")
@@ -275,14 +243,6 @@ def _from_file(path: Path) -> Iterator[tuple[str, Response]]:
         if not isinstance(text := record.data.get("response", False), str | None):
             raise InputError(f"--responses {record.source}: no field 'response' with text; name a file of responses")
         yield record.data["prompt"].strip(), Response(error=f"null in {path}") if text is None else Response(text)
-
-
-def check_folder(folder: Path, records: Sequence[Mapping[str, str]]) -> None:
-    """Raises InputError where a run has another prompt or another given response under the id of one of the records."""
-    by_id = {record["id"]: record for record in records}
-    for trace in finished(folder):
-        if (asked := by_id.get(trace.id)) and any(trace.input.get(name) != asked.get(name) for name in ASKED):
-            raise InputError(f"{folder}: request {trace.id} has other words there; choose another --out")
 
 
 def response_of(trace: Trace) -> Response:

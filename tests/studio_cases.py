@@ -16,6 +16,7 @@ from studio_replies import (
     PASSAGES,
     PROBLEM,
     QUESTION,
+    REPAIRED,
     SOLVED,
     SUB_QUERIES,
     TEXT,
@@ -53,8 +54,6 @@ class Case:
     """The context field that names what is looked up."""
     other_form: frozenset[str] = frozenset()
     """Input fields of records in another form, which Studio's form leaves out; then it requires none."""
-    hidden: frozenset[str] = frozenset()
-    """Context fields that the commands fill in, which it leaves out."""
 
     def context(self, studio: Studio, server: str = "") -> dict[str, Any]:
         """The model server, and what is looked up."""
@@ -174,7 +173,7 @@ CASES = {
         changed_result={"answer": "Torby", "retrievals": 1, "dropped": None},
         asked_of_vllm=f"MARKED {SUB_QUERIES[1]}",
         edit_before="search",
-        edit={"question": "Which town is that?"},
+        edit={"question": "Which town is that?", "answer": "Torby"},
         needle="Which town is that?",
         edit_as="__start__",
         after_edit={"question": "Which town is that?", "answer": "Torby"},
@@ -220,8 +219,8 @@ CASES = {
         conditional={("build", "judge"), ("build", "document")},
         tokens_from={"identify", "build", "judge", "translate", "check"},
         result={
-            "translation": DRAFTS[2],
-            "rendered": [rendered(DRAFTS[2], "repair/0", checked=["钟声"], missing=["钟声"], repaired=True)],
+            "translation": REPAIRED,
+            "rendered": [rendered(REPAIRED, "repair/0", checked=["钟声"], missing=["钟声"], repaired=True)],
         },
         changed={
             "informant_model": "vllm?max_tokens=77",
@@ -241,7 +240,6 @@ CASES = {
         after_edit={"translation": DRAFTS[0], "rendered": [rendered(DRAFTS[0], checked=["钟"])]},
         knowledge="sources",
         other_form=frozenset({"sentences"}),
-        hidden=frozenset({"sources_digest"}),
     ),
     "ragtrans": Case(
         conditional=set(),
@@ -264,7 +262,6 @@ CASES = {
         after_edit={"used": "The bell of Torby is cracked.", "translation": DRAFTS[0]},
         input={"text": TEXT, "document": PASSAGES[0]["text"], "reference": EDITED},
         knowledge="index",
-        hidden=frozenset({"index_digest"}),
     ),
     "maths": Case(
         conditional=set(),

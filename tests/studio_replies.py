@@ -14,6 +14,7 @@ from graphs.longdpo_judge import PRINCIPLES
 TEXT = "Her laugh was a bell in an empty church."
 DRAFTS = ["她的笑声是空教堂里的钟。", "她的笑声像空教堂里的一声钟鸣。", "她一笑，空荡的教堂里仿佛响起了钟声。"]
 EDITED = "她笑，如空教堂里的钟。"
+REPAIRED = "她的笑声是空教堂里的钟声。"
 SCORES = {DRAFTS[0]: 60, DRAFTS[1]: 75, DRAFTS[2]: 92}
 ADVICE = "The bell should be heard, not seen."
 QUESTION = "In which town was the inventor Ada Brandt born?"
@@ -118,7 +119,7 @@ def crat_reply(role: str) -> str:
         return "bell = 钟\nchurch = 教堂"
     if "close to the words" in role:
         return "Her laugh was a ringing in a church."
-    return DRAFTS[2] if "You correct translations" in role else ""
+    return REPAIRED if "You correct translations" in role else ""
 
 
 def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behaviour | None:

@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -18,10 +20,13 @@ from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.recorder import Recorder, current
+from agentsys.roles import load_prompt
 from agentsys.traces import strip_measured
 from graphs.crat import CRAT, Context, graph
 from graphs.crat_terms import confidences, glosses, has_term, is_already, joined, place, sentences_of
+from graphs.crat_terms import script as script_of
 
+PROMPTS = sorted(Path(str(resources.files("prompts"))).glob("crat/*.md"))
 SENTENCE = "The bank near Scotia was steep."
 SHORE, MONEY = ("the land beside a river", "河岸"), ("a company that keeps money", "银行")
 
@@ -208,6 +213,12 @@ async def test_each_verdict_has_its_reason_and_the_way_back_never_sees_the_sourc
     [
         ({"changed": {"银行"}}, {"银行": "invariance", "河岸": "accepted"}),
         ({"rivals": {("银行", "河岸")}}, {"银行": "counterfactual", "河岸": "accepted"}),
+        ({"changed": {"河岸"}, "rivals": {("银行", "河岸")}}, {"银行": "accepted", "河岸": "invariance"}),
+        ({"rivals": {("银行", "河岸"), ("河岸", "银行")}}, {"银行": "accepted", "河岸": "a better one"}),
+        (
+            {"rivals": {("银行", "河岸")}, "broken": "judge/0/0/1/counterfactual.*"},
+            {"银行": "accepted", "河岸": "failed call"},
+        ),
         ({"broken": "judge/0/0/0/back.*"}, {"银行": "accepted", "河岸": "a better one"}),
         ({"broken": "judge/0/0/0/invariance.*"}, {"银行": "failed call", "河岸": "accepted"}),
         ({"broken": "judge/0/0/0/relevance.*"}, {"银行": "failed call", "河岸": "accepted"}),
@@ -216,6 +227,22 @@ async def test_each_verdict_has_its_reason_and_the_way_back_never_sees_the_sourc
 async def test_a_candidate_must_pass_every_check(run: Runner, world: Any, found: dict[str, str]) -> None:
     result = await run(Script(irrelevant=set(), **world))
     assert verdicts(decision(result, "bank")) == found
+
+
+async def test_the_strongest_rival_is_the_first_whose_concept_stays_the_same(run: Runner) -> None:
+    slope = ("a slope", "岸坡")
+    script = Script(terms=[("bank", "polysemy")], senses={"bank": [MONEY, SHORE, slope]}, irrelevant=set())
+    script.changed, script.rivals = {"河岸"}, {("银行", "河岸"), ("银行", "岸坡")}
+    result = await run(script)
+    assert verdicts(decision(result, "bank")) == {"银行": "counterfactual", "河岸": "invariance", "岸坡": "accepted"}
+    assert [c["rival"] for c in decision(result, "bank")["candidates"]] == ["岸坡", "", "银行"]
+    assert script.keys("counterfactual") == ["judge/0/0/0/counterfactual", "judge/0/0/2/counterfactual"]
+    script.rivals |= {("岸坡", "银行"), ("河岸", "银行")}
+    script.changed = set()
+    result = await run(script)
+    assert verdicts(decision(result, "bank")) == {
+        "银行": "accepted", "河岸": "a better one", "岸坡": "a better one",
+    }, "where each loses to the other, nothing is told apart"  # fmt: skip
 
 
 async def test_an_irrelevant_candidate_costs_one_call(run: Runner) -> None:
@@ -253,10 +280,11 @@ async def test_when_nothing_is_accepted_at_all_the_translator_works_without(run:
 
 
 async def test_candidates_beyond_the_limit_are_judged_only_if_the_first_fail(run: Runner) -> None:
-    script = Script()
+    script = Script(terms=[("bank", "polysemy")])
     result = await run(script, candidates=1)
     assert verdicts(decision(result, "bank")) == {"银行": "relevance", "河岸": "accepted"}
-    assert decision(result, "bank")["retrievals"] == 2
+    assert decision(result, "bank")["retrievals"] == 1, "nothing that is found now could be judged"
+    assert script.keys("informant") == ["inform/0/0"]
     fine = await run(Script(irrelevant=set()), candidates=1)
     assert verdicts(decision(fine, "bank")) == {"银行": "accepted", "河岸": ""}
 
@@ -286,11 +314,10 @@ async def test_both_sides_of_a_long_pair_of_a_memory_reach_the_translator(run: R
 
 
 async def test_the_informant_hears_why_each_was_refused(run: Runner) -> None:
-    script = Script(terms=[("bank", "polysemy")], irrelevant=set(), changed={"银行"}, rivals={("河岸", "银行")})
-    await run(script)
-    assert verdicts(decision(await run(script), "bank")) == {"银行": "invariance", "河岸": "counterfactual"}
+    script = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, changed={"银行"})
+    assert verdicts(decision(await run(script), "bank")) == {"银行": "invariance", "河岸": "relevance"}
     asked = script.request("inform/0/0/again")
-    assert "- 银行: lost" in asked and "- 河岸: 河岸 or 银行" in asked
+    assert "- 银行: lost" in asked and "- 河岸: about 河岸" in asked
     broken = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, broken="judge/0/0/0/relevance.*")
     await run(broken)
     assert "- 银行\n" in broken.request("inform/0/0/again"), "a call that failed is no reason"
@@ -305,6 +332,24 @@ async def test_a_source_that_fails_is_told_once_and_is_no_fault_of_other_terms(r
 async def test_a_source_that_cannot_be_used_is_one_line(run: Runner) -> None:
     with pytest.raises(ValueError, match="no term source"):
         await run(Script(), sources="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("at", "gives", "said"), [(2, [[]], "for 2 it gave 1"), (2, None, "NoneType"), (1, [], "gave 0")]
+)
+async def test_a_source_that_does_not_answer_for_each_term_is_one_line(
+    run: Runner, at: int, gives: Any, said: str
+) -> None:
+    """At first two terms are looked up, in the second retrieval one other name."""
+
+    class Short(Lists):
+        async def look_up(self, terms: Sequence[str], sentence: str) -> list[list[Item]]:
+            found: list[list[Item]] = gives if len(terms) == at else [[] for _ in terms]
+            return found
+
+    unfit = Script(irrelevant={("steep", "银行"), ("steep", "河岸")}, names=["slope"])
+    with pytest.raises(ValueError, match=f"^source lists: look_up gives a list of items for each term.*{said}"):
+        await run(unfit, crat=with_source(Short()))
 
 
 # The check
@@ -337,9 +382,11 @@ async def test_an_accepted_term_that_is_missing_is_repaired_once(run: Runner) ->
     assert sft["scores"] == {"score": 100.0, "terms": 2.0, "repaired": 1.0}
 
 
-@pytest.mark.parametrize("world", [{"repaired": "还是没有。"}, {"repaired": " "}])
-async def test_a_repair_that_mends_nothing_is_not_taken(run: Runner, world: Any) -> None:
-    script = Script(translations={SENTENCE: "斯科舍附近的岸很陡。"}, **world)
+@pytest.mark.parametrize(
+    "repaired", ["还是没有。", " ", "河岸、斯科舍", f"斯科舍附近的河岸很陡。{'这里的词条都已经按照要求放进去了。' * 2}"]
+)
+async def test_a_repair_that_mends_nothing_or_is_another_text_is_not_taken(run: Runner, repaired: str) -> None:
+    script = Script(translations={SENTENCE: "斯科舍附近的岸很陡。"}, repaired=repaired)
     result = await run(script)
     assert result["translation"] == "斯科舍附近的岸很陡。"
     assert result["rendered"][0]["left"] == ["河岸"] and not result["rendered"][0]["repaired"]
@@ -495,6 +542,20 @@ def test_spaces_of_every_kind_are_kept(space: str) -> None:
     text = f"He took plan B{space}. It\u2009was late."
     found = sentences_of(text, None, "English")
     assert "".join(part for pair in found for part in pair) == text and len(found) > 1
+
+
+@pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
+def test_no_prompt_has_words_of_a_target_language(path: Path) -> None:
+    assert {script_of(char) for char in path.read_text(encoding="utf-8")} <= {"", "LATIN"}
+
+
+@pytest.mark.parametrize("name", ["glosser", "informant"])
+def test_the_form_of_a_gloss_and_of_a_sense_names_the_languages_of_the_run(name: str) -> None:
+    about = {"text": "Die Bank war steil.", "term": "Bank", "refused": []}
+    asked = load_prompt(f"crat/{name}").render({**about, "source_language": "German", "target_language": "French"})
+    said = "\n".join(str(message["content"]) for message in asked)
+    assert [message["role"] for message in asked] == ["system", "user"], "no example that could be copied"
+    assert said.count("French") > 1 and "Chinese" not in said and "English" not in said
 
 
 # Low confidence

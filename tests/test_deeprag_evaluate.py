@@ -431,7 +431,7 @@ def test_what_ends_a_run_is_one_line(
     def broken(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("graphs.deeprag_evaluate.collect", broken)
+    monkeypatch.setattr("graphs.evaluations.collect", broken)
     found, printed, said = run("--out", tmp_path / "out")
     progress, line = said.split("\n", 1)
     assert found == code and not printed and progress == "direct (1 of 6)" and words in one_error(line)

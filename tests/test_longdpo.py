@@ -15,8 +15,9 @@ from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from graphs import longdpo
-from graphs.longdpo import Context, LongDPO, graph, near_equal
+from graphs.longdpo import Context, LongDPO, graph
 from graphs.longdpo_judge import PRINCIPLES, Judgement, fault
+from graphs.longdpo_pairs import near_equal
 
 REQUEST = "Write a long letter about a lighthouse."
 
@@ -58,7 +59,7 @@ class Script:
 
     def grader(self, key: str, request: str) -> str:
         score = self.judgements[request.rpartition("The part to judge:\n")[2]]
-        return json.dumps({"analysis": "x"} | dict.fromkeys(PRINCIPLES, score))
+        return json.dumps(dict.fromkeys(PRINCIPLES, score))
 
     def extractor(self, key: str, request: str) -> str:
         text = request.rpartition("The newest part:\n")[2]

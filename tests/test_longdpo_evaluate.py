@@ -538,7 +538,7 @@ def test_what_ends_a_run_is_one_line(
     def broken(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("graphs.longdpo_evaluate.collect", broken)
+    monkeypatch.setattr("graphs.evaluations.collect", broken)
     found, printed, said = run(*BOTH, "--out", tmp_path / "out")
     progress, line = said.split("\n", 1)
     assert found == code and not printed and progress == "model (1 of 1)" and words in one_error(line)

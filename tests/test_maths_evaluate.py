@@ -26,6 +26,8 @@ QUESTIONS: list[dict[str, Any]] = [
     {"id": "never", "question": "What is 3 + 3?", "answer": "6"},
 ]
 FAILING: set[str] = set()
+UNUSABLE: dict[str, str | None] = {}
+"""What the judge says to a question in place of Yes or No; None: its server refuses to."""
 
 
 def told_answer(question: str, key: str, greedy: bool) -> str:
@@ -50,6 +52,10 @@ class Solving(Policy):
         if question in FAILING:
             raise ModelError("the model fell over")
         if kwargs["role"] == "judge":
+            if question in UNUSABLE:
+                if (word := UNUSABLE[question]) is None:
+                    raise ModelError("HTTP 400: no log-probabilities")
+                return Reply(word, "stop", 5, 1)
             return Reply("Yes" if r"\boxed{4}" in last else "No", "stop", 5, 1)
         begun = kwargs.get("continue_ids") or []
         sampling = self.settings(kwargs["sampling"])
@@ -170,12 +176,67 @@ def test_again_asks_nothing_and_failures_count_as_wrong(run: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("Perhaps", "no usable reply in 3 attempts: reply with Yes or No"), (None, "HTTP 400: no log-probabilities")],
+)
+def test_a_judge_that_cannot_be_used_fails_both_that_it_leads(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str | None, reason: str
+) -> None:
+    """None of the best-of-n's samples is the best one, and the tree's 0 % would be no accuracy."""
+    monkeypatch.setitem(UNUSABLE, "easy", fault)
+    code, printed, _ = run("--out", tmp_path / "out")
+    found = read(tmp_path / "out")["systems"]
+    assert code == 3 and {name: about["failed"] for name, about in found.items()} == {
+        "greedy": 0, "samples": 1, "tree": 1,
+    }  # fmt: skip
+    assert all(reason in next(iter(found[name]["errors"])) for name in ("samples", "tree"))
+    assert all(f"{name} failed at 1 of 3 questions" in printed for name in ("samples", "tree"))
+    monkeypatch.delitem(UNUSABLE, "easy")
+    assert run("--out", tmp_path / "out")[0] == 0, "what failed is tried again"
+
+
+async def test_one_judgement_that_can_be_used_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample without one is the last choice, and ends its branch in a tree."""
+
+    class Doubting(Policy):
+        async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
+            if kwargs["role"] == "judge" and "/0/judge" in kwargs["key"]:
+                return Reply("Perhaps", "stop", 1, 1)
+            return await super().complete(messages, **kwargs)
+
+    model = Doubting(author=lambda told, key, seed: rf"good \boxed{{{key[-1]}}}", asked=[])
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
+    given = {"question": "What is 1 + 1?", "answer": "1"}
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=2))
+    assert [find["score"] for find in result["finds"]] == [-1.0, 1.0] and best(result["finds"])
+    context = maths.Context(value="judge", width=2, depth=1, descents=2)
+    result = await maths.graph.ainvoke(given, context=context)
+    assert [find["call"] for find in result["finds"]] == ["root/1"] and result["right"]
+
+
+async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Policy(author=lambda told, key, seed: "on and on without an end", asked=[])
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
+    given = {"question": "What is 1 + 1?", "answer": "2"}
+    few = {"solution_tokens": 10}
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=2, **few))
+    assert len(result["finds"]) == 2 and not best(result["finds"])
+    result = await maths.graph.ainvoke(given, context=maths.Context(value="judge", width=2, depth=1, **few))
+    assert result["finds"] == [] and result["dropped"] == "no pair: no solution came to its end"
+
+
+@pytest.mark.parametrize(
     ("options", "line"),
     [
         (("--systems", "greedy,beam"), "there is no 'beam'; there are greedy, samples, tree"),
         (("--budget", 0), "--budget 0: at least 1 is needed"),
         (("--samples", 0), "samples: 0 is below 1"),
         (("--depth", 0), "depth: 0 is below 1"),
+        (
+            ("--model", f"{MODEL}?temperature=0.8"),
+            "--model: temperature cannot be set here, the roles have their own; leave temperature=0.8 out",
+        ),
+        (("--judge-model", "?top_p=0.9&max_tokens=5"), "--judge-model: max_tokens cannot be set here"),
         (("--trained-on", "nowhere"), "--trained-on nowhere: no traces there"),
         (("--field", "question=text", "--limit", 1), "no question to use: no question: a record needs"),
     ],

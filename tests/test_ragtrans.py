@@ -161,6 +161,16 @@ def test_passages_that_give_the_reference_away_are_taken_out(run: Runner, index:
     assert REFERENCE in blind["used"]
 
 
+def test_no_reference_of_several_may_be_given_away(run: Runner, index: Path) -> None:
+    record = {"text": TEXT, "reference": [REPLY, REFERENCE]}
+    trace = run.translate(record, setting="retrieved", index=str(index), document_language="zh", k=2)
+    assert (result(trace)["leaks"], result(trace)["used"]) == (2, "【港口】港口 harbour 很旧。")
+    assert trace.targets[0].scores["score"] == 100, "the nearest counts"
+    assert ragtrans.graph.get_input_jsonschema()["properties"]["reference"]["type"] == "string"
+    wrong = run.translate({"text": TEXT, "reference": {"zh": REFERENCE}})
+    assert "reference: of type dict; give a text, or a list of texts" in str(wrong.reason) and not wrong.calls
+
+
 def test_no_passage_is_recorded(run: Runner, index: Path) -> None:
     found = result(run.translate({"text": "xyzzy"}, setting="retrieved", index=str(index)))
     assert (found["without"], found["used"], found["passages"]) == ("no passage", "", [])
@@ -332,7 +342,7 @@ def call(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str
     return code, said.out, said.err
 
 
-def test_records(tmp_path: Path) -> Path:
+def benchmark_records(tmp_path: Path) -> Path:
     rows = [
         {
             "id": str(i),
@@ -348,11 +358,8 @@ def test_records(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "test.jsonl", rows)
 
 
-test_records.__test__ = False  # type: ignore[attr-defined]
-
-
 def test_the_command_takes_the_published_columns(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    file = test_records(run.folder)
+    file = benchmark_records(run.folder)
     given = ["--input", file, "--model", f"scripted:{run.script}", "--no-cache", "--document-language", "zh"]
     code, said, _ = call(capsys, "collect", *given, "--out", run.folder / "golden")
     assert code == 0
@@ -370,7 +377,7 @@ def test_the_command_takes_the_published_columns(run: Runner, capsys: pytest.Cap
 
 
 def test_a_document_language_that_is_not_there_is_one_line(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    file = test_records(run.folder)
+    file = benchmark_records(run.folder)
     given = ["--input", file, "--model", f"scripted:{run.script}", "--out", run.folder / "out"]
     for options, column in ([], "doc"), (["--document-language", "de", "--setting", "noisy"], "noisy_de_doc"):
         code, _, err = call(capsys, "collect", *given, *options)
@@ -418,13 +425,17 @@ def test_the_tasks_are_mixed_by_weight_and_become_rows(run: Runner, capsys: pyte
     assert code == 0
     assert "ragtrans: kept" in said and "4 of 4" in said
     [file] = (out / "mixed").iterdir()
-    assert file.name == "ragtrans=2,clic=1,sket=1,clrd=2.jsonl"
+    assert file.name == "ragtrans=2,clic=1,sket=1,clrd=2,seed=0.jsonl"
     cut = Cut(str(make_tiny(run.folder / "student")), run.folder / "rows")
     report = make_rows([out], cut, Filters(validation=0, near_duplicates=1))
     assert report.written["sft", "train"] == 12
     code, _, err = call(capsys, "tasks", *given, "--weight", "clic=0.5")
     assert code == 2
     assert "input" in one_error(err)  # another mix is another run
+    same = ["--weight", "ragtrans=2", "--weight", "clrd=2", "--samples", 12]
+    code, _, err = call(capsys, "tasks", *given, *same, "--seed", 1)
+    assert (code, len(list(read_traces(out)))) == (2, 12)
+    assert "input" in one_error(err)  # and so is another order
 
 
 @pytest.mark.parametrize("weight", ["clic", "clic=x", "clic=-1", "other=1", "clic=nan"])

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,6 +165,11 @@ async def test_attempts_are_bounded() -> None:
     assert [call.key for call in recorder.calls] == ["judge/1", "judge/1#1", "judge/1#2"]
     assert all(call.error for call in recorder.calls)
     assert len(script.asked[2]) == 3  # the prompt and the last failure: failures do not pile up
+
+
+async def test_one_attempt_is_not_called_attempts() -> None:
+    with pytest.raises(RoleError, match=r"judge \(it\): no usable reply in 1 attempt: not the JSON"):
+        await replace(JUDGE, attempts=1)(scripted("no JSON")[0], key="it", text="it")
 
 
 async def test_an_endlessly_long_reply_is_not_repeated_whole() -> None:

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from servers import Status
 from studio_cases import CASES, JUDGED
-from studio_replies import DRAFTS, PASSAGES, PROBLEM, SUB_QUERIES, TEXT, asked, prompt_of
+from studio_replies import DRAFTS, PASSAGES, PROBLEM, REPAIRED, SUB_QUERIES, TEXT, asked, prompt_of
 from studio_server import DOWN, LANGGRAPH, ROOT, Studio, studio_in, without_models
 
 from agentsys.knowledge import build_index
@@ -71,7 +71,7 @@ def test_forms(studio: Studio, graph: str) -> None:
     context = module(graph).Context
     types = get_type_hints(context)
     shown = schemas["context_schema"]["properties"]
-    knobs = [knob for knob in fields(context) if knob.name not in case.hidden]
+    knobs = [knob for knob in fields(context) if not knob.metadata["hidden"]]
     assert list(shown) == [knob.name for knob in knobs]
     assert not schemas["context_schema"].get("required")
     for knob in knobs:
@@ -196,7 +196,7 @@ def test_a_text_of_crat_is_a_document(studio: Studio) -> None:
     values = studio.get(f"/threads/{thread}/state")["values"]
     assert [sentence["text"] for sentence in values["document"]] == [TEXT, "The bell rang."]
     assert [(d["sentence"], d["reused"]) for d in values["decisions"]] == [(0, False), (1, True)]
-    assert values["translations"] == [DRAFTS[2]] * 2
+    assert values["translations"] == [REPAIRED] * 2
 
 
 def test_the_right_answer_is_for_the_checker_alone(studio: Studio) -> None:

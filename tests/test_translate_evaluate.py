@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from toys import one_error, write_lines
 
+from agentsys.collect import Options
 from agentsys.commands import command, run_app
 from agentsys.knowledge import Settings as Index
 from agentsys.knowledge import build_index
@@ -21,10 +22,11 @@ from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.records import BadRecord, InputError
 from agentsys.term_scores import KnownTerm
+from graphs.translate import Context as Translating
 from graphs.translate_evaluate import main
 from graphs.translate_measures import measure
-from graphs.translate_rows import Columns, Pair, Row, read_pairs, with_terms
-from graphs.translate_systems import SYSTEMS, units_of
+from graphs.translate_rows import Columns, Pair, Row, missing_of, read_pairs, with_terms
+from graphs.translate_systems import SYSTEMS, judged, units_of
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
 
@@ -220,6 +222,20 @@ def test_ragtrans_in_its_four_settings(run: Run, tmp_path: Path) -> None:
     assert tokens[names[0]] < tokens[names[1]] and report["baseline"] == names[0]
 
 
+def test_what_is_retrieved_gives_no_reference_away(run: Run, tmp_path: Path) -> None:
+    passage = {"id": "p1", "title": "", "text": "The flu spreads.  流感正在蔓延，大家都要小心。", "lang": "en"}
+    build_index([passage], tmp_path / "index", Index())
+    pair = {
+        "id": "a1",
+        "text": "The flu spreads.",
+        "trans": ["流感在传播，请大家当心。", "流感正在蔓延，大家都要小心。"],
+    }
+    given = ["--pairs", write_lines(tmp_path / "test.jsonl", [pair]), "--index", tmp_path / "index"]
+    assert run(*given, "--systems", "ragtrans-retrieved", "--out", tmp_path / "out")[0] == 0
+    [trace] = map(json.loads, (tmp_path / "out" / "ragtrans-retrieved" / "traces-00000.jsonl").open())
+    assert (trace["result"]["used"], trace["result"]["leaks"]) == ("The flu spreads.", 1)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -332,6 +348,21 @@ def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
     assert run(*options)[0] == 0 and len(CALLS) == asked and read(tmp_path / "out") == whole
     run(*options, "--limit", 1)
     assert len(CALLS) == asked and read(tmp_path / "out") == small, "a smaller sample is measured alone"
+
+
+def test_a_translation_whose_judging_is_rejected_is_there_and_has_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ValueError("no judge for this")
+
+    monkeypatch.setattr("graphs.translate.Translate._score", broken)
+    made = [Row(Pair("a1", "", 1, "The flu spreads.", ("流感在传播。",)), translation="流感。")]
+    judged(made, tmp_path / "judged", Translating(model=MODEL), Options(cache=None))
+    assert made[0].translation == "流感。" and not made[0].scores
+    found = missing_of(made)
+    assert found["missing"] == [] and found["unscored"][0]["reasons"].keys() == {"GRF", "GRB", "GEA"}
+    assert "no judge for this" in found["unscored"][0]["reasons"]["GEA"]
 
 
 def test_a_document_that_grows_is_judged_anew(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

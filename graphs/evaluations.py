@@ -1,0 +1,112 @@
+"""What the evaluations share: which records are asked about, which runs they may not be in, and the runs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from agentsys.answers import normalised
+from agentsys.collect import Options, collect
+from agentsys.collect.report import ProgressView
+from agentsys.knobs import knob
+from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
+from agentsys.records import BadRecord, InputError, shuffled
+from agentsys.traces import Trace, finished, read_traces, shards
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """How the runs go, and where to."""
+
+    panel: ClassVar[str] = "Run"
+    out: Path | None = knob(None, "folder of the results and runs; what is there already is not asked again")
+    in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
+
+    def runner(self, folder: Path, cache: Path | None = None) -> Options:
+        """How a system's run goes; its request cache is in its folder unless one is given. Raises InputError."""
+        from agentsys.collect.command import RunOptions  # a graph that reads traces needs no command line
+
+        file = cache or folder / "requests.sqlite"
+        return RunOptions(in_flight=self.in_flight, cache=file, retry_rejected=True).runner()
+
+
+@dataclass(frozen=True)
+class SharingPlace(Place):
+    """A place whose systems may share a request cache."""
+
+    cache: Path | None = knob(None, "request cache that all systems share; by default each has its own in its folder")
+
+
+def sampled(
+    file: Path, read: Callable[[Path, Options], Iterable[T | BadRecord]], options: Options, what: str
+) -> tuple[list[T], list[BadRecord]]:
+    """The records of a file to ask about, and those that cannot be used; `what` one is called. Raises InputError."""
+    found = read(file, options)
+    sample = list(islice(shuffled(found, seed=options.seed) if options.shuffle else found, options.limit))
+    rows = [row for row in sample if not isinstance(row, BadRecord)]
+    unusable = [row for row in sample if isinstance(row, BadRecord)]
+    if not rows:
+        why = unusable[0].reason if unusable else "empty file"
+        raise InputError(f"--{what}s {file}: no {what} to use: {why}")
+    return rows, unusable
+
+
+def collected(
+    graph: Any, records: Sequence[Mapping[str, Any]], folder: Path, context: Any, options: Options
+) -> Iterator[Trace]:
+    """Collect what is not there yet; then all traces, rejected ones too. Raises `collect`'s, and KeyboardInterrupt."""
+    with ProgressView(total=len(records)) as view:
+        if collect(graph, records, folder, context=context, options=options, watch=view).stopped:
+            raise KeyboardInterrupt
+    return finished(folder)
+
+
+def check_folder(
+    folder: Path,
+    records: Iterable[Mapping[str, Any]],
+    fields: Collection[str],
+    what: str,
+    has: str = "other words there",
+) -> None:
+    """Raises InputError where a run has something else in one of the fields under the id of one of the records."""
+    by_id = {record["id"]: record for record in records}
+    for trace in finished(folder):
+        asked = by_id.get(trace.id)
+        if asked and any(trace.input.get(name) != asked.get(name) for name in fields):
+            raise InputError(f"{folder}: {what} {trace.id} has {has}; choose another --out")
+
+
+def traces_over(folder: Path, field: str, what: str, option: str) -> Iterator[Trace]:
+    """The traces of a run whose records have text in a field. Raises InputError, which names the option."""
+    if not shards(folder):
+        raise InputError(f"{option} {folder}: no traces there; name the --out folder of a collect run")
+    for trace in read_traces(folder):
+        if not isinstance(trace.input.get(field), str):
+            raise InputError(f"{option} {folder}: its records have no {field}; name a run over {what}s")
+        yield trace
+
+
+def check_overlap(texts: Mapping[str, str], runs: Sequence[Path], field: str, what: str) -> None:
+    """Raises InputError where a run has a record with the id of one of the sample, or with its normalised text.
+
+    `texts` are the sample's by id.
+    """
+    same = {normalised(text): name for name, text in texts.items()}
+    for folder in runs:
+        met: dict[str, str] = {}
+        for trace in traces_over(folder, field, what, "--trained-on"):
+            if trace.id in texts:
+                met[trace.id] = f"id {trace.id}: {texts[trace.id]}"
+            elif (name := same.get(normalised(trace.input[field]))) is not None:
+                met[name] = f"the same words, {name}: {texts[name]}"
+        if met:
+            first = next(iter(met.values()))
+            raise InputError(
+                f"--{what}s: {len(met)} of {len(texts)} are in {folder} too ({first[:100]}); evaluate on {what}s that "
+                "no model was trained on"
+            )
