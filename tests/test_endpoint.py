@@ -133,8 +133,15 @@ async def test_a_continuation_extends_the_ids_without_stop_tokens(mode: FakeServ
 
 
 async def test_chat_mode_refuses_to_continue(server: FakeServer, connect) -> None:
-    with pytest.raises(ModelError, match="tokenizer"):
+    with pytest.raises(EndpointDown, match="tells no token ids"):
         await connect(server).ainvoke(CHAT, continue_ids=[5])
+
+
+@pytest.mark.parametrize("mode", ["llamacpp"], indirect=True)
+async def test_an_answer_to_images_is_not_continued(mode: FakeServer, connect) -> None:
+    image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+    with pytest.raises(ModelError, match="only after messages of text"):
+        await connect(mode).ainvoke([{"role": "user", "content": image}], continue_ids=[5])
 
 
 @pytest.mark.parametrize("mode", ["llamacpp"], indirect=True)

@@ -186,8 +186,10 @@ class EndpointChatModel(AgentChatModel):
         self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
     ) -> list[int] | None:
         if served.tokenizer is None or any(not isinstance(message["content"], str) for message in chat):
-            if continue_ids:
+            if continue_ids and served.tokenizer is None:
                 raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
+            if continue_ids:
+                raise ModelError(f"{served.name}: an answer can be continued only after messages of text")
             return None
         try:
             ids = await tokens.render(served.tokenizer, chat)
