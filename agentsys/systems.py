@@ -13,7 +13,7 @@ from agentsys.knobs import knob
 from agentsys.models import load_model
 from agentsys.roles import Answer, Role
 
-__all__ = ["BaseContext", "System", "ask", "knob", "model_of"]
+__all__ = ["BaseContext", "LanguagePair", "System", "ask", "knob", "model_of"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,24 @@ class BaseContext:
                 _validator(hint).validate_python(value, strict=True)
             except ValidationError as err:
                 raise ValueError(f"{name}: {value!r}: {err.errors()[0]['msg'].lower()}") from None
+
+    def at_least(self, **bounds: int) -> None:
+        """Raises ValueError for the first of these knobs that is below its bound."""
+        for name, bound in bounds.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+
+
+class LanguagePair:
+    """For the context of a system that translates: its two languages as the variables that every prompt gets."""
+
+    source_language: str
+    target_language: str
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """{"source_language", "target_language"}."""
+        return {"source_language": self.source_language, "target_language": self.target_language}
 
 
 @lru_cache(maxsize=64)

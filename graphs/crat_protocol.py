@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
-from agentsys.systems import BaseContext, knob
+from agentsys.systems import BaseContext, LanguagePair, knob
 
 Kind = Literal["polysemy", "proper", "acronym", "new", "domain", "low_conf"]
 CHANGING: Final = ("polysemy", "low_conf")
@@ -205,7 +205,7 @@ class Output(Found):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
+class Context(BaseContext, LanguagePair):
     """Models, prompts and knobs of a run."""
 
     model: str = knob("embedded", "model spec of every role that has none of its own")
@@ -251,8 +251,7 @@ class Context(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        if self.candidates < 1:
-            raise ValueError(f"candidates: {self.candidates} is below 1")
+        self.at_least(candidates=1)
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"confidence: {self.confidence:g} is not from 0 to 1")
         for name in ("source_language", "target_language"):
@@ -284,8 +283,3 @@ class Context(BaseContext):
             for source in await asyncio.to_thread(load_sources, specs, self.source_language, self.target_language):
                 if isinstance(source, PassageSource):
                     await source.aclose()
-
-    @property
-    def languages(self) -> dict[str, str]:
-        """The variables that every prompt of this system gets."""
-        return {"source_language": self.source_language, "target_language": self.target_language}

@@ -84,8 +84,7 @@ class Knowledge(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        if self.k < 1:
-            raise ValueError(f"k: {self.k} is below 1")
+        self.at_least(k=1)
 
     async def search(self, query: str) -> list[Passage]:
         """d: the k best passages. Raises ValueError where no index is named, or it cannot be opened."""
@@ -124,8 +123,7 @@ class Context(Knowledge):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps: {self.max_steps} is below 1")
+        self.at_least(max_steps=1)
 
 
 def next_line_fault(line: str, inputs: Mapping[str, Any]) -> str | None:

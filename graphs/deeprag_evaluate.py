@@ -34,7 +34,6 @@ from rich.console import Console
 
 from agentsys.answers import Match
 from agentsys.collect import Options
-from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
 from agentsys.models.spec import DEFAULT_SPEC
@@ -42,8 +41,18 @@ from agentsys.records import InputError
 from graphs import deeprag, question
 from graphs.deeprag_collect import with_index
 from graphs.deeprag_measures import Prediction, boundary, measure, plot, prediction_of, tables
-from graphs.deeprag_questions import Asked, read_questions
-from graphs.evaluations import SharingPlace, check_folder, check_overlap, collected, sampled
+from graphs.deeprag_questions import read_questions
+from graphs.evaluations import (
+    Asked,
+    Sample,
+    SharingPlace,
+    check_folder,
+    check_overlap,
+    collected,
+    plainly,
+    sampled,
+    write_report,
+)
 
 DIRECT: Final = ("direct", "cot", "cot_retrieve")
 TRAINED: Final = "deeprag_trained"
@@ -54,7 +63,7 @@ NEVER_SEARCH: Final = ("direct", "cot")
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(Sample):
     """What is asked."""
 
     panel: ClassVar[str] = "Questions"
@@ -64,12 +73,6 @@ class Questions:
     limit: int | None = knob(None, "take only the first so many questions")
     shuffle: bool = knob(False, "take them in an order that --seed decides")
     seed: int = knob(0, "seed of the shuffle")
-
-    def options(self) -> Options:
-        """How they are read. Raises InputError."""
-        return RunOptions(
-            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
-        ).runner()
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,16 @@ def _write(
     report: Mapping[str, Any], rows: Sequence[Asked], predictions: Mapping[str, Sequence[Prediction]], out: Path
 ) -> None:
     """evaluation.json, predictions.jsonl and retrievals.png."""
-    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
-    with (out / "predictions.jsonl").open("wb") as file:
-        for i, row in enumerate(rows):
-            line = {"id": row.id, "question": row.question, "golds": row.golds}
-            said = {name: asdict(found[i]) for name, found in predictions.items()}
-            file.write(orjson.dumps({**line, "systems": said}, option=orjson.OPT_APPEND_NEWLINE))
+    lines = (
+        {
+            "id": row.id,
+            "question": row.question,
+            "golds": row.golds,
+            "systems": {name: asdict(found[i]) for name, found in predictions.items()},
+        }
+        for i, row in enumerate(rows)
+    )
+    write_report(report, "predictions.jsonl", lines, out)
     settings = report["settings"]
     title = f"{settings['questions'].stem}, n = {len(rows)}"
     plot(report["systems"], settings["match"], title, out / "retrievals.png")
@@ -211,10 +218,7 @@ def _write(
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The conditions, the tables, and what went wrong."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
+    say = plainly(console)
     settings, found = report["settings"], report["systems"]
     models = {TRAINED if name == TRAINED else "model": about["model"] for name, about in found.items()}
     order = f", seed {settings['seed']}" if settings["shuffle"] else ""

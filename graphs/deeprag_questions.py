@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentsys.collect import Options
-from agentsys.records import BadRecord, read_records
+from agentsys.records import BadRecord, Record
 from graphs.deeprag_protocol import golds
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question, its right answers, and its place in the file."""
-
-    id: str
-    question: str
-    golds: list[str]
-    at: str
+from graphs.evaluations import Asked, read_rows
 
 
 def read_questions(path: Path, options: Options) -> Iterator[Asked | BadRecord]:
     """All questions in the file's order. Raises InputError."""
-    seen: set[str] = set()
-    for record in read_records(path, fields=options.fields, id_field=options.id_field, required=["question"]):
-        if isinstance(record, BadRecord):
-            yield record
-        elif not (right := golds(record.data)):
-            reason = "no right answer in the fields answer, answers, answer_aliases; --field answer=COLUMN names it"
-            yield BadRecord(record.source, reason)
-        elif record.id in seen:
-            yield BadRecord(record.source, f"duplicate: two questions have the id {record.id}")
-        else:
-            seen.add(record.id)
-            yield Asked(record.id, record.data["question"], right, record.source)
+
+    def asked(record: Record) -> Asked:
+        if not (right := golds(record.data)):
+            raise ValueError(
+                "no right answer in the fields answer, answers, answer_aliases; --field answer=COLUMN names it"
+            )
+        return Asked(record.id, record.data["question"], right, record.source)
+
+    return read_rows(path, options, asked, "question", required=["question"])

@@ -108,9 +108,7 @@ class Context(Knowledge):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        for name in ("max_steps", "at_once"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
+        self.at_least(max_steps=1, at_once=1)
         own = [f"{role}_{kind}" for role in ("decomposer", "reader", "parametric", "concluder") for kind in _KINDS]
         if self.stage == "calibration" and (given := [name for name in own if getattr(self, name)]):
             raise ValueError(f"{given[0]}: stage II has one model for all roles, `model`, and `narrative_prompt`")

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.roles import Answer, Role, RoleError, load_prompt
 from agentsys.scores import expected_score
-from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
 from agentsys.traces import Segment, Target
 
 STUDENT = load_prompt("drt/student")
@@ -130,7 +130,7 @@ def known_words(keywords: Keywords, inputs: Mapping[str, Any]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
+class Context(BaseContext, LanguagePair):
     """Models, prompts and knobs of a run."""
 
     model: str = knob("embedded", "model spec of every role that has none of its own")
@@ -164,15 +164,7 @@ class Context(BaseContext):
         super().__post_init__()
         if not 0 <= self.threshold <= 100:
             raise ValueError(f"threshold: {self.threshold:g} is not from 0 to 100")
-        if self.max_rounds < 0:
-            raise ValueError(f"max_rounds: {self.max_rounds} is below 0")
-        if self.min_steps < 1:
-            raise ValueError(f"min_steps: {self.min_steps} is below 1")
-
-    @property
-    def languages(self) -> dict[str, str]:
-        """The variables that every prompt of this system gets."""
-        return {"source_language": self.source_language, "target_language": self.target_language}
+        self.at_least(max_rounds=0, min_steps=1)
 
 
 @dataclass(frozen=True)

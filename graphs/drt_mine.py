@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.records import InputError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
 from agentsys.traces import read_traces
 from graphs import drt
 
@@ -51,7 +51,7 @@ class State(Input):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
+class Context(BaseContext, LanguagePair):
     """Model, prompt and languages of the miner."""
 
     model: str = knob("embedded", "model spec of the miner")
@@ -69,14 +69,7 @@ class Mining(System):
     async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """A3, A4: keep a sentence only if it is figurative and its literal rendering is unsuitable."""
         context = runtime.context
-        answer = await ask(
-            context,
-            self.miner,
-            key="judge",
-            text=state["text"],
-            source_language=context.source_language,
-            target_language=context.target_language,
-        )
+        answer = await ask(context, self.miner, key="judge", text=state["text"], **context.languages)
         verdict = answer.value
         dropped = (
             "no figure of speech" if not verdict.figurative else "literal is suitable" if verdict.suitable else None

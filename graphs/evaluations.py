@@ -1,22 +1,56 @@
-"""What the evaluations share: which records are asked about, which runs they may not be in, and the runs themselves."""
+"""What the evaluations share: which records are asked about, which runs they may not be in, the runs, the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import orjson
 
 from agentsys.answers import normalised
 from agentsys.collect import Options, collect
 from agentsys.collect.report import ProgressView
 from agentsys.knobs import knob
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
-from agentsys.records import BadRecord, InputError, shuffled
+from agentsys.records import BadRecord, InputError, Record, read_records, shuffled
 from agentsys.traces import Trace, finished, read_traces, shards
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, its right answers, and its place in the file."""
+
+    id: str
+    question: str
+    golds: list[str]
+    at: str
+
+
+class Sample:
+    """For the options that name a file of records: which of them, by which fields."""
+
+    field: list[str]
+    id_field: str
+    limit: int | None
+    shuffle: bool
+    seed: int
+
+    def options(self) -> Options:
+        """How they are read. Raises InputError."""
+        from agentsys.collect.command import RunOptions  # a graph that reads traces needs no command line
+
+        return RunOptions(
+            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
+        ).runner()
 
 
 @dataclass(frozen=True)
@@ -29,7 +63,7 @@ class Place:
 
     def runner(self, folder: Path, cache: Path | None = None) -> Options:
         """How a system's run goes; its request cache is in its folder unless one is given. Raises InputError."""
-        from agentsys.collect.command import RunOptions  # a graph that reads traces needs no command line
+        from agentsys.collect.command import RunOptions
 
         file = cache or folder / "requests.sqlite"
         return RunOptions(in_flight=self.in_flight, cache=file, retry_rejected=True).runner()
@@ -40,6 +74,30 @@ class SharingPlace(Place):
     """A place whose systems may share a request cache."""
 
     cache: Path | None = knob(None, "request cache that all systems share; by default each has its own in its folder")
+
+
+def read_rows(
+    path: Path, options: Options, row_of: Callable[[Record], T], what: str, required: Sequence[str] = ()
+) -> Iterator[T | BadRecord]:
+    """All records of a file in its order, as rows; `what` one is called. A ValueError of `row_of` says why one is bad.
+
+    Of records with one id the first counts. Raises InputError.
+    """
+    seen: set[str] = set()
+    for record in read_records(path, fields=options.fields, id_field=options.id_field, required=required):
+        if isinstance(record, BadRecord):
+            yield record
+            continue
+        try:
+            row = row_of(record)
+        except ValueError as err:
+            yield BadRecord(record.source, str(err))
+            continue
+        if record.id in seen:
+            yield BadRecord(record.source, f"duplicate: two {what}s have the id {record.id}")
+            continue
+        seen.add(record.id)
+        yield row
 
 
 def sampled(
@@ -110,3 +168,17 @@ def check_overlap(texts: Mapping[str, str], runs: Sequence[Path], field: str, wh
                 f"--{what}s: {len(met)} of {len(texts)} are in {folder} too ({first[:100]}); evaluate on {what}s that "
                 "no model was trained on"
             )
+
+
+def write_report(report: Mapping[str, Any], file: str, lines: Iterable[Mapping[str, Any]], out: Path) -> None:
+    """evaluation.json, and beside it a file of JSON lines, a record a line."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
+    with (out / file).open("wb") as there:
+        for line in lines:
+            there.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def plainly(console: Console) -> Callable[[str], None]:
+    """Prints a line as it is: what models and files say is no markup, and is not folded."""
+    return partial(console.print, soft_wrap=True, markup=False, highlight=False)

@@ -127,10 +127,7 @@ class Context(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        least = {"width": 1, "depth": 1, "step_tokens": 0, "chunk_tokens": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1)
         judge, other = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
         if getattr(self, f"{other}_model"):
             raise ValueError(f"{other}_model: with weights {self.weights} the judge is {judge}; name its {judge}_model")

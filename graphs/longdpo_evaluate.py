@@ -31,11 +31,19 @@ import typer
 from rich.console import Console
 
 from agentsys.collect import Options
-from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
 from agentsys.records import InputError
-from graphs.evaluations import Place, check_folder, check_overlap, collected, sampled
+from graphs.evaluations import (
+    Place,
+    Sample,
+    check_folder,
+    check_overlap,
+    collected,
+    plainly,
+    sampled,
+    write_report,
+)
 from graphs.longdpo_measures import Scored, measure, plot, scored, sized, tables
 from graphs.writing import (
     EMPTY,
@@ -50,7 +58,7 @@ from graphs.writing import (
 
 
 @dataclass(frozen=True)
-class Requests:
+class Requests(Sample):
     """What is asked for."""
 
     panel: ClassVar[str] = "Requests"
@@ -60,12 +68,6 @@ class Requests:
     limit: int | None = knob(None, "take only the first so many requests")
     shuffle: bool = knob(False, "take them in an order that --seed decides")
     seed: int = knob(0, "seed of the shuffle")
-
-    def options(self) -> Options:
-        """How they are read. Raises InputError."""
-        return RunOptions(
-            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
-        ).runner()
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,16 @@ def _write(
     report: Mapping[str, Any], rows: Sequence[Request], found: Mapping[str, Sequence[Scored]], out: Path
 ) -> None:
     """evaluation.json, scores.jsonl and lengths.png."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
-    with (out / "scores.jsonl").open("wb") as file:
-        for i, row in enumerate(rows):
-            line = {"id": row.id, "prompt": row.prompt, "length": row.length or None}
-            said = {name: asdict(scores[i]) for name, scores in found.items()}
-            file.write(orjson.dumps({**line, "systems": said}, option=orjson.OPT_APPEND_NEWLINE))
+    lines = (
+        {
+            "id": row.id,
+            "prompt": row.prompt,
+            "length": row.length or None,
+            "systems": {name: asdict(scores[i]) for name, scores in found.items()},
+        }
+        for i, row in enumerate(rows)
+    )
+    write_report(report, "scores.jsonl", lines, out)
     title = f"{report['settings']['requests'].stem}, n = {len(rows) - report['without_length']}"
     points = {name: [pair for _, pair in sized(scores)] for name, scores in found.items()}
     plot(points, title, out / "lengths.png")
@@ -221,10 +226,7 @@ def _write(
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The conditions, the tables, and what is missing."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
+    say = plainly(console)
     settings, found = report["settings"], report["systems"]
     order = f", shuffled with seed {settings['seed']}" if settings["shuffle"] else ""
     say(f"{settings['requests']}, n={report['requests']}{order}")

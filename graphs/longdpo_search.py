@@ -55,9 +55,7 @@ class Context(longdpo.Context):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        for name, bound in {"descents": 0, "lookahead": 1, "at_once": 1}.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+        self.at_least(descents=0, lookahead=1, at_once=1)
 
 
 @dataclass

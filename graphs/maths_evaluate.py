@@ -31,16 +31,24 @@ import typer
 from rich.console import Console
 
 from agentsys.collect import Options
-from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
 from agentsys.maths import check_installed, reference_of
 from agentsys.models.spec import DEFAULT_SPEC, split_spec
-from agentsys.records import BadRecord, InputError, read_records
+from agentsys.records import BadRecord, InputError, Record
 from agentsys.traces import read_traces, shards
 from graphs import maths, maths_samples
-from graphs.deeprag_questions import Asked
-from graphs.evaluations import SharingPlace, check_folder, collected, sampled
+from graphs.evaluations import (
+    Asked,
+    Sample,
+    SharingPlace,
+    check_folder,
+    collected,
+    plainly,
+    read_rows,
+    sampled,
+    write_report,
+)
 from graphs.maths_measures import Prediction, budgets_of, difference, measure, plot, prediction_of, tables
 
 SYSTEMS: Final = ("greedy", "samples", "tree")
@@ -49,7 +57,7 @@ DESCENTS: Final = 1024
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(Sample):
     """What is asked."""
 
     panel: ClassVar[str] = "Questions"
@@ -59,12 +67,6 @@ class Questions:
     limit: int | None = knob(None, "take only the first so many questions")
     shuffle: bool = knob(False, "take them in an order that --seed decides")
     seed: int = knob(0, "seed of the shuffle")
-
-    def options(self) -> Options:
-        """How they are read. Raises InputError."""
-        return RunOptions(
-            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
-        ).runner()
 
 
 @dataclass(frozen=True)
@@ -115,21 +117,11 @@ def _check_sampling(option: str, spec: str) -> None:
 
 def read_questions(path: Path, options: Options) -> Iterator[Asked | BadRecord]:
     """All questions with their references, in the file's order. Raises InputError."""
-    seen: set[str] = set()
-    for record in read_records(path, fields=options.fields, id_field=options.id_field):
-        if isinstance(record, BadRecord):
-            yield record
-            continue
-        try:
-            asked = Asked(record.id, maths.question_of(record.data), [reference_of(record.data)], record.source)
-        except ValueError as err:
-            yield BadRecord(record.source, str(err))
-            continue
-        if record.id in seen:
-            yield BadRecord(record.source, f"duplicate: two questions have the id {record.id}")
-            continue
-        seen.add(record.id)
-        yield asked
+
+    def asked(record: Record) -> Asked:
+        return Asked(record.id, maths.question_of(record.data), [reference_of(record.data)], record.source)
+
+    return read_rows(path, options, asked, "question")
 
 
 def check_overlap(sample: Sequence[Asked], runs: Sequence[Path]) -> None:
@@ -225,21 +217,22 @@ def _write(
     report: Mapping[str, Any], rows: Sequence[Asked], predictions: Mapping[str, Sequence[Prediction]], out: Path
 ) -> None:
     """evaluation.json, predictions.jsonl and tokens.png."""
-    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
-    with (out / "predictions.jsonl").open("wb") as file:
-        for i, row in enumerate(rows):
-            line = {"id": row.id, "question": row.question, "reference": row.golds[0]}
-            said = {name: asdict(found[i]) for name, found in predictions.items()}
-            file.write(orjson.dumps({**line, "systems": said}, option=orjson.OPT_APPEND_NEWLINE))
+    lines = (
+        {
+            "id": row.id,
+            "question": row.question,
+            "reference": row.golds[0],
+            "systems": {name: asdict(found[i]) for name, found in predictions.items()},
+        }
+        for i, row in enumerate(rows)
+    )
+    write_report(report, "predictions.jsonl", lines, out)
     plot(report["systems"], f"{report['settings']['questions'].stem}, n = {len(rows)}", out / "tokens.png")
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The conditions, the tables, and what went wrong."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
+    say = plainly(console)
     settings, found = report["settings"], report["systems"]
     order = f", seed {settings['seed']}" if settings["shuffle"] else ""
     judge = settings["judge_model"] or "the model itself"

@@ -29,12 +29,6 @@ class Solving(BaseContext):
     solver_prompt: str = knob("", "prompt text in place of prompts/maths/solver.md")
     judge_prompt: str = knob("", "prompt text in place of prompts/maths/judge.md")
 
-    def at_least(self, **bounds: int) -> None:
-        """Raises ValueError for a knob that is below its bound."""
-        for name, bound in bounds.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
-
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.documents import JOIN, Reference, fit, paragraphs_of, without_leaks
 from agentsys.roles import Answer, Role, load_prompt
-from agentsys.systems import System, ask, knob
+from agentsys.systems import LanguagePair, System, ask, knob
 from agentsys.traces import Segment, Target
 from graphs.deeprag import Knowledge
 
@@ -87,7 +87,7 @@ class State(Output, Input):
 
 
 @dataclass(frozen=True)
-class Context(Knowledge):
+class Context(Knowledge, LanguagePair):
     """Models, prompts and knobs of a run."""
 
     setting: Literal["none", "golden", "noisy", "retrieved"] = knob(
@@ -112,13 +112,7 @@ class Context(Knowledge):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        if self.document_tokens < 1:
-            raise ValueError(f"document_tokens: {self.document_tokens} is below 1")
-
-    @property
-    def languages(self) -> dict[str, str]:
-        """The variables that every prompt of this system gets."""
-        return {"source_language": self.source_language, "target_language": self.target_language}
+        self.at_least(document_tokens=1)
 
     async def passages(self, query: str) -> list[Passage]:
         """The k best passages in the wanted language. Raises ValueError where the index cannot be opened."""

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from agentsys.documents import JOIN, Reference, paragraphs_of, without_leaks
 from agentsys.prompts import Prompt
 from agentsys.roles import Role, load_prompt
-from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
 from agentsys.traces import Segment, Target
 from graphs.ragtrans import STUDENT
 
@@ -57,18 +57,13 @@ class State(Input, Output):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
+class Context(BaseContext, LanguagePair):
     """The model, its prompt and the languages."""
 
     model: str = knob("embedded", "model spec of the role that writes its knowledge (SKET)")
     source_language: str = knob("English", "language of the texts")
     target_language: str = knob("Chinese", "language of the translations")
     knowledge_prompt: str = knob("", "prompt text in place of prompts/ragtrans/knowledge.md")
-
-    @property
-    def languages(self) -> dict[str, str]:
-        """The variables that every prompt of this system gets."""
-        return {"source_language": self.source_language, "target_language": self.target_language}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from agentsys.models import EndpointDown, ModelError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
 from graphs.drt import Evaluation
 
 DECODING: Final = {"temperature": 0.1, "repetition_penalty": 1.05, "max_tokens": 2048}
@@ -64,7 +64,7 @@ class Output(Judged):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
+class Context(BaseContext, LanguagePair):
     """Models, prompts and knobs of a run."""
 
     model: str = knob("embedded", "model spec of the translator, and of every judge that has none of its own")
@@ -85,11 +85,6 @@ class Context(BaseContext):
     grf_prompt: str = knob("", "prompt text in place of prompts/evaluate/grf.md")
     grb_prompt: str = knob("", "prompt text in place of prompts/evaluate/grb.md")
     gea_prompt: str = knob("", "prompt text in place of prompts/evaluate/gea.md")
-
-    @property
-    def languages(self) -> dict[str, str]:
-        """The variables that every prompt of this system gets."""
-        return {"source_language": self.source_language, "target_language": self.target_language}
 
 
 def parse_thought(reply: str) -> tuple[str, bool]:

@@ -25,7 +25,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +38,7 @@ from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import BadRecord, InputError
 from graphs import translate
+from graphs.evaluations import plainly, write_report
 from graphs.translate_measures import (
     METRICS,
     TERM_METRICS,
@@ -261,14 +261,19 @@ def _models(outcome: Outcome) -> list[str]:
 
 def _write(report: Mapping[str, Any], pairs: Sequence[Pair], outcomes: Mapping[str, Outcome], out: Path) -> None:
     """evaluation.json and translations.jsonl."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
-    with (out / "translations.jsonl").open("wb") as file:
-        for i, pair in enumerate(pairs):
-            line = {"id": pair.id, "document": pair.document, "source": pair.text, "references": pair.references}
-            said = {name: _said(outcome.rows[i]) for name, outcome in outcomes.items()}
-            about = {"terms": pair.terms, "mentions": pair.mentions, "systems": said}
-            file.write(orjson.dumps({**line, **about}, option=orjson.OPT_APPEND_NEWLINE))
+    lines = (
+        {
+            "id": pair.id,
+            "document": pair.document,
+            "source": pair.text,
+            "references": pair.references,
+            "terms": pair.terms,
+            "mentions": pair.mentions,
+            "systems": {name: _said(outcome.rows[i]) for name, outcome in outcomes.items()},
+        }
+        for i, pair in enumerate(pairs)
+    )
+    write_report(report, "translations.jsonl", lines, out)
 
 
 def _said(row: Row) -> dict[str, Any]:
@@ -277,10 +282,7 @@ def _said(row: Row) -> dict[str, Any]:
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The conditions, the tables, and what went wrong."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
+    say = plainly(console)
     settings, systems = report["settings"], report["systems"]
     order = f", shuffled with seed {settings['seed']}" if settings["shuffle"] else ""
     judge = f"judge {settings['judge']}" if settings["judge"] else "no judge"

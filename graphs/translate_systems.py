@@ -20,12 +20,12 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from agentsys.collect import Options, collect
+from agentsys.collect import Options
 from agentsys.collect.fingerprint import context_models
-from agentsys.collect.report import ProgressView
 from agentsys.records import InputError, record_id
-from agentsys.traces import Trace, load, read_traces
+from agentsys.traces import Trace, finished
 from graphs import translate
+from graphs.evaluations import collected
 from graphs.translate_measures import JUDGED
 from graphs.translate_rows import Pair, Row
 
@@ -182,7 +182,7 @@ def translated(ready: System, pairs: Sequence[Pair], folder: Path, options: Opti
     """
     inputs = [record for record, _ in ready.units.values()]
     check_inputs(folder, inputs)
-    traces, manifest = collected(ready.graph, inputs, folder, ready.context, options)
+    traces, manifest = _run(ready.graph, inputs, folder, ready.context, options)
     rows: dict[str, Row] = {}
     outcome = Outcome([], manifest)
     for key, (_, members) in ready.units.items():
@@ -219,7 +219,7 @@ def judged(rows: Sequence[Row], folder: Path, context: translate.Context, option
         | ({"translation": row.translation} if row.translation else {})
         for name, row in asked.items()
     ]
-    traces, manifest = collected(translate.graph, inputs, folder, context, options)
+    traces, manifest = _run(translate.graph, inputs, folder, context, options)
     for name, row in asked.items():
         trace = traces[name]
         result = trace.result or {}
@@ -236,33 +236,19 @@ def _judged_as(row: Row) -> str:
     return f"{row.pair.id} {record_id({'translation': row.translation})}" if row.translation else row.pair.id
 
 
-def collected(
+def _run(
     graph: Any, inputs: Sequence[dict[str, Any]], folder: Path, context: Any, options: Options
 ) -> tuple[dict[str, Trace], dict[str, Any]]:
-    """Collect records into a folder: the trace of each by its id, rejected ones too, and the run's manifest.
-
-    Raises what `collect` raises, and KeyboardInterrupt if it was stopped.
-    """
-    with ProgressView(total=len(inputs)) as view:
-        if collect(graph, inputs, folder, context=context, options=options, watch=view).stopped:
-            raise KeyboardInterrupt
+    """The trace of each record by its id, rejected ones too, and the run's manifest. Raises what `collected` raises."""
+    traces = {trace.id: trace for trace in collected(graph, inputs, folder, context, options)}
     manifest: dict[str, Any] = orjson.loads((folder / "manifest.json").read_bytes())
-    return {trace.id: trace for trace in _finished(folder)}, manifest
+    return traces, manifest
 
 
 def check_inputs(folder: Path, inputs: Iterable[Mapping[str, Any]]) -> None:
     """Raises InputError where a run has taken something else under the id of one of the inputs."""
     given = {str(record["id"]): record for record in inputs}
-    for trace in _finished(folder):
+    for trace in finished(folder):
         record = given.get(trace.id)
         if record is not None and trace.input != record:
             raise InputError(f"{folder}: {trace.id} has other words there; choose another --out")
-
-
-def _finished(folder: Path) -> Iterator[Trace]:
-    """The traces of a run, those of rejected records last; a line that a kill has torn is left out."""
-    yield from read_traces(folder)
-    rejected = folder / "rejected.jsonl"
-    if rejected.exists():
-        with rejected.open("rb") as lines:
-            yield from (load(line) for line in lines if line.endswith(b"\n"))

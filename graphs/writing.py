@@ -23,11 +23,11 @@ from typing_extensions import TypedDict
 from agentsys.collect import Options
 from agentsys.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.records import BadRecord, InputError, read_records
+from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.roles import Role, RoleError
 from agentsys.systems import BaseContext, System, ask, knob
 from agentsys.traces import Trace
-from graphs.evaluations import traces_over
+from graphs.evaluations import read_rows, traces_over
 
 DIMENSIONS: Final = ("relevance", "accuracy", "coherence", "clarity", "breadth_and_depth", "reading_experience")
 DECODING: Final = {"temperature": 1.0, "repetition_penalty": 1.1}
@@ -105,8 +105,7 @@ class Context(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens: {self.max_tokens} is below 1")
+        self.at_least(max_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -188,21 +187,12 @@ class Response:
 
 def read_requests(path: Path, options: Options) -> Iterator[Request | BadRecord]:
     """All requests in the file's order: `prompt`, and perhaps `length` in words. Raises InputError."""
-    seen: set[str] = set()
-    for record in read_records(path, fields=options.fields, id_field=options.id_field, required=["prompt"]):
-        if isinstance(record, BadRecord):
-            yield record
-            continue
-        try:
-            length = required_words(record.data.get("length"))
-        except ValueError as err:
-            yield BadRecord(record.source, str(err))
-            continue
-        if record.id in seen:
-            yield BadRecord(record.source, f"duplicate: two requests have the id {record.id}")
-            continue
-        seen.add(record.id)
-        yield Request(record.id, record.data["prompt"], length, record.source)
+
+    def request(record: Record) -> Request:
+        length = required_words(record.data.get("length"))
+        return Request(record.id, record.data["prompt"], length, record.source)
+
+    return read_rows(path, options, request, "request", required=["prompt"])
 
 
 def read_responses(path: Path, sample: Sequence[Request]) -> list[Response]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import ENDINGS, breaking, read
 from toys import one_error, write_lines
 
 from agentsys.collect import collect
 from agentsys.commands import command, run_app
 from agentsys.knowledge import Settings, build_index, index_digest
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from graphs import question
 from graphs.deeprag_evaluate import main
@@ -119,11 +120,6 @@ def run(questions: Path, index: Path, capsys: pytest.CaptureFixture[str], monkey
         return code, said.out, said.err
 
     return call
-
-
-def read(out: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    return report
 
 
 def predictions(out: Path) -> dict[str, dict[str, Any]]:
@@ -418,20 +414,11 @@ def test_a_missing_library_is_named_before_anything_is_asked(run: Run, monkeypat
     assert code == 2 and "pip install 'agentsys[knowledge]'" in one_error(said) and not CALLS
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "words"),
-    [
-        (EndpointDown("no server answers at http://nobody"), 1, "http://nobody"),
-        (KeyboardInterrupt(), 130, "the same command goes on"),
-    ],
-)
+@ENDINGS
 def test_what_ends_a_run_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("graphs.evaluations.collect", broken)
+    monkeypatch.setattr("graphs.evaluations.collect", breaking(error))
     found, printed, said = run("--out", tmp_path / "out")
     progress, line = said.split("\n", 1)
     assert found == code and not printed and progress == "direct (1 of 6)" and words in one_error(line)

@@ -363,7 +363,7 @@ def test_what_ends_a_run_is_one_line(
     def collect(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("graphs.translate_systems.collect", collect)
+    monkeypatch.setattr("graphs.evaluations.collect", collect)
     found, printed, said = run("--model", model)
     assert found == code and not printed and words in one_line(said)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import ENDINGS, breaking, read
 from langgraph.checkpoint.memory import InMemorySaver
 from toys import one_error, one_node, write_lines
 
@@ -105,11 +106,6 @@ def run(requests: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         return code, said.out, said.err
 
     return call
-
-
-def read(out: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    return report
 
 
 def scores(out: Path) -> dict[str, dict[str, Any]]:
@@ -525,20 +521,11 @@ def test_a_missing_library_is_named_before_anything_is_asked(run: Run, monkeypat
     assert code == 2 and "pip install matplotlib" in one_error(said) and not CALLS
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "words"),
-    [
-        (EndpointDown("no server answers at http://nobody"), 1, "http://nobody"),
-        (KeyboardInterrupt(), 130, "the same command goes on"),
-    ],
-)
+@ENDINGS
 def test_what_ends_a_run_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("graphs.evaluations.collect", broken)
+    monkeypatch.setattr("graphs.evaluations.collect", breaking(error))
     found, printed, said = run(*BOTH, "--out", tmp_path / "out")
     progress, line = said.split("\n", 1)
     assert found == code and not printed and progress == "model (1 of 1)" and words in one_error(line)

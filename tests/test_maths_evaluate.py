@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import read
 from langchain_core.language_models import FakeListChatModel
 from test_maths_search import Policy
 from toys import one_error, write_lines
@@ -86,11 +87,6 @@ def run(
         return code, said.out, said.err
 
     return call
-
-
-def read(out: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    return report
 
 
 def value(score: Mapping[str, float]) -> float:

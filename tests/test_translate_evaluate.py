@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import ENDINGS, breaking, read
 from toys import one_error, write_lines
 
 from agentsys.collect import Options
@@ -18,7 +19,7 @@ from agentsys.commands import command, run_app
 from agentsys.knowledge import Settings as Index
 from agentsys.knowledge import build_index
 from agentsys.metrics import bleu, chrf
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.records import BadRecord, InputError
 from agentsys.term_scores import KnownTerm
@@ -111,11 +112,6 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         return code, said.out, said.err
 
     return call
-
-
-def read(out: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    return report
 
 
 def values(report: dict[str, Any], metric: str) -> dict[str, float]:
@@ -557,20 +553,11 @@ def test_a_graph_that_cannot_be_imported_is_one_line(run: Run, monkeypatch: pyte
     assert code == 2 and "'crat' needs graphs.crat, which cannot be imported" in one_error(said) and not CALLS
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "words"),
-    [
-        (EndpointDown("no server answers at http://nobody"), 1, "http://nobody"),
-        (KeyboardInterrupt(), 130, "the same command goes on"),
-    ],
-)
+@ENDINGS
 def test_what_ends_a_run_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("graphs.translate_systems.collect", broken)
+    monkeypatch.setattr("graphs.evaluations.collect", breaking(error))
     found, printed, said = run("--systems", "plain", "--out", tmp_path / "out")
     progress, line = said.split("\n", 1)
     assert found == code and not printed and progress == "plain (1 of 1)" and words in one_error(line)
