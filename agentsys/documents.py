@@ -49,11 +49,6 @@ class Fitted:
     of_tokens: int
     of_paragraphs: int
 
-    @property
-    def cut(self) -> bool:
-        """Whether anything is missing."""
-        return self.tokens < self.of_tokens
-
     def as_json(self) -> dict[str, int]:
         """The numbers, for a trace."""
         names = {"tokens": self.tokens, "of_tokens": self.of_tokens}

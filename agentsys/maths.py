@@ -70,11 +70,6 @@ async def check(response: str, reference: str) -> Verdict:
     return Verdict(plain(answer) == plain(reference) != "", answer, "text")
 
 
-async def is_right(response: str, reference: str) -> bool:
-    """Whether a response gives the reference answer; an empty one does not."""
-    return (await check(response, reference)).right
-
-
 async def alike(answers: Sequence[str]) -> list[int]:
     """For each answer the index of the first one that is mathematically equal to it: its own if there is none."""
     grouped = await _bounded(_groups, tuple(answers)) if any(answers) else None

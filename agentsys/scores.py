@@ -50,11 +50,11 @@ async def expected_digits(
     if not call.top_logprobs:
         return [float(score) for score in stated]
     digits = await _digit_tokens(context, role, call)
-    places = [i for i in range(len(call.top_logprobs)) if _distribution(call, i, digits)][-len(stated) :]
+    rows = [_distribution(call, i, digits) for i in range(len(call.top_logprobs))]
+    places = [i for i, row in enumerate(rows) if row][-len(stated) :]
     if [_chosen(call, i, digits) for i in places] != list(stated):
         return [float(score) for score in stated]
-    rows = [{d: p for d, p in _distribution(call, i, digits).items() if d in scale} for i in places]
-    return [_mean(row) for row in rows]
+    return [_mean({d: p for d, p in rows[i].items() if d in scale}) for i in places]
 
 
 async def opening_logprobs(context: Any, role: Role[Any], call: Call, openings: Sequence[str]) -> list[float | None]:
@@ -112,8 +112,12 @@ def _chosen(call: Call, i: int, digits: dict[Digit, int]) -> int | None:
         return digits.get(call.ids[i])
     values = call.top_logprobs[i]
     written = call.logprobs[i] if call.logprobs else max(values)
-    nearest = min(range(len(values)), key=lambda j: abs(values[j] - written))
-    return digits.get((call.top_ids or call.top_tokens or [])[i][nearest])
+    return digits.get((call.top_ids or call.top_tokens or [])[i][nearest(values, written)])
+
+
+def nearest(row: Sequence[float], written: float) -> int:
+    """Which of a token's alternatives was written, where no id tells: that with the written token's log-probability."""
+    return min(range(len(row)), key=lambda j: abs(row[j] - written))
 
 
 def _last_number(rows: list[dict[int, float]]) -> list[int]:

@@ -8,7 +8,7 @@ docs/collect.md describes every field.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -80,6 +80,11 @@ class Segment:
             raise ValueError("a segment has exactly one of text, call, node and prompt")
         if self.prompt is not None and self.learned:
             raise ValueError("what a call was sent cannot be learned")
+
+
+def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
+    """The segments of a rendered prompt: what is shown and not learned."""
+    return [Segment(message["role"], False, text=str(message["content"])) for message in messages]
 
 
 @dataclass(frozen=True, slots=True)

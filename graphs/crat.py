@@ -20,12 +20,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agentsys.knowledge.term_index import term_key
-from agentsys.knowledge.transkg import Item, TransKG
+from agentsys.knowledge.transkg import Item, Kind, TransKG
 from agentsys.models.errors import ModelError
 from agentsys.roles import Role, load_prompt
 from agentsys.search import settled
 from agentsys.systems import ask
-from agentsys.traces import Segment, Target
+from agentsys.traces import Segment, Target, masked
 from graphs.crat_graph import facts as facts_of
 from graphs.crat_graph import known, may_differ, needed, relate, rooted, undecided, valid, with_verdicts
 from graphs.crat_judge import Judge, accepted, blank, shown
@@ -34,7 +34,6 @@ from graphs.crat_protocol import (
     Decision,
     FoundTerms,
     Input,
-    Kind,
     Mention,
     Output,
     Relations,
@@ -119,9 +118,7 @@ class CRAT(Judge):
         if graph is not None:
             document = [{**sentence, "mentions": rooted(graph, sentence["mentions"])} for sentence in document]
         due = undecided(document)
-        pairs = await settled(
-            *(self._knowledge(context, document, i, due[i], relate=context.graph) for i in range(len(document)))
-        )
+        pairs = await settled(*(self._knowledge(context, document, i, due[i]) for i in range(len(document))))
         decisions: list[Decision] = []
         for i, (related, (looked, faults)) in enumerate(_all(pairs)):
             if graph is not None:
@@ -131,13 +128,13 @@ class CRAT(Judge):
         return {"document": document, "graph": graph.as_json() if graph else None, "decisions": decisions}
 
     async def _knowledge(
-        self, context: Context, document: Sequence[Sentence], i: int, due: Sequence[tuple[int, Mention]], relate: bool
+        self, context: Context, document: Sequence[Sentence], i: int, due: Sequence[tuple[int, Mention]]
     ) -> tuple[Relations | ModelError, tuple[list[list[Item]], list[str]]]:
         """Internal knowledge about a sentence's terms, and external knowledge about those it is the first to have."""
         terms = [mention["surface"] for _, mention in due]
         keys = [f"{i}/{number}" for number, _ in due]
         work: list[Any] = [self.retrieve(context, document[i]["text"], terms, keys)]
-        work += [self._relations(context, document, i)] if relate and document[i]["mentions"] else []
+        work += [self._relations(context, document, i)] if context.graph and document[i]["mentions"] else []
         looked, *related = cast("list[Any]", await settled(*work))
         return (related or [Relations(relations=[])])[0], looked
 
@@ -328,7 +325,7 @@ def targets(context: Context, text: str, rendered: Rendered) -> list[Target]:
     scores = {"score": kept, "terms": float(checked), "repaired": float(rendered["repaired"])}
     written = Segment("assistant", True, call=rendered["key"])
     asked = STUDENT.render({"text": text, **context.languages})
-    prompt = [Segment(message["role"], False, text=str(message["content"])) for message in asked]
+    prompt = masked(asked)
     sent = Segment("user", False, prompt=rendered["asked"])
     return [Target("sft", (*prompt, written), scores=scores), Target("role", (sent, written), scores=scores)]
 

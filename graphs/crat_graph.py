@@ -97,8 +97,9 @@ def valid(sentence: Sentence, decisions: Sequence[Decision]) -> list[Decision]:
 
 def may_differ(decision: Decision | None, mention: Mention) -> bool:
     """Whether a term that another sentence decided may mean something else in this one."""
-    elsewhere = decision is not None and decision["sentence"] != mention["sentence"]
-    return elsewhere and decision is not None and bool({decision["kind"], mention["kind"]} & set(CHANGING))
+    if decision is None or decision["sentence"] == mention["sentence"]:
+        return False
+    return bool({decision["kind"], mention["kind"]} & set(CHANGING))
 
 
 def with_verdicts(state: State, decisions: Sequence[Decision], context: Context) -> dict[str, Any] | None:

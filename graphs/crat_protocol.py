@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
+from agentsys.knowledge.transkg import Kind
 from agentsys.systems import BaseContext, LanguagePair, knob
 
-Kind = Literal["polysemy", "proper", "acronym", "new", "domain", "low_conf"]
 CHANGING: Final = ("polysemy", "low_conf")
 """Kinds of terms that can mean something else in another sentence of one document."""
 

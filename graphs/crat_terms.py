@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from agentsys.knowledge.languages import language
 from agentsys.knowledge.term_index import TermIndex, term_key
+from agentsys.knowledge.transkg import Kind
 from agentsys.models.chat import AgentChatModel
 from agentsys.records import InputError
+from agentsys.scores import nearest
 from agentsys.systems import model_of
 from agentsys.term_scores import folded, rendering
 from agentsys.traces import Call
-from graphs.crat_protocol import Kind, Mention
+from graphs.crat_protocol import Mention
 
 SCRIPTS: Final = {
     "Latn": "LATIN", "Cyrl": "CYRILLIC", "Grek": "GREEK", "Hebr": "HEBREW", "Arab": "ARABIC", "Deva": "DEVANAGARI",
@@ -189,7 +191,7 @@ def _token_ends(call: Call) -> dict[int, int] | None:
     for i, (tokens, row, written) in enumerate(zip(call.top_tokens, call.top_logprobs, call.logprobs, strict=False), 1):
         if not tokens:
             return None
-        text += tokens[min(range(len(row)), key=lambda j: abs(row[j] - written))]
+        text += tokens[nearest(row, written)]
         ends[len(text)] = i
     return ends if text.startswith(call.text) else None
 

@@ -19,6 +19,7 @@ from langgraph.runtime import Runtime
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
+from agentsys.knowledge.passages import Hit
 from agentsys.roles import Role, RoleError
 from agentsys.scores import opening_logprobs
 from agentsys.systems import BaseContext, System, ask, knob
@@ -86,14 +87,19 @@ class Knowledge(BaseContext):
         super().__post_init__()
         self.at_least(k=1)
 
-    async def search(self, query: str) -> list[Passage]:
-        """d: the k best passages. Raises ValueError where no index is named, or it cannot be opened."""
+    async def hits(self, query: str, k: int) -> list[Hit]:
+        """What the retriever finds. Raises ValueError where no index is named, or it cannot be opened."""
         from agentsys.knowledge import load_retriever
 
         if not self.index:
             raise ValueError("index: name the folder of an index; `python -m agentsys.knowledge build` makes one")
         retriever = await asyncio.to_thread(load_retriever, self.index, self.retriever)
-        [hits] = await retriever.search([query], self.k)
+        [found] = await retriever.search([query], k)
+        return found
+
+    async def search(self, query: str) -> list[Passage]:
+        """d: the k best passages. Raises what `hits` raises."""
+        hits = await self.hits(query, self.k)
         return [Passage(id=h.passage.id, title=h.passage.title, text=h.passage.text) for h in hits]
 
     async def aclose(self) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 from agentsys.answers import Match, contains_match, exact_match, token_f1
 from agentsys.metrics import mean_with_interval
 from agentsys.traces import Trace
+from graphs.evaluations import seconds_of
 
 FORCED: Final = ("always", "never")
 """Systems whose decisions are not the model's own: a marker of their own in the plot."""
@@ -56,7 +57,6 @@ def prediction_of(trace: Trace, golds: Sequence[str]) -> Prediction:
     result = trace.result
     if result is None:
         return Prediction(error=trace.reason)
-    cached = any(call.measured.get("cache_hit") for call in trace.calls)
     return Prediction(
         answer=result["answer"],
         long_answer=result["long_answer"],
@@ -67,7 +67,7 @@ def prediction_of(trace: Trace, golds: Sequence[str]) -> Prediction:
         retrievals=result["retrievals"],
         steps=len(result["steps"]) if "steps" in result else None,
         stop=result.get("stop"),
-        seconds=None if cached else trace.measured["seconds"],
+        seconds=seconds_of(trace),
     )
 
 

@@ -23,7 +23,7 @@ from agentsys.models.errors import ModelError
 from agentsys.roles import Role, RoleError
 from agentsys.search import Child, Node, best_first, record, settled, whole_tree
 from agentsys.systems import System, ask, knob
-from agentsys.traces import Segment, Target
+from agentsys.traces import Segment, Target, masked
 from graphs.deeprag import DeepRAG, Knowledge, next_line_fault
 from graphs.deeprag_protocol import (
     ANSWER,
@@ -289,7 +289,7 @@ def targets(question: str, goal: Node[tuple[Step, ...]], context: Context, narra
 def imitation_target(question: str, goal: Node[tuple[Step, ...]], narrator: DeepRAG) -> Target:
     """The narrative with its documents masked; decisions, sub-queries and answers are learned (appendix B.1)."""
     asked = narrator.decomposer.text.render({"question": question, "narrative": "", "example": False, "steps": []})
-    prompt = [Segment(m["role"], False, text=str(m["content"])) for m in asked if m["role"] != "assistant"]
+    prompt = masked(message for message in asked if message["role"] != "assistant")
     end = Conclusion(goal.found["long_answer"], goal.found["answer"], True)
     told = [*pieces(goal.state), (final(end), True)]
     answer = [Segment("assistant", learned, text=text) for text, learned in told]

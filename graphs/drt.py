@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from agentsys.roles import Answer, Role, RoleError, load_prompt
 from agentsys.scores import expected_score
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
-from agentsys.traces import Segment, Target
+from agentsys.traces import Segment, Target, masked
 
 STUDENT = load_prompt("drt/student")
 """The published chat format that a student is trained in."""
@@ -382,7 +382,7 @@ def targets(state: State, thought: str, context: Context) -> list[Target]:
         Segment("assistant", True, call=best["key"]),
         Segment("assistant", True, text="\n</output>"),
     ]
-    prompt = [Segment(message["role"], False, text=str(message["content"])) for message in asked]
+    prompt = masked(asked)
     sft = Target("sft", (*prompt, *answer), scores=scores)
     role = Target("role", (_sent(best), _written(best)), scores={"score": best["score"]})
     return [sft, role, *(_preference(better, worse) for worse, better in _improvements(steps))]

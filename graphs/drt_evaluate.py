@@ -32,7 +32,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 import typer
 from rich.console import Console
 
@@ -43,9 +42,10 @@ from agentsys.metrics import bleu_signature
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import InputError
+from graphs.evaluations import drawn, plainly, write_report
 from graphs.translate import Context
 from graphs.translate_measures import METRICS, absences, add_comet, check_comet, measure, score_table
-from graphs.translate_rows import Columns, Row, missing_of, read_pairs, reasons_of, rows_of, sample
+from graphs.translate_rows import Columns, Row, missing_of, read_pairs, reasons_of, rows_of
 from graphs.translate_systems import judged
 
 Style = Literal["plain", "thought"]
@@ -120,8 +120,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     """Read, translate, judge and score; what evaluation.json holds. Raises what `judged` raises, and InputError."""
     columns = Columns(settings.source_field, settings.reference_field)
     every = read_pairs(settings.pairs, columns, (settings.source_language, settings.target_language))
-    pairs, unusable = sample(
-        every, limit=settings.limit, shuffle=settings.shuffle, seed=settings.seed, path=settings.pairs
+    pairs, unusable = drawn(
+        every, settings.pairs, "pair", limit=settings.limit, shuffle=settings.shuffle, seed=settings.seed
     )
     rows = rows_of(pairs, settings.translations, every) if settings.translations else [Row(pair) for pair in pairs]
     if settings.comet_python:
@@ -134,15 +134,13 @@ def evaluate(settings: Settings) -> dict[str, Any]:
             **missing_of(rows, unusable),
             **_scored([row for row in rows if row.translation], settings),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-        with (folder / "translations.jsonl").open("wb") as file:
-            for row in rows:
-                pair = row.pair
-                about = {"id": pair.id, "source": pair.text, "reference": pair.references[0]}
-                line = about | {"translation": row.translation} | row.scores
-                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        write_report(report, "translations.jsonl", map(_line, rows), folder)
     return report
+
+
+def _line(row: Row) -> dict[str, Any]:
+    about = {"id": row.pair.id, "source": row.pair.text, "reference": row.pair.references[0]}
+    return about | {"translation": row.translation} | row.scores
 
 
 def _run(rows: list[Row], settings: Settings, folder: Path) -> dict[str, Any]:
@@ -183,12 +181,13 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"judge {names.get('grf_model', settings['judge'])}" if settings["judge"] else "no judge",
         f"BLEU {report['signature']}",
     ]
-    console.print("; ".join(filter(None, conditions)), soft_wrap=True, markup=False, highlight=False)
+    say = plainly(console)
+    say("; ".join(filter(None, conditions)))
     console.print(score_table({"": report["metrics"]}, report["absent"], METRICS))
     if report["well_formed"] is not None:
         console.print(f"{report['well_formed']} of {report['translated']} replies have the form of --style thought")
     for line in reasons_of(report["missing"], report["unscored"]):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(line)
 
 
 def run(settings: Settings) -> int:

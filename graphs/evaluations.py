@@ -105,7 +105,14 @@ def sampled(
 ) -> tuple[list[T], list[BadRecord]]:
     """The records of a file to ask about, and those that cannot be used; `what` one is called. Raises InputError."""
     found = read(file, options)
-    sample = list(islice(shuffled(found, seed=options.seed) if options.shuffle else found, options.limit))
+    return drawn(found, file, what, limit=options.limit, shuffle=options.shuffle, seed=options.seed)
+
+
+def drawn(
+    found: Iterable[T | BadRecord], file: Path, what: str, *, limit: int | None, shuffle: bool, seed: int
+) -> tuple[list[T], list[BadRecord]]:
+    """The first `limit` of what was read from a file, and what of it cannot be used. Raises InputError for none."""
+    sample = list(islice(shuffled(found, seed=seed) if shuffle else found, limit))
     rows = [row for row in sample if not isinstance(row, BadRecord)]
     unusable = [row for row in sample if isinstance(row, BadRecord)]
     if not rows:
@@ -168,6 +175,12 @@ def check_overlap(texts: Mapping[str, str], runs: Sequence[Path], field: str, wh
                 f"--{what}s: {len(met)} of {len(texts)} are in {folder} too ({first[:100]}); evaluate on {what}s that "
                 "no model was trained on"
             )
+
+
+def seconds_of(trace: Trace) -> float | None:
+    """The wall time of a record; None where a call came from the request cache."""
+    cached = any(call.measured.get("cache_hit") for call in trace.calls)
+    return None if cached else trace.measured["seconds"]
 
 
 def write_report(report: Mapping[str, Any], file: str, lines: Iterable[Mapping[str, Any]], out: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
@@ -29,12 +30,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
             step = layer["candidates"][layer["chosen"]]
             values.append(step["value"])
             rewritten += bool(step.get("suggestions"))
-    rows = [("pairs", f"{len(margins)} from {records} requests")]
-    if margins:
-        rows += [
-            ("  mean margin", f"{fmean(margins):.2f}"),
-            ("  calls and tokens written a pair", f"{calls / len(margins):.1f} and {tokens / len(margins):,.0f}"),
-        ]
+    rows = [("pairs", f"{len(margins)} from {records} requests"), *pair_rows(margins, calls, tokens)]
     if values:
         rows.append(("mean value of the chosen steps, 1-5", f"{fmean(values):.2f} ({rewritten} rewritten)"))
     return rows

@@ -220,7 +220,7 @@ def _write(
     )
     write_report(report, "scores.jsonl", lines, out)
     title = f"{report['settings']['requests'].stem}, n = {len(rows) - report['without_length']}"
-    points = {name: [pair for _, pair in sized(scores)] for name, scores in found.items()}
+    points = {name: sized(scores) for name, scores in found.items()}
     plot(points, title, out / "lengths.png")
 
 

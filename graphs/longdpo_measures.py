@@ -67,13 +67,13 @@ def measure(found: Sequence[Scored]) -> dict[str, Any]:
         "S_l": by_bucket([(one.place, one.S_l) for one in found if one.S_l is not None]),
         "S_q": by_bucket([(one.place, one.S_q) for one in found if one.S_q is not None]),
         "dimensions": {name: _mean([percent(grades[name]) for grades in judged]) for name in DIMENSIONS},
-        "words": {name: _words([pair for one, pair in sized(found) if one.place == name]) for name in NAMES},
+        "words": {name: _words(sized([one for one in found if one.place == name])) for name in NAMES},
     }
 
 
-def sized(found: Sequence[Scored]) -> list[tuple[Scored, tuple[int, int]]]:
-    """The responses that have an S_l, with the words required and written."""
-    return [(one, (one.length, one.words)) for one in found if one.length and one.words is not None]
+def sized(found: Sequence[Scored]) -> list[tuple[int, int]]:
+    """The words required and written of the responses that have an S_l."""
+    return [(one.length, one.words) for one in found if one.length and one.words is not None]
 
 
 def by_bucket(values: Sequence[tuple[str, float]]) -> dict[str, Any]:

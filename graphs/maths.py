@@ -114,9 +114,11 @@ class Solutions:
     reference: str
     context: Context
     written: int = 0
+    expansions: int = 0
 
     async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
         """n steps after the path's exact ids. One whose call failed, or that is too long, ends its branch."""
+        self.expansions += 1
         keys = [f"{node.id}/{i}" for i in range(n)]
         last = node.depth + 1 >= self.context.depth
         given = (self.question, self.context, node.state)
@@ -219,7 +221,10 @@ async def grow(root: Node[Path], problem: Solutions) -> None:
     limits = Limits(0, context.width, context.depth)
     search = MCTS(problem, PUCT(c_init=context.explore), limits)
     for _ in range(context.descents + 1):  # none at first: the root's children
+        before = problem.expansions
         await search.run(root)
+        if problem.expansions == before:  # an end was visited again: nothing is new in the tree
+            continue
         for node in walk(root):
             node.step.setdefault("spent", problem.written)
         if not problem.written:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
 from agentsys.maths import check_installed
 from agentsys.records import InputError
@@ -30,18 +30,13 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
         calls += len(trace.calls)
         tokens += sum(call.completion_tokens for call in trace.calls)
         margins += [target.scores["margin"] for target in trace.targets]
-    rows = [
+    return [
         ("questions that were solved at least once", f"{solved} of {questions}"),
         ("  right among all solutions, rollouts included", f"{right} of {tried}"),
         ("  answers compared as text", str(as_text)),
         ("pairs", str(len(margins))),
+        *pair_rows(margins, calls, tokens),
     ]
-    if margins:
-        rows += [
-            ("  mean margin", f"{fmean(margins):.2f}"),
-            ("  calls and tokens written a pair", f"{calls / len(margins):.1f} and {tokens / len(margins):,.0f}"),
-        ]
-    return rows
 
 
 def main(run: RunOptions, context: Context) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from agentsys.metrics import mean_with_interval
 from agentsys.traces import Trace
+from graphs.evaluations import seconds_of
 from graphs.maths import Find
 
 Finds = Sequence[Find]
@@ -42,12 +43,11 @@ class Prediction:
 
 def prediction_of(trace: Trace) -> Prediction:
     """What a trace of graphs/maths.py or graphs/maths_samples.py says."""
-    cached = any(call.measured.get("cache_hit") for call in trace.calls)
     return Prediction(
         finds=(trace.result or {}).get("finds", ()),
         tokens=sum(call.completion_tokens for call in trace.calls),
         prompt_tokens=sum(call.prompt_tokens for call in trace.calls),
-        seconds=None if cached else trace.measured["seconds"],
+        seconds=seconds_of(trace),
         error=trace.reason if trace.result is None else None,
     )
 

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from agentsys.documents import JOIN, Reference, fit, paragraphs_of, without_leaks
 from agentsys.roles import Answer, Role, load_prompt
 from agentsys.systems import LanguagePair, System, ask, knob
-from agentsys.traces import Segment, Target
+from agentsys.traces import Segment, Target, masked
 from graphs.deeprag import Knowledge
 
 STUDENT: Final = load_prompt("ragtrans/translator")
@@ -114,15 +114,18 @@ class Context(Knowledge, LanguagePair):
         super().__post_init__()
         self.at_least(document_tokens=1)
 
+    @property
+    def document_column(self) -> str:
+        """The column of a published record that holds the setting's document; "" where none does."""
+        if self.setting not in ("golden", "noisy"):
+            return ""
+        noisy = "noisy_" if self.setting == "noisy" else ""
+        return f"{noisy}{self.document_language}_doc" if self.document_language else "doc"
+
     async def passages(self, query: str) -> list[Passage]:
         """The k best passages in the wanted language. Raises ValueError where the index cannot be opened."""
-        from agentsys.knowledge import load_retriever
-
-        if not self.index:
-            raise ValueError("index: name the folder of an index; `python -m agentsys.knowledge build` makes one")
-        retriever = await asyncio.to_thread(load_retriever, self.index, self.retriever)
         wanted = self.document_language
-        [hits] = await retriever.search([query], self.k * OVERFETCH if wanted else self.k)
+        hits = await self.hits(query, self.k * OVERFETCH if wanted else self.k)
         fitting = [hit for hit in hits if not wanted or hit.passage.meta.get("lang") == wanted]
         return [
             Passage(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
@@ -207,7 +210,7 @@ def references_of(state: State) -> list[str]:
 
 def lesson(asked: dict[str, str], answer: Segment, scores: dict[str, float]) -> Target:
     """An answer to the translator's prompt as something to learn; the rating before it is not learned (section 3)."""
-    prompt = [Segment(message["role"], False, text=str(message["content"])) for message in STUDENT.render(asked)]
+    prompt = masked(STUDENT.render(asked))
     return Target("sft", (*prompt, answer), scores=scores)
 
 

@@ -124,9 +124,8 @@ def columns_of(file: Path, context: Translation, given: Sequence[str] = ()) -> d
     if "src" not in first:
         return {}
     columns = {"text": "src"} | ({"reference": "tgt"} if "tgt" in first else {})
-    if context.setting in ("golden", "noisy"):
-        lang = context.document_language
-        columns["document"] = f"{'noisy_' if context.setting == 'noisy' else ''}{lang}_doc" if lang else "doc"
+    if context.document_column:
+        columns["document"] = context.document_column
     columns = {name: columns[name] for name in columns.keys() - {entry.partition("=")[0] for entry in given}}
     if (column := columns.get("document")) and column not in first:
         there = ", ".join(name for name in first if name.endswith("doc")) or "no document"

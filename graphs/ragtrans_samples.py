@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from agentsys.documents import JOIN, Reference, count_tokens, fit, mmr, overlap, without_leaks
@@ -215,13 +214,14 @@ class Sampler:
         """
         rng = self.rng(sample, "clic")
         lang = rng.choice([code for code in (self.options.source, self.options.target) if code in sample.leads])
-        shown = shorten(sample.leads[lang], options.keep)
-        pieces = list(chain.from_iterable([(lang, text) for text in texts] for lang, texts in sample.documents.items()))
+        answer = sample.leads[lang]
+        shown = shorten(answer, options.keep)
+        pieces = [(code, text) for code, texts in sample.documents.items() for text in texts]
         if not shown or len(sample.documents) < 2:
             return None
-        picked = await pick(sample.leads, sample.leads[lang], pieces, options, embedder)
+        picked = await pick(sample.leads, answer, pieces, options, embedder)
         self.counts["CLIC documents in several languages"] += len({pieces[i][0] for i in picked}) > 1
-        mixed, answer = JOIN.join(pieces[i][1] for i in picked), sample.leads[lang]
+        mixed = JOIN.join(pieces[i][1] for i in picked)
         return {
             "id": f"clic/{sample.id}", "task": "clic", "text": shown, "document": mixed, "answer": answer,
             "language": lang,

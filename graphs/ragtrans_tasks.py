@@ -18,7 +18,7 @@ from agentsys.documents import JOIN, Reference, paragraphs_of, without_leaks
 from agentsys.prompts import Prompt
 from agentsys.roles import Role, load_prompt
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
-from agentsys.traces import Segment, Target
+from agentsys.traces import Segment, Target, masked
 from graphs.ragtrans import STUDENT
 
 PROMPTS: Final[dict[str, Prompt]] = {
@@ -101,7 +101,7 @@ class Tasks(System):
         asked = PROMPTS[state["task"]].render(
             {"text": state["text"], "document": document, **told, **runtime.context.languages}
         )
-        prompt = [Segment(message["role"], False, text=str(message["content"])) for message in asked]
+        prompt = masked(asked)
         found = [Target("sft", (*prompt, Segment("assistant", True, text=state["answer"].strip())))]
         if state["task"] == "sket" and not state["leaks"]:
             wrote = Segment("user", False, prompt="knowledge"), Segment("assistant", True, call="knowledge")

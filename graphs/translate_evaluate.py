@@ -34,11 +34,10 @@ from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
 from agentsys.metrics import bleu_signature
-from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import BadRecord, InputError
 from graphs import translate
-from graphs.evaluations import plainly, write_report
+from graphs.evaluations import Place, drawn, plainly, write_report
 from graphs.translate_measures import (
     METRICS,
     TERM_METRICS,
@@ -50,7 +49,7 @@ from graphs.translate_measures import (
     score_table,
     scripts_differ,
 )
-from graphs.translate_rows import Columns, Pair, Row, missing_of, read_pairs, reasons_of, rows_of, sample, with_terms
+from graphs.translate_rows import Columns, Pair, Row, missing_of, read_pairs, reasons_of, rows_of, with_terms
 from graphs.translate_systems import SYSTEMS, Cost, Outcome, judged, system, translated
 
 
@@ -122,16 +121,13 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Place:
-    """How the runs go, and where to."""
+class UserPlace(Place):
+    """A place whose systems share the user's request cache."""
 
-    panel: ClassVar[str] = "Run"
-    out: Path | None = knob(None, "folder of the results and runs; what is there already is not asked again")
-    in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
     cache: Path | None = knob(None, "request cache file; by default one in the user's cache folder")
 
 
-def evaluate(data: Data, compared: Compared, scores: Scores, place: Place) -> dict[str, Any]:
+def evaluate(data: Data, compared: Compared, scores: Scores, place: UserPlace) -> dict[str, Any]:
     """Read, check, translate, judge and measure; what evaluation.json holds.
 
     Raises what a user can mend before anything is asked, and what `translated` and `judged` raise.
@@ -186,7 +182,7 @@ def _sampled(data: Data) -> tuple[list[Pair | BadRecord], list[Pair], list[BadRe
     columns = Columns(data.source_field, data.reference_field, data.document_field)
     languages = (data.source_language, data.target_language)
     every = read_pairs(data.pairs, columns, languages)
-    pairs, unusable = sample(every, limit=data.limit, shuffle=data.shuffle, seed=data.seed, path=data.pairs)
+    pairs, unusable = drawn(every, data.pairs, "pair", limit=data.limit, shuffle=data.shuffle, seed=data.seed)
     if lists := [name.strip() for name in data.terms.split(",") if name.strip()]:
         pairs = with_terms(pairs, lists, languages)
     return every, pairs, unusable
@@ -337,7 +333,7 @@ def _costs(systems: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def main(data: Data, compared: Compared, scores: Scores, run: Place) -> None:
+def main(data: Data, compared: Compared, scores: Scores, run: UserPlace) -> None:
     """Let systems translate the same sentences and score them: BLEU, chrF, COMET, judge, terms; and what they cost.
 
     Metrics have 95 % bootstrap intervals, differences from the baseline a p-value by paired bootstrap resampling.

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentsys.records import BadRecord, InputError, Record, read_records, shuffled
+from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.term_scores import KnownTerm, folded, rendering
 
 if TYPE_CHECKING:
@@ -90,18 +89,6 @@ def read_pairs(path: Path, columns: Columns, languages: tuple[str, str]) -> list
         except _Unusable as err:
             found.append(BadRecord(record.source, str(err)))
     return found
-
-
-def sample(
-    pairs: Sequence[Pair | BadRecord], *, limit: int | None, shuffle: bool, seed: int, path: Path
-) -> tuple[list[Pair], list[BadRecord]]:
-    """The pairs to translate, and what cannot be used among them. Raises InputError if there is no pair."""
-    taken = list(islice(shuffled(pairs, seed=seed) if shuffle else pairs, limit))
-    usable = [pair for pair in taken if isinstance(pair, Pair)]
-    unusable = [pair for pair in taken if isinstance(pair, BadRecord)]
-    if not usable:
-        raise InputError(f"--pairs {path}: no pair to use: {unusable[0].reason if unusable else 'empty file'}")
-    return usable, unusable
 
 
 def with_terms(pairs: Sequence[Pair], lists: Sequence[str], languages: tuple[str, str]) -> list[Pair]:

@@ -61,10 +61,8 @@ def _with_document(pair: Pair, context: Any) -> dict[str, Any]:
     """All references are there so that what is retrieved cannot give one away. Raises InputError without a document."""
     several = len(pair.references) > 1
     given: dict[str, Any] = {"text": pair.text, "reference": [*pair.references] if several else pair.references[0]}
-    if context.setting not in ("golden", "noisy"):
+    if not (column := context.document_column):
         return given
-    language = f"{context.document_language}_doc" if context.document_language else "doc"
-    column = f"noisy_{language}" if context.setting == "noisy" and context.document_language else language
     if column not in pair.data:
         there = ", ".join(name for name in pair.data if name.endswith("doc")) or "none"
         raise InputError(

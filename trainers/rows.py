@@ -28,9 +28,9 @@ from trainers.students import TrainerError, load_tokenizer, tokenizer_digest
 Kind = Literal["sft", "role", "step"]
 KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step")
 TOKENIZER_KEY: Final = b"agentsys.tokenizer"
+"""Key in the Parquet schema's metadata: the digest of the tokenizer whose ids the rows hold."""
 SHORT: Final = 32
 """Characters below which a learned text is an answer that many inputs may share."""
-"""Key in the Parquet schema's metadata: the digest of the tokenizer whose ids the rows hold."""
 
 Row = dict[str, Any]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from rich.console import Console
@@ -17,6 +18,16 @@ from agentsys.traces import Call, Trace
 
 QUIET_SECONDS: Final = 10.0
 """Where the output is no terminal, a line this often takes the place of the bar."""
+
+
+def pair_rows(margins: Sequence[float], calls: int, tokens: int) -> list[tuple[str, str]]:
+    """Rows of a last table: what the pairs' sides differ by, and what a pair cost. None without pairs."""
+    if not margins:
+        return []
+    return [
+        ("  mean margin", f"{fmean(margins):.2f}"),
+        ("  calls and tokens written a pair", f"{calls / len(margins):.1f} and {tokens / len(margins):,.0f}"),
+    ]
 
 
 class ProgressView:

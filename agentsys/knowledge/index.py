@@ -90,16 +90,27 @@ def _folder(index: str | Path, embedding: str = "") -> Path:
     """The real path of an index that may be opened here."""
     from agentsys.models.spec import served_to_browsers
 
-    folder = Path(index).expanduser().resolve()
-    if served_to_browsers():
-        allowed = [path.strip() for path in os.environ.get("AGENTSYS_INDEXES", "").split(",") if path.strip()]
-        if folder not in [Path(path).expanduser().resolve() for path in allowed]:
-            raise KnowledgeError(
-                f"in Studio, {index} is not allowed; start the server with AGENTSYS_INDEXES={index} to allow it"
-            )
-        if embedding:
-            raise KnowledgeError("in Studio, the embedding model is the one that the index names; leave it empty")
+    folder = allowed_path(index, "AGENTSYS_INDEXES")
+    if embedding and served_to_browsers():
+        raise KnowledgeError("in Studio, the embedding model is the one that the index names; leave it empty")
     return folder
+
+
+def allowed_path(name: str | Path, variable: str) -> Path:
+    """The real path of a file or folder; inside the LangGraph server only of one that the variable lists.
+
+    The variable holds paths separated by commas. Raises KnowledgeError.
+    """
+    from agentsys.models.spec import served_to_browsers
+
+    path = Path(name).expanduser().resolve()
+    if served_to_browsers():
+        allowed = [one.strip() for one in os.environ.get(variable, "").split(",") if one.strip()]
+        if path not in [Path(one).expanduser().resolve() for one in allowed]:
+            raise KnowledgeError(
+                f"in Studio, {name} is not allowed; start the server with {variable}={name} to allow it"
+            )
+    return path
 
 
 @lru_cache(maxsize=16)

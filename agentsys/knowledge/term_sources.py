@@ -14,7 +14,6 @@ terms: and dictionary: take the names of columns that they do not know: `terms:F
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
-from agentsys.knowledge.index import load_retriever
+from agentsys.knowledge.index import allowed_path, load_retriever
 from agentsys.knowledge.languages import Language, best_code, known_language
 from agentsys.knowledge.passages import Hit, KnowledgeError, Retriever
 from agentsys.knowledge.term_index import TermIndex, forms, is_acronym, term_key
@@ -89,7 +88,12 @@ class TranslationMemory:
 
         Both sides of the pair are the evidence, and the target side the meaning.
         """
-        return await asyncio.to_thread(lambda: [self._known(term, set(words(sentence))) for term in terms])
+
+        def known() -> list[list[Item]]:
+            said = set(words(sentence))
+            return [self._known(term, said) for term in terms]
+
+        return await asyncio.to_thread(known)
 
     def holds(self, sentence: str) -> bool:
         """Whether a segment is this very sentence: in an evaluation it would give the translation away."""
@@ -172,7 +176,7 @@ def _load(spec: str, source: Language, target: Language) -> TermSource:
     if kind not in ("terms", "dictionary", "tmx") or not rest:
         raise KnowledgeError(f"'{spec}' is no term source; there are {_KINDS}")
     name, _, query = rest.partition("?")
-    path = _allowed(name)
+    path = allowed_path(name, "AGENTSYS_TERM_SOURCES")
     columns = tuple(parse_qsl(query, keep_blank_values=True))
     try:
         state = path.stat()
@@ -218,17 +222,3 @@ def _pair(unit: Unit, source: Language, target: Language) -> tuple[str, str] | N
     if first is None or second is None or first == second:
         return None
     return unit.texts[first], unit.texts[second]
-
-
-def _allowed(name: str) -> Path:
-    """The real path of a file that may be read here."""
-    from agentsys.models.spec import served_to_browsers
-
-    path = Path(name).expanduser().resolve()
-    if served_to_browsers():
-        allowed = [one.strip() for one in os.environ.get("AGENTSYS_TERM_SOURCES", "").split(",") if one.strip()]
-        if path not in [Path(one).expanduser().resolve() for one in allowed]:
-            raise KnowledgeError(
-                f"in Studio, {name} is not allowed; start the server with AGENTSYS_TERM_SOURCES={name} to allow it"
-            )
-    return path

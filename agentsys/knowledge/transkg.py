@@ -14,6 +14,7 @@ share, and the judge's verdict: the graph alone holds everything, and goes throu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -120,10 +121,7 @@ class TransKG:
 
     def items(self, surface: str) -> list[Item]:
         """What is known of a term in order of arrival; of items with the same translation and meaning the first."""
-        first: dict[tuple[str, str], Item] = {}
-        for item in self._said(self._find(surface)):
-            first.setdefault(_content(item), item)
-        return list(first.values())
+        return _distinct(self._said(self._find(surface)))
 
     def facts(self, surface: str) -> list[str]:
         """What the text says of a term, as lines "term - relation - other", in the order of the sentences."""
@@ -256,11 +254,7 @@ class TransKG:
                 edge["verdict"] = verdicts[edge_number]
 
     def _with_verdict(self, node: str, verdict: Verdict) -> list[Item]:
-        first: dict[tuple[str, str], Item] = {}
-        for _, item, found in self._numbered(node):
-            if found == verdict:
-                first.setdefault(_content(item), item)
-        return list(first.values())
+        return _distinct(item for _, item, found in self._numbered(node) if found == verdict)
 
 
 def needs(*modules: str) -> None:
@@ -273,6 +267,14 @@ def needs(*modules: str) -> None:
 
 def _content(item: Item) -> tuple[str, str]:
     return folded(item.target), folded(item.meaning)
+
+
+def _distinct(items: Iterable[Item]) -> list[Item]:
+    """Of items with the same translation and meaning the first."""
+    first: dict[tuple[str, str], Item] = {}
+    for item in items:
+        first.setdefault(_content(item), item)
+    return list(first.values())
 
 
 def _xml(value: Any) -> Any:

@@ -63,7 +63,7 @@ def _places(graph: Any) -> dict[str, tuple[int, float]]:
         nodes = [node for node, data in graph.nodes(data=True) if data["kind"] == kind]
         above: dict[str, float] = {}
         for order, node in enumerate(nodes):
-            rows = [places[before][1] for before in graph.predecessors(node) if before in places and column]
+            rows = [places[before][1] for before in graph.predecessors(node) if before in places]
             above[node] = sum(rows) / len(rows) if rows else float(order)
         for row, node in enumerate(sorted(nodes, key=lambda node: above[node])):
             places[node] = (column, float(row))

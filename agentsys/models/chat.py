@@ -185,9 +185,11 @@ class EndpointChatModel(AgentChatModel):
     async def _prompt_ids(
         self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
     ) -> list[int] | None:
-        if served.tokenizer is None or any(not isinstance(message["content"], str) for message in chat):
-            if continue_ids and served.tokenizer is None:
+        if served.tokenizer is None:
+            if continue_ids:
                 raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
+            return None
+        if any(not isinstance(message["content"], str) for message in chat):
             if continue_ids:
                 raise ModelError(f"{served.name}: an answer can be continued only after messages of text")
             return None
