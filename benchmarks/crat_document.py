@@ -46,8 +46,8 @@ def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
         "identifier": {"terms": [{"term": name, "kind": "proper"} for name in names]},
         "grapher": {"relations": [{"term": names[0], "relation": "met", "object": names[-1]}]} if names else {},
         "informant": {"senses": [{"meaning": m, "translation": f"{m}译{names[-1]}"} for m in "甲乙"]} if names else {},
-        "relevance": {"reason": "so", "relevant": True},
-        "invariance": {"reason": "so", "same": "乙" in request and not (hard and "再" not in request)},
+        "relevance": {"here": "so", "entry": "so", "relevant": True},
+        "invariance": {"first": "so", "last": "so", "same": "乙" in request and not (hard and "再" not in request)},
         "counterfactual": {"reason": "so", "changes": True, "better": "entry"},
     }
     if role == "informant" and "do not fit" in request:
@@ -59,7 +59,8 @@ def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
         return (
             "".join(re.findall(r"^- (.*)$", request, re.MULTILINE)) + request.split("Translation: ")[1].split("\n")[0]
         )
-    texts = {"substituter": request.rpartition(": ")[2], "back": request, "glosser": "noon = 中午"}
+    rendered = "".join(re.findall(r"rendered as: (.*)", request))
+    texts = {"substituter": rendered, "back": request, "glosser": "noon = 中午"}
     return texts.get(role) or json.dumps(replies[role])
 
 

@@ -22,7 +22,7 @@ from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
 from graphs.crat import Context, graph
 
-CHECKS = ("relevance", "invariance", "counterfactual", "failed call")
+CHECKS = ("relevance", "substitution", "invariance", "counterfactual", "failed call")
 
 
 def with_digest(context: Context) -> Context:

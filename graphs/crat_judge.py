@@ -32,6 +32,7 @@ from graphs.crat_protocol import (
     Relevance,
     Senses,
 )
+from graphs.crat_terms import has_term
 
 EVIDENCE = 600
 """Characters of a meaning, and of evidence, that a prompt shows: both sides of a long pair of a translation memory."""
@@ -191,12 +192,16 @@ class Judge(System):
     ) -> Candidate:
         """Check 2: substitution, back-translation without sight of the source, and the concept's invariance.
 
-        Only a relevant candidate takes it. Raises RoleError.
+        Only a relevant candidate takes it. One that does not get into the sentence has nothing to bring back: it is
+        rejected without asking further. Raises RoleError.
         """
         if candidate["rejected_by"]:
             return candidate
         entry = shown(candidate["item"])
         there = (await ask(context, self.substituter, key=f"{key}/substitute", entry=entry, **about)).value
+        if entry["target"] and not has_term(entry["target"], there):
+            reasons = {**candidate["reasons"], "substitution": "the sentence was translated without it"}
+            return {**candidate, "substituted": there, "reasons": reasons, "rejected_by": "substitution"}
         back = (await ask(context, self.back, key=f"{key}/back", translation=there, **context.languages)).value
         asked = {"back_translation": back, "meaning": entry["meaning"], **about}
         verdict = (await ask(context, self.invariance, key=f"{key}/invariance", **asked)).value

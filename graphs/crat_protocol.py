@@ -65,17 +65,29 @@ class Names(BaseModel):
 
 
 class Relevance(BaseModel):
-    """Check 1: is this what the term means here?"""
+    """Check 1: is this what the term means here? Before the verdict: what it is here, what the entry speaks of."""
 
-    reason: str
+    here: str
+    entry: str
     relevant: bool
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+        return f"here it is {self.here}, in the entry {self.entry}"
 
 
 class Invariance(BaseModel):
-    """Check 2: does the concept stay the same through the substitution and the way back?"""
+    """Check 2: does the concept stay the same? Before the verdict: what the term was, what came back."""
 
-    reason: str
+    first: str
+    last: str
     same: bool
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+        return f"it was {self.first}, it came back as {self.last}"
 
 
 class Counterfactual(BaseModel):

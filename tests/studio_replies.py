@@ -84,10 +84,10 @@ def crat_structured(schema: dict[str, Any], last: str) -> Behaviour | None:
             return as_json(relations=[{"term": "bell", "relation": "is in", "object": "church"}])
         case ["senses"]:
             return as_json(senses=[dict(zip(("meaning", "translation"), METAL, strict=True))])
-        case ["reason", "relevant"]:
-            return as_json(reason="The image.", relevant=True)
-        case ["reason", "same"]:
-            return as_json(reason="It still rings.", same=True)
+        case ["entry", "here", "relevant"]:
+            return as_json(here="an image", entry="an image", relevant=True)
+        case ["first", "last", "same"]:
+            return as_json(first="a bell", last="a bell", same=True)
         case ["better", "changes", "reason"]:
             better = "entry" if f"Entry: {SOUND[1]}" in last else "rival"
             return as_json(reason="One hears it.", changes=True, better=better)

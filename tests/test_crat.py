@@ -35,8 +35,9 @@ SHORE, MONEY = ("the land beside a river", "河岸"), ("a company that keeps mon
 class Script:
     """A small world: each role's reply follows from it and from what the role was asked.
 
-    `irrelevant` holds (word of the sentence, translation), `changed` translations whose concept is lost on the way
-    back, `rivals` (entry, rival) where the rival is better; `translations` what the translator writes for a sentence.
+    `irrelevant` holds (word of the sentence, translation), `unplaced` translations that the substituter leaves out,
+    `changed` those whose concept is lost on the way back, `rivals` (entry, rival) where the rival is better;
+    `translations` what the translator writes for a sentence.
     """
 
     terms: Sequence[tuple[str, str]] = (("bank", "polysemy"), ("Scotia", "proper"))
@@ -46,6 +47,7 @@ class Script:
     more: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     relations: Sequence[tuple[str, str, str]] = (("bank", "is near", "Scotia"), ("river", "is", "wet"))
     irrelevant: set[tuple[str, str]] = field(default_factory=lambda: {("steep", "银行")})
+    unplaced: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     rivals: set[tuple[str, str]] = field(default_factory=set)
     names: Sequence[str] = ()
@@ -84,17 +86,18 @@ class Script:
     def relevance(self, request: str) -> str:
         target = line(request, "Entry").split(" - ")[0]
         wrong = any(word in line(request, "Sentence") and target == other for word, other in self.irrelevant)
-        return json.dumps({"reason": f"about {target}", "relevant": not wrong})
+        return json.dumps({"here": "the word", "entry": target, "relevant": not wrong})
 
     def substituter(self, request: str) -> str:
-        return f"句子用{request.rpartition(' as: ')[2].strip()}。"
+        [target] = re.findall(r"rendered as[^:]*: (.+)", request)
+        return "句子没有它。" if target in self.unplaced else f"句子用{target}。"
 
     def back(self, request: str) -> str:
         return f"back from {request}"
 
     def invariance(self, request: str) -> str:
         lost = any(f"用{target}。" in request for target in self.changed)
-        return json.dumps({"reason": "lost" if lost else "kept", "same": not lost})
+        return json.dumps({"first": "the word", "last": "lost" if lost else "kept", "same": not lost})
 
     def counterfactual(self, request: str) -> str:
         entry, rival = (line(request, name).split(" - ")[0] for name in ("Entry", "Rival"))
@@ -198,7 +201,11 @@ async def test_each_verdict_has_its_reason_and_the_way_back_never_sees_the_sourc
     script = Script(irrelevant=set())
     result = await run(script)
     chosen = decision(result, "bank")["candidates"][0]
-    assert chosen["reasons"] == {"relevance": "about 银行", "invariance": "kept", "counterfactual": "银行 or 河岸"}
+    assert chosen["reasons"] == {
+        "relevance": "here it is the word, in the entry 银行",
+        "invariance": "it was the word, it came back as kept",
+        "counterfactual": "银行 or 河岸",
+    }
     assert (chosen["substituted"], chosen["back_translation"]) == ("句子用银行。", "back from 句子用银行。")
     assert (chosen["rival"], chosen["counterfactual"]) == ("河岸", {"changes": True, "better": "entry"})
     assert verdicts(decision(result, "bank")) == {"银行": "accepted", "河岸": "a better one"}
@@ -211,6 +218,7 @@ async def test_each_verdict_has_its_reason_and_the_way_back_never_sees_the_sourc
 @pytest.mark.parametrize(
     ("world", "found"),
     [
+        ({"unplaced": {"银行"}}, {"银行": "substitution", "河岸": "accepted"}),
         ({"changed": {"银行"}}, {"银行": "invariance", "河岸": "accepted"}),
         ({"rivals": {("银行", "河岸")}}, {"银行": "counterfactual", "河岸": "accepted"}),
         ({"changed": {"河岸"}, "rivals": {("银行", "河岸")}}, {"银行": "accepted", "河岸": "invariance"}),
@@ -262,7 +270,7 @@ async def test_where_nothing_is_accepted_there_is_one_more_retrieval(run: Runner
         "银行": "relevance", "河岸": "relevance", "斜坡": "accepted", "岸坡": "a better one",
     }  # fmt: skip
     assert source.asked == [("bank", "Scotia"), ("slope",)], "the same name is not looked up again"
-    assert "- 银行: about 银行" in script.request("inform/0/0/again")
+    assert "- 银行: here it is the word, in the entry 银行" in script.request("inform/0/0/again")
     known = TransKG.from_json(result["graph"])
     assert {item.target for item in known.items("bank")} == {"银行", "河岸", "斜坡", "岸坡"}
     assert known.items("slope") == []
@@ -317,7 +325,10 @@ async def test_the_informant_hears_why_each_was_refused(run: Runner) -> None:
     script = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, changed={"银行"})
     assert verdicts(decision(await run(script), "bank")) == {"银行": "invariance", "河岸": "relevance"}
     asked = script.request("inform/0/0/again")
-    assert "- 银行: lost" in asked and "- 河岸: about 河岸" in asked
+    assert (
+        "- 银行: it was the word, it came back as lost" in asked
+        and "- 河岸: here it is the word, in the entry 河岸" in asked
+    )
     broken = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, broken="judge/0/0/0/relevance.*")
     await run(broken)
     assert "- 银行\n" in broken.request("inform/0/0/again"), "a call that failed is no reason"
@@ -656,7 +667,9 @@ async def test_a_term_stays_the_same_and_a_word_with_several_meanings_is_looked_
     again = Script(irrelevant={("steep", "银行"), ("lends", "河岸"), ("lends", "银行")}, more={"bank": [SHORE]})
     tried = decision(await run(again, DOCUMENT), "bank", 3)
     assert verdicts(tried) == {"河岸": "relevance", "银行": "relevance"} and len(tried["candidates"]) == 2
-    assert "- 河岸: about 河岸" in again.request("inform/3/1/again"), "what did not fit here is not asked for again"
+    assert "- 河岸: here it is the word, in the entry 河岸" in again.request("inform/3/1/again"), (
+        "what did not fit here is not asked for again"
+    )
     same = Script(irrelevant={("steep", "银行")})
     reused = decision(await run(same, DOCUMENT), "bank", 3)
     assert reused["reused"] and verdicts(reused) == {"河岸": "accepted"}

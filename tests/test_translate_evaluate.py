@@ -57,10 +57,10 @@ REPLIES = {
     "glosser": "flu = 流感",
     "grapher": '{"relations": []}',
     "informant": '{"senses": [{"meaning": "a disease", "translation": "流感"}]}',
-    "relevance": '{"reason": "so it is", "relevant": true}',
+    "relevance": '{"here": "a disease", "entry": "a disease", "relevant": true}',
     "substituter": "流感",
     "back": "flu",
-    "invariance": '{"reason": "the same", "same": true}',
+    "invariance": '{"first": "a disease", "last": "a disease", "same": true}',
     "counterfactual": '{"reason": "none", "changes": false, "better": "entry"}',
 }
 CALLS: list[str] = []

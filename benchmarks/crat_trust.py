@@ -1,0 +1,107 @@
+"""Whom CRAT's judge trusts: entries that are right against entries of another term, check by check.
+
+    python benchmarks/crat_trust.py --pairs all.en-zh.tmx --terms terms.csv [--limit 20] [--model embedded]
+
+Sentences are those of a test set in which a listed term stands and whose reference has one of its translations. The
+judge gets two candidates for the term, in an order that the seed decides: that translation, and one of another term of
+the list. Both take the checks as they do in CRAT (one round, no relations). The last row counts what is accepted in
+the end; who takes the first candidate without a judge is right in the half of the sentences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentsys.knowledge.transkg import Item
+from agentsys.term_scores import folded, rendering
+from graphs.crat import CRAT
+from graphs.crat_judge import accepted, candidates_of
+from graphs.crat_protocol import Context, Decision
+from graphs.translate_rows import Columns, Pair, read_pairs, with_terms
+
+SHOWN = ("rejected_by", "substituted", "back_translation", "reasons")
+
+
+def cases(pairs: Sequence[Pair], limit: int, rng: random.Random) -> list[tuple[str, str, str, list[str]]]:
+    """(sentence, term, right translation, both translations in their order), each term once."""
+    usable = [(pair, term) for pair in pairs for term in pair.terms]
+    rng.shuffle(usable)
+    first = {folded(term.source): (pair, term) for pair, term in reversed(usable)}
+    drawn = []
+    for pair, term in list(first.values())[:limit]:
+        others = [other.targets[0] for _, other in first.values() if folded(other.source) not in folded(pair.text)]
+        wrong = rng.choice([target for target in others if target not in term.targets])
+        right = next(target for target in term.targets if rendering(pair.references[0], [target]))
+        drawn.append((pair.text, term.source, right, rng.sample([right, wrong], 2)))
+    return drawn
+
+
+async def judged(context: Context, number: int, text: str, term: str, targets: Sequence[str]) -> Decision:
+    """The judge's decision on a term with these translations."""
+    items = [Item(term, target, "", "", "list") for target in targets]
+    decision = Decision(
+        surface=term, kind="domain", node="", sentence=number, number=0, candidates=candidates_of(items),
+        retrievals=1, reused=False, faults=[],
+    )  # fmt: skip
+    return await CRAT().decide(context, text, decision, [])
+
+
+def report(results: Sequence[tuple[str, Decision]]) -> None:
+    """How many right and wrong candidates were left after each check."""
+    print("| left after | right | wrong |\n|---|---|---|")
+    lost: set[str] = {"failed call"}
+    for check in ("relevance", "substitution", "invariance", "counterfactual"):
+        lost.add(check)
+        counts = {True: 0, False: 0}
+        for right, decision in results:
+            for candidate in decision["candidates"]:
+                counts[candidate["item"]["target"] == right] += candidate["rejected_by"] not in lost
+        print(f"| {check} | {counts[True]} / {len(results)} | {counts[False]} / {len(results)} |")
+    taken: list[Any] = [(right, accepted(decision)) for right, decision in results]
+    good = sum(chosen is not None and chosen["item"]["target"] == right for right, chosen in taken)
+    none = sum(chosen is None for _, chosen in taken)
+    print(f"| accepted | {good} / {len(taken)} | {len(taken) - good - none} / {len(taken)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--terms", required=True)
+    parser.add_argument("--languages", nargs=2, default=("English", "Chinese"))
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="print each candidate with its verdicts")
+    args = parser.parse_args()
+    languages = tuple(args.languages)
+    pairs = with_terms(
+        [pair for pair in read_pairs(args.pairs, Columns(), languages) if isinstance(pair, Pair)],
+        args.terms.split(","),
+        languages,
+    )
+    context = Context(args.model, source_language=languages[0], target_language=languages[1], again=False)
+    drawn = cases(pairs, args.limit, random.Random(args.seed))
+
+    async def work() -> list[Decision]:
+        asked = (judged(context, i, text, term, targets) for i, (text, term, _, targets) in enumerate(drawn))
+        return list(await asyncio.gather(*asked))
+
+    started = time.perf_counter()
+    decisions = asyncio.run(work())
+    print(f"{args.model}, {len(drawn)} terms of {args.pairs.name}, {time.perf_counter() - started:.0f} s")
+    for (text, term, right, _), decision in zip(drawn, decisions, strict=True):
+        for candidate in decision["candidates"] if args.show else []:
+            known = "right" if candidate["item"]["target"] == right else "wrong"
+            verdicts = {name: candidate[name] for name in SHOWN}  # type: ignore[literal-required]
+            print(f"{known}: {term} = {candidate['item']['target']} in: {text}\n    {verdicts}")
+    report([(case[2], decision) for case, decision in zip(drawn, decisions, strict=True)])
+
+
+if __name__ == "__main__":
+    main()
