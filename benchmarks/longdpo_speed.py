@@ -191,7 +191,13 @@ def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, desce
     usual = type(model.engine).records_per_request
     model.engine.records_per_request = under_way[schedule] / slots if schedule in under_way else usual
     knobs = Context(
-        model=f"{url}/v1", width=args.width, depth=args.depth, descents=descents, at_once=args.at_once, eta=1.0
+        model=f"{url}/v1",
+        width=args.width,
+        depth=args.depth,
+        descents=descents,
+        at_once=args.at_once,
+        eta=1.0,
+        weights="stated",
     )
     lengths = args.lengths
     records = [{"prompt": f"Write story {i}.", "length": lengths[i % len(lengths)]} for i in range(args.trees)]

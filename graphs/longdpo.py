@@ -109,7 +109,8 @@ class Context(BaseContext):
     depth: int = knob(4, "layers at most")
     step_tokens: int = knob(0, "tokens of a step; 0: by the required length, 512 to 8192 as released")
     weights: Literal["stated", "probabilities"] = knob(
-        "stated", "a principle's weights: five numbers that the judge states, or the chances of its score's token"
+        "probabilities",
+        "a principle's weights: the chances of its score's token, or five numbers of the judge",
     )
     eta: float = knob(2.5, "a choice of at most this value is improved with critiques, 1-5")
     similarity: float = knob(0.8, "cosine above which a fact and a chunk are judged")

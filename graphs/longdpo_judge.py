@@ -1,6 +1,6 @@
 """LongDPO's judge: seven principles, each with five soft weights over the scores 1 to 5.
 
-The weights are stated, as in the paper, or they are the probabilities of the score's token (ours): small models state
+The weights are the probabilities of the score's token (ours), or they are stated, as in the paper: small models state
 five equal weights, or five scores, where they are asked for a distribution.
 """
 

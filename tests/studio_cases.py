@@ -187,7 +187,7 @@ CASES = {
         },
         tokens_from={"expand", "judge"},
         result={"response": DRAFTS[0], "stop": "end", "dropped": "no pair (end)"},
-        changed={"judge_model": "vllm?max_tokens=77", "judge_prompt": "# user\nMARKED {{ text }}", "width": 2},
+        changed={"grader_model": "vllm?max_tokens=77", "grader_prompt": "# user\nMARKED {{ text }}", "width": 2},
         changed_result={"response": DRAFTS[0], "stop": "end"},
         asked_of_vllm=f"MARKED {DRAFTS[0]}",
         edit_before="judge",

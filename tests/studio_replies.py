@@ -68,8 +68,8 @@ def structured(seen: Seen, last: str) -> Behaviour | None:
             return as_json(long="She was born there.", short="Torby" if FOUND in last else "Lund")
         case ["figurative", "literal", "reason", "suitable"]:
             return as_json(figurative=True, literal="空教堂里的钟", suitable=False, reason="A bell is loud.")
-        case ["accuracy", "analysis", *_]:
-            return as_json(analysis="Fine.", **{principle: [0, 0, 0, 1, 0] for principle in PRINCIPLES})
+        case ["accuracy", "insight", *_]:
+            return as_json(**dict.fromkeys(PRINCIPLES, 4))
         case ["found", "relevance", "translation"]:
             return as_json(relevance=4, found="bell = 钟", translation=DRAFTS[1])
     return crat_structured(schema_of(seen), last)

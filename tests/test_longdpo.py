@@ -82,6 +82,7 @@ def weights(score: float) -> list[float]:
     return [0.0] * 5 if score == 0 else [{low: low + 1 - score, low + 1: score - low}.get(i, 0.0) for i in range(1, 6)]
 
 
+STATED = Context(width=3, depth=2, eta=1.0, weights="stated")
 Runner = Callable[..., Any]
 
 
@@ -99,7 +100,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
         model = Writing(respond=script)
         monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
         monkeypatch.setattr(longdpo, "_embedder", lambda spec: Words())
-        context = Context(**({"width": 3, "depth": 2, "eta": 1.0} | knobs))
+        context = replace(STATED, **knobs)
         return dict(await graph.ainvoke({"prompt": REQUEST, "length": 300}, context=context))
 
     return start
@@ -146,7 +147,7 @@ async def test_a_thread_begins_anew(run: Runner) -> None:
     kept = LongDPO().builder().compile(checkpointer=InMemorySaver())
     for _ in range(2):
         given = {"configurable": {"thread_id": "one"}}
-        result = await kept.ainvoke({"prompt": REQUEST}, given, context=Context(width=3, depth=1, eta=1.0))
+        result = await kept.ainvoke({"prompt": REQUEST}, given, context=replace(STATED, depth=1))
         assert (result["response"], len(result["layers"])) == ("two", 1)
 
 
@@ -268,7 +269,7 @@ async def test_the_writer_goes_on_from_the_very_ids(run: Runner, monkeypatch: py
             return reply
 
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: Engine(respond=Script(STEPS, VALUES)))
-    result = await LongDPO().builder().compile().ainvoke({"prompt": REQUEST}, context=Context(width=3, depth=2))
+    result = await LongDPO().builder().compile().ainvoke({"prompt": REQUEST}, context=STATED)
     chosen = result["layers"][0]["candidates"][1]
     assert chosen["ids"] == [7, 2] and sent == [[], [], [], *[chosen["ids"]] * 3]
 
@@ -321,6 +322,6 @@ async def test_one_score_a_principle(run: Runner) -> None:
 
 def test_a_judge_that_would_not_be_asked_is_refused() -> None:
     with pytest.raises(ValueError, match="with weights probabilities the judge is grader; name its grader_model"):
-        Context(weights="probabilities", judge_model="http://judge")
+        Context(judge_model="http://judge")
     with pytest.raises(ValueError, match="with weights stated the judge is judge; name its judge_model"):
-        Context(grader_model="http://judge")
+        Context(weights="stated", grader_model="http://judge")

@@ -20,6 +20,7 @@ KILLS = 5
 REQUESTS = 6
 WIDTH = AT_ONCE = 3
 SEARCH = ["--width", WIDTH, "--depth", 3, "--eta", 1, "--descents", 10, "--at-once", AT_ONCE, "--lookahead", 2]
+JUDGE = ["--weights", "stated"]
 
 
 Begin = Callable[[str], subprocess.Popen[str]]
@@ -34,7 +35,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         asked = tmp_path / "asked.jsonl"
         here = ["--input", asked, "--out", tmp_path / name, "--cache", tmp_path / f"{name}.sqlite"]
         model = f"langchain:toys:TreeChatModel?log={tmp_path / name}.log"
-        command = [sys.executable, REPO / "graphs" / "longdpo_collect.py", "--model", model, *here, *SEARCH]
+        command = [sys.executable, REPO / "graphs" / "longdpo_collect.py", "--model", model, *here, *SEARCH, *JUDGE]
         process = subprocess.Popen(
             [*map(str, command)],
             env=environment(tmp_path / "cache"),

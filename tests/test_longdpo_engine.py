@@ -18,7 +18,13 @@ async def test_steps_share_the_exact_token_prefix(tmp_path: Path) -> None:
     judgements = [json.dumps({"analysis": ""} | {name: weights(s) for name in PRINCIPLES}) for s in (3, 4)]
     judge = write_lines(tmp_path / "judge.jsonl", [{"role": "judge", "replies": judgements}])
     context = Context(
-        model="embedded:qwen2.5-coder-0.5b", judge_model=f"scripted:{judge}", width=2, depth=3, step_tokens=9, eta=1.0
+        model="embedded:qwen2.5-coder-0.5b",
+        judge_model=f"scripted:{judge}",
+        width=2,
+        depth=3,
+        step_tokens=9,
+        eta=1.0,
+        weights="stated",
     )
     record = {"id": "letter", "prompt": "Write a long letter about a lighthouse. Do not stop.", "length": 900}
     await acollect(graph, [record], tmp_path / "run", context=context, options=Options(cache=None))

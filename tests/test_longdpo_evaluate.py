@@ -351,7 +351,7 @@ def test_what_the_search_wrote(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         policy = Policy(respond=respond)
         patch.setattr("agentsys.systems.load_model", lambda *spec, **about: policy)
         patch.setattr("agentsys.collect.fingerprint.load_model", lambda *spec, **about: policy)
-        knobs = longdpo_search.Context(width=2, depth=1, eta=1.0)
+        knobs = longdpo_search.Context(width=2, depth=1, eta=1.0, weights="stated")
         collect(longdpo_search.graph, REQUESTS[:3], tmp_path / "longdpo", context=knobs)
     code, _, _ = run("--responses", tmp_path / "longdpo", "--out", tmp_path / "out", "--limit", 4)
     found = read(tmp_path / "out")["systems"]["longdpo"]

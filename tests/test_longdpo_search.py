@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -22,12 +23,13 @@ from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.traces import read_traces
-from graphs import longdpo
+from graphs import longdpo, longdpo_search
 from graphs.longdpo_judge import PRINCIPLES
-from graphs.longdpo_search import Context, graph
+from graphs.longdpo_search import graph
 
 REQUEST = {"prompt": "Write a long letter about a lighthouse.", "length": 300}
 Start = Callable[..., ScriptedChatModel]
+Context = partial(longdpo_search.Context, weights="stated")
 
 
 class Slow(ScriptedChatModel):
@@ -256,7 +258,8 @@ def test_the_command(tmp_path: Path) -> None:
     ]  # fmt: skip
     script = write_lines(tmp_path / "rules.jsonl", rules)
     asked = write_lines(tmp_path / "asked.jsonl", [{"prompt": f"Letter {i}", "length": 100} for i in range(3)])
-    command = [sys.executable, "graphs/longdpo_collect.py", "--model", f"scripted:{script}", "--out", tmp_path / "run"]
+    command = [sys.executable, "graphs/longdpo_collect.py", "--model", f"scripted:{script}", "--weights", "stated"]
+    command += ["--out", tmp_path / "run"]
     done = subprocess.run(
         [*map(str, command), "--input", str(asked)], capture_output=True, text=True, env=environment(tmp_path / "c")
     )
