@@ -24,7 +24,7 @@ from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
 from agentsys.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.spec import served_to_browsers
-from agentsys.roles import Role
+from agentsys.roles import Role, RoleError
 from agentsys.search import settled
 from agentsys.systems import BaseContext, System, ask, knob
 from graphs.longdpo_judge import PRINCIPLES, Grades, Judgement, fault, probable, stated
@@ -166,6 +166,8 @@ class LongDPO(System):
         budget = context.tokens(required_words(state.get("length")))
         role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget}, attempts=1)
         ids = [i for step in prefix for i in step["ids"]]
+        if prefix and not ids:
+            raise RoleError(f"writer ({key}): the steps before have no token ids, which the model must tell to be continued")
         asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
         call = (await ask(context, role, key=key, continue_ids=ids, **asked)).call
         kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]

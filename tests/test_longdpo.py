@@ -88,16 +88,19 @@ Runner = Callable[..., Any]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    async def start(script: Script, final: Sequence[str] = (), **knobs: Any) -> dict[str, Any]:
+    async def start(script: Script, final: Sequence[str] = (), tells_ids: bool = True, **knobs: Any) -> dict[str, Any]:
         class Writing(ScriptedChatModel):
-            """Steps end at the token limit unless they are final."""
+            """Steps end at the token limit unless they are final; a letter is a token."""
+
+            tells_ids: bool = True
 
             async def complete(self, messages: Any, **kwargs: Any) -> Reply:
                 reply = await super().complete(messages, **kwargs)
                 going_on = kwargs["role"] == "writer" and kwargs["key"] not in final
-                return replace(reply, finish="length" if going_on else "stop")
+                ids = [*map(ord, reply.text)] if self.tells_ids else None
+                return replace(reply, finish="length" if going_on else "stop", ids=ids)
 
-        model = Writing(respond=script)
+        model = Writing(respond=script, tells_ids=tells_ids)
         monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
         monkeypatch.setattr(longdpo, "_embedder", lambda spec: Words())
         context = replace(STATED, **knobs)
@@ -124,6 +127,14 @@ async def test_the_best_step_goes_on_and_each_layer_gives_a_pair(run: Runner) ->
     before = [request for role, key, request in script.asked if key == "1/0/judge"]
     assert "What came before:\ntwo\n" in before[0]
     assert not any(role in ("extractor", "contradiction", "critic") for role, _, _ in script.asked)
+
+
+async def test_what_an_engine_without_token_ids_wrote_is_not_begun_anew(run: Runner) -> None:
+    script = Script(STEPS, VALUES)
+    result = await run(script, tells_ids=False)
+    assert result["response"] == "two" and len(result["targets"]) == 1, "the first layer is sound"
+    assert result["stop"].endswith("have no token ids, which the model must tell to be continued")
+    assert not any(key.startswith("1/") for _, key, _ in script.asked)
 
 
 async def test_a_random_sibling_is_rejected_and_the_seed_decides_which(run: Runner) -> None:

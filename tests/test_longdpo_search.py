@@ -41,7 +41,7 @@ class Slow(ScriptedChatModel):
         if self.delays is not None:
             await asyncio.sleep(self.delays.random() / 200)
         reply = await super().complete(messages, **kwargs)
-        return replace(reply, finish="length") if kwargs["role"] == "writer" else reply
+        return replace(reply, finish="length", ids=[*map(ord, reply.text)]) if kwargs["role"] == "writer" else reply
 
 
 @pytest.fixture

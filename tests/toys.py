@@ -90,7 +90,7 @@ class TreeChatModel(LoggedChatModel):
     async def complete(self, messages: Any, **kwargs: Any) -> Reply:
         await asyncio.sleep(random.SystemRandom().random() / 100)
         reply = await super().complete(messages, **kwargs)
-        return replace(reply, finish="length") if kwargs["role"] == "writer" else reply
+        return replace(reply, finish="length", ids=[*map(ord, reply.text)]) if kwargs["role"] == "writer" else reply
 
 
 def tree_reply(messages: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> str:
