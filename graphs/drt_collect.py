@@ -7,16 +7,14 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import orjson
-import typer
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
 from agentsys.traces import read_traces
 from graphs.drt import Context, graph
-from graphs.drt_mine import mine
+from graphs.drt_mine import Books, mine
 
 EXAMPLES = Path(__file__).parent / "examples" / "similes.jsonl"
 """Fourteen English sentences with similes and metaphors, written for this project."""
@@ -41,21 +39,16 @@ def write_records(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     return folder / "records.jsonl", means
 
 
-Books = Annotated[
-    list[Path] | None, typer.Option(help="plain-text book to mine sentences from (stage A); may be repeated")
-]
-
-
-def main(run: RunOptions, context: Context, book: Books = None) -> None:
+def main(run: RunOptions, context: Context, books: Books) -> None:
     """Write long-thought translation data with DRT: draft, advice, score, refinement, and the thought behind it all.
 
     Without --input and --book it takes the first 6 of the shipped sentences. A run that is in --out is resumed.
     """
     records = run.input
-    named = book[0] if book else run.input
+    named = books.book[0] if books.book else run.input
     run = replace(run, out=run.out or Path("runs") / (f"drt-{named.stem}" if named else "drt"))
-    if book:
-        records = mine(book, run, context)
+    if books.book:
+        records = mine(books, run, context)
     elif records is None:
         records = EXAMPLES
         run = replace(run, limit=run.limit or EXAMPLES_TAKEN)

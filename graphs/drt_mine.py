@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NotRequired
+from typing import Any, ClassVar, Final, NotRequired
 
 import orjson
 import typer
@@ -58,6 +58,17 @@ class Context(BaseContext, LanguagePair):
     miner_prompt: str = knob("", "prompt text in place of prompts/drt/miner.md")
     source_language: str = knob("English", "language of the book")
     target_language: str = knob("Chinese", "language of the literal rendering")
+
+
+@dataclass(frozen=True)
+class Books:
+    """The books that the command mines first, and who looks at their sentences."""
+
+    panel: ClassVar[str] = "Mining (stage A)"
+
+    book: list[Path] = knob((), "plain-text book to mine sentences from; may be repeated")
+    miner_model: str = knob("", "model spec of the miner; empty: `model`")
+    miner_prompt: str = knob("", "prompt text in place of prompts/drt/miner.md")
 
 
 @dataclass(frozen=True)
@@ -116,14 +127,14 @@ def language_code(language: str) -> str:
     return code
 
 
-def mine(books: Sequence[Path], run: RunOptions, context: drt.Context) -> Path:
+def mine(books: Books, run: RunOptions, context: drt.Context) -> Path:
     """Mine books into <out>/mined and return the file of kept sentences; `limit` counts the sentences looked at."""
     language_code(context.source_language)
-    for book in books:  # before anything is written
+    for book in books.book:  # before anything is written
         _text(book)
     folder = (run.out or Path("runs") / "drt") / "mined"
-    found: Iterable[dict[str, str]] = unique(sentences(books, context.source_language))
-    settings = Context(context.model, "", context.source_language, context.target_language)
+    found: Iterable[dict[str, str]] = unique(sentences(books.book, context.source_language))
+    settings = Context(books.miner_model or context.model, books.miner_prompt, **context.languages)
     plain = replace(run, field=[], id_field="id")
     summary = run_with_view(graph, found, plain, settings, out=folder)
     if summary.stopped:

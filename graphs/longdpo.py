@@ -167,7 +167,7 @@ class LongDPO(System):
         role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget}, attempts=1)
         ids = [i for step in prefix for i in step["ids"]]
         if prefix and not ids:
-            raise RoleError(f"writer ({key}): the steps before have no token ids, which the model must tell to be continued")
+            raise RoleError(f"writer ({key}): the steps before have no token ids; the model must tell them")
         asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
         call = (await ask(context, role, key=key, continue_ids=ids, **asked)).call
         kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]

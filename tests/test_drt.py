@@ -510,10 +510,14 @@ def test_a_book_goes_through_the_whole_command(tmp_path: Path, capsys: pytest.Ca
     book = tmp_path / "book.txt"
     like = "Her laughter ran down the stairs like a child let out of school."
     book.write_text(f"{like} He ran to the door and opened it for all of his friends.\n\n{like} Too short.")
-    every = rules((50, 95), TEXTS, {"role": "miner", "replies": [judgement(True, False)]})
-    script = write_lines(tmp_path / "replies.jsonl", every)
+    script = write_lines(tmp_path / "replies.jsonl", rules((50, 95), TEXTS))
     out = tmp_path / "run"
-    given = ["--model", f"scripted:{script}", "--book", book, "--out", out, "--cache", tmp_path / "c", "--min-steps", 2]
+    prompt = tmp_path / "miner.md"
+    prompt.write_text("# user\nMARKED {{ text }}")
+    miner = write_lines(tmp_path / "miner.jsonl", [{"role": "miner", "replies": [judgement(True, False)]}])
+    of_miner = ["--miner-model", f"scripted:{miner}", "--miner-prompt", prompt]
+    where = ["--out", out, "--cache", tmp_path / "c"]
+    given = ["--model", f"scripted:{script}", *of_miner, "--book", book, *where, "--min-steps", 2]
     code, said, err = call_drt(capsys, *given)
     assert code == 3, err  # the sentence without "like" is rejected by the key words' check
     mined = [orjson.loads(line) for line in (out / "mined" / "mined.jsonl").read_bytes().splitlines()]
@@ -521,6 +525,8 @@ def test_a_book_goes_through_the_whole_command(tmp_path: Path, capsys: pytest.Ca
     assert {line["reason"] for line in mined} == {"because"}
     assert {line["source"] for line in mined} == {"book.txt, paragraph 1"}
     assert "mined: 2 sentences kept, 0 dropped, 0 rejected" in said
+    asked = [trace.calls[0].messages[-1]["content"] for trace in read_traces(out / "mined")]
+    assert all(text.startswith("MARKED ") for text in asked)
     records = [orjson.loads(line) for line in (out / "records.jsonl").read_bytes().splitlines()]
     assert [sorted(record) for record in records] == [["text", "thought", "trans"]]
     assert records[0]["text"] == like

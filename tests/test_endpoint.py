@@ -300,7 +300,7 @@ async def test_a_long_line_of_a_stream_is_read_whole(mode: FakeServer, connect) 
 @pytest.mark.parametrize(
     "fault",
     [
-        *(Status(code) for code in (408, 429, 500, 502, 503)),
+        *(Status(code) for code in (408, 429, 500, 501, 503, 529)),
         Drop(),
         Drop(midway=True),
         Drop(midway=True, status=500),
@@ -332,7 +332,7 @@ async def test_a_lasting_fault_is_an_error_with_the_address(server: FakeServer, 
     assert len(server.seen) == 3
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 413, 422, 425])
 async def test_the_requests_own_fault_is_not_retried(server: FakeServer, connect, code: int) -> None:
     server.queue(Status(code, text="your fault\nreally"))
     with pytest.raises(ModelError, match=f"status {code}: your fault really") as caught:

@@ -133,7 +133,7 @@ async def test_what_an_engine_without_token_ids_wrote_is_not_begun_anew(run: Run
     script = Script(STEPS, VALUES)
     result = await run(script, tells_ids=False)
     assert result["response"] == "two" and len(result["targets"]) == 1, "the first layer is sound"
-    assert result["stop"].endswith("have no token ids, which the model must tell to be continued")
+    assert result["stop"].endswith("have no token ids; the model must tell them")
     assert not any(key.startswith("1/") for _, key, _ in script.asked)
 
 

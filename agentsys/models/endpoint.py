@@ -22,8 +22,8 @@ DEFAULT_IN_FLIGHT: Final = 64
 """Requests in flight per endpoint, unless the spec or the command says otherwise."""
 FAILED_SECONDS: Final = 10.0
 """How long an address that failed is the last choice among several."""
-RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 529})
-"""HTTP statuses worth another try; every other 4xx is the request's own fault."""
+RETRIED: Final = frozenset({408, 429, *range(500, 600)})
+"""HTTP statuses worth another try: a time-out, too many requests, the server's faults. Any other is the request's."""
 
 
 _LONGEST_LINE: Final = 2**24
