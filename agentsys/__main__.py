@@ -35,7 +35,7 @@ def export(
 def cache(
     path: Annotated[Path | None, typer.Option(help="cache file; by default the one in the user's cache folder")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="remove every call")] = False,
-    limit: Annotated[float | None, typer.Option(help="remove the oldest calls beyond so many GB")] = None,
+    limit: Annotated[float | None, typer.Option(min=0, help="remove the oldest calls beyond so many GB")] = None,
 ) -> None:
     """Show the size of the request cache, or make it smaller."""
     try:

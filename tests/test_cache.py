@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from agentsys.__main__ import app
 from agentsys.models.cache import CacheError, RequestCache, default_path
 
 
@@ -186,6 +188,42 @@ async def test_clear_gives_the_space_back(open_cache) -> None:
     assert cache.get(key(1)) is None
     await cache.put(key(1), b"again")
     assert cache.get(key(1)) == b"again"
+
+
+def on_disk(path: Path) -> int:
+    """Bytes of the file, and of its write-ahead log if it has one."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
+def test_the_command_shows_the_cache_and_makes_it_smaller(open_cache) -> None:
+    cache = open_cache()
+    asyncio.run(fill(cache, range(1000)))
+    cache.close()
+
+    def command(*options: str) -> str:
+        done = CliRunner().invoke(app, ["cache", "--path", str(cache.path), *options])
+        assert done.exit_code == 0, done.output
+        said, _, told = done.stdout.partition(": ")
+        assert said == str(cache.path)
+        assert told.endswith(f" calls, {on_disk(cache.path) / 1e6:.1f} MB\n")
+        return told.partition(" ")[0]
+
+    assert on_disk(cache.path) > 1_000_000
+    assert [command(), command("--limit", "1")] == ["1,000", "1,000"]
+    entries = int(command("--limit", "0.0005"))
+    assert on_disk(cache.path) <= 500_000
+    left = open_cache()
+    assert [i for i in range(1000) if left.get(key(i))] == list(range(1000 - entries, 1000))
+    assert 200 < entries < 500
+    left.close()
+    assert CliRunner().invoke(app, ["cache", "--path", str(cache.path), "--limit", "-1"]).exit_code == 2
+    assert command() == str(entries)  # a limit below zero removes nothing
+    assert command("--clear") == "0"
+    assert on_disk(cache.path) < 50_000
+
+
+def test_the_command_is_about_the_users_cache(isolated_cache: Path) -> None:
+    assert CliRunner().invoke(app, ["cache"]).stdout.startswith(f"{isolated_cache / 'requests.sqlite'}: 0 calls, ")
 
 
 class Small(RequestCache):

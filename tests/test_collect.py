@@ -35,19 +35,32 @@ from servers import (
     Seen,
     Status,
 )
-from toys import RULES, call_drt, environment, one_error, one_node, outcomes, paid, sentences, write_lines
+from toys import (
+    RULES,
+    Input,
+    State,
+    call_drt,
+    environment,
+    one_error,
+    one_node,
+    outcomes,
+    paid,
+    sentences,
+    write_lines,
+)
 from typer.testing import CliRunner
 
 from agentsys.__main__ import app
 from agentsys.collect import Options, Summary, acollect, collect
 from agentsys.collect.fingerprint import differences, roles_of, source_digest
+from agentsys.collect.report import ProgressView
 from agentsys.models import EndpointDown, load_model
 from agentsys.models.endpoint import RetryPolicy
 from agentsys.prompts import Prompt
 from agentsys.records import Record
 from agentsys.roles import Role
 from agentsys.systems import ask
-from agentsys.traces import Trace, read_traces
+from agentsys.traces import Trace, read_traces, shards
 from graphs.drt import Context as DrtContext
 from graphs.drt import graph as drt
 
@@ -394,6 +407,52 @@ def test_no_cache_reads_and_writes_none(
     assert calls() == 3 * needed
 
 
+def test_an_edited_graph_is_another_run_and_pays_for_nothing_again(
+    tmp_path: Path, model: str, calls: Callable[[], int]
+) -> None:
+    """A call is found by what it asks, whatever the code around it has become."""
+
+    async def loudly(state: Any) -> dict[str, Any]:
+        return {"reply": state["reply"].upper()}
+
+    def run(*nodes: Any) -> Summary:
+        builder = StateGraph(State, input_schema=Input).add_sequence(nodes)
+        graph = builder.add_edge(START, nodes[0].__name__).compile(name="toy")
+        options = Options(cache=tmp_path / "shared.sqlite")
+        return collect(graph, ["Ann", "Bob"], tmp_path / f"{len(nodes)}", context=Context(model), options=options)
+
+    first, edited = run(greet), run(greet, loudly)
+    assert calls() == first.calls == edited.cache_hits == 2
+    assert (first.cache_hits, edited.calls, edited.kept) == (0, 0, 2)
+    assert first.run != edited.run
+    old, new = (manifest(tmp_path / name)["fingerprint"] for name in "12")
+    assert [line.partition(":")[0] for line in differences(old, new)] == ["topology.edges", "topology.nodes"]
+    assert [(trace.result or {})["reply"] for trace in read_traces(tmp_path / "2")] == ["GOOD DAY"] * 2
+
+
+def test_the_cache_stays_within_its_limit_while_a_run_fills_it(
+    tmp_path: Path,
+    model: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    calls: Callable[[], int],
+) -> None:
+    monkeypatch.setattr("agentsys.models.cache.TRIM_COMMITS", 1)  # it looks after each commit
+    records = write_lines(tmp_path / "in.jsonl", sentences(30, 31))
+    cache = tmp_path / "cache.sqlite"
+    given = ["--model", model, "--input", records, "--cache", cache]
+
+    def size(name: str, *options: object) -> int:
+        assert call_drt(capsys, *given, "--out", tmp_path / name, *options)[0] == 0
+        return sum(file.stat().st_size for file in tmp_path.glob("cache.sqlite*"))
+
+    whole, needed = size("one"), calls()
+    limit = whole // 3
+    assert size("two", "--cache-limit", limit / 1e9) <= limit
+    assert needed < calls() <= 2 * needed  # the calls that went were paid for again
+    assert outcomes(tmp_path / "one") == outcomes(tmp_path / "two")
+
+
 # what is written
 
 
@@ -476,6 +535,28 @@ def test_the_parquet_export_reads_back(run_folder: Path, tmp_path: Path) -> None
         assert orjson.loads(row["result"]) == trace.result
         assert [call["key"] for call in orjson.loads(row["calls"])] == [call.key for call in trace.calls]
         assert len(orjson.loads(row["targets"])) == len(trace.targets)
+
+
+def test_the_parquet_export_of_shards_with_nulls_loads_with_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a field is null in all of a shard, its type is not to be seen there."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("agentsys.collect.store.SHARD_BYTES", 0)  # each trace has a shard of its own,
+    monkeypatch.setattr("agentsys.collect.export.ROWS_AT_ONCE", 1)  # and a row group
+    import datasets
+
+    async def node(state: Any) -> dict[str, Any]:
+        return {"reply": None} if state["text"] == "null" else {"reply": {"score": 0.5}, "dropped": "too low"}
+
+    records = [{"id": text, "text": text} for text in ("null", "full")]
+    collect(one_node(node), records, tmp_path / "run", options=UNCACHED)
+    assert len(shards(tmp_path / "run")) == 2
+    assert CliRunner().invoke(app, ["export", str(tmp_path / "run")]).exit_code == 0
+    file = str(tmp_path / "run" / "traces.parquet")
+    loaded = datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "datasets"))
+    rows = {row["id"]: (row["reason"], orjson.loads(row["result"])["reply"]) for row in loaded}
+    assert rows == {"null": (None, None), "full": ("too low", {"score": 0.5})}
 
 
 def test_an_export_of_nothing_is_one_line(tmp_path: Path) -> None:
@@ -668,6 +749,41 @@ def test_a_watcher_sees_records_calls_and_traces(tmp_path: Path, model: str) -> 
     )
     assert Counter(type(event).__name__ for event in seen) == {"Record": 1, "Call": 1, "Trace": 1, "NoneType": 1}
     assert isinstance(next(event for event in seen if isinstance(event, Trace)), Trace)
+
+
+def test_progress_is_written_while_a_run_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Off a terminal, a line on stderr now and then; here the node of a later record reads what the first ones left."""
+    heard: list[str] = []
+
+    async def listen(state: Any) -> dict[str, Any]:
+        heard.append(capsys.readouterr().err)
+        return {"reply": "fine"}
+
+    def run(name: str) -> str:
+        heard.clear()
+        options = Options(cache=None, in_flight=1)
+        with ProgressView() as view:
+            collect(one_node(listen), [f"t{i}" for i in range(6)], tmp_path / name, options=options, watch=view)
+        return "".join(heard)
+
+    assert run("short") + capsys.readouterr().err == ""  # over before the first line is due
+    monkeypatch.setattr("agentsys.collect.report.QUIET_SECONDS", 0)
+    assert re.search(r"^\d+ s: 1 records done, 1 under way, 1 kept, ", run("long"), re.MULTILINE)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"\d+ s: 6 records done, 0 under way, 6 kept, 0 dropped, 0 rejected, 0 calls, .*/s", last)
+
+
+def test_a_command_shows_its_progress(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agentsys.collect.report.QUIET_SECONDS", 0)
+    records = write_lines(tmp_path / "in.jsonl", sentences(2))
+    code, out, err = call_drt(capsys, "--model", model, "--input", records, "--out", tmp_path / "run", "--no-cache")
+    assert code == 0
+    assert "1 records done" in err and "2 records done" in err
+    assert "records done" not in out
 
 
 # size

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 from pydantic import BaseModel
+from toys import run_drt, write_lines
 
 from agentsys.collect import Options, collect
 from agentsys.models import load_model
@@ -159,6 +160,21 @@ def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Pat
         hits, asked = (new - old for new, old in zip(asyncio.run(prefix_hits(spec)), before, strict=True))
         print(f"vLLM prefix cache: {100 * hits / asked:.0f} % of {asked:.0f} prompt tokens were hits")
         assert 0 < summary.cached_tokens <= hits, "what the replies told"
+
+
+@VLLM
+def test_the_command_starts_vllm_and_stops_it(tmp_path: Path) -> None:
+    """The README's `--model vllm:...`: the child is brought up, asked token by token, and gone at the end."""
+    asked = write_lines(tmp_path / "asked.jsonl", [{"text": "The moon hung over the bay like a coin."}])
+    model = f"vllm:{FOLDER}?context=4096"
+    limits = ["--max-rounds", 1, "--min-steps", 1, "--evaluator-model", "?max_tokens=200", "--in-flight", 256]
+    where = ["--input", asked, "--out", tmp_path / "out"]
+    code, said, err = run_drt(tmp_path / "cache", "--model", model, *where, *limits, timeout=600)
+    assert code in (0, 3), err  # this small model may write what must be rejected
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert sum(manifest["counts"].values()) == 1 and "completion" in said
+    calls = [call for trace in read_traces(tmp_path / "out") for call in trace.calls]
+    assert all(call.ids and call.model == Path(FOLDER).name for call in calls)
 
 
 async def prefix_hits(spec: str) -> tuple[float, float]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Sequence
 from importlib import import_module, resources
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsys import prompts
-from agentsys.prompts import MAX_RENDERED, MAX_TEMPLATE, Prompt, PromptError
+from agentsys.models import tokens
+from agentsys.prompts import MAX_RENDERED, MAX_TEMPLATE, Message, Prompt, PromptError
 
 SHIPPED = sorted(Path(str(resources.files("prompts"))).rglob("*.md"))
 
@@ -322,16 +324,20 @@ class Marked(str):
             raise AttributeError(name)
         return Marked(f"{self}.{name}")
 
+    def __getattribute__(self, name: str) -> Any:
+        """A passage's title is no method of a text."""
+        return Marked(f"{self}.title") if name == "title" else super().__getattribute__(name)
+
 
 class Inputs(dict[str, Any]):
     """Gives every variable a value for one record; what is looped over is a list of such values."""
 
-    def __init__(self, prompt: Prompt, record: str) -> None:
+    def __init__(self, prompt: Prompt, record: str, items: int = 2) -> None:
         super().__init__()
         for name in names_in(prompt):
             self[name] = f"the {name}" if name in LANGUAGES else Marked(f"{record}-{name}")
         for name in lists_in(prompt):
-            self[name] = [Marked(f"{record}-{name}-{i}") for i in range(2)]
+            self[name] = [Marked(f"{record}-{name}-{i}") for i in range(items)]
 
 
 def trees(prompt: Prompt) -> list[Any]:
@@ -352,26 +358,6 @@ def lists_in(prompt: Prompt) -> set[str]:
     return (loops | {part.of for part in prompt.parts}) - {""}
 
 
-def with_languages(template: str) -> str:
-    for language in LANGUAGES:
-        template = template.replace("{{ " + language + " }}", f"the {language}")
-    return template
-
-
-def constant_part(prompt: Prompt) -> str:
-    """The text before the first variable that is no language, languages put in."""
-    text = ""
-    for part in prompt.parts:
-        if part.of:
-            break
-        before, found, _ = with_languages(part.template).partition("{{")
-        before, block, _ = before.partition("{%")
-        text += before
-        if found or block:
-            break
-    return text
-
-
 def test_there_are_shipped_prompts() -> None:
     assert len(SHIPPED) >= 9
 
@@ -388,19 +374,56 @@ def test_a_shipped_prompt_is_one(path: Path) -> None:
         assert "random" not in part.template
 
 
+MARK = "\ue000"
+"""The record whose values are found again in a rendered prompt."""
+VALUE = re.compile(rf"{MARK}-\w+(-\d)?(\.\w+)*")
+CONSTANT_AFTER = 60
+"""Tokens that a prompt may say after the record's first value, those of the chat template included."""
+EXAMPLE_LIKE_THE_RECORD = {"drt/narrator": 250}
+"""Its example has as many attempts as the record, and its decision: a small model copies both. Tokens after those."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokens.FolderTokenizer:
+    """Qwen's, with its chat template."""
+    from transformers import AutoTokenizer
+
+    from agentsys.models.weights import find
+
+    weights = find("qwen2.5-coder-0.5b")
+    folder = tmp_path_factory.mktemp("qwen")
+    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
+    return tokens.FolderTokenizer(folder)
+
+
+async def ids_before_the_record(tokenizer: tokens.FolderTokenizer, marked: Sequence[Message]) -> list[int]:
+    """The ids up to a marked record's first value, less the last, which may be one token with what follows it."""
+    opening = []
+    for message in marked:
+        text, found, _ = str(message["content"]).partition(MARK)
+        opening.append({"role": message["role"], "content": text})
+        if found:
+            break
+    assert opening[-1]["role"] != "system", "what belongs to the record stands in the system message"
+    *_, closing = tokens.template_pieces(tokenizer.template, tuple(m["role"] for m in opening), **tokenizer.special)
+    ids = await tokens.render(tokenizer, opening)
+    return ids[: -len(await tokenizer.encode(closing, special=True)) - 1]
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_two_records_share_the_constant_part_of_a_prompt(path: Path) -> None:
-    prompt = Prompt.load(path)
-    first, second = (
-        "".join(str(message["content"]) for message in prompt.render(Inputs(prompt, record))) for record in "ab"
-    )
-    assert first != second
-    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-    constant = constant_part(prompt)
-    assert first.startswith(constant.rstrip())
-    assert len(shared) >= len(constant.rstrip())
-    before_user = "".join(part.template for part in takewhile(lambda part: part.role == "system", prompt.parts))
-    assert shared.startswith(with_languages(before_user)), "what belongs to the record stands in the system message"
+async def test_records_share_the_tokens_of_all_that_is_constant(path: Path, tokenizer: tokens.FolderTokenizer) -> None:
+    """As a server's prefix cache counts them: all before the record is shared, and little that is constant follows."""
+    prompt, shared = Prompt.load(path), []
+    for items in (4, 1):
+        marked = prompt.render(Inputs(prompt, MARK, items))
+        shared.append(await ids_before_the_record(tokenizer, marked))
+        for record in "ab":
+            ids = await tokens.render(tokenizer, cast("Any", prompt.render(Inputs(prompt, record, items))))
+            assert ids[: len(shared[-1])] == shared[-1]
+    assert shared[0] == shared[1] or name_of(path) in EXAMPLE_LIKE_THE_RECORD
+    constant = [{**message, "content": VALUE.sub("", str(message["content"]))} for message in marked]
+    after = len(await tokens.render(tokenizer, cast("Any", constant))) - len(shared[-1])
+    assert after <= EXAMPLE_LIKE_THE_RECORD.get(name_of(path), CONSTANT_AFTER)
 
 
 def test_every_role_of_a_graph_has_its_prompt() -> None:

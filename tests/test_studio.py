@@ -248,8 +248,12 @@ def test_refused_models(studio: Studio, spec: str, reason: str) -> None:
 
 @every_graph
 def test_every_graph_refuses(studio: Studio, graph: str) -> None:
-    for spec in ("langchain:trap:Model", studio.foreign_url):
-        assert studio.failure(graph, {"model": spec}).startswith("SpecError: in Studio, ")
+    """Code, another server, an engine to be started, a file of replies (reading it would never end), a model's file."""
+    files = (f"scripted:{studio.traps}/replies.jsonl", f"embedded:{studio.traps}/model.gguf")
+    for spec in ("langchain:trap:Model", studio.foreign_url, "vllm:x", *files):
+        found = studio.failure(graph, {"model": spec})
+        assert found.startswith("SpecError: in Studio, ")
+        assert str(studio.traps) not in found
 
 
 @pytest.mark.parametrize("graph", ["deeprag", "deeprag_search", "ragtrans"])

@@ -136,10 +136,10 @@ def start(cache: Path, *options: object, log: Path | None = None, **settings: An
     )
 
 
-def run_drt(cache: Path, *options: object, **settings: Any) -> tuple[int, str, str]:
+def run_drt(cache: Path, *options: object, timeout: float = 120, **settings: Any) -> tuple[int, str, str]:
     """`python graphs/drt_collect.py <options>` to its end: exit code, stdout, stderr."""
     process = start(cache, *options, **settings)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 
 
