@@ -39,6 +39,8 @@ def cache(
 ) -> None:
     """Show the size of the request cache, or make it smaller."""
     try:
+        if path is not None and not path.exists():
+            raise CacheError(f"--path {path}: no such file")
         cached = RequestCache(path or default_path(), **({} if limit is None else {"limit": int(limit * 1e9)}))
     except CacheError as err:
         print(f"error: {err}", file=sys.stderr)

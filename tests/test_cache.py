@@ -222,6 +222,11 @@ def test_the_command_shows_the_cache_and_makes_it_smaller(open_cache) -> None:
     assert on_disk(cache.path) < 50_000
 
 
+def test_the_command_makes_no_cache_of_a_mistyped_path(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["cache", "--path", str(tmp_path / "reqests.sqlite")])
+    assert done.exit_code == 2 and "no such file" in done.output and not list(tmp_path.iterdir())
+
+
 def test_the_command_is_about_the_users_cache(isolated_cache: Path) -> None:
     assert CliRunner().invoke(app, ["cache"]).stdout.startswith(f"{isolated_cache / 'requests.sqlite'}: 0 calls, ")
 

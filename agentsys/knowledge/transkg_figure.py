@@ -29,6 +29,8 @@ _ROW: Final = 0.62
 _COLUMN: Final = 4.8
 _TALLEST: Final = 200.0
 _DPI: Final = 110
+_FARTHEST: Final = 0.25
+"""Columns that an arc may bow out to the left: its label must stay in the picture."""
 _WIDE: Final = re.compile(r"[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff00-\uff60]")
 
 
@@ -86,18 +88,19 @@ def _box(axes: Any, place: tuple[int, float], data: dict[str, Any]) -> Any:
 def _arrow(axes: Any, start: Any, end: Any, edge: dict[str, Any]) -> None:
     """An arrow between two boxes; internal relations carry their name, the others are known by their columns."""
     (left, top), (right, bottom) = start.get_position(), end.get_position()
-    # Within a column the arrow makes an arc to the left, past what stands between; the vertical axis points down.
-    bend = (0.4 if top < bottom else -0.4) if left == right else 0.0
+    # Within a column the arrow makes an arc to the left, past what stands between; the vertical axis points down. The
+    # middle of the arc lies half the bend times the arrow's length beside the straight line.
+    origin, unit = axes.transData.transform([(0, 0), (1, 1)])
+    length = abs((bottom - top) * (unit[1] - origin[1]))
+    size = min(0.4, 2 * _FARTHEST * (unit[0] - origin[0]) / length) if left == right and length else 0.0
+    bend = size if top < bottom else -size
     arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "shrinkB": 1}
     patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
     style = {**arrow, **patches, **STYLES[edge.get("verdict", "")]}
     drawn = axes.annotate("", xy=(right, bottom), xytext=(left, top), arrowprops=style, zorder=2)
     if "item" not in edge:
         white = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
-        # The middle of the arc lies half the bend times the arrow's length beside the straight line.
-        scale = axes.transData.transform([(0, 0), (0, 1)])
-        away = abs(bend) / 2 * abs(bottom - top) * abs(scale[1][1] - scale[0][1])
-        middle = axes.transData.transform(((left + right) / 2, (top + bottom) / 2)) - (away, 0)
+        middle = axes.transData.transform(((left + right) / 2, (top + bottom) / 2)) - (size / 2 * length, 0)
         place = axes.transData.inverted().transform(middle)
         _text(axes, place, _shorten(edge["relation"], _WIDTH), fontsize=7, bbox=white, zorder=drawn.zorder + 0.5)
 
