@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,8 @@ def cache(
     try:
         if path is not None and not path.exists():
             raise CacheError(f"--path {path}: no such file")
+        if limit is not None and not math.isfinite(limit):
+            raise CacheError(f"--limit {limit}: it is not a number of GB")
         cached = RequestCache(path or default_path(), **({} if limit is None else {"limit": int(limit * 1e9)}))
     except CacheError as err:
         print(f"error: {err}", file=sys.stderr)

@@ -169,14 +169,14 @@ def _join(items: Iterable[Any], separator: str = "") -> str:
     return separator.join(pieces)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """White space folded, so that a reply of several lines cannot look like several entries of a list."""
     return " ".join(str(text).split())
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    ours = {"join": _join, "one_line": _one_line, "_timed": _timed}
+    ours = {"join": _join, "one_line": one_line, "_timed": _timed}
     environment.filters = {name: environment.filters[name] for name in _FILTERS if name not in ours} | ours
     environment.globals.clear()
     return environment

@@ -4,14 +4,16 @@
 
 Sentences are those of a test set in which a listed term stands and whose reference has one of its translations. The
 judge gets two candidates for the term, in an order that the seed decides: that translation, and one of another term of
-the list. Both take the checks as they do in CRAT (one round, no relations). The last row counts what is accepted in
-the end; who takes the first candidate without a judge is right in the half of the sentences.
+the list; neither has a meaning beside it. Both take the checks as they do in CRAT (one round, no relations). The last
+row counts what is accepted in the end; who takes the first candidate without a judge is right in half of the cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import platform
 import random
 import time
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agentsys.knowledge.transkg import Item
-from agentsys.term_scores import folded, rendering
+from agentsys.term_scores import KnownTerm, folded, rendering
 from graphs.crat import CRAT
 from graphs.crat_judge import accepted, candidates_of
 from graphs.crat_protocol import Context, Decision
@@ -30,16 +32,21 @@ SHOWN = ("rejected_by", "substituted", "back_translation", "reasons")
 
 def cases(pairs: Sequence[Pair], limit: int, rng: random.Random) -> list[tuple[str, str, str, list[str]]]:
     """(sentence, term, right translation, both translations in their order), each term once."""
-    usable = [(pair, term) for pair in pairs for term in pair.terms]
+    usable = [(pair, term, right) for pair in pairs for term in pair.terms for right in rendered(pair, term)[:1]]
     rng.shuffle(usable)
-    first = {folded(term.source): (pair, term) for pair, term in reversed(usable)}
+    first = {folded(term.source): (pair, term, right) for pair, term, right in reversed(usable)}
     drawn = []
-    for pair, term in list(first.values())[:limit]:
-        others = [other.targets[0] for _, other in first.values() if folded(other.source) not in folded(pair.text)]
-        wrong = rng.choice([target for target in others if target not in term.targets])
-        right = next(target for target in term.targets if rendering(pair.references[0], [target]))
-        drawn.append((pair.text, term.source, right, rng.sample([right, wrong], 2)))
+    for pair, term, right in list(first.values())[:limit]:
+        others = [other for _, about, other in first.values() if folded(about.source) not in folded(pair.text)]
+        wrong = [other for other in others if other not in term.targets]
+        if wrong:
+            drawn.append((pair.text, term.source, right, rng.sample([right, rng.choice(wrong)], 2)))
     return drawn
+
+
+def rendered(pair: Pair, term: KnownTerm) -> list[str]:
+    """The term's translations that a reference has."""
+    return [target for target in term.targets if any(rendering(text, [target]) for text in pair.references)]
 
 
 async def judged(context: Context, number: int, text: str, term: str, targets: Sequence[str]) -> Decision:
@@ -94,7 +101,9 @@ def main() -> None:
 
     started = time.perf_counter()
     decisions = asyncio.run(work())
-    print(f"{args.model}, {len(drawn)} terms of {args.pairs.name}, {time.perf_counter() - started:.0f} s")
+    seconds = time.perf_counter() - started
+    print(f"{args.model}, {len(drawn)} terms of {args.pairs.name}, seed {args.seed}, {seconds:.0f} s")
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
     for (text, term, right, _), decision in zip(drawn, decisions, strict=True):
         for candidate in decision["candidates"] if args.show else []:
             known = "right" if candidate["item"]["target"] == right else "wrong"

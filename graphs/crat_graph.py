@@ -8,7 +8,7 @@ from typing import Any, Literal
 from agentsys.knowledge.transkg import Item, Term, TransKG
 from agentsys.models.errors import ModelError
 from graphs.crat_judge import candidates_of
-from graphs.crat_protocol import CHANGING, Context, Decision, Mention, Relations, Sentence, State
+from graphs.crat_protocol import CHANGING, UNPLACED, Context, Decision, Mention, Relations, Sentence, State
 
 FACTS = 8
 """Lines of internal knowledge about a term that a prompt shows."""
@@ -114,6 +114,6 @@ def with_verdicts(state: State, decisions: Sequence[Decision], context: Context)
             graph.add_item(item, surface)
             if candidate["accepted"]:
                 graph.accept(surface, item)
-            elif candidate["rejected_by"] not in ("", "a better one"):
+            elif candidate["rejected_by"] not in ("", "a better one", UNPLACED):
                 graph.reject(surface, item)
     return graph.as_json()

@@ -23,6 +23,7 @@ from agentsys.search import settled
 from agentsys.systems import System, ask
 from agentsys.term_scores import folded
 from graphs.crat_protocol import (
+    UNPLACED,
     Candidate,
     Context,
     Counterfactual,
@@ -106,12 +107,12 @@ class Judge(System):
         first, rest = [*before, *judged], due[context.candidates :]
         decision = {**decision, "candidates": [*first, *rest]}
         if not context.again or accepted(decision):
-            return decision
+            return _with_last_choice(decision)
         if len(rest) < context.candidates:  # else what was left over is the whole second round
             decision, fresh = await self._with_more(context, text, decision)
             rest = [*rest, *fresh]
         more = await self._judge_all(context, text, decision, rest[: context.candidates], facts, len(first))
-        return {**decision, "candidates": [*first, *more, *rest[context.candidates :]]}
+        return _with_last_choice({**decision, "candidates": [*first, *more, *rest[context.candidates :]]})
 
     async def _with_more(self, context: Context, text: str, decision: Decision) -> tuple[Decision, list[Candidate]]:
         """The decision after a further retrieval, and the candidates that this brought and that were not known."""
@@ -126,7 +127,7 @@ class Judge(System):
         refused = [
             {**shown(candidate["item"]), "reason": candidate["reasons"].get(candidate["rejected_by"], "")}
             for candidate in decision["candidates"]
-            if candidate["rejected_by"]
+            if candidate["rejected_by"] not in ("", UNPLACED)
         ]
         work: list[Awaitable[list[Item]]] = [self._under_other_names(context, text, term, key)]
         if context.informed:
@@ -192,16 +193,16 @@ class Judge(System):
     ) -> Candidate:
         """Check 2: substitution, back-translation without sight of the source, and the concept's invariance.
 
-        Only a relevant candidate takes it. One that does not get into the sentence has nothing to bring back: it is
-        rejected without asking further. Raises RoleError.
+        Only a relevant candidate takes it. Where the translation lacks it there is nothing to bring back: it is put
+        aside, to be the last choice. Raises RoleError.
         """
         if candidate["rejected_by"]:
             return candidate
         entry = shown(candidate["item"])
         there = (await ask(context, self.substituter, key=f"{key}/substitute", entry=entry, **about)).value
         if entry["target"] and not has_term(entry["target"], there):
-            reasons = {**candidate["reasons"], "substitution": "the sentence was translated without it"}
-            return {**candidate, "substituted": there, "reasons": reasons, "rejected_by": "substitution"}
+            reasons = {**candidate["reasons"], UNPLACED: "the sentence was translated without it"}
+            return {**candidate, "substituted": there, "reasons": reasons, "rejected_by": UNPLACED}
         back = (await ask(context, self.back, key=f"{key}/back", translation=there, **context.languages)).value
         asked = {"back_translation": back, "meaning": entry["meaning"], **about}
         verdict = (await ask(context, self.invariance, key=f"{key}/invariance", **asked)).value
@@ -319,6 +320,16 @@ def _first_accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
         else {**candidate, "accepted": i == first, "rejected_by": "" if i == first else "a better one"}
         for i, candidate in enumerate(candidates)
     ]
+
+
+def _with_last_choice(decision: Decision) -> Decision:
+    """Where nothing is accepted, the first candidate that was only put aside is: nothing speaks against it."""
+    candidates = decision["candidates"]
+    last = next((i for i, candidate in enumerate(candidates) if candidate["rejected_by"] == UNPLACED), None)
+    if last is None or accepted(decision):
+        return decision
+    chosen: Candidate = {**candidates[last], "accepted": True, "rejected_by": ""}
+    return {**decision, "candidates": [*candidates[:last], chosen, *candidates[last + 1 :]]}
 
 
 def _interleaved(lists: Sequence[Sequence[Item]]) -> list[Item]:

@@ -12,10 +12,14 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.knowledge.transkg import Kind
+from agentsys.prompts import one_line
 from agentsys.systems import BaseContext, LanguagePair, knob
 
 CHANGING: Final = ("polysemy", "low_conf")
 """Kinds of terms that can mean something else in another sentence of one document."""
+
+UNPLACED: Final = "substitution"
+"""`rejected_by` of a candidate without which the sentence was translated: it is put aside, to be the last choice."""
 
 
 class FoundTerm(BaseModel):
@@ -74,7 +78,7 @@ class Relevance(BaseModel):
     @property
     def reason(self) -> str:
         """Why, in one line."""
-        return f"here it is {self.here}, in the entry {self.entry}"
+        return f"here it is {one_line(self.here)}, in the entry {one_line(self.entry)}"
 
 
 class Invariance(BaseModel):
@@ -87,7 +91,7 @@ class Invariance(BaseModel):
     @property
     def reason(self) -> str:
         """Why, in one line."""
-        return f"it was {self.first}, it came back as {self.last}"
+        return f"it was {one_line(self.first)}, it came back as {one_line(self.last)}"
 
 
 class Counterfactual(BaseModel):
@@ -134,8 +138,9 @@ class Candidate(TypedDict):
     """An item of knowledge and the judge's verdicts on it, with their reasons.
 
     `item` is the first item with this translation that has a meaning, else the first; `sources` are all that told it.
-    A check that was not needed is None. `rejected_by` is the check that it failed, "failed call", "a better one" of
-    those that passed, or "" where it was accepted or not judged.
+    A check that was not needed is None. `rejected_by` is the check that it failed, "failed call", "substitution" where
+    the sentence was translated without it and another was accepted, "a better one" of those that passed, or "" where it
+    was accepted or not judged.
     """
 
     item: dict[str, Any]

@@ -20,6 +20,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.knowledge.passages import Hit
+from agentsys.prompts import one_line
 from agentsys.roles import Role, RoleError
 from agentsys.scores import opening_logprobs
 from agentsys.systems import BaseContext, System, ask, knob
@@ -34,7 +35,6 @@ from graphs.deeprag_protocol import (
     Step,
     asked,
     narrative,
-    one_line,
     parse_final,
     retrievals,
 )

@@ -23,6 +23,7 @@ from typing import Any, Final, NotRequired
 from typing_extensions import TypedDict
 
 from agentsys.answers import Match, is_correct
+from agentsys.prompts import one_line
 
 FOLLOW_UP: Final = "Follow up:"
 """sigma = continue."""
@@ -74,11 +75,6 @@ class Conclusion:
     long: str
     short: str
     well_formed: bool
-
-
-def one_line(text: str) -> str:
-    """White space folded: no data can begin a line."""
-    return " ".join(text.split())
 
 
 def pieces(steps: Sequence[Step]) -> Iterator[tuple[str, bool]]:

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.answers import Match, is_correct
 from agentsys.models.errors import ModelError
+from agentsys.prompts import one_line
 from agentsys.roles import Role, RoleError
 from agentsys.search import Child, Node, best_first, record, settled, whole_tree
 from agentsys.systems import System, ask, knob
@@ -35,7 +36,6 @@ from graphs.deeprag_protocol import (
     Step,
     final,
     golds,
-    one_line,
     pieces,
     retrievals,
 )

@@ -12,6 +12,7 @@ import orjson
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
+from agentsys.records import InputError
 from agentsys.traces import read_traces
 from graphs.drt import Context, graph
 from graphs.drt_mine import Books, mine
@@ -44,6 +45,8 @@ def main(run: RunOptions, context: Context, books: Books) -> None:
 
     Without --input and --book it takes the first 6 of the shipped sentences. A run that is in --out is resumed.
     """
+    if (books.miner_model or books.miner_prompt) and not books.book:
+        raise InputError("--miner-model, --miner-prompt: nothing is mined; name a --book")
     records = run.input
     named = books.book[0] if books.book else run.input
     run = replace(run, out=run.out or Path("runs") / (f"drt-{named.stem}" if named else "drt"))

@@ -55,6 +55,7 @@ class Context(BaseContext, LanguagePair):
     """Model, prompt and languages of the miner."""
 
     model: str = knob("embedded", "model spec of the miner")
+    miner_model: str = knob("", "model spec in place of `model`, or options for it such as ?temperature=0.3")
     miner_prompt: str = knob("", "prompt text in place of prompts/drt/miner.md")
     source_language: str = knob("English", "language of the book")
     target_language: str = knob("Chinese", "language of the literal rendering")
@@ -134,7 +135,7 @@ def mine(books: Books, run: RunOptions, context: drt.Context) -> Path:
         _text(book)
     folder = (run.out or Path("runs") / "drt") / "mined"
     found: Iterable[dict[str, str]] = unique(sentences(books.book, context.source_language))
-    settings = Context(books.miner_model or context.model, books.miner_prompt, **context.languages)
+    settings = Context(context.model, books.miner_model, books.miner_prompt, **context.languages)
     plain = replace(run, field=[], id_field="id")
     summary = run_with_view(graph, found, plain, settings, out=folder)
     if summary.stopped:

@@ -166,8 +166,8 @@ class LongDPO(System):
         budget = context.tokens(required_words(state.get("length")))
         role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget}, attempts=1)
         ids = [i for step in prefix for i in step["ids"]]
-        if prefix and not ids:
-            raise RoleError(f"writer ({key}): the steps before have no token ids; the model must tell them")
+        if not all(step["ids"] for step in prefix):
+            raise RoleError(f"writer ({key}): a step before has no token ids; use embedded, llama.cpp or vLLM")
         asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
         call = (await ask(context, role, key=key, continue_ids=ids, **asked)).call
         kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]

@@ -237,6 +237,23 @@ async def test_a_candidate_must_pass_every_check(run: Runner, world: Any, found:
     assert verdicts(decision(result, "bank")) == found
 
 
+async def test_a_candidate_that_does_not_get_into_the_sentence_is_the_last_choice(run: Runner) -> None:
+    """Nothing speaks against it, so the informant is not told to give others in its place."""
+    script = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, unplaced={"银行"})
+    result = await run(script)
+    assert verdicts(decision(result, "bank")) == {"银行": "accepted", "河岸": "relevance"}
+    heard = script.request("inform/0/0/again")
+    assert "- 河岸: " in heard and "银行" not in heard.replace("河岸", "")
+    assert not script.keys("back"), "there was nothing to bring back"
+    known = TransKG.from_json(result["graph"])
+    assert [item.target for item in known.rejected("bank")] == ["河岸"]
+    later = Script(terms=[("bank", "polysemy")], irrelevant={("steep", "河岸")}, unplaced={"银行"})
+    later.more = {"bank": [("a slope", "岸坡")]}
+    result = await run(later)
+    assert verdicts(decision(result, "bank"))["岸坡"] == "accepted"
+    assert verdicts(decision(result, "bank"))["银行"] == "substitution"
+
+
 async def test_the_strongest_rival_is_the_first_whose_concept_stays_the_same(run: Runner) -> None:
     slope = ("a slope", "岸坡")
     script = Script(terms=[("bank", "polysemy")], senses={"bank": [MONEY, SHORE, slope]}, irrelevant=set())

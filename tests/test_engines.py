@@ -9,6 +9,7 @@ tested there too, by itself: it knows neither ids nor log-probabilities nor sche
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from agentsys.models.tokens import render
 from agentsys.models.wire import Reply, Request, payload
 from agentsys.prompts import Prompt
 from agentsys.roles import Role
-from agentsys.traces import read_traces
+from agentsys.traces import finished, read_traces
 from graphs.drt import Context, Evaluation, graph
 
 FOLDER = os.environ.get("AGENTSYS_VLLM_MODEL", "")
@@ -164,7 +165,8 @@ def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Pat
 
 @VLLM
 def test_the_command_starts_vllm_and_stops_it(tmp_path: Path) -> None:
-    """The README's `--model vllm:...`: the child is brought up, asked token by token, and gone at the end."""
+    """The README's `--model vllm:...`: the child is brought up, asked with token ids, and gone at the end."""
+    before = serving()
     asked = write_lines(tmp_path / "asked.jsonl", [{"text": "The moon hung over the bay like a coin."}])
     model = f"vllm:{FOLDER}?context=4096"
     limits = ["--max-rounds", 1, "--min-steps", 1, "--evaluator-model", "?max_tokens=200", "--in-flight", 256]
@@ -173,8 +175,19 @@ def test_the_command_starts_vllm_and_stops_it(tmp_path: Path) -> None:
     assert code in (0, 3), err  # this small model may write what must be rejected
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
     assert sum(manifest["counts"].values()) == 1 and "completion" in said
-    calls = [call for trace in read_traces(tmp_path / "out") for call in trace.calls]
-    assert all(call.ids and call.model == Path(FOLDER).name for call in calls)
+    calls = [call for trace in finished(tmp_path / "out") for call in trace.calls]
+    assert calls and all(call.ids and call.model == Path(FOLDER).name for call in calls)
+    assert serving() <= before, "the child must be stopped"
+
+
+def serving() -> set[str]:
+    """The processes that have the model folder in their command line."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended just now
+            if FOLDER.encode() in path.read_bytes().split(b"\0"):
+                found.add(path.parent.name)
+    return found
 
 
 async def prefix_hits(spec: str) -> tuple[float, float]:

@@ -133,7 +133,7 @@ async def test_what_an_engine_without_token_ids_wrote_is_not_begun_anew(run: Run
     script = Script(STEPS, VALUES)
     result = await run(script, tells_ids=False)
     assert result["response"] == "two" and len(result["targets"]) == 1, "the first layer is sound"
-    assert result["stop"].endswith("have no token ids; the model must tell them")
+    assert result["stop"].endswith("has no token ids; use embedded, llama.cpp or vLLM")
     assert not any(key.startswith("1/") for _, key, _ in script.asked)
 
 

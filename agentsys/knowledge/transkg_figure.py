@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import textwrap
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,13 +112,17 @@ def _text(axes: Any, place: Any, text: str, **style: Any) -> Any:
 
 
 def _lines(label: str) -> list[str]:
-    """A label in lines of about equal width; a Chinese character is as wide as two letters."""
+    """A label in lines of about equal width."""
     width = _WIDTH // 2 if len(_WIDE.findall(label)) > len(label) / 2 else _WIDTH
     return textwrap.wrap(_shorten(label, _LONGEST), width) or [""]
 
 
 def _shorten(label: str, length: int) -> str:
-    return label if len(label) <= length else f"{label[: length - 3]}..."
+    """As much of a label as is no wider than so many letters; a Chinese character is as wide as two."""
+    widths = list(accumulate(2 if _WIDE.match(char) else 1 for char in label))
+    if not widths or widths[-1] <= length:
+        return label
+    return f"{label[: bisect_right(widths, length - 3)]}..."
 
 
 def _families(labels: str) -> Sequence[str]:
