@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +21,20 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     """Rows of the last table: pairs and their margins, values of the choices, and what a pair cost."""
     margins: list[float] = []
     values: list[float] = []
+    stops: Counter[str] = Counter()
     records = calls = tokens = rewritten = 0
     for trace in traces:
         records += 1
         calls += len(trace.calls)
         tokens += sum(call.completion_tokens for call in trace.calls)
         margins += [target.scores["margin"] for target in trace.targets]
+        stops[str((trace.result or {}).get("stop", "")).partition(" (")[0]] += 1
         for layer in (trace.result or {}).get("layers", []):
             step = layer["candidates"][layer["chosen"]]
             values.append(step["value"])
             rewritten += bool(step.get("suggestions"))
     rows = [("pairs", f"{len(margins)} from {records} requests"), *pair_rows(margins, calls, tokens)]
+    rows.append(("what ended the responses", ", ".join(f"{reason} {n}" for reason, n in stops.most_common())))
     if values:
         rows.append(("mean value of the chosen steps, 1-5", f"{fmean(values):.2f} ({rewritten} rewritten)"))
     return rows

@@ -265,5 +265,6 @@ def test_the_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "pairs" in done.stdout and "3 from 3 requests" in done.stdout
+    assert "what ended the responses" in done.stdout and "end 3" in done.stdout
     none = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment(tmp_path / "c"))
     assert none.returncode == 2 and "--input: name a file of requests" in none.stderr
