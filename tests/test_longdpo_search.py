@@ -61,6 +61,16 @@ def at(node: str, texts: Sequence[str]) -> dict[str, str]:
     return {f"{node}/{i}": text for i, text in enumerate(texts)}
 
 
+async def test_by_default_the_judge_grades(start: Start) -> None:
+    texts = at("root", ["dull", "fine"]) | at("root:1", ["worse", "better"]) | at("root:0", ["a", "b"])
+    script = Script(texts, {"dull": 2, "fine": 4, "worse": 1, "better": 5, "a": 1, "b": 2})
+    start(script)
+    context = longdpo_search.Context(width=2, depth=2, eta=1.0, descents=4, alpha=0.3)
+    result = await graph.ainvoke(REQUEST, context=context)
+    assert result["response"] == "finebetter" and len(result["targets"]) == 2
+    assert {role for role, _, _ in script.asked} == {"writer", "grader"}
+
+
 async def test_without_descents_a_layer_is_the_best_of_its_candidates(start: Start) -> None:
     """The memory, too, works as in the graph: the contradicting step is passed over."""
     steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
