@@ -119,7 +119,7 @@ def crat_reply(role: str) -> str:
         return "bell = 钟\nchurch = 教堂"
     if "close to the words" in role:
         return "Her laugh was a ringing in a church."
-    return REPAIRED if "You correct translations" in role else ""
+    return REPAIRED if "how to render one term" in role or "You correct translations" in role else ""
 
 
 def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behaviour | None:
