@@ -155,7 +155,7 @@ class CRAT(Judge):
 
     async def translate_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """One sentence with what was accepted. Raises RoleError."""
-        rendered = await self.translate(runtime.context, state["document"][0], 0, state["decisions"], facts_of(state))
+        rendered = await self.translate(runtime.context, state["document"][0], 0, state["decisions"])
         return {"rendered": [rendered]}
 
     async def check_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class CRAT(Judge):
         async def one(i: int) -> tuple[list[Decision], Rendered]:
             shared = [await deciding[at] for at in needed(document[i], state["decisions"])]
             own = await self._adapted(context, document[i], shared, facts)
-            rendered = await self.translate(context, document[i], i, [*own, *shared], facts)
+            rendered = await self.translate(context, document[i], i, [*own, *shared])
             return own, await self.check(context, document[i], i, rendered)
 
         # The decisions too: where a sentence ends early, those that only it waited for still have to end.
@@ -225,18 +225,15 @@ class CRAT(Judge):
             return {**here, "candidates": [{**looked, "accepted": True}], "reused": True}
         return await self.decide(context, text, {**here, "candidates": [looked, *anew]}, told)
 
-    async def translate(
-        self, context: Context, sentence: Sentence, i: int, decisions: Sequence[Decision], facts: dict[str, list[str]]
-    ) -> Rendered:
+    async def translate(self, context: Context, sentence: Sentence, i: int, decisions: Sequence[Decision]) -> Rendered:
         """Sentence i with the entries of its terms: accepted ones, or without the judge all. Raises RoleError."""
         if sentence["already"]:
             return _rendered(sentence["text"], "already in the target language")
-        used = [(decision, _entries(context, decision)) for decision in valid(sentence, decisions)]
-        entries = [entry for _, found in used for entry in found]
-        told = [fact for decision, found in used if found for fact in facts.get(decision["node"], [])]
-        inputs = {"text": sentence["text"], "entries": entries, "facts": list(dict.fromkeys(told)), **context.languages}
+        known = valid(sentence, decisions)
+        entries = [entry for decision in known for entry in _entries(context, decision)]
+        inputs = {"text": sentence["text"], "entries": entries, **context.languages}
         answer = await ask(context, self.translator, key=f"translate/{i}", **inputs)
-        wanted = [str(c["item"]["target"]).strip() for decision, _ in used if (c := accepted(decision))]
+        wanted = [str(c["item"]["target"]).strip() for decision in known if (c := accepted(decision))]
         checked = list(dict.fromkeys(target for target in wanted if target))
         missing = [target for target in checked if not has_term(target, answer.value)]
         rendered = _rendered(

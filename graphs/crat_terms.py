@@ -172,8 +172,12 @@ async def confidences(context: Any, role: Any, call: Call) -> list[tuple[str, fl
 
 
 def doubtful(found: Iterable[tuple[str, float]], threshold: float) -> list[tuple[str, Kind, float | None]]:
-    """The words whose glosses are least likely, as terms: below the threshold, and at most DOUBTFUL."""
-    low = sorted((pair for pair in found if pair[1] < threshold), key=lambda pair: pair[1])
+    """The words whose glosses are least likely, as terms: below the threshold, and at most DOUBTFUL.
+
+    One or two small letters are no term: they are articles and prepositions, which a glosser is told to leave out.
+    """
+    words = ((word, chance) for word, chance in found if len(word) > 2 or not word.islower())
+    low = sorted((pair for pair in words if pair[1] < threshold), key=lambda pair: pair[1])
     return [(word, "low_conf", confidence) for word, confidence in low[:DOUBTFUL]]
 
 

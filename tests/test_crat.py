@@ -23,7 +23,7 @@ from agentsys.recorder import Recorder, current
 from agentsys.roles import load_prompt
 from agentsys.traces import strip_measured
 from graphs.crat import CRAT, Context, graph
-from graphs.crat_terms import confidences, glosses, has_term, is_already, joined, place, sentences_of
+from graphs.crat_terms import confidences, doubtful, glosses, has_term, is_already, joined, place, sentences_of
 from graphs.crat_terms import script as script_of
 
 PROMPTS = sorted(Path(str(resources.files("prompts"))).glob("crat/*.md"))
@@ -189,7 +189,7 @@ async def test_a_sentence_from_its_terms_to_its_translation(run: Runner) -> None
     assert result["rendered"][0]["status"] == "entries" and result["rendered"][0]["checked"] == ["河岸", "斯科舍"]
     sent = script.request("translate/0")
     assert "- bank = 河岸 (the land beside a river)" in sent and "银行" not in sent
-    assert "- bank - is near - Scotia" in sent
+    assert "- bank - is near - Scotia" in script.request("judge/0/0/0/relevance") and "is near" not in sent
     known = TransKG.from_json(result["graph"])
     chosen = known.accepted("bank")
     assert chosen is not None and chosen.target == "河岸"
@@ -451,7 +451,7 @@ async def test_without_the_judge_every_item_reaches_the_translator(run: Runner) 
     script = Script()
     result = await run(script, judge=False)
     sent = script.request("translate/0")
-    assert all(text in sent for text in ("银行", "河岸", "斯科舍", "is near"))
+    assert all(text in sent for text in ("银行", "河岸", "斯科舍"))
     assert {role for role, _, _ in script.asked} == {"identifier", "grapher", "informant", "translator"}
     assert result["rendered"][0]["checked"] == [] and result["rendered"][0]["status"] == "entries"
 
@@ -461,7 +461,7 @@ async def test_plain_retrieval_has_neither_judge_nor_graph(run: Runner) -> None:
     result = await run(script, judge=False, graph=False)
     assert result["graph"] is None
     sent = script.request("translate/0")
-    assert "- bank = 银行" in sent and "- bank = 河岸" in sent and "is near" not in sent
+    assert "- bank = 银行" in sent and "- bank = 河岸" in sent
     assert {role for role, _, _ in script.asked} == {"identifier", "informant", "translator"}
 
 
@@ -630,6 +630,12 @@ async def test_words_that_the_translator_doubts_are_terms(
     assert alone.keys("identifier") == []
     found = await run(alone, model=Unsure(respond=alone, odds=odds, ids=ids), signals="confidence", confidence=0.15)
     assert [m["surface"] for m in found["document"][0]["mentions"]] == ["bank"]
+
+
+def test_articles_and_prepositions_are_no_terms() -> None:
+    """A small glosser lists them although it is told not to."""
+    found = doubtful([("by", 0.1), ("of", 0.2), ("UN", 0.3), ("岸", 0.4)], 0.5)
+    assert [word for word, _, _ in found] == ["UN", "岸"]
 
 
 async def test_without_log_probabilities_the_other_signal_is_left(run: Runner) -> None:
