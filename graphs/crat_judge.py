@@ -323,10 +323,14 @@ def _first_accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _with_last_choice(decision: Decision) -> Decision:
-    """Where nothing is accepted, the first candidate that was only put aside is: nothing speaks against it."""
+    """Where no candidate could be tried, the first that was put aside is accepted: nothing speaks against it.
+
+    Where one was tried and came back as something else, trusting one that was not would be a guess.
+    """
     candidates = decision["candidates"]
+    tried = any(candidate["back_translation"] for candidate in candidates)
     last = next((i for i, candidate in enumerate(candidates) if candidate["rejected_by"] == UNPLACED), None)
-    if last is None or accepted(decision):
+    if last is None or tried:
         return decision
     chosen: Candidate = {**candidates[last], "accepted": True, "rejected_by": ""}
     return {**decision, "candidates": [*candidates[:last], chosen, *candidates[last + 1 :]]}

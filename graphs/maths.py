@@ -174,6 +174,16 @@ class Solutions:
         return bool(node.state) and node.state[-1].final
 
 
+def _why(root: Node[Path]) -> str:
+    """Why a tree has no pair, in few enough words that the table can count them."""
+    right, tried = tally(root)
+    if not tried:
+        return "no solution came to its end"
+    if not right:
+        return "no solution is right"
+    return "every solution is right" if right == tried else "no step has a worse one beside it"
+
+
 @dataclass(frozen=True)
 class Maths(System):
     """The search. `Maths(Solver(judge=Role(...)))` replaces a role."""
@@ -187,8 +197,6 @@ class Maths(System):
         await grow(root, Solutions(self.roles, question, reference_of(state), context))
         finds = await finds_of(root)
         pairs = (step_pairs if context.pairs == "step" else mcts_pairs)(root)
-        right, tried = tally(root)
-        why = f"{right} of {tried} solutions are right" if tried else "no solution came to its end"
         best = max(finds, key=lambda find: find["score"], default=None)
         response = next((node for node in walk(root) if best and node.step.get("call") == best["call"]), root)
         return {
@@ -197,7 +205,7 @@ class Maths(System):
             "answer": best["answer"] if best else "",
             "right": bool(best and best["right"]),
             "finds": finds,
-            "dropped": None if pairs else f"no pair: {why}",
+            "dropped": None if pairs else f"no pair: {_why(root)}",
             "tree": record(root),
             "targets": [asdict(pair) for pair in pairs],
         }

@@ -305,6 +305,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     for name, about in systems.items():
         for line in reasons_of(about["missing"], about["unscored"]):
             say(f"{name}: {line}")
+        cost = about["cost"] or {"cut_off": 0}
+        if cost["cut_off"]:
+            say(f"{name}: {cost['cut_off']} of {cost['calls']} replies were cut off by their token limit")
     say(f"numbers, translations and runs: {report['out']}")
 
 

@@ -92,7 +92,10 @@ SYSTEMS: Final[Mapping[str, Spec]] = {
 
 @dataclass(slots=True)
 class Cost:
-    """What a system's calls came to, the request cache's included, for so many sentences."""
+    """What a system's calls came to, the request cache's included, for so many sentences.
+
+    `cut_off` replies ended at their token limit.
+    """
 
     PARTS: ClassVar[tuple[str, ...]] = ("calls", "prompt_tokens", "completion_tokens")
 
@@ -100,6 +103,7 @@ class Cost:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cut_off: int = 0
 
     def add(self, trace: Trace, sentences: int) -> None:
         """Add a finished record."""
@@ -107,6 +111,7 @@ class Cost:
         self.calls += len(trace.calls)
         self.prompt_tokens += sum(call.prompt_tokens for call in trace.calls)
         self.completion_tokens += sum(call.completion_tokens for call in trace.calls)
+        self.cut_off += sum(call.finish == "length" for call in trace.calls)
 
     def a_sentence(self) -> dict[str, float]:
         """Calls, prompt tokens and written tokens a sentence."""

@@ -236,7 +236,7 @@ async def test_a_long_step_ends_its_branch_and_is_paid_for(start: Start) -> None
     result = await graph.ainvoke({**RECORD}, context=Context(descents=3, width=2, depth=3, step_tokens=40))
     cut = node(result, "root:1")
     assert cut["outcome"] == "failed" and "cut off at 40 tokens" in cut["error"] and cut["tokens"] == 40
-    assert result["dropped"] == "no pair: 1 of 1 solutions are right"
+    assert result["dropped"] == "no pair: every solution is right"
     assert result["finds"][0]["tokens"] == 40 + node(result, "root:0")["tokens"]
 
 

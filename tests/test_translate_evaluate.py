@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agentsys.knowledge import build_index
 from agentsys.metrics import bleu, chrf
 from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
+from agentsys.models.wire import Reply
 from agentsys.records import BadRecord, InputError
 from agentsys.term_scores import KnownTerm
 from graphs.translate import Context as Translating
@@ -67,6 +69,8 @@ CALLS: list[str] = []
 """A line for every call that was made."""
 FAILING: set[str] = set()
 """Roles that fail at the sentence a2."""
+CUT_OFF: set[str] = set()
+"""Roles whose reply to b1 ends at the token limit."""
 
 
 class Translator(ScriptedChatModel):
@@ -74,6 +78,11 @@ class Translator(ScriptedChatModel):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(respond=respond, revision="1", **settings)
+
+    async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
+        reply = await super().complete(messages, **kwargs)
+        cut = CALLS[-1].startswith("b1 ") and kwargs["role"] in CUT_OFF
+        return replace(reply, finish="length") if cut else reply
 
 
 def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
@@ -104,6 +113,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     pairs = write_lines(tmp_path / "pairs.jsonl", PAIRS)
     CALLS.clear()
     FAILING.clear()
+    CUT_OFF.clear()
 
     def call(*options: object) -> tuple[int, str, str]:
         given = ["--pairs", pairs, "--model", MODEL, *options]
@@ -164,6 +174,15 @@ def test_the_files(run: Run, tmp_path: Path) -> None:
     cost = read(tmp_path / "out")["systems"]["plain"]["cost"]
     assert (cost["sentences"], cost["calls"], cost["completion_tokens"]) == (4, 4, 4), "judges are not the system's"
     assert cost["a_sentence"]["calls"] == 1 and cost["a_sentence"]["prompt_tokens"] == cost["prompt_tokens"] / 4
+
+
+def test_replies_that_were_cut_off_are_told(run: Run, tmp_path: Path) -> None:
+    """An endless translation counts as it is, and whoever reads its BLEU is told why."""
+    CUT_OFF.add("student")
+    code, printed, _ = run("--systems", "plain,thought", "--out", tmp_path / "out")
+    report = read(tmp_path / "out")["systems"]
+    assert code == 0 and [report[name]["cost"]["cut_off"] for name in ("plain", "thought")] == [0, 1]
+    assert "thought: 1 of 4 replies were cut off by their token limit" in printed and "plain: " not in printed
 
 
 def test_crat_and_its_ablations(run: Run, tmp_path: Path) -> None:
