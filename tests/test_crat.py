@@ -106,7 +106,7 @@ class Script:
 
     def translator(self, request: str) -> str:
         given = "".join(re.findall(r" = (\S+)", request))
-        return self.translations.get(line(request, "Sentence"), f"译文{given}。")
+        return self.translations.get(line(request, "Text"), f"译文{given}。")
 
     def repairer(self, request: str) -> str:
         return self.repaired
@@ -188,13 +188,28 @@ async def test_a_sentence_from_its_terms_to_its_translation(run: Runner) -> None
     assert result["translation"] == "译文河岸斯科舍。" and result["translations"] == [result["translation"]]
     assert result["rendered"][0]["status"] == "entries" and result["rendered"][0]["checked"] == ["河岸", "斯科舍"]
     sent = script.request("translate/0")
-    assert "- bank = 河岸 (the land beside a river)" in sent and "银行" not in sent
+    assert "- bank = 河岸\n" in sent and "银行" not in sent
     assert "- bank - is near - Scotia" in script.request("judge/0/0/0/relevance") and "is near" not in sent
     known = TransKG.from_json(result["graph"])
     chosen = known.accepted("bank")
     assert chosen is not None and chosen.target == "河岸"
     assert [item.target for item in known.rejected("bank")] == ["银行"]
     assert sentence["faults"] == ["grapher: 1 relations about no term of the sentence"]
+
+
+def test_an_entry_without_a_translation_is_explained_to_the_translator() -> None:
+    entries = [
+        {"term": "bank", "target": "河岸", "meaning": "land"},
+        {"term": "APR", "target": "", "meaning": "a rate"},
+    ]
+    inputs = {
+        "source_language": "English",
+        "target_language": "Chinese",
+        "text": "The bank cut its APR.",
+        "entries": entries,
+    }
+    sent = CRAT().translator.prompt.render(inputs)[-1]["content"]
+    assert "- bank = 河岸\n- APR: a rate\n" in sent
 
 
 async def test_each_verdict_has_its_reason_and_the_way_back_never_sees_the_source(run: Runner) -> None:
