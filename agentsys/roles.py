@@ -43,7 +43,7 @@ class _Unusable(Exception):
 
 
 class _Unwanted(_Unusable):
-    """A reply that parses but fails the role's check: shown again, a small model would only copy it."""
+    """A reply that fails the role's check or never ends: shown again, a small model would only copy it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class Role(Generic[T]):
 
     def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
         if self.whole and call.finish == "length":
-            raise _Unusable(f"cut off at the limit of {call.completion_tokens} tokens; be shorter")
+            raise _Unwanted(f"cut off at the limit of {call.completion_tokens} tokens; be shorter")
         if not call.text.strip():
             raise _Unusable("empty")
         value = self._value(call.text)

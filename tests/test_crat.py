@@ -106,7 +106,7 @@ class Script:
 
     def translator(self, request: str) -> str:
         given = "".join(re.findall(r" = (\S+)", request))
-        return self.translations.get(line(request, "Text"), f"译文{given}。")
+        return self.translations.get(line(request, "Sentence"), f"译文{given}。")
 
     def repairer(self, request: str) -> str:
         return self.repaired

@@ -179,10 +179,12 @@ async def test_an_endlessly_long_reply_is_not_repeated_whole() -> None:
 
 
 async def test_a_reply_that_was_cut_off_is_not_used() -> None:
+    """Nor shown: an endless one would go on in the next."""
     script = Script(GOOD)
     with pytest.raises(RoleError, match="cut off at the limit of 4 tokens"):
         await JUDGE(CutOff(respond=script), key="judge", text="it")
-    assert "cut off" in script.asked[1][-1][1]
+    assert [role for role, _ in script.asked[1]] == [role for role, _ in script.asked[0]]
+    assert "cut off" in script.asked[1][-1][1] and GOOD not in script.asked[1][-1][1]
 
 
 async def test_a_role_may_take_what_was_cut_off() -> None:
