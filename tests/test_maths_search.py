@@ -206,6 +206,21 @@ async def test_an_empty_step_is_asked_for_once(start: Start) -> None:
     assert {key for key, _, _ in model.asked} == {"root/0", "root/1"}
 
 
+async def test_why_there_is_no_pair(start: Start) -> None:
+    async def why(*solutions: str, answer: str = "17") -> str:
+        def author(told: str, key: str, seed: int) -> str:
+            return solutions[int(key[-1]) % len(solutions) if "rollout" in key else 0].removeprefix(told)
+
+        start(author)
+        context = Context(descents=1, width=2, depth=2, step_tokens=40)
+        return (await graph.ainvoke({"question": QUESTION, "answer": answer}, context=context))["dropped"]
+
+    assert await why(RIGHT) == "no pair: every solution is right"
+    assert await why(RIGHT, answer="18") == "no pair: no solution is right"
+    assert await why("Step 1: and so on " * 20) == "no pair: no solution came to its end"
+    assert await why(RIGHT, SLIP) == "no pair: no step has a worse one beside it", "only a rollout slips"
+
+
 async def test_the_judge_needs_no_reference(start: Start) -> None:
     """V is what the judge thinks, right or wrong; the verdicts are noted and make the pairs."""
     start()
