@@ -235,7 +235,7 @@ CASES = {
         asked_of_vllm="MARKED German: bell",
         edit_before="translate",
         edit={"decisions": [decided(*METAL)]},
-        needle="bell = 钟 (a hollow thing of metal)",
+        needle="bell = 钟\n",
         edit_as="judge",
         after_edit={"translation": DRAFTS[0], "rendered": [rendered(DRAFTS[0], checked=["钟"])]},
         knowledge="sources",
