@@ -182,8 +182,8 @@ def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
 
 def bleu_tokenizer(language: str) -> str:
     """sacrebleu's name of the tokenizer for a language, given by name or code."""
-    words = set(re.split(r"[^a-z]+", language.lower()))
-    if words & {"zh", "zho", "cmn", "chinese"}:
+    words = set(re.split(r"[\W_]+", language.lower()))
+    if words & {"zh", "zho", "chi", "cmn", "chinese", "mandarin", "中文"}:
         return "zh"
     if words & {"ja", "jpn", "japanese"}:
         return "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"

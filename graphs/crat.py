@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar, cast
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from agentsys.knowledge.languages import language
 from agentsys.knowledge.term_index import term_key
 from agentsys.knowledge.transkg import Item, Kind, TransKG
 from agentsys.models.errors import ModelError
@@ -114,7 +115,8 @@ class CRAT(Judge):
         A term is looked up for the first sentence that has it. Raises ValueError for a source that cannot be used.
         """
         context, document = runtime.context, list(state["document"])
-        graph = TransKG() if context.graph else None
+        spoken = language(context.source_language)
+        graph = TransKG(spoken.primary if spoken else "") if context.graph else None
         if graph is not None:
             document = [{**sentence, "mentions": rooted(graph, sentence["mentions"])} for sentence in document]
         due = undecided(document)

@@ -16,7 +16,7 @@ import typer
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
 from agentsys.knowledge import index_digest
-from agentsys.knowledge.term_sources import load_sources
+from agentsys.knowledge.term_sources import load_sources, told
 from agentsys.knowledge.transkg import TransKG
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
@@ -129,8 +129,12 @@ def main(run: RunOptions, context: Context, graphs: Graphs = None) -> None:
     """
     if run.input is None:
         raise InputError("--input: name a file of texts (text) or documents (sentences), .jsonl or .parquet, say")
-    out = run.out or Path("runs") / f"crat-{run.input.stem}"
-    summary = run_with_view(graph, run.input, replace(run, out=out), with_digest(context))
+    if graphs is not None and graphs.exists() and not graphs.is_dir():
+        raise InputError(f"--graphs {graphs}: it is a file; name a folder")
+    out, context = run.out or Path("runs") / f"crat-{run.input.stem}", with_digest(context)
+    for line in told(context.specs, context.source_language, context.target_language):
+        print(line)
+    summary = run_with_view(graph, run.input, replace(run, out=out), context)
     print(f"traces and data-set card: {summary.out}")
     if graphs is not None:
         print(f"knowledge graphs: {write_graphs(read_traces(summary.out), graphs)} in {graphs}")

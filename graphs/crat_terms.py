@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 from agentsys.knowledge.languages import language
-from agentsys.knowledge.term_index import TermIndex, term_key
+from agentsys.knowledge.term_index import TermIndex, is_acronym, name_key
 from agentsys.knowledge.transkg import Kind
 from agentsys.models.chat import AgentChatModel
 from agentsys.records import InputError
@@ -68,7 +68,10 @@ def _words(text: str) -> list[str]:
 
 
 def sentences_of(text: str | None, sentences: Sequence[str] | None, source: str) -> list[tuple[str, str]]:
-    """(sentence, white space behind it) of a text, or of the sentences of a document. Raises InputError."""
+    """(sentence, white space behind it) of a text, or of the sentences of a document. Raises InputError.
+
+    Accents are composed and no white space is doubled inside a sentence, as in terms: places of terms are in these.
+    """
     if text and sentences:
         raise InputError("give a text or sentences, not both")
     if sentences:
@@ -77,7 +80,7 @@ def sentences_of(text: str | None, sentences: Sequence[str] | None, source: str)
         empty = next((i for i, sentence in enumerate(sentences, 1) if not sentence.strip()), None)
         if empty is not None:
             raise InputError(f"sentences: number {empty} is empty; fill it in or leave it out")
-        return [(sentence.strip(), " ") for sentence in sentences]
+        return [(_plain(sentence), " ") for sentence in sentences]
     if not isinstance(text or "", str) or not (text or "").strip():
         raise InputError("text: it is empty; give a sentence or a text, or a list of sentences")
     return _split(str(text), source)
@@ -98,7 +101,11 @@ def _split(text: str, source: str) -> list[tuple[str, str]]:
                     found[-1] = (found[-1][0], text[at:start])
                 at = start + len(sentence)
                 found.append((text[start:at], ""))
-    return found
+    return [(_plain(sentence), gap) for sentence, gap in found]
+
+
+def _plain(sentence: str) -> str:
+    return unicodedata.normalize("NFC", re.sub(r"\s{2,}", " ", sentence.strip()))
 
 
 def joined(translations: Sequence[str], gaps: Sequence[str], target: str) -> str:
@@ -114,16 +121,16 @@ def place(
     """Where terms stand in sentence number `number`: (mentions in their order, invented terms, nested terms).
 
     Longest first: a term gets its first place that no longer one has taken. What the identifier named goes before what
-    only a low confidence named. Terms are whole words, in any case (agentsys.knowledge.term_index).
+    only a low confidence named. Terms are whole words, in any case but for acronyms (agentsys.knowledge.term_index).
     """
     known: dict[str, tuple[str, Kind, float | None]] = {}
     for term, kind, confidence in terms:
         if any(char.isalnum() for char in term):
-            known.setdefault(term_key(term), (term, kind, confidence))
+            known.setdefault(name_key(term), (term, kind, confidence))
     mentions: list[Mention] = []
     invented: list[str] = []
     nested: list[str] = []
-    for term, kind, confidence in sorted(known.values(), key=lambda entry: (entry[1] == "low_conf", -len(entry[0]))):
+    for term, kind, confidence in sorted(known.values(), key=_precedence):
         spans = [(start, end) for start, end, _ in TermIndex([term]).spans(text)]
         free = next((span for span in spans if not any(_overlap(span, mention) for mention in mentions)), None)
         if free is None:
@@ -133,6 +140,11 @@ def place(
         mention = Mention(surface=text[start:end], kind=kind, start=start, end=end, sentence=number)
         mentions.append(mention if confidence is None else {**mention, "confidence": round(confidence, 4)})
     return sorted(mentions, key=lambda mention: mention["start"]), invented, nested
+
+
+def _precedence(entry: tuple[str, Kind, float | None]) -> tuple[bool, int, bool]:
+    term, kind, _ = entry
+    return kind == "low_conf", -len(term), not is_acronym(term)  # "aids" would take the place of "AIDS"
 
 
 def _overlap(span: tuple[int, int], mention: Mention) -> bool:

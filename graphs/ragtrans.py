@@ -50,11 +50,12 @@ class Passage(TypedDict):
 class Input(TypedDict):
     """What a person types. With a `reference` the translation is scored, and passages must not give it away.
 
-    A record may have several that are equally good, in a list.
+    A record may have several that are equally good, in a list. `tag` is a published record's: the kind of its document.
     """
 
     text: str
     document: NotRequired[str]
+    tag: NotRequired[str]
     reference: NotRequired[str | SkipJsonSchema[list[str]]]
 
 
@@ -153,10 +154,7 @@ class RAGtrans(System):
             paragraphs = [paragraph for passage in passages for paragraph in _titled(passage)]
             begun |= {"passages": passages, "leaks": leaks}
         elif context.setting != "none":
-            document = state.get("document") or ""
-            if not isinstance(document, str):
-                raise ValueError(f"document: of type {type(document).__name__}; give a text")
-            paragraphs = paragraphs_of(document)
+            paragraphs = paragraphs_of(_document(state, context))
         fitted = fit(paragraphs, context.document_tokens)
         missing = "no passage" if context.setting == "retrieved" else "no document"
         without = "" if fitted.paragraphs or context.setting == "none" else missing
@@ -197,6 +195,23 @@ class RAGtrans(System):
         builder.add_edge("find", "translate")
         builder.add_edge("translate", END)
         return builder
+
+
+def _document(state: State, context: Context) -> str:
+    """The record's document. Raises ValueError for one that is no text, or whose tag is another setting's.
+
+    A rated translation takes either kind: the rating tells them apart.
+    """
+    document, tag = state.get("document") or "", str(state.get("tag") or "")
+    if not isinstance(document, str):
+        raise ValueError(f"document: of type {type(document).__name__}; give a text")
+    kind, other = ("clean", "noisy") if context.setting == "golden" else ("noisy", "clean")
+    if context.style == "plain" and tag.startswith(f"{other}_"):
+        raise ValueError(
+            f"tag: its document is {other}, which is not setting {context.setting}; take records tagged {kind}, or "
+            "test.jsonl, which has both kinds in columns"
+        )
+    return document
 
 
 def references_of(state: State) -> list[str]:

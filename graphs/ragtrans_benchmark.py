@@ -154,14 +154,16 @@ def _task_rows(folder: Path, task: str, seed: int) -> Iterator[Row]:
     if not file.is_file():
         raise InputError(f"{file}: no such file; `build` writes it, or leave {task} out with --weight {task}=0")
     needed = ("src", "tgt") if task == "ragtrans" else ("text", "answer")
-    records = (record.data for record in read_records(file, required=needed) if isinstance(record, Record))
-    return (_unified(row) if task == "ragtrans" else row for row in shuffled(records, seed=seed))
+    records = (record for record in read_records(file, required=needed) if isinstance(record, Record))
+    found = shuffled(records, seed=seed)
+    return (_unified(record) if task == "ragtrans" else record.data for record in found)
 
 
-def _unified(row: Mapping[str, Any]) -> Row:
-    """A training record as one of the tasks."""
+def _unified(record: Record) -> Row:
+    """A training record, which needs no id of its own, as one of the tasks."""
+    row = record.data
     texts = {"text": row["src"], "document": row.get("doc") or "", "answer": row["tgt"]}
-    return {"id": f"ragtrans/{row['id']}", "task": "ragtrans", **texts, "language": row.get("tag", "")}
+    return {"id": f"ragtrans/{record.id}", "task": "ragtrans", **texts, "language": row.get("tag", "")}
 
 
 class Files:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ SMOOTHING: Final = 10
 """Characters added to both lengths of a pair, so that the ratio of short ones says less."""
 MISALIGNED_SHARE: Final = 0.1
 """A document with this share of units of a wrong length (and with two of them) is misaligned as a whole."""
+_CODE: Final = re.compile("[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +165,15 @@ class Pages:
 
 def page_fault(data: Mapping[str, Any]) -> str:
     """What is wrong with a page record, in one line that names the fix; "" if nothing."""
+    if not _CODE.fullmatch(data["lang"]):
+        return f"field 'lang' is {data['lang']!r:.40}; write a code such as en or zh-CN"
     paragraphs = data.get("paragraphs")
     if not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in paragraphs):
         return "field 'paragraphs' is no list of texts; give the lead first, then the others"
     if not any(text.strip() for text in paragraphs):
         return "field 'paragraphs' has no text; give the lead first, then the others"
+    if not paragraphs[0].strip():
+        return "field 'paragraphs' begins with an empty text; give the lead first, then the others"
     if not isinstance(data.get("title"), str | None):
         return "field 'title' is no text"
     for name in ("links", "references"):

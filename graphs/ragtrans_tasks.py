@@ -73,7 +73,10 @@ class Tasks(System):
     knowledge: Role[str] = Role("ragtrans/knowledge", sampling={"temperature": 0.7, "max_tokens": 512})
 
     async def check(self, state: State) -> dict[str, Any]:
-        """Drop what has nothing to learn. Raises ValueError for a task that is none, or an empty text."""
+        """Drop what has nothing to learn. Raises ValueError for a task that is none, an empty text, or no text."""
+        for name, value in state.items():
+            if name in Input.__annotations__ and not isinstance(value, str | None):
+                raise ValueError(f"{name}: of type {type(value).__name__}; give a text")
         if state["task"] not in PROMPTS:
             raise ValueError(f"task: {state['task']!r} is none of {', '.join(PROMPTS)}")
         if not state["text"].strip():

@@ -100,7 +100,7 @@ class Compared:
 
     def names(self) -> list[str]:
         """All systems, in the order in which they run. Raises InputError."""
-        given = list(dict.fromkeys(name.strip() for name in self.systems.split(",") if name.strip()))
+        given = list(dict.fromkeys(_listed(self.systems)))
         names = [*given, *self.files()]
         if not names:
             raise InputError(f"--systems: name some of {', '.join(SYSTEMS)}, or give finished --translations")
@@ -138,7 +138,9 @@ def evaluate(data: Data, compared: Compared, scores: Scores, place: UserPlace) -
     settings = _settings(data, compared)
     ready = {name: system(name, settings, pairs) for name in names if name not in files}
     done = {name: Outcome(rows_of(pairs, file, every), {"run": _sha256(file)}) for name, file in files.items()}
-    given_away = _given_away(pairs, data, compared) if any(about.takes_sources for about in ready.values()) else []
+    with_sources = any(about.takes_sources for about in ready.values())
+    told = _told(data, compared, with_sources)
+    given_away = _given_away(pairs, data, compared) if with_sources else []
     judge = _judge(data, scores)
     if scores.comet_python:
         check_comet(scores.comet_python)
@@ -159,6 +161,7 @@ def evaluate(data: Data, compared: Compared, scores: Scores, place: UserPlace) -
         "pairs_sha256": _sha256(data.pairs),
         "sentences": len(pairs),
         "unusable": [asdict(row) for row in unusable],
+        "told": told,
         "given_away": given_away,
         **_measured(outcomes, compared.baseline or names[0], data.target_language, scores),
     }
@@ -183,16 +186,28 @@ def _sampled(data: Data) -> tuple[list[Pair | BadRecord], list[Pair], list[BadRe
     languages = (data.source_language, data.target_language)
     every = read_pairs(data.pairs, columns, languages)
     pairs, unusable = drawn(every, data.pairs, "pair", limit=data.limit, shuffle=data.shuffle, seed=data.seed)
-    if lists := [name.strip() for name in data.terms.split(",") if name.strip()]:
+    if lists := _listed(data.terms):
         pairs = with_terms(pairs, lists, languages)
     return every, pairs, unusable
+
+
+def _told(data: Data, compared: Compared, with_sources: bool) -> list[str]:
+    """What the lists of terms and the sources hold, each file once."""
+    from agentsys.knowledge.term_sources import told
+
+    specs = [f"terms:{name}" for name in _listed(data.terms)] + (_listed(compared.sources) if with_sources else [])
+    return told(list(dict.fromkeys(specs)), data.source_language, data.target_language)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _given_away(pairs: Sequence[Pair], data: Data, compared: Compared) -> list[str]:
     """A line for each memory among the sources that holds sentences of the test, with their translations."""
     from agentsys.knowledge.term_sources import TranslationMemory, load_sources
 
-    specs = [spec.strip() for spec in compared.sources.split(",") if spec.strip().startswith("tmx:")]
+    specs = [spec for spec in _listed(compared.sources) if spec.startswith("tmx:")]
     lines = []
     for memory in load_sources(specs, data.source_language, data.target_language) if specs else ():
         if isinstance(memory, TranslationMemory) and (held := sum(memory.holds(pair.text) for pair in pairs)):
@@ -288,6 +303,8 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         f"{settings['target_language']}; {judge}; BLEU {report['signature']}"
         f"{', one script' if settings['one_script'] else ''}; baseline {report['baseline']}"
     )
+    for line in report["told"]:
+        say(line)
     found: Found = {name: about["metrics"] for name, about in systems.items()}
     present = [name for name in (*METRICS, *TERM_METRICS) if name not in report["absent"]]
     console.print(score_table(found, report["absent"], present))

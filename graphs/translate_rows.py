@@ -8,6 +8,7 @@ also have `mentions` (for each entity of the source its acceptable names), `term
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from agentsys.knowledge.term_sources import TermList
 
 RECORDS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SOURCE: Final = "source text"
+"""What the column of sources is called here: any other may be called "text", the references' too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ def read_pairs(path: Path, columns: Columns, languages: tuple[str, str]) -> list
     `languages` (of the sources, of the references) choose a memory's texts. Raises InputError, and KnowledgeError for a
     memory that cannot be read or that lacks a language.
     """
+    if columns.source == columns.reference:
+        raise InputError(f"--source-field and --reference-field both name '{columns.source}'; name two columns")
     found: list[Pair | BadRecord] = []
     seen: Counter[str] = Counter()
     for record in _records(path, columns, languages):
@@ -104,12 +109,18 @@ def with_terms(pairs: Sequence[Pair], lists: Sequence[str], languages: tuple[str
 
 
 def _listed(pair: Pair, lists: Sequence[TermList]) -> tuple[KnownTerm, ...]:
-    found = {folded(term.source): term for term in pair.terms}
+    """A term's translations are those of all lists together, so that their order does not matter."""
+    named: dict[str, str] = {}
+    targets: dict[str, list[str]] = {}
     for known in lists:
-        for _, _, name in known.index.spans(pair.text):
-            targets = _unique(item.target for item in known.items(name) if item.target)
-            if any(rendering(reference, targets) for reference in pair.references):
-                found.setdefault(folded(name), KnownTerm(name, targets))
+        for _, _, name in known.index.spans(unicodedata.normalize("NFC", pair.text)):
+            key = folded(name)
+            named.setdefault(key, name)
+            targets.setdefault(key, []).extend(item.target for item in known.items(name) if item.target)
+    found = {folded(term.source): term for term in pair.terms}
+    for key in targets:
+        if key not in found and any(rendering(reference, targets[key]) for reference in pair.references):
+            found[key] = KnownTerm(named[key], _unique(targets[key]))
     return tuple(found.values())
 
 
@@ -134,9 +145,9 @@ def _records(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterat
     if path.suffix.lower() == ".tmx":
         yield from _units(path, columns, languages)
         return
-    for record in read_records(path, fields={"text": columns.source}, required=["text"]):
+    for record in read_records(path, fields={SOURCE: columns.source}, required=[SOURCE]):
         if isinstance(record, BadRecord):
-            yield BadRecord(record.source, record.reason.replace("--field text=", "--source-field "))
+            yield BadRecord(record.source, record.reason.replace(f"--field {SOURCE}=", "--source-field "))
         else:
             yield record
 
@@ -157,7 +168,7 @@ def _units(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterator
             continue
         usable = True
         document, colon, _ = unit.id.rpartition(":")
-        data = {"id": unit.id, "text": unit.texts[source], columns.reference: unit.texts[reference]}
+        data = {"id": unit.id, SOURCE: unit.texts[source], columns.reference: unit.texts[reference]}
         yield Record(unit.id, data | ({columns.document: document} if colon else {}), f"{path}:{number}")
     if not usable:
         raise InputError(
@@ -180,7 +191,7 @@ def _pair(name: str, number: int, record: Record, columns: Columns) -> Pair:
         id=name,
         at=record.source,
         number=number,
-        text=data.pop("text"),
+        text=data.pop(SOURCE),
         references=references,
         document="" if document is None else str(document).strip(),
         mentions=_mentions(data.pop("mentions", None)) or named,

@@ -69,7 +69,10 @@ def _with_document(pair: Pair, context: Any) -> dict[str, Any]:
             f"{pair.at}: no column '{column}' for ragtrans-{context.setting}; of documents it has {there}: name one "
             "with --document-language"
         )
-    return given | {"document": pair.data[column] or ""}
+    given["document"] = pair.data[column] or ""
+    if column == "doc" and "tag" in pair.data:
+        given["tag"] = pair.data["tag"]
+    return given
 
 
 def _crat(**knobs: Any) -> Spec:

@@ -587,6 +587,19 @@ def test_a_text_is_cut_into_sentences_and_put_together_again() -> None:
     assert joined(["Hello.", "Bye.", "End."], [gap for _, gap in chinese], "English") == "Hello. Bye.\nEnd."
 
 
+def test_terms_are_found_whatever_form_accents_and_spaces_have() -> None:
+    text = "Das Cafe\u0301 in  New  York ist neu."
+    for [(sentence, _)] in (sentences_of(text, None, "German"), sentences_of(None, [text], "German")):
+        mentions, invented, _ = place(sentence, 0, [("Café", "proper", None), ("New York", "proper", None)])
+        assert [sentence[m["start"] : m["end"]] for m in mentions] == ["Café", "New York"] and not invented
+
+
+def test_an_acronym_and_a_word_of_its_letters_are_two_terms() -> None:
+    terms: list[tuple[str, Any, None]] = [("aids", "domain", None), ("AIDS", "acronym", None)]
+    mentions, _, nested = place("AIDS patients need hearing aids.", 0, terms)
+    assert [(m["surface"], m["kind"]) for m in mentions] == [("AIDS", "acronym"), ("aids", "domain")] and not nested
+
+
 @pytest.mark.parametrize("space", ["\u00a0", "\u3000"])
 def test_spaces_of_every_kind_are_kept(space: str) -> None:
     text = f"He took plan B{space}. It\u2009was late."

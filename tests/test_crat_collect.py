@@ -103,6 +103,18 @@ def test_documents_become_traces_graphs_and_a_table(place: Place) -> None:
     assert (graphs / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_source_holds_and_what_could_not_be_used_is_said(place: Place) -> None:
+    place.list.write_text("source,target\nScotia,斯科舍\nScotia,苏格兰\n,无\n", encoding="utf-8")
+    unit = "<tu><tuv xml:lang='{}'><seg>It is cold.</seg></tuv><tuv xml:lang='zh'><seg>很冷。</seg></tuv></tu>"
+    memory = place.folder / "m.tmx"
+    units = "".join(map(unit.format, ("en", "cz", "cz")))
+    memory.write_text(f"<tmx version='1.4'><header/><body>{units}</body></tmx>", encoding="utf-8")
+    _, out, _ = place("--sources", f"terms:{place.list},tmx:{memory}")
+    unused = "not used (blank, broken or in other languages)"
+    assert f"terms:terms.csv: 2 entries, 1 terms with rival translations, 1 {unused}\n" in out
+    assert f"tmx:m.tmx: 1 entries, 2 {unused}\n" in out
+
+
 def test_a_run_is_resumed_but_not_with_another_term_list(place: Place) -> None:
     sources = ("--sources", f"terms:{place.list}")
     place("--limit", 1, *sources)
@@ -121,6 +133,7 @@ def test_a_run_is_resumed_but_not_with_another_term_list(place: Place) -> None:
         (["--sources", "web:x"], "no term source"),
         (["--candidates", 0], "candidates: 0 is below 1"),
         (["--signals", "none"], "signals"),
+        (["--graphs", __file__], "it is a file; name a folder"),
     ],
 )
 def test_what_a_user_got_wrong_is_one_line_and_nothing_is_written(place: Place, options: list[Any], fix: str) -> None:

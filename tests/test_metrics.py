@@ -20,6 +20,7 @@ from agentsys.metrics import (
     bleu,
     bleu_signature,
     bleu_statistic,
+    bleu_tokenizer,
     bootstrap,
     chrf,
     chrf_statistic,
@@ -51,6 +52,11 @@ JAPANESE = [
     "「どうぞ」と彼女は言った。",
     "はい。",
 ]
+
+
+@pytest.mark.parametrize("name", ["Chinese", "zh-CN", "zh_Hant", "chi", "中文", "Mandarin Chinese"])
+def test_chinese_is_cut_into_characters_whatever_it_is_called(name: str) -> None:
+    assert bleu_tokenizer(name) == "zh" and bleu_tokenizer("German") == "13a"
 
 
 def spoilt(sentences: list[str], seed: int = 0) -> list[str]:

@@ -116,6 +116,27 @@ def test_a_document_that_is_no_text_is_rejected(run: Runner) -> None:
     assert "document: of type int; give a text" in str(trace.reason)
 
 
+@pytest.mark.parametrize(
+    ("setting", "tag", "style", "outcome"),
+    [
+        ("golden", "clean_zh", "plain", "kept"),
+        ("golden", "noisy_zh", "plain", "rejected"),
+        ("noisy", "noisy_zh", "plain", "kept"),
+        ("noisy", "clean_zh", "plain", "rejected"),
+        ("golden", "noisy_zh", "rated", "kept"),
+        ("none", "noisy_zh", "plain", "kept"),
+    ],
+)
+def test_a_published_record_s_tag_must_fit_the_setting(
+    run: Runner, setting: str, tag: str, style: str, outcome: str
+) -> None:
+    """A record of train.jsonl has one document, clean or noisy; only a rated translation tells them apart itself."""
+    trace = run.translate({"text": TEXT, "document": DOCUMENT, "tag": tag}, setting=setting, style=style)
+    assert trace.outcome == outcome, trace.reason
+    if outcome == "rejected":
+        assert f"its document is {tag[:5]}, which is not setting {setting}" in str(trace.reason) and not trace.calls
+
+
 async def test_studio_gets_one_line_for_an_empty_text(run: Runner) -> None:
     with pytest.raises(ValueError, match="text: empty; give a text to translate"):
         await ragtrans.graph.ainvoke({"text": ""}, context=ragtrans.Context(model=f"scripted:{run.script}"))
@@ -324,6 +345,8 @@ def test_knowledge_that_gives_the_translation_away_is_dropped(run: Runner) -> No
         ({"task": "sket", "text": TEXT, "answer": " "}, "dropped", "no reference to learn"),
         ({"task": "other", "text": TEXT, "answer": "x"}, "rejected", "task: 'other' is none of ragtrans, sket, clic"),
         ({"task": "clic", "text": TEXT, "answer": "x", "language": "xq"}, "rejected", "'xq' is no language"),
+        ({"task": "clic", "text": TEXT, "answer": ["x"]}, "rejected", "answer: of type list; give a text"),
+        ({"task": "clrd", "text": TEXT, "answer": "x", "document": 7}, "rejected", "document: of type int; give a"),
     ],
 )
 def test_records_of_tasks_that_teach_nothing(run: Runner, record: dict[str, Any], outcome: str, said: str) -> None:
@@ -436,6 +459,15 @@ def test_the_tasks_are_mixed_by_weight_and_become_rows(run: Runner, capsys: pyte
     code, _, err = call(capsys, "tasks", *given, *same, "--seed", 1)
     assert (code, len(list(read_traces(out)))) == (2, 12)
     assert "input" in one_error(err)  # and so is another order
+
+
+def test_published_records_without_ids_are_mixed(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"src": f"{TEXT} {i}", "tgt": REFERENCE, "doc": DOCUMENT, "tag": "clean_zh"} for i in range(3)]
+    write_lines(run.folder / "train.jsonl", rows)
+    others = [f"--weight={task}=0" for task in ("clic", "sket", "clrd")]
+    code, _, err = call(capsys, "tasks", "--data", run.folder, "--no-cache", "--out", run.folder / "out", *others)
+    assert code == 0, err
+    assert len({trace.id for trace in read_traces(run.folder / "out")}) == 3
 
 
 @pytest.mark.parametrize("weight", ["clic", "clic=x", "clic=-1", "other=1", "clic=nan"])

@@ -137,6 +137,8 @@ def test_a_page_of_a_hundred_thousand_characters_is_cut_and_counted(tmp_path: Pa
         ({"id": "a", "lang": "en", "paragraphs": ["a"], "links": ["zh/a"]}, "'links' is no mapping"),
         ({"id": "a", "lang": "en", "paragraphs": ["a"], "title": 3}, "'title' is no text"),
         ({"id": "a", "paragraphs": ["a"]}, "no field 'lang'"),
+        ({"id": "a", "lang": "en/x", "paragraphs": ["a"]}, "field 'lang' is 'en/x'; write a code"),
+        ({"id": "a", "lang": "en", "paragraphs": ["", "b"]}, "begins with an empty text; give the lead first"),
         ({"id": "en/p0", "lang": "en", "paragraphs": ["a"]}, "two pages have the id en/p0"),
     ],
 )

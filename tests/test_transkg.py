@@ -91,6 +91,25 @@ def test_a_term_is_one_node_in_any_case_and_number(surface: str) -> None:
     assert [term.sentence for term in graph.terms()] == [0, 3]
 
 
+@pytest.mark.parametrize(
+    ("language", "one", "other", "same"),
+    [
+        ("en", "aids", "AIDS", False),
+        ("en", "us", "US", False),
+        ("en", "ICU", "ICUs", True),
+        ("en", "ICUs", "ICU", True),
+        ("fr", "fil", "fils", False),
+        ("fr", "Fils", "fils", True),
+    ],
+)
+def test_an_acronym_is_no_word_and_only_english_has_its_plural(language: str, one: str, other: str, same: bool) -> None:
+    graph = TransKG(language)
+    first = graph.add_term(Term(one, "domain", 0, 4, 0))
+    again = TransKG.from_json(graph.as_json())
+    for found in (graph, again):
+        assert (found.add_term(Term(other, "domain", 0, 4, 1)) == first) is same
+
+
 def test_the_same_place_is_kept_once() -> None:
     graph = TransKG()
     for _ in range(2):
@@ -191,7 +210,7 @@ def test_through_json_and_on() -> None:
     again.add_term(Term("bank", "polysemy", 1, 5, 7))
     assert [one.target for one in again.items("bank")] == ["银行", "河岸", "库"]
     assert data == graph.as_json()
-    assert TransKG.from_json(TransKG().as_json()).as_json() == {"nodes": [], "edges": []}
+    assert TransKG.from_json(TransKG().as_json()).as_json() == {"language": "en", "nodes": [], "edges": []}
 
 
 def test_graphml_can_be_read_back(tmp_path: Path) -> None:

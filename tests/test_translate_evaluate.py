@@ -295,6 +295,35 @@ def test_a_term_list_goes_beside_a_record_s_own_terms(tmp_path: Path) -> None:
     assert found.terms == (KnownTerm("flu", ("流行性感冒",)), KnownTerm("stop", ("阻止",)))
 
 
+@pytest.mark.parametrize("names", [("one.csv", "two.csv"), ("two.csv", "one.csv")])
+def test_the_translations_of_all_lists_count_in_any_order(tmp_path: Path, names: tuple[str, str]) -> None:
+    (tmp_path / "one.csv").write_text("source,target\nflu,流感\ncafé,咖啡馆\n", encoding="utf-8")
+    (tmp_path / "two.csv").write_text("source,target\nFlu,流行性感冒\n", encoding="utf-8")
+    pair = Pair("1", "", 0, "The flu in the cafe\u0301.", ("咖啡馆里的流感。",))
+    [found] = with_terms([pair], [str(tmp_path / name) for name in names], ("English", "Chinese"))
+    terms = {term.source.casefold(): set(term.targets) for term in found.terms}
+    assert terms == {"flu": {"流感", "流行性感冒"}, "café": {"咖啡馆"}}
+
+
+def test_what_the_lists_hold_is_said_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("source,target\nflu,流感\nflu,流行性感冒\nflu,流感\n,口罩\n", encoding="utf-8")
+    given = ["--terms", tmp_path / "t.csv", "--sources", f"terms:{tmp_path / 't.csv'}", "--out", tmp_path / "out"]
+    code, printed, _ = run("--systems", "rag,crat", *given)
+    line = "terms:t.csv: 2 entries, 1 repeated, 1 terms with rival translations, 1 not used (blank, broken or in other"
+    assert code == 0 and printed.count(line) == 1, printed
+
+
+def test_a_tag_of_the_other_setting_is_missing_and_says_why(run: Run, tmp_path: Path) -> None:
+    tags = {"a1": "clean_en", "a2": "noisy_en"}
+    rows = [{**pair, "doc": "About it.", "tag": tags[pair["id"]]} for pair in PAIRS[:2]]
+    given = ["--pairs", write_lines(tmp_path / "val.jsonl", rows), "--out", tmp_path / "out"]
+    code, printed, _ = run(*given, "--systems", "ragtrans-golden,ragtrans-noisy")
+    systems = read(tmp_path / "out")["systems"]
+    assert code == 3 and "its document is noisy, which is not setting golden" in printed
+    missing = [[entry["id"] for entry in about["missing"]] for about in systems.values()]
+    assert missing == [["a2"], ["a1"]]
+
+
 def test_a_memory_that_gives_translations_away_is_named(run: Run, tmp_path: Path) -> None:
     unit = '<tu><tuv xml:lang="en"><seg>{}</seg></tuv><tuv xml:lang="zh"><seg>流感</seg></tuv></tu>'
     memory = tmp_path / "memory.tmx"
@@ -475,6 +504,16 @@ XC = {
 
 def pairs_of(path: Path, columns: Columns | None = None) -> list[Pair | BadRecord]:
     return read_pairs(path, columns or Columns(), ("English", "Chinese"))
+
+
+def test_the_references_column_may_be_called_text(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "reversed.jsonl", [{"text": "The flu.", "trans": "流感。"}])
+    [pair] = pairs_of(path, Columns("trans", "text"))
+    assert isinstance(pair, Pair) and (pair.text, pair.references, dict(pair.data)) == ("流感。", ("The flu.",), {})
+    [bad] = pairs_of(path, Columns("source", "text"))
+    assert isinstance(bad, BadRecord) and "--source-field COLUMN" in bad.reason
+    with pytest.raises(InputError, match="both name 'text'; name two columns"):
+        pairs_of(path, Columns("text", "text"))
 
 
 def test_xc_translate_s_records(tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ def is_acronym(term: str) -> bool:
     return 2 <= len(term) <= _LONGEST_ACRONYM and term.isalpha() and term.isupper()
 
 
+def name_key(term: str) -> str:
+    """What tells one term of a text from another: `term_key`, but an acronym keeps its capitals ("AIDS", "aids")."""
+    plain = unicodedata.normalize("NFKC", " ".join(term.split()))
+    return plain if is_acronym(plain) else term_key(term)
+
+
 def plural(term: str) -> str:
     """The regular English plural, "" for a term that ends in no ASCII letter. "child" gives "childs"."""
     last = term[-1:].lower()
@@ -67,6 +73,8 @@ def plural(term: str) -> str:
 def singular(term: str) -> str:
     """What the English term may be the regular plural of, "" for none; a guess that is no word for some ("seri")."""
     small = term.lower()
+    if term.endswith("s") and is_acronym(term[:-1]):
+        return term[:-1]
     if len(small) < 5 or not small.endswith("s") or small.endswith(("ss", "us", "is")):
         return ""
     if small.endswith("ies"):

@@ -26,7 +26,7 @@ from agentsys.knowledge.index import allowed_path, load_retriever
 from agentsys.knowledge.languages import Language, best_code, known_language
 from agentsys.knowledge.passages import Hit, KnowledgeError, Retriever
 from agentsys.knowledge.term_index import TermIndex, forms, is_acronym, term_key
-from agentsys.knowledge.term_lists import TermList, read_list
+from agentsys.knowledge.term_lists import Counts, TermList, read_list
 from agentsys.knowledge.tmx import Unit, read_tmx
 from agentsys.knowledge.transkg import Item, needs
 from agentsys.knowledge.words import words
@@ -69,13 +69,36 @@ def load_sources(specs: Sequence[str | TermSource], source_language: str, target
     return [_load(spec, source, target) if isinstance(spec, str) else spec for spec in specs]
 
 
+def told(specs: Sequence[str], source_language: str, target_language: str) -> list[str]:
+    """A line for each file of terms or pairs: its entries, and what of it repeats, contradicts or could not be used.
+
+    Raises what `load_sources` raises.
+    """
+    files = [spec for spec in specs if not spec.startswith("passages:")]
+    lines = []
+    for source in load_sources(files, source_language, target_language) if files else ():
+        if isinstance(counts := getattr(source, "counts", None), Counts):
+            notes = {
+                "repeated": counts.duplicates,
+                "terms with rival translations": counts.rivals,
+                "not used (blank, broken or in other languages)": counts.skipped,
+            }
+            said = "".join(f", {count:,} {what}" for what, count in notes.items() if count)
+            lines.append(f"{source.name}: {counts.items:,} entries{said}")
+    return lines
+
+
 class TranslationMemory:
     """Pairs of segments, a TermSource: those that contain a term are its evidence."""
 
-    def __init__(self, name: str, pairs: Iterable[tuple[str, str, str]], language: str = "") -> None:
-        """Pairs are (where it stands, source text, target text); `language` is the source's primary subtag."""
+    def __init__(self, name: str, pairs: Iterable[tuple[str, str, str]], language: str = "", skipped: int = 0) -> None:
+        """Pairs are (where it stands, source text, target text); `language` is the source's primary subtag.
+
+        `skipped` says how many units of the file are no pair of the two languages.
+        """
         self.name, self._language = name, language
         self._pairs = list(pairs)
+        self.counts = Counts(len(self._pairs), 0, 0, skipped)
         self._texts = frozenset(text for _, text, _ in self._pairs)
         self._places: dict[str, array[int]] = {}
         for place, (_, text, _) in enumerate(self._pairs):
@@ -203,7 +226,9 @@ def read_memory(path: Path, source: Language, target: Language) -> TranslationMe
     codes: dict[str, int] = {}
     name = path.name
     pairs = []
+    units = 0
     for unit in read_tmx(path):
+        units += 1
         for code in unit.texts:
             codes[code] = codes.get(code, 0) + 1
         if pair := _pair(unit, source, target):
@@ -214,7 +239,7 @@ def read_memory(path: Path, source: Language, target: Language) -> TranslationMe
         has = ", ".join(f"{code or 'none'} ({count})" for code, count in sorted(codes.items(), key=lambda one: -one[1]))
         wanted = f"{source} and {target}"
         raise KnowledgeError(f"{path}: no pair of {wanted}; its language codes and their segments are {has}")
-    return TranslationMemory(f"tmx:{name}", pairs, source.primary)
+    return TranslationMemory(f"tmx:{name}", pairs, source.primary, skipped=units - len(pairs))
 
 
 def _pair(unit: Unit, source: Language, target: Language) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from agentsys.knowledge.passages import KnowledgeError
-from agentsys.knowledge.term_index import forms, term_key
+from agentsys.knowledge.term_index import forms, is_acronym, name_key, term_key
 from agentsys.term_scores import folded
 
 Kind = Literal["polysemy", "proper", "acronym", "new", "domain", "low_conf"]
@@ -62,16 +62,17 @@ class Item:
 class TransKG:
     """The graph of one document; it grows sentence by sentence. `graph` is a networkx.MultiDiGraph.
 
-    A term is known by its surface without case, in the singular or the regular English plural. Translations and
-    meanings are the same where they differ in case, white space or Chinese script only; the first writing is kept.
+    A term is known by its surface without case (an acronym with its capitals), in English also by its singular or
+    regular plural. Translations and meanings are the same where they differ in case, white space or Chinese script
+    only; the first writing is kept.
     """
 
-    def __init__(self) -> None:
-        """Raises KnowledgeError if networkx or OpenCC is not installed."""
+    def __init__(self, language: str = "en") -> None:
+        """`language` is the terms', a primary subtag. Raises KnowledgeError if networkx or OpenCC is not installed."""
         needs("networkx", "opencc")
         import networkx as nx
 
-        self.graph: Any = nx.MultiDiGraph()
+        self.graph: Any = nx.MultiDiGraph(language=language)
         self._items = 0
 
     def add_term(self, term: Term) -> str:
@@ -153,8 +154,9 @@ class TransKG:
         return self._with_verdict(node, "rejected") if node else []
 
     def as_json(self) -> dict[str, Any]:
-        """{"nodes": [{"id", "label", "kind", "origin", "found"?}], "edges": [{"src", "dst", "relation", ...}]}."""
+        """{"language", "nodes": [{"id", "label", "kind", "origin", "found"?}], "edges": [{"src", "dst", ...}]}."""
         return {
+            "language": self.graph.graph["language"],
             "nodes": [
                 {"id": node, **data, **({"found": [dict(where) for where in data["found"]]} if "found" in data else {})}
                 for node, data in self.graph.nodes(data=True)
@@ -165,7 +167,7 @@ class TransKG:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The graph that `as_json` wrote."""
-        found = cls()
+        found = cls(data["language"])
         for node in data["nodes"]:
             found.graph.add_node(node["id"], **{name: value for name, value in node.items() if name != "id"})
             if "found" in node:
@@ -196,15 +198,18 @@ class TransKG:
 
     def _node(self, kind: str, label: str, origin: Origin) -> str:
         label = " ".join(label.split())
-        node = f"{kind}:{term_key(label) if kind == 'term' else folded(label)}"
+        node = f"{kind}:{name_key(label) if kind == 'term' else folded(label)}"
         if node not in self.graph:
             self.graph.add_node(node, label=label, kind=kind, origin=origin)
         return node
 
     def _find(self, surface: str) -> str | None:
         """The node of a term, also of its plural or singular; None if there is none."""
-        nodes = (f"term:{term_key(form)}" for form in forms(surface, "en"))
-        return next((node for node in nodes if node in self.graph), None)
+        written = forms(surface, self.graph.graph["language"])
+        keys = [name_key(form) for form in written]
+        if not is_acronym(surface):  # "BANKS" is a plural of "bank" too
+            keys += [term_key(form) for form in written]
+        return next((f"term:{key}" for key in keys if f"term:{key}" in self.graph), None)
 
     def _term(self, surface: str, origin: Origin) -> str:
         return self._find(surface) or self._node("term", surface, origin)
