@@ -7,6 +7,8 @@ from typing import Any, Final
 
 _HAN: Final = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _WORD: Final = re.compile(r"[A-Za-z0-9]+(?:['’\-][A-Za-z0-9]+)*")
+LONGEST: Final = 1_000_000
+"""Words that a record can ask for."""
 BUCKETS: Final = ((500, "[0, 500)"), (2000, "[500, 2k)"), (4000, "[2k, 4k)"))
 """Upper bounds of the required length in words, and their names; above: [4k, 20k)."""
 
@@ -19,7 +21,7 @@ def count_words(text: str) -> int:
 def required_words(given: Any) -> int:
     """The required length that a record names, a number or (in a CSV file) its text; 0 where it names none.
 
-    Raises ValueError for what is no number of words.
+    Raises ValueError for what is no number of words, or one above LONGEST.
     """
     if given is None or given == "":
         return 0
@@ -27,7 +29,7 @@ def required_words(given: Any) -> int:
         number = -1.0 if isinstance(given, bool) else float(given)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
-    if number < 0 or not number.is_integer():
+    if not 0 <= number <= LONGEST or not number.is_integer():
         raise ValueError(f"length {given!r} is no number of words; mend it or leave it out")
     return int(number)
 

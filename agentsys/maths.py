@@ -2,16 +2,15 @@
 
 Its parsing and comparison run sympy on whatever a model wrote, which can take minutes (10^10^10 is short to write). It
 bounds itself with signals, which reach neither a thread nor a computation inside C code. So every check runs in a
-worker process with a deadline and is killed there; the event loop only waits. Where this process was killed itself, the
-kernel ends its workers at a limit of processor time. What cannot be read as mathematics, or not in time, is compared as
-text.
+worker process with a deadline and is killed there; the event loop only waits. Workers are loky's: unlike Python's own
+they do not run the user's script again. Where this process was killed itself, the kernel ends its workers at a limit of
+processor time. What cannot be read as mathematics, or not in time, is compared as text.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import re
 import signal
@@ -51,7 +50,7 @@ class Verdict(NamedTuple):
 
 def check_installed() -> None:
     """Raises ValueError where the checker is missing: nothing is compared as text for want of a package."""
-    for module, package in (("math_verify", "math-verify"), ("pebble", "pebble")):
+    for module, package in (("math_verify", "math-verify"), ("pebble", "pebble"), ("loky", "loky")):
         if find_spec(module) is None:
             raise ValueError(f"{package} is not installed: pip install 'agentsys[maths]'")
 
@@ -157,10 +156,10 @@ def _workers() -> Any:
 def _pool() -> Any:
     """Worker processes, started when the first check comes; they end with this process."""
     check_installed()
+    from loky.backend import get_context
     from pebble import ProcessPool
 
-    context = multiprocessing.get_context("spawn")
-    return ProcessPool(max_workers=min(4, os.cpu_count() or 1), context=context, initializer=_begin)
+    return ProcessPool(max_workers=min(4, os.cpu_count() or 1), context=get_context("loky"), initializer=_begin)
 
 
 def _begin() -> None:

@@ -103,6 +103,12 @@ def read_records(
     return (_record(f"{name}:{number}", raw, fields, id_field, required) for number, raw in rows)
 
 
+def check_seed(seed: int) -> None:
+    """Raises InputError for a seed that no manifest or report can hold."""
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"--seed {seed}: at most {2**63 - 1} is possible")
+
+
 def shuffled(records: Iterable[T], *, seed: int, buffer: int = SHUFFLE_BUFFER) -> Iterator[T]:
     """Yield every one of `records` once, in an order that `seed` decides, holding at most `buffer` (>= 1) of them.
 

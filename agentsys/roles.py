@@ -35,7 +35,14 @@ ATTEMPTS: Final = 3
 
 
 class RoleError(ModelError):
-    """A role got no usable reply in all its attempts. It ends the record, not the run."""
+    """A role got no usable reply in all its attempts. It ends the record, not the run.
+
+    `tokens` were written in those attempts.
+    """
+
+    def __init__(self, message: str, tokens: int = 0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class _Unusable(Exception):
@@ -112,18 +119,19 @@ class Role(Generic[T]):
         """
         asked = self.text.render(inputs)
         messages = asked
-        problem = ""
+        problem, written = "", 0
         for attempt in range(self.attempts):
             call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
             try:
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
+                written += call.completion_tokens
                 begun = asked[-1]["role"] == "assistant" or bool(continue_ids)
                 shown = not isinstance(err, _Unwanted) and not begun
                 messages = [*asked, *_again(call.text, problem)] if shown else _reminded(asked, problem)
         tried = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
-        raise RoleError(f"{self.name} ({key}): no usable reply in {tried}: {problem}")
+        raise RoleError(f"{self.name} ({key}): no usable reply in {tried}: {problem}", written)
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:
         recorder = current.get()

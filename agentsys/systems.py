@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
@@ -34,7 +35,8 @@ class System:
 class BaseContext:
     """Base of a graph's context: its fields are `<role>_model`, `<role>_prompt` and knobs, each made with `knob`.
 
-    A value of the wrong type is refused when the context is made, from Python, a command line or Studio alike.
+    A value of the wrong type is refused when the context is made, from Python, a command line or Studio alike, and so
+    is a number that JSON cannot hold.
     """
 
     def __post_init__(self) -> None:
@@ -45,12 +47,22 @@ class BaseContext:
                 _validator(hint).validate_python(value, strict=True)
             except ValidationError as err:
                 raise ValueError(f"{name}: {value!r}: {err.errors()[0]['msg'].lower()}") from None
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}: {value} is no number")
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name}: {value} is out of range")
 
-    def at_least(self, **bounds: int) -> None:
+    def at_least(self, **bounds: float) -> None:
         """Raises ValueError for the first of these knobs that is below its bound."""
         for name, bound in bounds.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}: {getattr(self, name)} is below {bound}")
+
+    def at_most(self, **bounds: float) -> None:
+        """Raises ValueError for the first of these knobs that is above its bound."""
+        for name, bound in bounds.items():
+            if getattr(self, name) > bound:
+                raise ValueError(f"{name}: {getattr(self, name)} is above {bound}")
 
 
 class LanguagePair:

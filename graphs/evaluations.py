@@ -16,7 +16,7 @@ from agentsys.collect import Options, collect
 from agentsys.collect.report import ProgressView
 from agentsys.knobs import knob
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
-from agentsys.records import BadRecord, InputError, Record, read_records, shuffled
+from agentsys.records import BadRecord, InputError, Record, check_seed, read_records, shuffled
 from agentsys.traces import Trace, finished, read_traces, shards
 
 if TYPE_CHECKING:
@@ -111,7 +111,11 @@ def sampled(
 def drawn(
     found: Iterable[T | BadRecord], file: Path, what: str, *, limit: int | None, shuffle: bool, seed: int
 ) -> tuple[list[T], list[BadRecord]]:
-    """The first `limit` of what was read from a file, and what of it cannot be used. Raises InputError for none."""
+    """The first `limit` of what was read from a file, and what of it cannot be used. Raises InputError for none.
+
+    Also for a seed that no report could hold.
+    """
+    check_seed(seed)
     sample = list(islice(shuffled(found, seed=seed) if shuffle else found, limit))
     rows = [row for row in sample if not isinstance(row, BadRecord)]
     unusable = [row for row in sample if isinstance(row, BadRecord)]

@@ -19,7 +19,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from agentsys.knowledge.embedders import Embedder, make_embedder
+from agentsys.knowledge.embedders import Embedder, close, make_embedder
 from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
 from agentsys.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
@@ -128,7 +128,8 @@ class Context(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1)
+        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
+        self.at_most(eta=5, similarity=1)
         judge, other = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
         if getattr(self, f"{other}_model"):
             raise ValueError(f"{other}_model: with weights {self.weights} the judge is {judge}; name its {judge}_model")
@@ -359,6 +360,19 @@ def distinct(steps: Sequence[Candidate]) -> list[Candidate]:
 def facts_of(layers: Sequence[Layer]) -> list[Fact]:
     """The memory of s_1 .. s_t."""
     return [Fact(**fact) for layer in layers for fact in layer["facts"]]
+
+
+async def check_memory(context: Context) -> None:
+    """Embed a word, so that what is wrong with the memory's model is known before anything is paid for.
+
+    Raises KnowledgeError, and what an endpoint's model raises.
+    """
+    if context.embedding:
+        embedder = _embedder(context.embedding)
+        try:
+            await embedder.embed(["memory"])
+        finally:
+            await close(embedder)
 
 
 @lru_cache(maxsize=4)

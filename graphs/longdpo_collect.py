@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
+from graphs.longdpo import check_memory
 from graphs.longdpo_search import Context, graph
 
 
@@ -48,6 +50,7 @@ def main(run: RunOptions, context: Context) -> None:
     if run.input is None:
         raise InputError("--input: name a file of requests (prompt, length), .jsonl or .parquet, say")
     out = run.out or Path("runs") / f"longdpo-{run.input.stem}"
+    asyncio.run(check_memory(context))
     summary = run_with_view(graph, run.input, replace(run, out=out), context)
     print(f"traces and data-set card: {summary.out}")
     finish(summary, run, findings(read_traces(summary.out)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NotRequired
 from typing_extensions import TypedDict
 
 from agentsys.knowledge.memory import Fact
+from agentsys.knowledge.words import units
 from agentsys.traces import Segment, Target
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ def _rejected(context: Context, candidates: Sequence[Candidate], chosen: int) ->
 
 
 def near_equal(one: str, other: str, share: float = 0.9) -> bool:
-    """Whether two texts share nearly all their runs of three words (Jaccard)."""
-    runs = [{tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} for words in (one.split(), other.split())]
+    """Whether two texts share nearly all their runs of three words (Jaccard), each Chinese character a word."""
+    both = (units(one), units(other))
+    runs = [{tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} for words in both]
     return len(runs[0] & runs[1]) >= share * len(runs[0] | runs[1])
 
 

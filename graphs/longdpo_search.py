@@ -55,7 +55,7 @@ class Context(longdpo.Context):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(descents=0, lookahead=1, at_once=1)
+        self.at_least(descents=0, lookahead=1, at_once=1, alpha=0)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class LongDPOSearch(System):
         Steps after which looking ahead could write nothing are candidates where there are no others.
         """
         judged = [child for child in node.children if child.state[-1]["key"] in problem.valued]
-        sound = [child for child in judged if child.outcome != "failed"] or judged
+        sound = [child for child in judged if not child.dead] or judged
         if not sound:
             return None, f"no candidate: {node.error or 'no judgement'}"
         candidates = [_measured(problem, child) for child in sound]

@@ -91,7 +91,7 @@ class Context(Solving):
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(solution_tokens=1, rollouts=1, descents=1, width=1, depth=1, step_tokens=1, budget=0)
+        self.at_least(solution_tokens=1, rollouts=1, descents=1, width=1, depth=1, step_tokens=1, explore=0, budget=0)
 
 
 def question_of(given: Mapping[str, Any]) -> str:
@@ -106,7 +106,8 @@ def question_of(given: Mapping[str, Any]) -> str:
 class Solutions:
     """The solutions of one question as a search problem: a node's state is s_1 .. s_t.
 
-    `written` counts the tokens of all steps (of equal ones that became one child, too), rollouts and judgements.
+    `written` counts the tokens of all steps (of equal ones that became one child, too), rollouts and judgements, those
+    that could not be used included.
     """
 
     solver: Solver
@@ -128,6 +129,7 @@ class Solutions:
 
     def _child(self, node: Node[Path], key: str, step: Step | ModelError) -> Child:
         if isinstance(step, ModelError):
+            self.written += _wasted(step)
             return Child(None, step={"call": key}, error=step)
         self.written += step.tokens
         about = {"call": key, "tokens": step.tokens}
@@ -150,7 +152,11 @@ class Solutions:
             node.step.update((await check(text, self.reference))._asdict())
         if self.context.value == "judge":
             key = f"{node.state[-1].key}/judge"
-            chance, tokens = await self.solver.belief(self.question, self.context, text, key)
+            try:
+                chance, tokens = await self.solver.belief(self.question, self.context, text, key)
+            except RoleError as err:
+                self.written += err.tokens
+                raise
             self.written += tokens
             return 2 * chance - 1
         if not self.is_terminal(node):
@@ -164,14 +170,19 @@ class Solutions:
         keys = [f"{node.state[-1].key}/rollout/{i}" for i in range(self.context.rollouts)]
         found = await settled(*(self.solver.rest(*given, key, self.reference) for key in keys))
         ended = [one for one in found if not isinstance(one, ModelError)]
+        self.written += sum(_wasted(one) if isinstance(one, ModelError) else one.tokens for one in found)
         if not ended:
             raise next(one for one in found if isinstance(one, ModelError))
         node.step["rollouts"] = [{"call": one.call, **one.verdict._asdict()} for one in ended]
-        self.written += sum(one.tokens for one in ended)
 
     def is_terminal(self, node: Node[Path]) -> bool:
         """Whether the solution has ended."""
         return bool(node.state) and node.state[-1].final
+
+
+def _wasted(err: ModelError) -> int:
+    """Tokens of replies that could not be used."""
+    return err.tokens if isinstance(err, RoleError) else 0
 
 
 def _why(root: Node[Path]) -> str:
@@ -235,8 +246,8 @@ async def grow(root: Node[Path], problem: Solutions) -> None:
             continue
         for node in walk(root):
             node.step.setdefault("spent", problem.written)
-        if not problem.written:
-            raise RoleError(root.children[0].error)
+        if not any("tokens" in child.step for child in root.children):
+            raise RoleError(str(root.children[0].error))
         if context.value == "judge" and (fault := _unjudged(root)):
             raise RoleError(fault)
         search.limits = replace(limits, descents=1)

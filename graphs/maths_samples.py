@@ -88,8 +88,8 @@ class Samples(System):
         find = Find(call=key, right=False, answer="", how="empty", score=-1.0, tokens=0, group=-1)
         try:
             solved = await self.roles.rest(question, context, (), key, reference, role)
-        except RoleError:
-            return find, None
+        except RoleError as err:
+            return {**find, "tokens": err.tokens}, None
         right, answer, how = solved.verdict
         find = {**find, "right": right, "answer": answer, "how": how, "tokens": solved.tokens}
         if context.greedy or how == "empty":
@@ -97,7 +97,7 @@ class Samples(System):
         try:
             chance, tokens = await self.roles.belief(question, context, solved.text, f"{key}/judge")
         except RoleError as err:
-            return find, err
+            return {**find, "tokens": solved.tokens + err.tokens}, err
         return {**find, "score": 2 * chance - 1, "tokens": solved.tokens + tokens}, None
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:

@@ -14,7 +14,7 @@ from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
-from graphs import longdpo
+from graphs import longdpo, longdpo_search
 from graphs.longdpo import Context, LongDPO, graph
 from graphs.longdpo_judge import PRINCIPLES, Judgement, fault
 from graphs.longdpo_pairs import near_equal
@@ -259,6 +259,8 @@ async def test_equal_and_nearly_equal_texts_give_no_pair(run: Runner) -> None:
     assert result["targets"] == [] and result["dropped"] == "no pair (depth)"
     long = " ".join(f"word{i}" for i in range(100))
     assert near_equal(long, long + " more") and not near_equal(long, long.replace("word5", "other"))
+    chinese = "".join(chr(0x4E00 + i) for i in range(200))
+    assert near_equal(chinese, chinese + "了。") and not near_equal(chinese, chinese[::-1])
 
 
 def test_a_steps_tokens_follow_the_required_length() -> None:
@@ -266,6 +268,24 @@ def test_a_steps_tokens_follow_the_required_length() -> None:
     assert Context(step_tokens=64).tokens(9000) == 64
     with pytest.raises(ValueError, match="width: 0 is below 1"):
         Context(width=0)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"eta": float("nan")}, "eta: nan is no number"),
+        ({"eta": -1.0}, "eta: -1.0 is below 0"),
+        ({"eta": 30.0}, "eta: 30.0 is above 5"),
+        ({"similarity": float("inf")}, "similarity: inf is no number"),
+        ({"similarity": 7.0}, "similarity: 7.0 is above 1"),
+        ({"alpha": -3.0}, "alpha: -3.0 is below 0"),
+        ({"choice_seed": 2**63}, f"choice_seed: {2**63} is out of range"),
+        ({"width": 10**20}, f"width: {10**20} is out of range"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(knobs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        longdpo_search.Context(**knobs)
 
 
 async def test_the_writer_goes_on_from_the_very_ids(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

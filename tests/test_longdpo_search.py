@@ -16,14 +16,16 @@ from unittest.mock import ANY
 
 import pytest
 from test_longdpo import FACT, MEMORY, STORY, Script, Words, weights
-from toys import environment, outcomes, tree_reply, write_lines
+from toys import environment, one_error, outcomes, tree_reply, write_lines
 
 from agentsys.collect import Options, acollect
+from agentsys.commands import command, run_app
 from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.traces import read_traces
 from graphs import longdpo, longdpo_search
+from graphs.longdpo_collect import main
 from graphs.longdpo_judge import PRINCIPLES
 from graphs.longdpo_search import graph
 
@@ -268,13 +270,33 @@ def test_the_command(tmp_path: Path) -> None:
     ]  # fmt: skip
     script = write_lines(tmp_path / "rules.jsonl", rules)
     asked = write_lines(tmp_path / "asked.jsonl", [{"prompt": f"Letter {i}", "length": 100} for i in range(3)])
-    command = [sys.executable, "graphs/longdpo_collect.py", "--model", f"scripted:{script}", "--weights", "stated"]
-    command += ["--out", tmp_path / "run"]
+    asking = [sys.executable, "graphs/longdpo_collect.py", "--model", f"scripted:{script}", "--weights", "stated"]
+    asking += ["--out", tmp_path / "run"]
     done = subprocess.run(
-        [*map(str, command), "--input", str(asked)], capture_output=True, text=True, env=environment(tmp_path / "c")
+        [*map(str, asking), "--input", str(asked)], capture_output=True, text=True, env=environment(tmp_path / "c")
     )
     assert done.returncode == 0, done.stderr
     assert "pairs" in done.stdout and "3 from 3 requests" in done.stdout
     assert "what ended the responses" in done.stdout and "end 3" in done.stdout
-    none = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment(tmp_path / "c"))
+    none = subprocess.run([*map(str, asking)], capture_output=True, text=True, env=environment(tmp_path / "c"))
     assert none.returncode == 2 and "--input: name a file of requests" in none.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--embedding", "nowhere/model"], "embedding model 'nowhere/model' cannot be loaded"),
+        (["--embedding", "http://127.0.0.1:9/v1"], "an embedding endpoint is given with its model"),
+        (["--seed", 10**20], "--seed 100000000000000000000: at most"),
+        (["--in-flight", 10**11], "--in-flight 100000000000: at most 100,000"),
+        (["--cache-limit", "nan"], "--cache-limit nan: give a size"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[Any], words: str
+) -> None:
+    asked = write_lines(tmp_path / "asked.jsonl", [REQUEST])
+    script = write_lines(tmp_path / "rules.jsonl", [{"replies": ["So."]}])
+    given = ["--input", asked, "--model", f"scripted:{script}", "--out", tmp_path / "run", "--no-cache", *options]
+    assert run_app(command(main), [str(option) for option in given]) == 2
+    assert words in one_error(capsys.readouterr().err) and not (tmp_path / "run").exists()

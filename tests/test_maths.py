@@ -155,6 +155,23 @@ def test_a_check_does_not_outlive_a_killed_run(tmp_path: Path) -> None:
     assert gone(worker, 60)
 
 
+UNGUARDED = r"""
+import asyncio
+from agentsys.maths import check
+print("begun")
+print(asyncio.run(check(r"so \boxed{1/2}", "0.5")))
+"""
+
+
+def test_a_script_need_not_be_guarded_and_is_not_run_again_by_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "mine.py"], cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.count("begun") == 1 and "right=True" in done.stdout and "how='maths'" in done.stdout, done
+
+
 def gone(pid: int, seconds: float) -> bool:
     """Whether a process ends in that time."""
     end = time.monotonic() + seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,26 @@ async def test_the_greedy_solution_is_the_solvers(monkeypatch: pytest.MonkeyPatc
     result = await maths_samples.graph.ainvoke(given, context=context)
     assert result["finds"][0]["right"] and asked == ["mine"]
     assert [shown for _, _, shown in model.asked] == ["What is 1 + 1?"]
+
+
+async def test_an_empty_solution_counts_against_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so does a judgement that could not be used: at equal tokens means at equal tokens written."""
+
+    class Wasting(Policy):
+        async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
+            reply = await super().complete(messages, **kwargs)
+            if kwargs["role"] == "judge":
+                return Reply("Perhaps", "stop", 1, 5) if "/0/judge" in kwargs["key"] else reply
+            return replace(reply, text=" ", completion_tokens=300) if int(kwargs["key"][-1]) % 2 else reply
+
+    model = Wasting(author=lambda told, key, seed: r"so \boxed{2}", asked=[])
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
+    given = {"question": "What is 1 + 1?", "answer": "2"}
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=4, budget=1000))
+    tokens = [find["tokens"] for find in result["finds"]]
+    solution, doubted = len(r"so \boxed{2}") + 1, 3 * 5
+    assert tokens[:3] == [solution + doubted, solution + doubted + 300, 2 * solution + doubted + 300 + 1]
+    assert 1000 <= tokens[-1] < 1700 and len(tokens) < 10
 
 
 async def test_an_empty_solution_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

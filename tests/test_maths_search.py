@@ -288,6 +288,28 @@ async def test_tokens_are_all_that_was_written(start: Start, tmp_path: Path) -> 
         assert spent == sorted(spent) and spent[0] < written
 
 
+class Wasting(Policy):
+    """Every second reply of the solver, and the first judgement, is empty or no judgement, and cost its tokens."""
+
+    async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
+        reply = await super().complete(messages, **kwargs)
+        if kwargs["role"] == "judge":
+            return replace(reply, text="Perhaps", completion_tokens=7) if "/0/judge" in kwargs["key"] else reply
+        return replace(reply, text=" ", completion_tokens=1000) if int(kwargs["key"][-1]) % 2 else reply
+
+
+@pytest.mark.parametrize("value", ["rollout", "judge"])
+async def test_what_could_not_be_used_was_paid_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: Any) -> None:
+    model = Wasting(author=pupil, asked=[])
+    for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
+        monkeypatch.setattr(f"{module}.load_model", lambda *spec, **about: model)
+    context = Context(value=value, descents=6, width=4, depth=4, rollouts=2)
+    await acollect(graph, [RECORD], tmp_path, context=context, options=Options(cache=None))
+    (trace,) = read_traces(tmp_path)
+    written = sum(call.completion_tokens for call in trace.calls)
+    assert written > 1000 and max(n["spent"] for n in trace.tree or ()) == written
+
+
 async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, tmp_path: Path) -> None:
     def author(told: str, key: str, seed: int) -> str:
         """Solutions that belong to their key and seed; the answer is right for every third of them."""

@@ -223,6 +223,31 @@ async def test_an_evaluation_that_fails_ends_its_branch() -> None:
     assert root.children[0].visits == 0 and root.children[0].error == "no score"
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("fails", ["expand", "every step", "every evaluation"])
+async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: Rule, fails: str) -> None:
+    """However much it was worth itself; only the descent that found out is backed up there."""
+
+    class Barren(Game):
+        async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
+            if node.state == (0,) and fails == "expand":
+                raise ModelError("no step")
+            steps = await super().expand(node, n)
+            if node.state == (0,) and fails == "every step":
+                return [Child(None, error=ModelError("cut off")) for _ in steps]
+            return steps
+
+        async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
+            if fails == "every evaluation" and nodes[0].depth == 2 and nodes[0].state[0] == 0:
+                return [ModelError("no score") for _ in nodes]
+            return [1.0 if node.state == (0,) else 0.1 for node in nodes]
+
+    root = await search(Barren(), rule, 20)
+    first, *others = root.children
+    assert (first.visits, first.dead) == (1, True) and not root.dead
+    assert sum(child.visits for child in others) == 19 and all(not child.dead for child in others)
+
+
 async def test_an_endpoint_that_is_down_leaves_no_virtual_loss() -> None:
     class Down(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import typer
 
@@ -15,7 +16,10 @@ from agentsys.collect.runner import Options, Summary, collect
 from agentsys.knobs import knob
 from agentsys.models.cache import default_path
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
-from agentsys.records import SHUFFLE_BUFFER, InputError
+from agentsys.records import SHUFFLE_BUFFER, InputError, check_seed
+
+MOST_IN_FLIGHT: Final = 100_000
+"""Requests that one run can have under way."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class RunOptions:
         for name, bound in least.items():
             if (value := getattr(self, name)) is not None and value < bound:
                 raise InputError(f"--{name.replace('_', '-')} {value}: at least {bound} is needed")
+        if self.in_flight > MOST_IN_FLIGHT:
+            raise InputError(f"--in-flight {self.in_flight}: at most {MOST_IN_FLIGHT:,} can be held")
+        if not math.isfinite(self.cache_limit):
+            raise InputError(f"--cache-limit {self.cache_limit}: give a size in GB")
+        check_seed(self.seed)
         return Options(
             limit=self.limit,
             shuffle=self.shuffle,

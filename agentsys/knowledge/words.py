@@ -41,10 +41,15 @@ def words(text: str) -> list[str]:
     return found
 
 
+def units(text: str) -> list[str]:
+    """What stands between spaces, or one character of a script without spaces."""
+    return _UNIT.findall(text)
+
+
 def windows(text: str, size: int, overlap: int) -> Iterator[str]:
     """Cut a text into windows of `size` units, each with the last `overlap` (< size) units of the one before.
 
-    A unit is what stands between spaces, or one character of a script without spaces. White space inside is kept.
+    White space inside is kept. A unit: see `units`.
     """
     spans = [match.span() for match in _UNIT.finditer(text)]
     for start in range(0, max(len(spans) - overlap, 1), size - overlap):

@@ -1,6 +1,6 @@
 """A deterministic chat model whose replies stand in a file: for tests and for trying a graph without a model.
 
-The file is JSON Lines; each line is a rule {"role": "drt/advisor", "key": "advise/*", "replies": ["..."]}. `role` and
+The file is JSON Lines; each line is a rule {"role": "advisor", "key": "advise/*", "replies": ["..."]}. `role` and
 `key` are shell patterns and may be left out. The first rule that fits a call gives its reply: of several, the one that
 the call's seed picks, so that the same call always gets the same reply.
 """

@@ -157,7 +157,7 @@ class MCTS:
     def _descend(self, root: Node[Any]) -> _Descent:
         """Select a leaf and begin its expansion."""
         path = [root]
-        while live := [child for child in path[-1].children if child.outcome != "failed"]:
+        while live := [child for child in path[-1].children if not child.dead]:
             parent = path[-1]
             path.append(max(live, key=lambda child: self._score(parent, child)))
         for node in path:

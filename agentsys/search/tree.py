@@ -62,6 +62,11 @@ class Node(Generic[S]):
         return self.total / self.visits if self.visits else self.value
 
     @property
+    def dead(self) -> bool:
+        """Whether its branch has ended in failed calls: its own, or those of every step after it."""
+        return self.outcome == "failed" or (bool(self.children) and all(child.dead for child in self.children))
+
+    @property
     def path(self) -> list[Node[S]]:
         """The nodes from the root to this one, both included."""
         return [*(self.parent.path if self.parent else ()), self]
