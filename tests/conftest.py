@@ -34,3 +34,30 @@ async def start_server() -> AsyncIterator[Callable[..., Awaitable[FakeServer]]]:
 async def server(start_server: Callable[..., Awaitable[FakeServer]]) -> FakeServer:
     """A server of no special kind (set `server.dialect` before the first request for another one)."""
     return await start_server()
+
+
+COMET = """
+def download_model(name):
+    if name == "gone":
+        raise FileNotFoundError("no such model: gone")
+    return name
+class Model:
+    scores = []
+    def predict(self, data, batch_size, gpus):
+        self.scores = [0.25 if pair["mt"] == pair["ref"] else 0.75 for pair in data]
+        print("noise on stdout")
+        return self
+def load_from_checkpoint(path):
+    return Model()
+"""
+
+
+@pytest.fixture
+def comet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for unbabel-comet (and torch) that the subprocess imports; its file can be rewritten."""
+    folder = tmp_path / "comet_path"
+    folder.mkdir()
+    (folder / "comet.py").write_text(COMET)
+    (folder / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder / "comet.py"

@@ -255,33 +255,6 @@ def test_parse_thought(reply: str, expected: tuple[str, bool]) -> None:
     assert parse_thought(reply) == expected
 
 
-COMET = """
-def download_model(name):
-    if name == "gone":
-        raise FileNotFoundError("no such model: gone")
-    return name
-class Model:
-    scores = []
-    def predict(self, data, batch_size, gpus):
-        self.scores = [0.25 if pair["mt"] == pair["ref"] else 0.75 for pair in data]
-        print("noise on stdout")
-        return self
-def load_from_checkpoint(path):
-    return Model()
-"""
-
-
-@pytest.fixture
-def comet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for unbabel-comet (and torch) that the subprocess imports; its file can be rewritten."""
-    folder = tmp_path / "comet_path"
-    folder.mkdir()
-    (folder / "comet.py").write_text(COMET)
-    (folder / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    return folder / "comet.py"
-
-
 def test_comet_in_an_environment_of_its_own(run: Run, model: str, comet: Path, tmp_path: Path) -> None:
     code, _, _ = run("--model", model, "--comet-python", sys.executable, "--out", tmp_path / "out")
     report, translations = read(tmp_path / "out")

@@ -233,6 +233,32 @@ async def test_a_weak_choice_is_rewritten_with_critiques(run: Runner) -> None:
     assert pair["scores"]["suggestions"] == 1.0
 
 
+async def test_one_to_three_suggestions_the_most_confident_first(run: Runner) -> None:
+    """Of the four that a better sibling gives rise to; how many is drawn for each choice."""
+    sure = {"purpose": 2, "safety": 5, "logic": 3, "variety": 4}
+
+    class Graded(Script):
+        def critic(self, key: str, request: str) -> str:
+            principle = key.rpartition("/")[2]
+            told = {"suggestion": f"advice on {principle}", "confidence": sure[principle]}
+            return json.dumps({"analysis": "x", "words": "", **told})
+
+    rows = {**ROWS, "one": [5, 1, 1, 1, 1, 1, 1], "two": [1, 2, 2, 2, 2, 1, 1]}
+    counts = set()
+    for seed in range(12):
+        script = Graded({**STEPS, "0/0/rewrite": "better"}, rows)
+        result = await run(script, depth=1, eta=2.5, choice_seed=seed)
+        request = next(r for role, key, r in script.asked if key == "0/0/rewrite")
+        given = [name for name in ("safety", "variety", "logic", "purpose") if f"advice on {name}" in request]
+        assert given == ["safety", "variety", "logic"][: len(given)]
+        assert [request.index(f"advice on {name}") for name in given] == sorted(
+            request.index(f"advice on {name}") for name in given
+        )
+        assert result["targets"][0]["scores"]["suggestions"] == len(given)
+        counts.add(len(given))
+    assert counts == {1, 2, 3}
+
+
 async def test_a_rewriting_that_is_not_better_is_left(run: Runner) -> None:
     result = await run(Script({**STEPS, "0/0/rewrite": "worse"}, ROWS), depth=1, eta=2.5)
     assert result["response"] == "one"

@@ -62,10 +62,12 @@ class Game:
         return len(node.state) >= self.depth
 
 
-async def search(game: Game, rule: Rule, descents: int, at_once: int = 1, **limits: int) -> Node[Path]:
+async def search(
+    game: Game, rule: Rule, descents: int, at_once: int = 1, virtual_loss: float = 0.0, **limits: int
+) -> Node[Path]:
     root: Node[Path] = Node.root(())
     found = Limits(descents, limits.pop("width", game.width), limits.pop("depth", 9), **limits)
-    await MCTS(game, rule, found, at_once=at_once).run(root)
+    await MCTS(game, rule, found, at_once=at_once, virtual_loss=virtual_loss).run(root)
     return root
 
 
@@ -151,12 +153,13 @@ async def test_the_best_arm_gets_the_visits_and_the_mean_converges() -> None:
     assert abs(many.q - best) < 0.02 < abs(few.q - best)
 
 
+@pytest.mark.parametrize("virtual_loss", [0.0, 0.3])
 @pytest.mark.parametrize("at_once", [2, 5])
-async def test_the_tree_does_not_depend_on_timing(at_once: int) -> None:
+async def test_the_tree_does_not_depend_on_timing(at_once: int, virtual_loss: float) -> None:
     trees = []
     for delays in (None, *map(random.Random, range(4))):
         game = Game(width=3, depth=4, seed=1, failing=frozenset({(0,), (1, 2)}), delays=delays)
-        trees.append(record(await search(game, PUCT(), 40, at_once)))
+        trees.append(record(await search(game, PUCT(), 40, at_once, virtual_loss)))
         assert 1 < game.most <= at_once
         assert len(game.expansions) == len(set(game.expansions)), "no node is expanded twice"
     assert all(tree == trees[0] for tree in trees)

