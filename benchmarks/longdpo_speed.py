@@ -73,7 +73,8 @@ def vocabulary(encode: Encode) -> list[tuple[str, int]]:
 def judgement(chance: random.Random) -> str:
     """Three sentences and seven rows of weights."""
     analysis = "It is clear and does what the request asks for, and it has a thought of its own near its end. " * 3
-    rows = {name: [chance.randint(1, 10) / 10 for _ in range(5)] for name in PRINCIPLES}
+    drawn = {name: [chance.randint(1, 10) for _ in range(5)] for name in PRINCIPLES}
+    rows = {name: [round(weight / sum(row), 2) for weight in row] for name, row in drawn.items()}
     return orjson.dumps({"analysis": analysis, **rows}).decode()
 
 

@@ -1,0 +1,38 @@
+"""The benchmarks that need no engine still run, at sizes that measure nothing, and print their tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys import environment
+
+from agentsys.paths import cache_folder
+
+RUNS: dict[str, tuple[str, str]] = {
+    "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
+    "longdpo_speed": (
+        "--trees 2 --width 2 --depth 2 --slots 4 --descents 0 2 --token-ms 0.2 --plot in_flight.png",
+        "4 slots, 2 descents, 24 calls: four workers",
+    ),
+    "memory": ("--records 300", "300 records and calls"),
+    "overhead": ("--calls 40 --in-flight 8 --repeats 1", "| ChatOpenAI |"),
+    "retrieval": ("--passages 2000", "2,000 generated passages"),
+    "terms": ("--entries 300 --sentences 5", "| 300 |"),
+    "tree_search": ("--questions 2 --depth 1 --latency 0.01 --slots 8 --repeats 1", "| 8 slots |"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_benchmark_prints_its_table(name: str, tmp_path: Path) -> None:
+    options, says = RUNS[name]
+    script = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    done = subprocess.run(
+        [sys.executable, script, *options.split()], cwd=tmp_path, env=environment(cache_folder()),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout, done.stdout
+    assert (tmp_path / "in_flight.png").exists() is ("--plot" in options)
