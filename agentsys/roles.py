@@ -35,10 +35,7 @@ ATTEMPTS: Final = 3
 
 
 class RoleError(ModelError):
-    """A role got no usable reply in all its attempts. It ends the record, not the run.
-
-    `tokens` were written in those attempts.
-    """
+    """A role got no usable reply in all its attempts. It ends the record, not the run."""
 
     def __init__(self, message: str, tokens: int = 0) -> None:
         super().__init__(message)

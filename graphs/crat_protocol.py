@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
+from agentsys.knobs import listed
 from agentsys.knowledge.transkg import Kind
 from agentsys.prompts import one_line
 from agentsys.systems import BaseContext, LanguagePair, knob
@@ -288,7 +289,7 @@ class Context(BaseContext, LanguagePair):
     @property
     def specs(self) -> list[str]:
         """The specs in `sources`."""
-        return [spec.strip() for spec in self.sources.split(",") if spec.strip()]
+        return listed(self.sources)
 
     async def aclose(self) -> None:
         """Close the connections of passages' embedding endpoints; `collect` does at its end."""

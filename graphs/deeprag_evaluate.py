@@ -36,6 +36,7 @@ from agentsys.answers import Match
 from agentsys.collect import Options
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
+from agentsys.knobs import listed
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import InputError
 from graphs import deeprag, question
@@ -93,7 +94,7 @@ class Compared:
     @property
     def names(self) -> list[str]:
         """The systems, in the order in which they run. Raises InputError."""
-        given = [name.strip() for name in self.systems.split(",") if name.strip()]
+        given = listed(self.systems)
         if unknown := [name for name in given if name not in SYSTEMS]:
             raise InputError(f"--systems: there is no '{unknown[0]}'; there are {', '.join(SYSTEMS)}")
         if TRAINED in given and not self.trained:

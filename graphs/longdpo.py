@@ -19,6 +19,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from agentsys.knobs import listed
 from agentsys.knowledge.embedders import Embedder, close, make_embedder
 from agentsys.knowledge.memory import Fact, cut_evenly, suspicions
 from agentsys.lengths import required_words
@@ -378,7 +379,7 @@ async def check_memory(context: Context) -> None:
 @lru_cache(maxsize=4)
 def _embedder(spec: str) -> Embedder:
     """The memory's embedding model; in Studio one that the server's environment allows. Raises ValueError."""
-    allowed = [name.strip() for name in os.environ.get("AGENTSYS_EMBEDDINGS", "").split(",")]
+    allowed = listed(os.environ.get("AGENTSYS_EMBEDDINGS", ""))
     if served_to_browsers() and spec not in allowed:
         raise ValueError(f"in Studio, {spec} is not allowed; start the server with AGENTSYS_EMBEDDINGS={spec}")
     return make_embedder(spec)

@@ -128,10 +128,9 @@ class Solutions:
         return [self._child(node, key, step) for key, step in zip(keys, written, strict=True)]
 
     def _child(self, node: Node[Path], key: str, step: Step | ModelError) -> Child:
-        if isinstance(step, ModelError):
-            self.written += _wasted(step)
-            return Child(None, step={"call": key}, error=step)
         self.written += step.tokens
+        if isinstance(step, ModelError):
+            return Child(None, step={"call": key}, error=step)
         about = {"call": key, "tokens": step.tokens}
         if step.cut:
             return Child(None, step=about, error=RoleError(f"solver ({key}): cut off at {step.tokens} tokens"))
@@ -154,7 +153,7 @@ class Solutions:
             key = f"{node.state[-1].key}/judge"
             try:
                 chance, tokens = await self.solver.belief(self.question, self.context, text, key)
-            except RoleError as err:
+            except ModelError as err:
                 self.written += err.tokens
                 raise
             self.written += tokens
@@ -170,7 +169,7 @@ class Solutions:
         keys = [f"{node.state[-1].key}/rollout/{i}" for i in range(self.context.rollouts)]
         found = await settled(*(self.solver.rest(*given, key, self.reference) for key in keys))
         ended = [one for one in found if not isinstance(one, ModelError)]
-        self.written += sum(_wasted(one) if isinstance(one, ModelError) else one.tokens for one in found)
+        self.written += sum(one.tokens for one in found)
         if not ended:
             raise next(one for one in found if isinstance(one, ModelError))
         node.step["rollouts"] = [{"call": one.call, **one.verdict._asdict()} for one in ended]
@@ -178,11 +177,6 @@ class Solutions:
     def is_terminal(self, node: Node[Path]) -> bool:
         """Whether the solution has ended."""
         return bool(node.state) and node.state[-1].final
-
-
-def _wasted(err: ModelError) -> int:
-    """Tokens of replies that could not be used."""
-    return err.tokens if isinstance(err, RoleError) else 0
 
 
 def _why(root: Node[Path]) -> str:

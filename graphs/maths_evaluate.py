@@ -33,6 +33,7 @@ from rich.console import Console
 from agentsys.collect import Options
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
+from agentsys.knobs import listed
 from agentsys.maths import check_installed, reference_of
 from agentsys.models.spec import DEFAULT_SPEC, split_spec
 from agentsys.records import BadRecord, InputError, Record
@@ -88,7 +89,7 @@ class Compared:
 
     def contexts(self) -> dict[str, tuple[Any, Any]]:
         """Each system's graph and context, in the order in which they run. Raises InputError, ValueError."""
-        given = [name.strip() for name in self.systems.split(",") if name.strip()] or list(SYSTEMS)
+        given = listed(self.systems) or list(SYSTEMS)
         if unknown := [name for name in given if name not in SYSTEMS]:
             raise InputError(f"--systems: there is no '{unknown[0]}'; there are {', '.join(SYSTEMS)}")
         if self.budget < 1:

@@ -33,6 +33,7 @@ from agentsys.collect import Options
 from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
+from agentsys.knobs import listed
 from agentsys.metrics import bleu_signature
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import BadRecord, InputError
@@ -100,7 +101,7 @@ class Compared:
 
     def names(self) -> list[str]:
         """All systems, in the order in which they run. Raises InputError."""
-        given = list(dict.fromkeys(_listed(self.systems)))
+        given = list(dict.fromkeys(listed(self.systems)))
         names = [*given, *self.files()]
         if not names:
             raise InputError(f"--systems: name some of {', '.join(SYSTEMS)}, or give finished --translations")
@@ -186,7 +187,7 @@ def _sampled(data: Data) -> tuple[list[Pair | BadRecord], list[Pair], list[BadRe
     languages = (data.source_language, data.target_language)
     every = read_pairs(data.pairs, columns, languages)
     pairs, unusable = drawn(every, data.pairs, "pair", limit=data.limit, shuffle=data.shuffle, seed=data.seed)
-    if lists := _listed(data.terms):
+    if lists := listed(data.terms):
         pairs = with_terms(pairs, lists, languages)
     return every, pairs, unusable
 
@@ -195,19 +196,15 @@ def _told(data: Data, compared: Compared, with_sources: bool) -> list[str]:
     """What the lists of terms and the sources hold, each file once."""
     from agentsys.knowledge.term_sources import told
 
-    specs = [f"terms:{name}" for name in _listed(data.terms)] + (_listed(compared.sources) if with_sources else [])
+    specs = [f"terms:{name}" for name in listed(data.terms)] + (listed(compared.sources) if with_sources else [])
     return told(list(dict.fromkeys(specs)), data.source_language, data.target_language)
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _given_away(pairs: Sequence[Pair], data: Data, compared: Compared) -> list[str]:
     """A line for each memory among the sources that holds sentences of the test, with their translations."""
     from agentsys.knowledge.term_sources import TranslationMemory, load_sources
 
-    specs = [spec for spec in _listed(compared.sources) if spec.startswith("tmx:")]
+    specs = [spec for spec in listed(compared.sources) if spec.startswith("tmx:")]
     lines = []
     for memory in load_sources(specs, data.source_language, data.target_language) if specs else ():
         if isinstance(memory, TranslationMemory) and (held := sum(memory.holds(pair.text) for pair in pairs)):

@@ -1,4 +1,4 @@
-"""The benchmarks that need no engine still run, at sizes that measure nothing, and print their tables."""
+"""Benchmarks that need no engine still run, at sizes that measure nothing, and print their tables."""
 
 from __future__ import annotations
 

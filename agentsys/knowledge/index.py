@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
+from agentsys.knobs import listed
 from agentsys.knowledge.embedders import Embedder, embedding_name, make_embedder
 from agentsys.knowledge.hybrid import Hybrid, Ranker
 from agentsys.knowledge.manifest import Kind, Manifest, finished
@@ -105,7 +106,7 @@ def allowed_path(name: str | Path, variable: str) -> Path:
 
     path = Path(name).expanduser().resolve()
     if served_to_browsers():
-        allowed = [one.strip() for one in os.environ.get(variable, "").split(",") if one.strip()]
+        allowed = listed(os.environ.get(variable, ""))
         if path not in [Path(one).expanduser().resolve() for one in allowed]:
             raise KnowledgeError(
                 f"in Studio, {name} is not allowed; start the server with {variable}={name} to allow it"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class ModelError(RuntimeError):  # of the errors that end a run, Studio's server shows only built-in kinds in words
-    """A request failed for good. It ends the record that asked, not the run."""
+    """A request failed for good. It ends the record that asked, not the run.
+
+    `tokens` were written all the same.
+    """
+
+    tokens: int = 0
 
 
 class SpecError(ValueError):
