@@ -14,7 +14,7 @@ import typer
 
 from agentsys.knobs import knob
 from agentsys.models import EndpointDown, ModelError
-from agentsys.prompts import Prompt, PromptError
+from agentsys.prompt import Prompt, PromptError
 
 __all__ = ["command", "guarded", "knob", "run_app"]
 

@@ -24,7 +24,7 @@ from agentsys.models.chat import AgentChatModel, reply_of
 from agentsys.models.errors import ModelError
 from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply
-from agentsys.prompts import Message, Prompt
+from agentsys.prompt import Message, Prompt
 from agentsys.recorder import Recorder, current, identity, seed_of
 from agentsys.traces import Call
 
@@ -220,7 +220,7 @@ _SHARED: Final = (
 def load_prompt(prompt: str | Path) -> Prompt:
     """A shipped prompt by name ("drt/advisor"), or a prompt file ("my/advisor.md"). Raises PromptError."""
     if isinstance(prompt, str) and not prompt.endswith(".md"):
-        with resources.as_file(resources.files("prompts").joinpath(f"{prompt}.md")) as path:
+        with resources.as_file(resources.files("agentsys.prompts").joinpath(f"{prompt}.md")) as path:
             return Prompt.load(path)
     return Prompt.load(Path(prompt))
 

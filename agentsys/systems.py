@@ -101,7 +101,7 @@ async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer
 
 @lru_cache(maxsize=64)
 def _parse(name: str, text: str) -> Any:
-    from agentsys.prompts import Prompt
+    from agentsys.prompt import Prompt
 
     return Prompt.parse(text, name)
 

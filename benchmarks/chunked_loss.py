@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trainers.losses import CHUNK, Divergence, divergence_from_topk, plain_divergence
+from agentsys.trainers.losses import CHUNK, Divergence, divergence_from_topk, plain_divergence
 
 TOP_K = 32
 WAYS = ("plain", "checkpoint", "chunked")

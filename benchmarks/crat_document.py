@@ -23,9 +23,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentsys.graphs.crat.state import Context
+from agentsys.graphs.crat.system import graph
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
-from graphs.crat import Context, graph
 
 
 def term(number: int) -> str:

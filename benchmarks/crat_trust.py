@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentsys.knowledge.transkg import Item
-from agentsys.term_scores import KnownTerm, folded, rendering
-from graphs.crat import CRAT
-from graphs.crat_judge import accepted, candidates_of
-from graphs.crat_protocol import Context, Decision
-from graphs.translate_rows import Columns, Pair, read_pairs, with_terms
+from agentsys.graphs.crat.judge import accepted, candidates_of
+from agentsys.graphs.crat.state import Context, Decision
+from agentsys.graphs.crat.system import CRAT
+from agentsys.graphs.translate.rows import Columns, Pair, read_pairs, with_terms
+from agentsys.metrics.terms import KnownTerm, folded, rendering
+from agentsys.terms.item import Item
 
 SHOWN = ("rejected_by", "substituted", "back_translation", "reasons")
 

@@ -19,7 +19,7 @@ CASES = {
     "python -c pass": "pass",
     "langgraph and langchain-core": "import langgraph.graph; from langchain_core.language_models import BaseChatModel",
     "agentsys": "import agentsys",
-    "graphs.drt": "import graphs.drt",
+    "agentsys.graphs.drt.system": "import agentsys.graphs.drt",
 }
 
 
@@ -44,10 +44,11 @@ def main() -> None:
     for name, values in times.items():
         print(f"{name:<32}{median[name]:>9.3f}{min(values):>8.3f}{max(values):>8.3f}")
     paired = [
-        drt - other for drt, other in zip(times["graphs.drt"], times["langgraph and langchain-core"], strict=True)
+        drt - other
+        for drt, other in zip(times["agentsys.graphs.drt.system"], times["langgraph and langchain-core"], strict=True)
     ]
     print(f"agentsys adds {median['agentsys'] - base:.3f} s to an interpreter;", end=" ")
-    print(f"graphs.drt adds {median['graphs.drt'] - frameworks:.3f} s to the frameworks", end=" ")
+    print(f"agentsys.graphs.drt adds {median['agentsys.graphs.drt'] - frameworks:.3f} s to the frameworks", end=" ")
     print(f"(differences within a round: {min(paired):.3f} to {max(paired):.3f} s)")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("langgraph", "langchain-core"))
     load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""

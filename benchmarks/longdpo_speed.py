@@ -4,7 +4,7 @@
 
 The server (loopback.py) has `slots` slots. A request takes a time proportional to the tokens written, times a
 log-normal number (sigma 0.5) that belongs to the request. Steps are as long as the required length asks for, judgements
-have about 250 tokens; no critiques, no memory. All three schedules are graphs/longdpo_search.py through `collect`,
+have about 250 tokens; no critiques, no memory. All three schedules are graphs/longdpo/search.py through `collect`,
 with as many requests in flight as there are slots, the request cache and traces on disk; only the order differs:
   collect       as it is: the calls of all trees share the slots, no tree waits for another
   lockstep      all trees write the candidates of a level, the slowest is waited for, all judge, and so on: rStar-Math's
@@ -35,11 +35,11 @@ from langgraph.runtime import Runtime
 from loopback import Encode, Latency, Loopback, Served, log_of, serving
 
 from agentsys.collect import Options, collect
+from agentsys.graphs.longdpo.search import Context, LongDPOSearch, State
+from agentsys.graphs.longdpo.system import PRINCIPLES, Candidate, LongDPO
 from agentsys.models import load_model
 from agentsys.recorder import current
 from agentsys.traces import Call, Trace, read_traces
-from graphs.longdpo import PRINCIPLES, Candidate, LongDPO
-from graphs.longdpo_search import Context, LongDPOSearch, State
 
 T = TypeVar("T")
 SCHEDULES = ("collect", "lockstep", "four workers")
@@ -292,7 +292,7 @@ def compare(args: argparse.Namespace, slots: int, descents: int) -> dict[str, Me
 
 def on_new_server(schedule: str, args: argparse.Namespace, slots: int, descents: int) -> Measured:
     """Measure with a new server and model: the tokenizer of the one before remembers the texts."""
-    from trainers.students import folder_of
+    from agentsys.trainers.loading import folder_of
 
     latency = Latency(a_token=args.token_ms / 1000, sigma=args.sigma)
     with serving(Loopback(reply, folder_of(args.tokenizer), latency, slots)) as url:

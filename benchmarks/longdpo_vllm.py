@@ -3,7 +3,7 @@
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --port 8000
     python benchmarks/longdpo_vllm.py --endpoint http://127.0.0.1:8000/v1 [--requests 8] [--in-flight 16]
 
-First graphs/longdpo_search.py through `collect`, then a load generator that posts the very same requests (prompt ids,
+First graphs/longdpo/search.py through `collect`, then a load generator that posts the very same requests (prompt ids,
 schema, sampling, seeds) with as many in flight, each as soon as a place is free, with no order between them: what the
 engine can do where nothing waits for anything. vLLM is told to forget its prefix cache before either. The hit rate is
 vLLM's own count of prompt tokens found in the cache; `at most` is the share that a cache without limit could have
@@ -30,10 +30,10 @@ import orjson
 from saturation import JSON, forget
 
 from agentsys.collect import Options, acollect
+from agentsys.graphs.longdpo.search import Context, graph
+from agentsys.graphs.longdpo.system import LongDPO
 from agentsys.models import load_model, wire
 from agentsys.traces import Call, Trace, read_traces
-from graphs.longdpo import LongDPO
-from graphs.longdpo_search import Context, graph
 
 FORMS = ("an essay", "a short story", "a travel report", "a letter to a friend", "a speech")
 ROLES = LongDPO()

@@ -20,7 +20,7 @@ from langgraph.graph import END, START, StateGraph
 
 from agentsys.collect import Options, collect
 from agentsys.models.scripted import ScriptedChatModel
-from agentsys.prompts import Prompt
+from agentsys.prompt import Prompt
 from agentsys.roles import Role
 
 GREETER: Role[str] = Role(Prompt.parse("# user\nGreet {{ text }}", "greeter"))

@@ -7,7 +7,7 @@ depend on how fast the server is. Every client sends the same messages. Rows:
   bare aiohttp      one POST after the other in as many tasks as are in flight, orjson both ways
   asyncio loop      the DRT loop written out in plain asyncio over bare aiohttp: no graph, no role, no trace
   LangGraph loop    the same loop as a LangGraph graph over bare aiohttp
-  collect           graphs/drt.py through agentsys.collect: cache, traces and all
+  collect           graphs/drt/system.py through agentsys.collect: cache, traces and all
   ChatOpenAI        langchain-openai, ainvoke in as many tasks as are in flight
 """
 
@@ -182,7 +182,7 @@ async def langgraph_loop(url: str, calls: int, width: int) -> int:
 async def collected(url: str, calls: int, width: int, *, cached: bool = True) -> int:
     from agentsys.collect import Options, acollect
     from agentsys.collect.runner import _rare_garbage_collection
-    from graphs.drt import Context, graph
+    from agentsys.graphs.drt.system import Context, graph
 
     records = [{"text": f"{i}: {MESSAGES[1]['content']}"} for i in range(calls // CALLS_A_RECORD)]
     with tempfile.TemporaryDirectory() as folder:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from trainers.chunk_scores import Scoring, score_all
-from trainers.chunks import Encoder, chunked
-from trainers.corpus import ChunkFolder, Writer, facts_of, read_documents, write_chunks
-from trainers.difference import select, write_selection
-from trainers.pretraining import PretrainingOptions, pretrain
-from trainers.students import folder_of, load_tokenizer
-from trainers.training import TrainingOptions
+from agentsys.trainers.loading import folder_of, load_tokenizer
+from agentsys.trainers.pretrain.chunks import Encoder, chunked
+from agentsys.trainers.pretrain.corpus import ChunkFolder, Writer, facts_of, read_documents, write_chunks
+from agentsys.trainers.pretrain.difference import select, write_selection
+from agentsys.trainers.pretrain.scores import Scoring, score_all
+from agentsys.trainers.pretrain.train import PretrainingOptions, pretrain
+from agentsys.trainers.training import TrainingOptions
 
 TEACHER = "smollm2-135m"
 LENGTH = 129

@@ -30,11 +30,11 @@ from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
 from agentsys.collect import Options, acollect
+from agentsys.graphs.drt.system import Context
 from agentsys.models import load_model, wire
 from agentsys.roles import Role
 from agentsys.systems import ask
 from agentsys.traces import read_traces
-from graphs.drt import Context
 
 SUBJECTS = ("clock", "letter", "harbour", "widow", "lawyer", "kettle", "winter", "road", "violin", "orchard")
 IMAGES = ("a butler with bad news", "a coin nobody dares to spend", "a child let out of school", "an old coat")

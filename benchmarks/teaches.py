@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from agentsys.metrics import mean_with_interval, score_corpus
+from agentsys.graphs.drt.system import STUDENT
+from agentsys.metrics.corpus import mean_with_interval, score_corpus
 from agentsys.traces import Segment, Target, Trace, dump
-from graphs.drt import STUDENT
-from trainers.generate import SamplingOptions, generate
-from trainers.students import load_causal_lm, load_tokenizer
-from trainers.training import RowOptions, StudentOptions, TrainingOptions
+from agentsys.trainers.generate import SamplingOptions, generate
+from agentsys.trainers.loading import load_causal_lm, load_tokenizer
+from agentsys.trainers.training import RowOptions, StudentOptions, TrainingOptions
 
 LANGUAGES = {"source_language": "English", "target_language": "Chinese"}
 SEED = 0
@@ -84,7 +84,7 @@ def answer_of(record: Mapping[str, str], thought: bool) -> str:
 
 def rows_from(traces: Iterable[Trace], folder: Path, size: Size, kind: str = "sft", validation: float = 0.15) -> Path:
     """Rows of traces with a share of the inputs for validation; the folder of the kind."""
-    from trainers.rows import Cut, Filters, make_rows, print_report
+    from agentsys.trainers.rows import Cut, Filters, make_rows, print_report
 
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def quality(student: str, pairs: list[dict[str, str]], size: Size, answer_tokens
 
 def fine_tune(rows: Path, out: Path, size: Size, student: StudentOptions | None = None, epochs: float = 2) -> Path:
     """SFT; the folder of the student."""
-    from trainers.sft import SFTOptions, train
+    from agentsys.trainers.sft import SFTOptions, train
 
     if not (out / "model" / "config.json").exists():
         about = RowOptions(rows, max_length=size.max_length)
@@ -155,7 +155,7 @@ def part_1(data: Path, out: Path, size: Size) -> dict[str, Any]:
 def collected(data: Path, out: Path, size: Size) -> Path:
     """A DRT run of the default model over sentences that are in no test; resumed if it is there."""
     from agentsys.collect import Options, collect
-    from graphs.drt import Context, graph
+    from agentsys.graphs.drt.system import Context, graph
 
     tests = {pair["en"].casefold() for pair in read(data / "drt_metaphortrans" / "pairs.jsonl")}
     records = read(data / "drt_metaphortrans" / "with_thoughts.jsonl")
@@ -184,10 +184,10 @@ def part_2(data: Path, out: Path, size: Size) -> dict[str, Any]:
 
 def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     """SFT, distillation, and distillation after a warm-up, all on the same rows; measured against the teacher."""
-    from trainers.distill import DistillOptions, ScoredOptions, measure
-    from trainers.teacher import Scoring, Speed
-    from trainers.teacher import main as score
-    from trainers.warmup_distill import Warmup, WarmupOptions, distil_both
+    from agentsys.trainers.distill import DistillOptions, ScoredOptions, measure
+    from agentsys.trainers.teacher import Scoring, Speed
+    from agentsys.trainers.teacher import main as score
+    from agentsys.trainers.warmup_distill import Warmup, WarmupOptions, distil_both
 
     records = random.Random(SEED + 1).sample(read(data / "drt_metaphortrans" / "with_thoughts.jsonl"), 3 * size.train)
     traces = [composed(f"m{i}", r["text"], answer_of(r, False)) for i, r in enumerate(records)]
@@ -237,7 +237,7 @@ def part_4(data: Path, out: Path, size: Size) -> dict[str, Any]:
 def part_5(data: Path, out: Path, size: Size) -> dict[str, Any]:
     """Step-level DPO on pairs of drafts from our own rounds."""
     from agentsys.traces import read_traces
-    from trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, train
+    from agentsys.trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, train
 
     run = collected(data, out.parent / "2", size)
     rows = rows_from(read_traces(run), out, size, "step", validation=0.3)

@@ -27,10 +27,10 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from agentsys.knowledge.languages import known_language
-from agentsys.knowledge.term_index import TermIndex, fold, plural
-from agentsys.knowledge.term_lists import TermList, read_list
-from agentsys.knowledge.term_sources import TranslationMemory
+from agentsys.terms.index import TermIndex, fold, plural
+from agentsys.terms.lists import TermList, read_list
+from agentsys.terms.sources import TranslationMemory
+from agentsys.text.languages import known_language
 
 WORDS = 30_000
 WORDS_A_SENTENCE = 25

@@ -29,9 +29,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainers.rows import row_schema
-from trainers.students import folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
-from trainers.training import StudentOptions, TrainingOptions, configuration, load_student
+from agentsys.trainers.loading import folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
+from agentsys.trainers.rows import row_schema
+from agentsys.trainers.training import StudentOptions, TrainingOptions, configuration, load_student
 
 TEXT = "The old clock in the hall coughed twice, like a butler with bad news, and then struck nine. "
 
@@ -68,27 +68,27 @@ def student(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def teacher_scoring(args: argparse.Namespace, folder: Path) -> float:
-    from trainers.teacher import Speed
+    from agentsys.trainers.teacher import Speed
 
     return scored_with(args.teacher, folder / "scored", Speed())
 
 
 def teacher_in_bfloat16(args: argparse.Namespace, folder: Path) -> float:
-    from trainers.teacher import Speed
+    from agentsys.trainers.teacher import Speed
 
     return scored_with(args.teacher, folder / "scored-bf16", Speed(dtype="bfloat16"))
 
 
 def teacher_in_vllm(args: argparse.Namespace, folder: Path) -> float:
     """vLLM, in bfloat16, started as a child of its own environment ($AGENTSYS_VLLM_PYTHON)."""
-    from trainers.teacher import Speed
+    from agentsys.trainers.teacher import Speed
 
     return scored_with(f"vllm:{folder_of(args.teacher)}", folder / "scored-vllm", Speed(in_flight=8))
 
 
 def scored_with(teacher: str, out: Path, speed: Any) -> float:
     """Seconds of scoring, without the start of the teacher."""
-    from trainers.teacher import Scoring, main
+    from agentsys.trainers.teacher import Scoring, main
 
     main(Scoring(out.parent / "rows.parquet", out, teacher), speed)
     return float(json.loads((out / "manifest.json").read_text())["seconds"])
@@ -97,8 +97,8 @@ def scored_with(teacher: str, out: Path, speed: Any) -> float:
 def stored(args: argparse.Namespace, folder: Path) -> float:
     from transformers import TrainingArguments
 
-    from trainers.distill import ScoredCollator, ScoredOptions, add_topk_loss, offline_trainer, scored_splits
-    from trainers.losses import Divergence
+    from agentsys.trainers.distill import ScoredCollator, ScoredOptions, add_topk_loss, offline_trainer, scored_splits
+    from agentsys.trainers.losses import Divergence
 
     model, tokenizer = student(args)
     add_topk_loss(model, Divergence("forward_kl"), 1.0)
@@ -133,8 +133,8 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
 def sft(args: argparse.Namespace, folder: Path) -> float:
     from trl import SFTConfig, SFTTrainer
 
-    from trainers.sft import labelled
-    from trainers.training import Guarded, read_rows
+    from agentsys.trainers.sft import labelled
+    from agentsys.trainers.training import Guarded, read_rows
 
     class Trainer(Guarded, SFTTrainer):
         pass
@@ -166,7 +166,7 @@ def dpo(args: argparse.Namespace, folder: Path) -> float:
     from datasets import Dataset
     from trl import DPOConfig
 
-    from trainers.step_dpo import pair_trainer
+    from agentsys.trainers.step_dpo import pair_trainer
 
     model, tokenizer = student(args)
     half = args.length // 2

@@ -1,4 +1,4 @@
-"""Whole decision trees at once: graphs/deeprag_search.py, stage II, over a server with a fixed time for each call.
+"""Whole decision trees at once: graphs/deeprag/search.py, stage II, over a server with a fixed time for each call.
 
     python benchmarks/tree_search.py [--questions 64] [--depth 4] [--latency 0.2] [--slots 64 256]
 
@@ -72,7 +72,7 @@ class Measured:
 def grow(url: str, index: Path, questions: int, depth: int, slots: int) -> Measured:
     """Whole trees of questions, by `collect`."""
     from agentsys.collect import Options, collect
-    from graphs.deeprag_search import Context, graph
+    from agentsys.graphs.deeprag.search import Context, graph
 
     records = [{"question": f"What is the answer of all {i}?", "answer": "forty-two"} for i in range(questions)]
     knobs = Context(stage="calibration", model=f"{url}/v1", max_steps=depth, index=str(index))
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the table shows the median by wall time")
     parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalogue name or model folder")
     args = parser.parse_args()
-    from trainers.students import folder_of
+    from agentsys.trainers.loading import folder_of
 
     plan = Loopback(reply, folder_of(args.tokenizer), Latency(args.latency))
     with serving(plan) as url, tempfile.TemporaryDirectory() as folder:

@@ -15,30 +15,14 @@ import typer
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
-from agentsys.knowledge import index_digest
-from agentsys.knowledge.term_sources import load_sources, told
-from agentsys.knowledge.transkg import TransKG
+from agentsys.graphs.crat.state import Context, with_digest
+from agentsys.graphs.crat.system import graph
+from agentsys.graphs.crat.transkg import TransKG
 from agentsys.records import InputError
+from agentsys.terms.sources import told
 from agentsys.traces import Trace, read_traces
-from graphs.crat import Context, graph
 
 CHECKS = ("relevance", "substitution", "invariance", "counterfactual", "failed call")
-
-
-def with_digest(context: Context) -> Context:
-    """The context with a digest of what its sources hold, which becomes part of the run's fingerprint.
-
-    Raises KnowledgeError, before anything is asked, for a source that cannot be used.
-    """
-    if not context.specs:
-        return context
-    load_sources(context.specs, context.source_language, context.target_language)
-    digest = hashlib.sha256()
-    for spec in context.specs:
-        kind, _, rest = spec.partition(":")
-        path = Path(rest.partition("?")[0]).expanduser()
-        digest.update(index_digest(path).encode() if kind == "passages" else path.read_bytes())
-    return replace(context, sources_digest=digest.hexdigest()[:16])
 
 
 def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:

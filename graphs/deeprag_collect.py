@@ -7,32 +7,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
+from agentsys.graphs.deeprag.search import Context, graph
+from agentsys.knowledge.context import with_index
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
-from graphs.deeprag import Knowledge
-from graphs.deeprag_search import Context, graph
-
-K = TypeVar("K", bound=Knowledge)
-
-
-def with_index(context: K) -> K:
-    """The context with its index's digest filled in, once the index could be opened.
-
-    Raises InputError where none is named, KnowledgeError where it is none or has not the retriever that is asked for.
-    """
-    from agentsys.knowledge import index_digest, load_retriever
-
-    if not context.index:
-        raise InputError(
-            "--index: name the folder of an index; `python -m agentsys.knowledge build passages.jsonl --out index` "
-            "makes one"
-        )
-    load_retriever(context.index, context.retriever)
-    return replace(context, index_digest=index_digest(context.index))
 
 
 def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:

@@ -32,28 +32,20 @@ import orjson
 import typer
 from rich.console import Console
 
-from agentsys.answers import Match
 from agentsys.collect import Options
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
+from agentsys.evaluation.report import plainly, write_report
+from agentsys.evaluation.run import SharingPlace, check_folder, collected
+from agentsys.evaluation.sample import Asked, Sample, check_overlap, sampled
+from agentsys.graphs import deeprag
+from agentsys.graphs.deeprag import baselines as question
+from agentsys.graphs.deeprag.measures import Prediction, boundary, measure, plot, prediction_of, read_questions, tables
 from agentsys.knobs import listed
+from agentsys.knowledge.context import Knowledge, with_index
+from agentsys.metrics.answers import Match
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import InputError
-from graphs import deeprag, question
-from graphs.deeprag_collect import with_index
-from graphs.deeprag_measures import Prediction, boundary, measure, plot, prediction_of, tables
-from graphs.deeprag_questions import read_questions
-from graphs.evaluations import (
-    Asked,
-    Sample,
-    SharingPlace,
-    check_folder,
-    check_overlap,
-    collected,
-    plainly,
-    sampled,
-    write_report,
-)
 
 DIRECT: Final = ("direct", "cot", "cot_retrieve")
 TRAINED: Final = "deeprag_trained"
@@ -104,7 +96,7 @@ class Compared:
         return [name for name in SYSTEMS if (name in given if given else name != TRAINED or self.trained)]
 
 
-def systems(compared: Compared) -> dict[str, tuple[Any, deeprag.Knowledge]]:
+def systems(compared: Compared) -> dict[str, tuple[Any, Knowledge]]:
     """Each system's graph and context. Raises InputError, KnowledgeError, SpecError and ValueError before any call."""
     searching = [name for name in compared.names if name not in NO_INDEX]
     if searching and not compared.index:
@@ -118,7 +110,7 @@ def systems(compared: Compared) -> dict[str, tuple[Any, deeprag.Knowledge]]:
     return found
 
 
-def _system(name: str, compared: Compared) -> tuple[Any, deeprag.Knowledge]:
+def _system(name: str, compared: Compared) -> tuple[Any, Knowledge]:
     index: dict[str, Any] = {}
     if name not in NO_INDEX:
         index = {"index": compared.index, "retriever": compared.retriever, "k": compared.k}
@@ -136,7 +128,7 @@ def _system(name: str, compared: Compared) -> tuple[Any, deeprag.Knowledge]:
     return deeprag.graph, _opened(context)
 
 
-def _opened(context: deeprag.Knowledge) -> deeprag.Knowledge:
+def _opened(context: Knowledge) -> Knowledge:
     return with_index(context) if context.index else context
 
 

@@ -12,10 +12,10 @@ import orjson
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
+from agentsys.graphs.drt.mine import Books, mine
+from agentsys.graphs.drt.system import Context, graph
 from agentsys.records import InputError
 from agentsys.traces import read_traces
-from graphs.drt import Context, graph
-from graphs.drt_mine import Books, mine
 
 EXAMPLES = Path(__file__).parent / "examples" / "similes.jsonl"
 """Fourteen English sentences with similes and metaphors, written for this project."""

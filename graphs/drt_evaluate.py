@@ -38,15 +38,16 @@ from rich.console import Console
 from agentsys.collect import Options
 from agentsys.collect.fingerprint import digest
 from agentsys.commands import run_app
-from agentsys.metrics import bleu_signature
+from agentsys.evaluation.report import plainly, write_report
+from agentsys.evaluation.sample import drawn
+from agentsys.graphs.translate.measures import METRICS, absences, add_comet, check_comet, measure, score_table
+from agentsys.graphs.translate.rows import Columns, Row, missing_of, read_pairs, reasons_of, rows_of
+from agentsys.graphs.translate.system import Context
+from agentsys.graphs.translate.systems import judged
+from agentsys.metrics.corpus import bleu_signature
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import InputError
-from graphs.evaluations import drawn, plainly, write_report
-from graphs.translate import Context
-from graphs.translate_measures import METRICS, absences, add_comet, check_comet, measure, score_table
-from graphs.translate_rows import Columns, Row, missing_of, read_pairs, reasons_of, rows_of
-from graphs.translate_systems import judged
 
 Style = Literal["plain", "thought"]
 

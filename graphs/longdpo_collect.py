@@ -13,10 +13,10 @@ from statistics import fmean
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
+from agentsys.graphs.longdpo.search import Context, graph
+from agentsys.graphs.longdpo.system import check_memory
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
-from graphs.longdpo import check_memory
-from graphs.longdpo_search import Context, graph
 
 
 def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@
 
 Systems: model, trained, and one for each --responses, named after its file or folder. Each that asks a model is a
 collect run in a folder of its own under --out, with its own request cache: weights change under one name. Stopped, the
-same command goes on where it was. S_l is 100 for the required length and falls on both sides (agentsys/lengths.py), S_q
-is the mean of six dimensions (graphs/writing.py), both 0 to 100.
+same command goes on where it was. S_l is 100 for the required length and falls on both sides
+(agentsys/metrics/lengths.py), S_q is the mean of six dimensions (graphs/longdpo/writing.py), both 0 to 100.
 
 What is missing is left out, counted and said, and never replaced by a value: a request without a length has no S_l, a
 response without a usable judgement no S_q, a request that a system failed at neither (the next run tries it again).
@@ -33,19 +33,11 @@ from rich.console import Console
 from agentsys.collect import Options
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
-from agentsys.records import InputError
-from graphs.evaluations import (
-    Place,
-    Sample,
-    check_folder,
-    check_overlap,
-    collected,
-    plainly,
-    sampled,
-    write_report,
-)
-from graphs.longdpo_measures import Scored, measure, plot, scored, sized, tables
-from graphs.writing import (
+from agentsys.evaluation.report import plainly, write_report
+from agentsys.evaluation.run import Place, check_folder, collected
+from agentsys.evaluation.sample import Sample, check_overlap, sampled
+from agentsys.graphs.longdpo.measures import Scored, measure, plot, scored, sized, tables
+from agentsys.graphs.longdpo.writing import (
     EMPTY,
     Context,
     Request,
@@ -55,6 +47,7 @@ from graphs.writing import (
     read_responses,
     response_of,
 )
+from agentsys.records import InputError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
-from agentsys.maths import check_installed
+from agentsys.graphs.maths.search import Context, graph
+from agentsys.metrics.maths import check_installed
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
-from graphs.maths import Context, graph
 
 
 def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:

@@ -33,24 +33,17 @@ from rich.console import Console
 from agentsys.collect import Options
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
+from agentsys.evaluation.report import plainly, write_report
+from agentsys.evaluation.run import SharingPlace, check_folder, collected
+from agentsys.evaluation.sample import Asked, Sample, read_rows, sampled
+from agentsys.graphs.maths import samples as maths_samples
+from agentsys.graphs.maths import search as maths
+from agentsys.graphs.maths.measures import Prediction, budgets_of, difference, measure, plot, prediction_of, tables
 from agentsys.knobs import listed
-from agentsys.maths import check_installed, reference_of
+from agentsys.metrics.maths import check_installed, reference_of
 from agentsys.models.spec import DEFAULT_SPEC, split_spec
 from agentsys.records import BadRecord, InputError, Record
 from agentsys.traces import read_traces, shards
-from graphs import maths, maths_samples
-from graphs.evaluations import (
-    Asked,
-    Sample,
-    SharingPlace,
-    check_folder,
-    collected,
-    plainly,
-    read_rows,
-    sampled,
-    write_report,
-)
-from graphs.maths_measures import Prediction, budgets_of, difference, measure, plot, prediction_of, tables
 
 SYSTEMS: Final = ("greedy", "samples", "tree")
 DESCENTS: Final = 1024

@@ -16,14 +16,14 @@ import typer
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, knob, run_app
+from agentsys.graphs.ragtrans.benchmark import TASKS, Report, mixed, open_corpus, write_benchmark
+from agentsys.graphs.ragtrans.samples import CLIC, Benchmark
+from agentsys.graphs.ragtrans.system import Context as Translation
+from agentsys.graphs.ragtrans.system import graph as translation_graph
+from agentsys.graphs.ragtrans.tasks import Context as Teaching
+from agentsys.graphs.ragtrans.tasks import graph as tasks_graph
 from agentsys.records import InputError, Record, read_records
 from agentsys.traces import Trace, read_traces
-from graphs.ragtrans import Context as Translation
-from graphs.ragtrans import graph as translation_graph
-from graphs.ragtrans_benchmark import TASKS, Report, mixed, open_corpus, write_benchmark
-from graphs.ragtrans_samples import CLIC, Benchmark
-from graphs.ragtrans_tasks import Context as Teaching
-from graphs.ragtrans_tasks import graph as tasks_graph
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def collect(run: RunOptions, context: Translation) -> None:
     file, columns = run.input, columns_of(run.input, context, run.field)
     run = replace(run, field=[*(f"{name}={column}" for name, column in columns.items()), *run.field])
     if context.setting == "retrieved":
-        from graphs.deeprag_collect import with_index
+        from agentsys.knowledge.context import with_index
 
         context = with_index(context)
     out = run.out or Path("runs") / f"ragtrans-{context.setting}-{file.stem}"

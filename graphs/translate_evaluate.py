@@ -5,9 +5,9 @@
     python graphs/translate_evaluate.py --pairs data.jsonl --source-field src --reference-field tgt --out eval \
         --systems ragtrans-none,ragtrans-golden,ragtrans-noisy,ragtrans-retrieved --document-language zh --index index
 
-Systems are those of graphs/translate_systems.py, and files of finished translations (--translations name=FILE). Each is
+Systems are those of graphs/translate/systems.py, and files of finished translations (--translations name=FILE). Each is
 a collect run in a folder of its own under --out, its judgements are one in `judged` in there; stopped, the same command
-goes on where it was, and what failed is tried again. Metrics are those of graphs/translate_measures.py, each over the
+goes on where it was, and what failed is tried again. Metrics are those of graphs/translate/measures.py, each over the
 sentences that every system translated, with 95 % bootstrap intervals; the difference from the baseline (the first
 system, or --baseline) is tested by paired bootstrap resampling. docs/evaluate.md says what each metric counts.
 
@@ -33,13 +33,11 @@ from agentsys.collect import Options
 from agentsys.collect.command import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
-from agentsys.knobs import listed
-from agentsys.metrics import bleu_signature
-from agentsys.models.spec import DEFAULT_SPEC
-from agentsys.records import BadRecord, InputError
-from graphs import translate
-from graphs.evaluations import Place, drawn, plainly, write_report
-from graphs.translate_measures import (
+from agentsys.evaluation.report import plainly, write_report
+from agentsys.evaluation.run import Place
+from agentsys.evaluation.sample import drawn
+from agentsys.graphs import translate
+from agentsys.graphs.translate.measures import (
     METRICS,
     TERM_METRICS,
     Found,
@@ -50,8 +48,12 @@ from graphs.translate_measures import (
     score_table,
     scripts_differ,
 )
-from graphs.translate_rows import Columns, Pair, Row, missing_of, read_pairs, reasons_of, rows_of, with_terms
-from graphs.translate_systems import SYSTEMS, Cost, Outcome, judged, system, translated
+from agentsys.graphs.translate.rows import Columns, Pair, Row, missing_of, read_pairs, reasons_of, rows_of, with_terms
+from agentsys.graphs.translate.systems import SYSTEMS, Cost, Outcome, judged, system, translated
+from agentsys.knobs import listed
+from agentsys.metrics.corpus import bleu_signature
+from agentsys.models.spec import DEFAULT_SPEC
+from agentsys.records import BadRecord, InputError
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _sampled(data: Data) -> tuple[list[Pair | BadRecord], list[Pair], list[BadRe
 
 def _told(data: Data, compared: Compared, with_sources: bool) -> list[str]:
     """What the lists of terms and the sources hold, each file once."""
-    from agentsys.knowledge.term_sources import told
+    from agentsys.terms.sources import told
 
     specs = [f"terms:{name}" for name in listed(data.terms)] + (listed(compared.sources) if with_sources else [])
     return told(list(dict.fromkeys(specs)), data.source_language, data.target_language)
@@ -202,7 +204,7 @@ def _told(data: Data, compared: Compared, with_sources: bool) -> list[str]:
 
 def _given_away(pairs: Sequence[Pair], data: Data, compared: Compared) -> list[str]:
     """A line for each memory among the sources that holds sentences of the test, with their translations."""
-    from agentsys.knowledge.term_sources import TranslationMemory, load_sources
+    from agentsys.terms.sources import TranslationMemory, load_sources
 
     specs = [spec for spec in listed(compared.sources) if spec.startswith("tmx:")]
     lines = []

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import FakeServer
+
+from tests.support.servers import FakeServer
 
 
 @pytest.fixture

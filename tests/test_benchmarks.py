@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import environment
 
 from agentsys.paths import cache_folder
+from tests.support.paths import ROOT
+from tests.support.toys import environment
 
 RUNS: dict[str, tuple[str, str]] = {
     "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
@@ -28,7 +29,7 @@ RUNS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_prints_its_table(name: str, tmp_path: Path) -> None:
     options, says = RUNS[name]
-    script = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    script = ROOT / "benchmarks" / f"{name}.py"
     done = subprocess.run(
         [sys.executable, script, *options.split()], cwd=tmp_path, env=environment(cache_folder()),
         capture_output=True, text=True,

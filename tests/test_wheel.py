@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 PACKAGES = ("agentsys", "graphs", "trainers", "prompts")
 DRAFTS = ["他像风一样跑。", "他跑起来像一阵风。", "他一溜烟地跑了。"]
 RULES = [
@@ -113,7 +114,7 @@ def test_a_record_from_python(python: Path, tmp_path: Path) -> None:
     (tmp_path / "rules.jsonl").write_text("\n".join(json.dumps(rule) for rule in RULES))
     code = (
         "import asyncio, json\n"
-        "from graphs.drt import Context, graph\n"
+        "from agentsys.graphs.drt import Context, graph\n"
         "state = graph.ainvoke({'text': 'He ran like the wind.'}, context=Context(model='scripted:rules.jsonl'))\n"
         "print(json.dumps(asyncio.run(state)))\n"
     )
@@ -126,6 +127,6 @@ def test_a_record_from_python(python: Path, tmp_path: Path) -> None:
 def test_the_command_with_the_shipped_examples(python: Path, tmp_path: Path) -> None:
     (tmp_path / "rules.jsonl").write_text("\n".join(json.dumps(rule) for rule in RULES))
     options = ("--model", "scripted:rules.jsonl", "--limit", "2", "--out", "run")
-    run(python, "-m", "graphs.drt_collect", *options, cwd=tmp_path)
+    run(python, "-m", "agentsys.graphs.drt_collect", *options, cwd=tmp_path)
     records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert [record["trans"] for record in records] == [DRAFTS[2]] * 2

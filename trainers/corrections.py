@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from trainers.scorers import Scorer
-    from trainers.topk import TopK
+    from agentsys.trainers.scorers import Scorer
+    from agentsys.trainers.topk import TopK
 
 Margin = Literal["teacher_prob", "gap_to_top", "p_minus_q", "log_ratio"]
 Edit = Literal["replace_token", "replace_and_teacher_continue", "replace_and_student_continue"]
@@ -97,7 +97,7 @@ def check(samples: Sequence[tuple[list[int], list[int]]], teacher: Scorer, stude
 
 def scores(samples: Sequence[tuple[list[int], list[int]]], scorer: Scorer) -> list[TopK]:
     """What a scorer makes of the answers of (prompt, answer) pairs. Its weights are in memory only meanwhile."""
-    from trainers.scorers import Row
+    from agentsys.trainers.scorers import Row
 
     rows = [Row(prompt + ids, [0] * len(prompt) + [1] * len(ids)) for prompt, ids in samples]
     scorer.load()

@@ -25,8 +25,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agentsys.commands import command, knob, run_app
-from trainers.students import TrainerError, load_causal_lm, load_tokenizer, vocabulary_difference
-from trainers.training import (
+from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer, vocabulary_difference
+from agentsys.trainers.training import (
     Guarded,
     RowOptions,
     StudentOptions,
@@ -141,7 +141,7 @@ def add_topk_loss(model: Any, divergence: Any, kd: float) -> None:
     """
     import torch
 
-    from trainers.losses import divergence_from_topk
+    from agentsys.trainers.losses import divergence_from_topk
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     usual = causal.forward
@@ -221,7 +221,7 @@ def train(
     """Distil from stored top-k and save the student. Returns the validation metrics. Raises TrainerError."""
     from transformers import TrainingArguments
 
-    from trainers.losses import Divergence
+    from agentsys.trainers.losses import Divergence
 
     divergence = Divergence(distill.divergence, distill.beta, distill.skew)
     model, tokenizer = load_student(student, training.seed)
@@ -249,7 +249,7 @@ def measure(rows: ScoredOptions, student: StudentOptions, distill: DistillOption
     """
     import torch
 
-    from trainers.losses import Divergence
+    from agentsys.trainers.losses import Divergence
 
     model, tokenizer = load_student(student)
     data = scored_splits(replace(rows, validation=None), tokenizer)["train"]

@@ -20,8 +20,8 @@ from typing import Annotated, Any, ClassVar, Final
 import typer
 
 from agentsys.commands import command, knob, run_app
-from trainers.gguf_file import WeightType, write_gguf
-from trainers.students import TrainerError, folder_of, load_causal_lm, load_tokenizer
+from agentsys.trainers.gguf_file import WeightType, write_gguf
+from agentsys.trainers.loading import TrainerError, folder_of, load_causal_lm, load_tokenizer
 
 BOUNDS: Final[dict[WeightType, float]] = {"f32": 0.01, "f16": 0.01, "q8_0": 0.05}
 """The largest difference of a probability (0-1) that a file may have.

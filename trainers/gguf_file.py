@@ -17,8 +17,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from trainers.gguf_tokenizer import add_tokenizer
-from trainers.students import TrainerError, load_tokenizer
+from agentsys.trainers.gguf_tokenizer import add_tokenizer
+from agentsys.trainers.loading import TrainerError, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from trainers.students import TrainerError
+from agentsys.trainers.loading import TrainerError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.students import TrainerError
+from agentsys.trainers.loading import TrainerError
 
 Kind = Literal["forward_kl", "reverse_kl", "js", "skewed_forward_kl", "skewed_reverse_kl"]
 KINDS: Final[tuple[Kind, ...]] = ("forward_kl", "reverse_kl", "js", "skewed_forward_kl", "skewed_reverse_kl")

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
-from trainers.chunk_scores import Scoring, score_all
-from trainers.chunks import Encoder, chunked
-from trainers.corpus import ChunkFolder, Writer, facts_of, read_documents, write_chunks
-from trainers.pretraining import PretrainingOptions, pretrain
-from trainers.students import DType, TrainerError, load_tokenizer
-from trainers.training import TrainingOptions
+from agentsys.trainers.loading import DType, TrainerError, load_tokenizer
+from agentsys.trainers.pretrain.chunks import Encoder, chunked
+from agentsys.trainers.pretrain.corpus import ChunkFolder, Writer, facts_of, read_documents, write_chunks
+from agentsys.trainers.pretrain.scores import Scoring, score_all
+from agentsys.trainers.pretrain.train import PretrainingOptions, pretrain
+from agentsys.trainers.training import TrainingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ def score(options: ScoreOptions) -> None:
 
 def select(options: SelectOptions) -> None:
     """Keep the share of chunks with the highest difference, reference minus teacher, in the corpus's order."""
-    from trainers.difference import select as write
+    from agentsys.trainers.pretrain.difference import select as write
 
     selected = write(options.chunks, options.teacher, options.reference, options.alpha, options.out, options.samples)
     _say(selected, f"of {ChunkFolder(options.chunks).chunks}", ChunkFolder(options.chunks))

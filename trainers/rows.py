@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Final, Literal
 
 from agentsys.commands import command, knob, run_app
 from agentsys.traces import Target, Trace, read_traces, shards
-from trainers.cut import Cutter, OtherTokenizer, lineage
-from trainers.students import TrainerError, load_tokenizer, tokenizer_digest
+from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
+from agentsys.trainers.tokenize_rows import Cutter, OtherTokenizer, lineage
 
 Kind = Literal["sft", "role", "step"]
 KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from agentsys.models.errors import ModelError
-from trainers.students import DType, TrainerError, folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
-from trainers.topk import TopK, from_alternatives, from_logits
+from agentsys.trainers.loading import DType, TrainerError, folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
+from agentsys.trainers.topk import TopK, from_alternatives, from_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
-from trainers.training import (
+from agentsys.trainers.training import (
     Guarded,
     RowOptions,
     StudentOptions,

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
-from trainers.students import TrainerError
-from trainers.training import (
+from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.training import (
     Guarded,
     RowOptions,
     StudentOptions,

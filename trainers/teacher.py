@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from agentsys.commands import command, knob, run_app
-from trainers.rows import TOKENIZER_KEY
-from trainers.students import DType, TrainerError
+from agentsys.trainers.loading import DType, TrainerError
+from agentsys.trainers.rows import TOKENIZER_KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from trainers.scorers import Row, Scorer
-    from trainers.topk import ScoredFolder, TopK
+    from agentsys.trainers.scorers import Row, Scorer
+    from agentsys.trainers.topk import ScoredFolder, TopK
 
 SHARD_SECONDS: Final = 60.0
 """A shard is closed after this long even if it is small, so that a kill costs little on a slow machine."""
@@ -174,7 +174,7 @@ def _read(path: Path, done: set[str]) -> Iterator[tuple[pa.Table, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from trainers.scorers import Row
+    from agentsys.trainers.scorers import Row
 
     for batch in pq.ParquetFile(path).iter_batches(1024):
         table = pa.Table.from_batches([batch])
@@ -209,7 +209,7 @@ class _Shards:
         """Write what is held as a shard, and the manifest."""
         import pyarrow as pa
 
-        from trainers.topk import with_scores
+        from agentsys.trainers.topk import with_scores
 
         if self._held:
             tables, scores = zip(*self._held, strict=True)
@@ -265,8 +265,8 @@ class _Progress:
 
 def main(scoring: Scoring, speed: Speed) -> None:
     """Score rows once with a teacher: top-k log-probabilities and the mass outside, for every learned token."""
-    from trainers.scorers import Settings, make_scorer
-    from trainers.topk import ScoredFolder
+    from agentsys.trainers.scorers import Settings, make_scorer
+    from agentsys.trainers.topk import ScoredFolder
 
     if scoring.rows is None or scoring.out is None:
         raise TrainerError(f"--{'rows' if scoring.rows is None else 'out'} is needed; --help shows an example")

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from trainers.students import TrainerError
+from agentsys.trainers.loading import TrainerError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agentsys.commands import knob
-from trainers.students import DType, TrainerError, load_causal_lm, load_tokenizer, tokenizer_digest
+from agentsys.trainers.loading import DType, TrainerError, load_causal_lm, load_tokenizer, tokenizer_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -240,7 +240,7 @@ def fit(trainer: Any, method: str, training: TrainingOptions, *options: Any) -> 
 
     All options go into settings.json and the card; a resumed training must have the same.
     """
-    from trainers.reporting import MetricsFile, write_results
+    from agentsys.trainers.reporting import MetricsFile, write_results
 
     out = training.out
     if trainer.is_fsdp_enabled and method == "Distillation":

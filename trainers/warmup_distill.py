@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
-from trainers.corrections import Checked, Edit, Margin, Pick, begun_again, check, flagged, replaced, scores
-from trainers.distill import COLUMNS, DistillOptions, ScoredOptions
-from trainers.generate import SamplingOptions, generate
-from trainers.students import (
+from agentsys.trainers.corrections import Checked, Edit, Margin, Pick, begun_again, check, flagged, replaced, scores
+from agentsys.trainers.distill import COLUMNS, DistillOptions, ScoredOptions
+from agentsys.trainers.generate import SamplingOptions, generate
+from agentsys.trainers.loading import (
     DType,
     TrainerError,
     load_causal_lm,
@@ -34,7 +34,7 @@ from trainers.students import (
     tokenizer_digest,
     vocabulary_difference,
 )
-from trainers.training import (
+from agentsys.trainers.training import (
     RowOptions,
     StudentOptions,
     TrainingOptions,
@@ -46,7 +46,7 @@ from trainers.training import (
 )
 
 if TYPE_CHECKING:
-    from trainers.scorers import ModelScorer, Scorer
+    from agentsys.trainers.scorers import ModelScorer, Scorer
 
 Ids = list[int]
 
@@ -191,7 +191,7 @@ class Warmup:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from trainers.rows import row_schema
+        from agentsys.trainers.rows import row_schema
 
         digest, warm = tokenizer_digest(self.tokenizer), self.warm
         about = {"student": self.student.student, "teacher": warm.teacher, "margin": warm.margin, "eta": warm.eta,
@@ -216,8 +216,8 @@ class Warmup:
 
     def warmed(self) -> Path:
         """Stage 5: DPO on the pairs; the folder of the warmed student."""
-        from trainers.step_dpo import DPOOptions, DPOTraining, PairOptions
-        from trainers.step_dpo import train as train_pairs
+        from agentsys.trainers.step_dpo import DPOOptions, DPOTraining, PairOptions
+        from agentsys.trainers.step_dpo import train as train_pairs
 
         model = self.out / "warm" / "model"
         if not (model / "config.json").exists():
@@ -259,7 +259,7 @@ class Warmup:
         return generate(model, self.tokenizer, prompts, self.sampling, self.training.seed)
 
     def _scorer(self, name: str, k: int = 0) -> ModelScorer:
-        from trainers.scorers import ModelScorer
+        from agentsys.trainers.scorers import ModelScorer
 
         return ModelScorer(name, k=k or self.warm.candidates, dtype=self._dtype(name), batch_tokens=4096)
 
@@ -278,7 +278,7 @@ def mean_kl(answers: Sequence[tuple[Ids, Ids]], student: str, teacher: Scorer) -
     """Mean KL(teacher, student) over the tokens of answers, in nats, on the teacher's top k and the rest."""
     import torch
 
-    from trainers.losses import Divergence, divergence_from_topk
+    from agentsys.trainers.losses import Divergence, divergence_from_topk
 
     total, count = 0.0, 0
     stored = scores(answers, teacher)
@@ -317,7 +317,7 @@ def _digest(prompts: Sequence[Ids]) -> str:
 
 
 def _begun(folder: Path) -> bool:
-    from trainers.training import last_checkpoint
+    from agentsys.trainers.training import last_checkpoint
 
     return last_checkpoint(folder) is not None
 
@@ -326,7 +326,7 @@ def distil_both(
     warmup: Warmup, warmed: Path, distill: DistillOptions, training: TrainingOptions
 ) -> dict[str, dict[str, float]]:
     """Stage 6: the same distillation from the warmed student and from the one before; validation metrics of both."""
-    from trainers.distill import train
+    from agentsys.trainers.distill import train
 
     scored = ScoredOptions(
         rows=warmup.warm.distil or Path(),

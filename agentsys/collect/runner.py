@@ -27,7 +27,7 @@ from agentsys.models import EndpointDown
 from agentsys.models.cache import DEFAULT_LIMIT, CacheError, RequestCache, default_path
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
-from agentsys.prompts import PromptError
+from agentsys.prompt import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
 from agentsys.traces import Call, Target, Trace, target_from

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentsys.knowledge.passages import KnowledgeError
-from agentsys.knowledge.words import words
+from agentsys.text.words import words
 
 if TYPE_CHECKING:
     import numpy as np

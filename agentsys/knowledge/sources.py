@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from agentsys.knowledge.manifest import Settings
 from agentsys.knowledge.passages import KnowledgeError, Passage
-from agentsys.knowledge.words import windows
 from agentsys.records import BadRecord, Record, read_records
+from agentsys.text.words import windows
 
 _SUFFIXES: Final = (".md", ".txt")
 _HEADING: Final = re.compile(r"^ {0,3}#{1,6}[ \t]+(\S.*?)[ \t#]*$", re.MULTILINE)

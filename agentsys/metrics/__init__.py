@@ -1,0 +1,1 @@
+"""Metrics: short answers, maths answers, corpus scores of translations, lengths, terms."""

@@ -1,0 +1,1 @@
+"""Text: words, languages, and Chinese scripts."""

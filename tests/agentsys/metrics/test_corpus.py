@@ -1,0 +1,240 @@
+"""BLEU and chrF: equal to sacrebleu's corpus_score, with intervals that behave."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest
+
+from agentsys.metrics.corpus import (
+    Score,
+    bleu,
+    bleu_signature,
+    bleu_statistic,
+    bleu_tokenizer,
+    bootstrap,
+    chrf,
+    chrf_statistic,
+    mean_statistic,
+    mean_with_interval,
+    paired_bootstrap,
+    ratio_statistic,
+    score_corpus,
+)
+
+ENGLISH = [
+    "The cat sat on the mat, and the dog looked on.",
+    "He was as busy as a bee (or so he said).",
+    "It rained all night; in the morning the river was over its banks.",
+    "“Come in,” she said.",
+    "Yes.",
+]
+CHINESE = [
+    "猫坐在垫子上，狗在一旁看着。",
+    "他忙得像一只蜜蜂。",
+    "整夜都在下雨，早上河水漫过了堤岸。",
+    "“请进。”她说。",
+    "是。",
+]
+JAPANESE = [
+    "猫はマットの上に座っていた。",
+    "彼は蜂のように忙しかった。",
+    "一晩中雨が降った。",
+    "「どうぞ」と彼女は言った。",
+    "はい。",
+]
+
+
+@pytest.mark.parametrize("name", ["Chinese", "zh-CN", "zh_Hant", "chi", "中文", "Mandarin Chinese"])
+def test_chinese_is_cut_into_characters_whatever_it_is_called(name: str) -> None:
+    assert bleu_tokenizer(name) == "zh" and bleu_tokenizer("German") == "13a"
+
+
+def spoilt(sentences: list[str], seed: int = 0) -> list[str]:
+    """Hypotheses: each sentence with some characters dropped and two swapped."""
+    rng = random.Random(seed)
+    out = []
+    for sentence in sentences:
+        kept = [letter for letter in sentence if rng.random() > 0.08]
+        place = rng.randrange(max(1, len(kept) - 1))
+        kept[place : place + 2] = reversed(kept[place : place + 2])
+        out.append("".join(kept))
+    return out
+
+
+CORPORA = {
+    "spoilt": (spoilt(ENGLISH), ENGLISH),
+    "equal": (ENGLISH, ENGLISH),
+    "nothing in common": (["xx yy"] * 5, ENGLISH),
+    "short": (["a"], ["a"]),
+    "empty hypothesis": (["", *ENGLISH[1:]], ENGLISH),
+    "empty reference": (ENGLISH, ["", *ENGLISH[1:]]),
+    "all empty": ([""], [""]),
+    "reference too short for an order": (["abcdefgh ijk"] * 2, ["abc", "abcdefg"]),
+    "hypotheses longer": ([sentence * 2 for sentence in ENGLISH], ENGLISH),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_values_are_sacrebleu_s(name: str) -> None:
+    hypotheses, references = CORPORA[name]
+    assert bleu(hypotheses, references, language="English") == BLEU().corpus_score(hypotheses, [references]).score
+    expected = CHRF().corpus_score(hypotheses, [references]).score
+    assert chrf(hypotheses, references, language="English") == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("language", "references", "tokenizer"),
+    [
+        *[(language, CHINESE, "zh") for language in ("Chinese", "zh", "zh-CN", "Simplified Chinese", "zho_Hans")],
+        *[(language, JAPANESE, "ja-mecab" if find_spec("MeCab") else "char") for language in ("Japanese", "ja", "JA")],
+        *[(language, ENGLISH, "13a") for language in ("English", "en", "German", "")],
+    ],
+)
+def test_the_language_chooses_the_tokenizer(language: str, references: list[str], tokenizer: str) -> None:
+    hypotheses = spoilt(references)
+    expected = BLEU(tokenize=tokenizer).corpus_score(hypotheses, [references]).score
+    assert 0 < expected < 100 and bleu(hypotheses, references, language=language) == expected
+
+
+def test_chinese_tokenisation_matters() -> None:
+    hypotheses = spoilt(CHINESE)
+    assert bleu(hypotheses, CHINESE, language="zh") > 2 * bleu(hypotheses, CHINESE, language="en")
+    assert chrf(hypotheses, CHINESE, language="zh") == chrf(hypotheses, CHINESE, language="en")
+
+
+@pytest.mark.parametrize("metric", [bleu, chrf, score_corpus])
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [
+        ([], [], "no sentences to score"),
+        (["a"], [], "1 hypotheses but 0 references"),
+        (["a"], ["a", "b"], "1 hypotheses but 2"),
+    ],
+)
+def test_what_cannot_be_scored(metric: object, hypotheses: list[str], references: list[str], message: str) -> None:
+    assert callable(metric)
+    with pytest.raises(ValueError, match=message) as caught:
+        metric(hypotheses, references, language="en")
+    assert "\n" not in str(caught.value)
+
+
+REFERENCES = [f"{ENGLISH[n % 5]} Sentence number {n}." for n in range(50)]
+
+
+def test_score_corpus() -> None:
+    hypotheses = spoilt(REFERENCES)
+    scores = score_corpus(hypotheses, REFERENCES, language="English")
+    assert list(scores) == ["BLEU", "chrF"]
+    assert scores["BLEU"].value == BLEU().corpus_score(hypotheses, [REFERENCES]).score
+    assert all(score.low < score.value < score.high for score in scores.values())
+    assert scores == score_corpus(hypotheses, REFERENCES, language="English")
+
+
+@pytest.mark.parametrize("metric", [BLEU(), CHRF()])
+def test_adding_up_counts_is_scoring_the_resampled_corpus(metric: BLEU | CHRF) -> None:
+    hypotheses = spoilt(REFERENCES)
+    fast = (
+        bleu_statistic(hypotheses, REFERENCES, "English")
+        if isinstance(metric, BLEU)
+        else chrf_statistic(hypotheses, REFERENCES)
+    )
+    rng = random.Random(0)
+    for _ in range(10):
+        rows = [rng.randrange(50) for _ in range(50)]
+        resampled = metric.corpus_score([hypotheses[row] for row in rows], [[REFERENCES[row] for row in rows]])
+        assert fast(rows) == pytest.approx(resampled.score, rel=1e-12)
+
+
+def test_one_sentence_has_no_width() -> None:
+    for score in score_corpus(["The cat sat down."], ["The cat sat up."], language="en").values():
+        assert score.low == score.value == score.high
+
+
+def test_bootstrap() -> None:
+    wide, narrow = (bootstrap(lambda rows: sum(rows) / len(rows), 100, level=level) for level in (0.95, 0.5))
+    assert wide.low < narrow.low < 49.5 < narrow.high < wide.high
+    # The mean of 100 numbers of standard deviation 28.9 has a standard error of 2.89: 1.96 of them on each side.
+    assert wide.high - wide.low == pytest.approx(2 * 1.96 * 2.89, rel=0.15)
+    assert bootstrap(max, 100, seed=1, resamples=50) == bootstrap(max, 100, seed=1, resamples=50)
+    for n, resamples, level in ((0, 10, 0.9), (1, 0, 0.9), (1, 10, 0.0), (1, 10, 1.0)):
+        with pytest.raises(ValueError, match="bootstrap needs"):
+            bootstrap(max, n, resamples=resamples, level=level)
+
+
+def test_mean_with_interval() -> None:
+    assert mean_with_interval([2.0, 2.0, 2.0]) == Score(2.0, 2.0, 2.0)
+    score = mean_with_interval(range(100))
+    assert score.value == 49.5 and score.low < 49.5 < score.high
+    with pytest.raises(ValueError, match="bootstrap needs n >= 1"):
+        mean_with_interval([])
+
+
+SEVERAL = [[reference, reference.upper(), reference[::-1]][: 1 + n % 3] for n, reference in enumerate(REFERENCES)]
+"""One to three references a sentence."""
+
+
+def test_several_references_are_scored_as_sacrebleu_does() -> None:
+    hypotheses = [sentence.upper() if n % 4 == 0 else sentence for n, sentence in enumerate(spoilt(REFERENCES))]
+    streams: list[Any] = [[golds[i] if i < len(golds) else None for golds in SEVERAL] for i in range(3)]
+    assert bleu(hypotheses, SEVERAL, language="en") == BLEU().corpus_score(hypotheses, streams).score
+    expected = CHRF().corpus_score(hypotheses, streams).score
+    assert chrf(hypotheses, SEVERAL, language="en") == pytest.approx(expected, rel=1e-12)
+    assert expected > chrf(hypotheses, REFERENCES, language="en") + 1
+    counts = [len(golds) for golds in SEVERAL]
+    assert [bleu_signature("en", n).split("|")[0] for n in ([1, 1], [3], counts)] == ["nrefs:1", "nrefs:3", "nrefs:var"]
+    with pytest.raises(ValueError, match="sentence 1 has no reference"):
+        bleu(["a", "b"], ["a", []], language="en")
+
+
+def test_paired_bootstrap_agrees_with_sacrebleu_s() -> None:
+    """sacrebleu counts one side of another distribution, so only clear verdicts must be the same."""
+    worse = spoilt(REFERENCES)
+    better = [gold if n % 3 == 0 else ours for n, (ours, gold) in enumerate(zip(worse, REFERENCES, strict=True))]
+    other = [better[n] if n % 2 else worse[n] for n in range(50)]
+    another = [worse[n] if n % 2 else better[n] for n in range(50)]
+    for system, baseline, clear in ((better, worse, True), (worse, better, True), (other, another, False)):
+        named: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", system)]
+        test: Any = PairedTest(named, {"BLEU": BLEU()}, references=[REFERENCES], test_type="bs", n_samples=1000)
+        theirs = test()[1]["BLEU"][1].p_value
+        one, other_one = (bleu_statistic(hypotheses, REFERENCES, "en") for hypotheses in (system, baseline))
+        ours = paired_bootstrap(one, other_one, 50)
+        assert ours.low <= ours.value <= ours.high and ours == paired_bootstrap(one, other_one, 50)
+        assert max(ours.p, theirs) < 0.01 if clear else min(ours.p, theirs) > 0.25
+    same = paired_bootstrap(one, one, 50)
+    assert same.value == 0 and same.p == 1, "a system does not differ from itself"
+
+
+def test_the_p_value_of_means_is_that_of_a_z_test() -> None:
+    rng = random.Random(0)
+    theirs = [rng.gauss(0, 1) for _ in range(200)]
+    ours = [value + rng.gauss(0.2, 1) for value in theirs]
+    gaps = [ours[i] - theirs[i] for i in range(200)]
+    mean = sum(gaps) / 200
+    error = (sum((gap - mean) ** 2 for gap in gaps) / 200 / 200) ** 0.5
+    found = paired_bootstrap(mean_statistic(ours), mean_statistic(theirs), 200, resamples=4000)
+    assert found.value == pytest.approx(mean) and found.high - found.low == pytest.approx(3.92 * error, rel=0.1)
+    assert found.p == pytest.approx(2 * NormalDist().cdf(-mean / error), abs=0.02)
+    assert paired_bootstrap(mean_statistic([9]), mean_statistic([1]), 1).p == 1, "one sentence shows nothing"
+    with pytest.raises(ValueError, match="paired_bootstrap needs"):
+        paired_bootstrap(mean_statistic([9]), mean_statistic([1]), 0)
+
+
+def test_ratio_statistic() -> None:
+    ratio = ratio_statistic([(1, 2), (0, 0), (3, 4)])
+    assert ratio(range(3)) == pytest.approx(100 * 4 / 6) and ratio([1, 1]) == 0 and ratio([2, 2, 0]) == 70
+
+
+def test_importing_is_light() -> None:
+    code = "import sys, agentsys.metrics; print({'numpy', 'sacrebleu'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

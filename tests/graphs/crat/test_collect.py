@@ -1,0 +1,170 @@
+"""CRAT's command with a scripted model: what it finds, its graphs, resuming, what a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsys.collect import Options, collect
+from agentsys.commands import command, run_app
+from agentsys.graphs.crat.state import Context, with_digest
+from agentsys.graphs.crat.system import graph
+from agentsys.graphs.crat.transkg import TransKG
+from agentsys.graphs.crat_collect import findings, main
+from agentsys.traces import Trace, read_traces
+from agentsys.trainers.rows import rows_of
+from agentsys.trainers.tokenize_rows import Cutter
+from tests.support.tiny import make_tokenizer
+from tests.support.toys import one_error, outcomes, write_lines
+
+RULES: list[dict[str, Any]] = [
+    {
+        "role": "identifier",
+        "replies": [json.dumps({"terms": [{"term": t, "kind": "proper"} for t in ("Scotia", "Atlantis")]})],
+    },
+    {"role": "glosser", "replies": ["Scotia = 斯科舍"]},
+    {
+        "role": "grapher",
+        "replies": [json.dumps({"relations": [{"term": "Scotia", "relation": "is", "object": "cold"}]})],
+    },
+    {"role": "informant", "replies": [json.dumps({"senses": [{"meaning": "a song", "translation": "斯科提亚"}]})]},
+    {"role": "relevance", "replies": ['{"here": "a land", "entry": "a land", "relevant": true}']},
+    {"role": "substituter", "key": "judge/0/0/1/*", "replies": ["斯科提亚很冷。"]},
+    {"role": "substituter", "replies": ["斯科舍很冷。"]},
+    {"role": "back", "replies": ["Scotia is cold."]},
+    {"role": "invariance", "key": "judge/0/0/1/*", "replies": ['{"first": "a land", "last": "a song", "same": false}']},
+    {"role": "invariance", "replies": ['{"first": "a land", "last": "a land", "same": true}']},
+    {"role": "counterfactual", "replies": ['{"reason": "so", "changes": true, "better": "entry"}']},
+    {"role": "translator", "key": "translate/0", "replies": ["那里很冷。"]},
+    {"role": "translator", "replies": ["斯科舍也很远。"]},
+    {"role": "repairer", "replies": ["斯科舍很冷。"]},
+]
+RECORDS = [
+    {"id": "one", "text": "Scotia is cold."},
+    {"id": "the/second", "sentences": ["Scotia is cold.", "And Scotia is far.", "那里很冷。"]},
+    {"id": "third", "text": " "},
+]
+
+
+class Place:
+    """A folder with a script, records and a term list; runs the command there."""
+
+    def __init__(self, folder: Path, capsys: Any) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.model = f"scripted:{write_lines(folder / 'script.jsonl', RULES)}"
+        self.input = write_lines(folder / "records.jsonl", RECORDS)
+        self.list = folder / "terms.csv"
+        self.list.write_text("source,target\nScotia,斯科舍\n", encoding="utf-8")
+
+    def __call__(self, *options: object) -> tuple[int, str, str]:
+        given = ["--input", self.input, "--out", self.folder / "out", "--model", self.model, "--no-cache", *options]
+        self.capsys.readouterr()
+        code = run_app(command(main), [str(option) for option in given])
+        said = self.capsys.readouterr()
+        return code, said.out, said.err
+
+    def traces(self) -> dict[str, Trace]:
+        return {trace.id: trace for trace in read_traces(self.folder / "out")}
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("COLUMNS", "200")
+    return Place(tmp_path, capsys)
+
+
+def test_documents_become_traces_graphs_and_a_table(place: Place) -> None:
+    graphs = place.folder / "graphs"
+    code, out, _ = place("--sources", f"terms:{place.list}", "--graphs", graphs)
+    assert code == 3, "the empty text is rejected"
+    assert "text: it is empty" in (place.folder / "out" / "rejected.jsonl").read_text(encoding="utf-8")
+    traces = place.traces()
+    assert set(traces) == {"one", "the/second"}
+    result = traces["the/second"].result or {}
+    assert result["translations"] == ["斯科舍很冷。", "斯科舍也很远。", "那里很冷。"]
+    assert result["rendered"][0]["repaired"] and result["rendered"][2]["status"].startswith("already")
+    chosen = TransKG.from_json(result["graph"]).accepted("Scotia")
+    assert chosen is not None and (chosen.target, chosen.source) == ("斯科舍", "terms.csv:2")
+    assert [target.kind for target in traces["the/second"].targets] == ["sft", "role"] * 2
+    for line in (
+        "4 in 2 documents (entries 3, already in the target language 1)",
+        "3 (proper 3)",
+        "3 invented, 0 inside longer ones",
+        "2, 0 of them after a second retrieval",
+        "4; a term was accepted 2 times",
+        "relevance 0, substitution 0, invariance 2, counterfactual 0, failed call 0",
+        "3 of 3 (2 missing at first, 2 sentences repaired)",
+    ):
+        assert line in out, out
+    assert sorted(path.suffix for path in graphs.iterdir()) == [".graphml", ".graphml", ".png", ".png"]
+    assert (graphs / "one.graphml").exists() and "knowledge graphs: 2 in" in out
+    assert (graphs / "one.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_source_holds_and_what_could_not_be_used_is_said(place: Place) -> None:
+    place.list.write_text("source,target\nScotia,斯科舍\nScotia,苏格兰\n,无\n", encoding="utf-8")
+    unit = "<tu><tuv xml:lang='{}'><seg>It is cold.</seg></tuv><tuv xml:lang='zh'><seg>很冷。</seg></tuv></tu>"
+    memory = place.folder / "m.tmx"
+    units = "".join(map(unit.format, ("en", "cz", "cz")))
+    memory.write_text(f"<tmx version='1.4'><header/><body>{units}</body></tmx>", encoding="utf-8")
+    _, out, _ = place("--sources", f"terms:{place.list},tmx:{memory}")
+    unused = "not used (blank, broken or in other languages)"
+    assert f"terms:terms.csv: 2 entries, 1 terms with rival translations, 1 {unused}\n" in out
+    assert f"tmx:m.tmx: 1 entries, 2 {unused}\n" in out
+
+
+def test_a_run_is_resumed_but_not_with_another_term_list(place: Place) -> None:
+    sources = ("--sources", f"terms:{place.list}")
+    place("--limit", 1, *sources)
+    assert len(place.traces()) == 1
+    place(*sources)
+    assert len(place.traces()) == 2
+    place.list.write_text("source,target\nScotia,苏格兰\n", encoding="utf-8")
+    code, _, err = place(*sources)
+    assert code == 2 and "knobs.sources_digest" in one_error(err)
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        (["--sources", "terms:nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["--sources", "web:x"], "no term source"),
+        (["--candidates", 0], "candidates: 0 is below 1"),
+        (["--signals", "none"], "signals"),
+        (["--graphs", __file__], "it is a file; name a folder"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_line_and_nothing_is_written(place: Place, options: list[Any], fix: str) -> None:
+    code, _, err = place(*options)
+    assert code == 2 and fix in one_error(err)
+    assert not (place.folder / "out").exists()
+
+
+def test_the_input_has_to_be_named(capsys: Any) -> None:
+    assert run_app(command(main), []) == 2
+    assert "--input: name a file" in one_error(capsys.readouterr().err)
+
+
+def test_two_runs_with_the_same_replies_give_the_same_records(place: Place) -> None:
+    context = with_digest(Context(place.model, sources=f"terms:{place.list}"))
+    found = []
+    for name in ("a", "b"):
+        collect(graph, place.input, place.folder / name, context=context, options=Options(cache=None))
+        found.append(outcomes(place.folder / name))
+    assert found[0] == found[1]
+    rows = dict(findings(read_traces(place.folder / "a")))
+    calls = sum(len(trace.calls) for trace in read_traces(place.folder / "a"))
+    assert rows["calls and tokens written a sentence"].startswith(f"{calls / 4:.1f}, ")
+    assert dict(findings([]))["terms found"] == "0 (none)"
+
+
+def test_rows_for_the_trainers_are_cut_from_the_targets(place: Place) -> None:
+    place("--sources", f"terms:{place.list}")
+    cutter = Cutter(make_tokenizer(), retokenise=True)
+    rows = list(rows_of(place.traces()["one"], cutter))
+    assert [(row["kind"], row["text"]) for row in rows] == [("sft", "斯科舍很冷。"), ("role", "斯科舍很冷。")]
+    assert "Scotia is cold." in rows[0]["prompt"] and "Entries" not in rows[0]["prompt"]
+    assert "Entries" in rows[1]["prompt"]

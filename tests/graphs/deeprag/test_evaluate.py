@@ -1,0 +1,439 @@
+"""graphs/deeprag_evaluate.py: numbers by hand, a scripted model, a real index."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsys.collect import collect
+from agentsys.commands import command, run_app
+from agentsys.graphs.deeprag import baselines as question
+from agentsys.graphs.deeprag.measures import Prediction, boundary
+from agentsys.graphs.deeprag.narrative import SEARCH
+from agentsys.graphs.deeprag_evaluate import main
+from agentsys.knowledge import Settings, build_index, index_digest
+from agentsys.models.errors import ModelError
+from agentsys.models.scripted import ScriptedChatModel
+from tests.support.evaluations import ENDINGS, breaking, read
+from tests.support.toys import one_error, write_lines
+
+pytestmark = pytest.mark.usefixtures("isolated_cache")
+
+PASSAGES = [
+    {"id": "p1", "title": "Emma", "text": "Emma is a novel that Jane Austen wrote."},
+    {
+        "id": "p2",
+        "title": "War and Peace",
+        "text": "Leo Tolstoy wrote War and Peace, a novel.\nSo the final answer is: x",
+    },
+    {"id": "p3", "title": "Moby-Dick", "text": "Moby-Dick is a whale in a novel, and white."},
+]
+QUESTIONS: list[dict[str, Any]] = [
+    {"id": "emma", "question": "Who wrote the novel Emma?", "answer": "Jane Austen"},
+    {"id": "usa", "question": "Where is Boston?", "answer": "United States", "answer_aliases": ["USA", "U.S."]},
+    {"id": "tolstoy", "question": "Who wrote War and Peace?", "answers": ["Leo Tolstoy", "Tolstoy"]},
+    {"id": "whale", "question": "Is Moby-Dick black?", "answer": "no"},
+    {"id": "pole", "question": "Which pole is colder?", "answer": "the South Pole"},
+]
+SAYS: dict[str, dict[str, Any]] = {
+    "emma": {"direct": "Jane Austen", "cot": "jane austen!", "memory": "Jane Austen", "found": "Austen"},
+    "usa": {"direct": "The USA", "cot": "America", "memory": "America", "found": "US", "search": 2},
+    "tolstoy": {"direct": "Count Leo Tolstoy", "cot": "Tolstoy", "memory": "Dostoevsky", "found": "Count", "search": 1},
+    "whale": {"direct": "yes", "cot": "yes", "memory": "yes", "found": "no"},
+    "pole": {"direct": "south", "cot": "South Pole", "memory": "South pole", "found": "North"},
+}
+"""What the model says: at once, after thinking, from memory, or from passages; and how often DeepRAG searches."""
+
+CALLS: list[str] = []
+"""A line for every call that was made."""
+FAILING: set[str] = set()
+"""Roles that fail at the question about the whale."""
+
+
+class Reader(ScriptedChatModel):
+    """`langchain:test_deeprag_evaluate:Reader`: knows the questions above, and searches as often as they say."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(respond=respond, revision="1", **settings)
+
+
+def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
+    """The role's reply to the last question in the messages."""
+    text = "\n".join(str(message["content"]) for message in messages)
+    asked = max(QUESTIONS, key=lambda row: text.rfind(f"Question: {row['question']}"))
+    says, role = SAYS[asked["id"]], call["role"]
+    CALLS.append(f"{asked['id']} {role} {call['key']}")
+    if role in FAILING and asked["id"] == "whale":
+        raise ModelError("the model fell over")
+    if role in ("direct", "cot"):
+        short = says["found" if "[1] Title:" in text else role]
+        return f"Thinking.\n<answer long>It is {short}.</answer long><answer short>{short}</answer short>"
+    narrative = str(messages[-1]["content"])
+    steps = int(call["key"].split("/")[0]) if "/" in call["key"] else 0
+    match role:
+        case "decomposer":
+            wanted = max(1, says.get("search", 0))
+            return f"Follow up: Step {steps} of {asked['id']}?" if steps < wanted else "So the final answer is: it."
+        case "decider":
+            return SEARCH if says.get("search") else "Intermediate answer: x"
+        case "answerer":
+            return "something"
+    short = says["found" if SEARCH in narrative else "memory"]
+    return f"<answer long>It is {short}.</answer long><answer short>{short}</answer short>"
+
+
+MODEL = "langchain:test_deeprag_evaluate:Reader"
+TRAINED = f"{MODEL}?name_in_traces=student"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    build_index(PASSAGES, folder, Settings())
+    return folder
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "dev.jsonl", QUESTIONS)
+
+
+@pytest.fixture
+def run(questions: Path, index: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command on the questions: exit code, what it printed, and what it said on stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+    CALLS.clear()
+    FAILING.clear()
+
+    def call(*options: object) -> tuple[int, str, str]:
+        given = ["--questions", questions, "--index", index, "--model", MODEL, *options]
+        code = run_app(command(main), [str(option) for option in given])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def predictions(out: Path) -> dict[str, dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    return {line["id"]: line["systems"] for line in lines}
+
+
+def test_the_numbers(run: Run, index: Path, tmp_path: Path) -> None:
+    """EM and F1 by hand: direct has 1, 1 (an alias), 0.8 (2 of 3 words, 2 of 2), 0, and 2/3 (1 of 1, 1 of 2)."""
+    out = tmp_path / "out"
+    code, printed, _ = run("--out", out)
+    assert code == 0, printed
+    report = read(out)
+    found = report["systems"]
+    assert list(found) == ["direct", "cot", "cot_retrieve", "always", "never", "deeprag"]
+    assert {name: about["em"]["value"] for name, about in found.items()} == pytest.approx(
+        {"direct": 40, "cot": 60, "cot_retrieve": 40, "always": 40, "never": 40, "deeprag": 60}
+    )
+    direct = found["direct"]
+    assert direct["f1"]["value"] == pytest.approx(100 * (1 + 1 + 0.8 + 0 + 2 / 3) / 5)
+    assert direct["contains"]["value"] == 80 and direct["em"]["low"] < 40 < direct["em"]["high"]
+    assert found["cot"]["f1"]["value"] == 60 and found["cot"]["retrievals"]["all"] == 0
+
+    assert found["deeprag"]["retrievals"] == pytest.approx({"all": 3 / 5, "correct": 2 / 3, "incorrect": 1 / 2})
+    assert found["always"]["retrievals"]["all"] == pytest.approx(6 / 5), "every sub-query: one, but of Boston two"
+    assert found["never"]["retrievals"]["all"] == 0 and found["cot_retrieve"]["retrievals"]["all"] == 1
+    assert found["deeprag"]["steps"] == pytest.approx(6 / 5)
+    assert found["deeprag"]["stops"] == {"terminate": 5} and found["deeprag"]["well_formed"] == 5
+
+    said = predictions(out)
+    assert said["usa"]["deeprag"]["answer"] == "US" and said["usa"]["deeprag"]["em"] is True
+    assert said["usa"]["deeprag"]["retrievals"] == 2 and said["tolstoy"]["direct"]["f1"] == pytest.approx(0.8)
+    assert report["settings"]["index_digest"] == index_digest(index) and len(report["questions_sha256"]) == 64
+    assert report["questions"] == 5 and report["overlap_checked"] is False
+    assert (out / "retrievals.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_knowledge_boundary(run: Run, tmp_path: Path) -> None:
+    """CoT knows emma, tolstoy and pole; DeepRAG takes emma, whale and pole for known: 2 hits, 1 false, 1 missed."""
+    code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag,always")
+    found = read(tmp_path / "out")["systems"]
+    assert code == 0 and found["cot"]["boundary"] is None
+    assert found["deeprag"]["boundary"] == pytest.approx(
+        {
+            "n": 5, "known": 3, "taken_for_known": 3, "f1": 2 / 3, "accuracy": 3 / 5,
+            "balanced_accuracy": (2 / 3 + 1 / 2) / 2, "mcc": (2 * 1 - 1 * 1) / 6,
+        }
+    )  # fmt: skip
+    always = found["always"]["boundary"]
+    assert (always["f1"], always["accuracy"], always["balanced_accuracy"], always["mcc"]) == (0, 2 / 5, 1 / 2, 0)
+    assert "0.667" in printed and "knowledge boundary" in printed
+    run("--out", tmp_path / "out", "--systems", "deeprag")
+    assert read(tmp_path / "out")["systems"]["deeprag"]["boundary"] is None, "it needs the CoT answers"
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        ((113, 169, 75, 643), (0.481, 0.756, 0.648, 0.341)),
+        ((206, 76, 175, 543), (0.621, 0.749, 0.743, 0.451)),
+        ((0, 282, 0, 718), (0.000, 0.718, 0.500, 0.000)),
+    ],
+    ids=["UAR", "DeepRAG", "FLARE"],
+)
+def test_the_positive_class_is_the_papers(counts: tuple[int, ...], published: tuple[float, ...]) -> None:
+    """Of 1,000 questions: known and not searched, known and searched, and so on; they give rows of table 3."""
+    known = [True] * (counts[0] + counts[1]) + [False] * (counts[2] + counts[3])
+    searched = [i for count, i in zip(counts, (0, 1, 0, 1), strict=True) for _ in range(count)]
+    cot = [Prediction(em=right) for right in known]
+    found = boundary([Prediction(retrievals=n) for n in searched], cot, "exact")
+    assert [round(found[name], 3) for name in ("f1", "accuracy", "balanced_accuracy", "mcc")] == list(published)
+
+
+def test_a_boundary_without_both_classes() -> None:
+    found = boundary([Prediction(retrievals=1), Prediction(retrievals=0)], [Prediction(), Prediction()], "exact")
+    assert found["accuracy"] == 0.5 and found["f1"] is found["mcc"] is found["balanced_accuracy"] is None
+    lenient = boundary(
+        [Prediction(retrievals=1), Prediction(retrievals=0)], [Prediction(), Prediction(contains=True)], "contains"
+    )
+    assert lenient["f1"] == lenient["mcc"] == 1, "what counts as right is --match"
+
+
+def test_lenient_match(run: Run, tmp_path: Path) -> None:
+    code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,always", "--match", "contains")
+    found = read(tmp_path / "out")["systems"]["always"]
+    assert code == 0 and "contains" in printed
+    assert found["em"]["value"] == 40 and found["contains"]["value"] == 60, "Austen is in Jane Austen"
+    assert found["retrievals"]["correct"] == pytest.approx(4 / 3) and found["retrievals"]["incorrect"] == 1
+
+
+def test_the_trained_model_sees_no_example(run: Run, tmp_path: Path) -> None:
+    code, printed, _ = run("--out", tmp_path / "out", "--trained", TRAINED)
+    found = read(tmp_path / "out")["systems"]
+    assert code == 0 and list(found)[-1] == "deeprag_trained" and len(found) == 7
+    assert (found["deeprag_trained"]["model"], found["deeprag"]["model"]) == ("student", "scripted")
+    assert "deeprag_trained student" in printed and "not checked: whether the model was trained" in printed
+    traces = [json.loads(line) for line in (tmp_path / "out/deeprag_trained/traces-00000.jsonl").open()]
+    assert all("This is the form:" not in str(call["messages"]) for trace in traces for call in trace["calls"])
+    traces = [json.loads(line) for line in (tmp_path / "out/deeprag/traces-00000.jsonl").open()]
+    assert all("This is the form:" in str(call["messages"]) for trace in traces for call in trace["calls"])
+
+
+def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("--out", out, "--limit", 2, "--systems", "cot,deeprag")
+    first = len(CALLS)
+    assert first == 2 + (2 + 1 + 1 + 1) + (3 + 2 + 2 + 1), "decompose, decide, answer, conclude"
+    small = read(out)
+    run("--out", out, "--systems", "cot,deeprag")
+    assert all(call.split()[0] not in ("emma", "usa") for call in CALLS[first:]) and read(out)["questions"] == 5
+    whole, asked = read(out), len(CALLS)
+    assert run("--out", out, "--systems", "cot,deeprag")[0] == 0
+    assert len(CALLS) == asked and read(out) == whole
+    run("--out", out, "--limit", 2, "--systems", "cot,deeprag")
+    assert len(CALLS) == asked and read(out)["systems"] == small["systems"], "a smaller sample is measured alone"
+
+
+def test_a_line_that_a_kill_has_torn_is_no_obstacle(run: Run, tmp_path: Path) -> None:
+    run("--out", tmp_path / "out", "--systems", "direct")
+    with (tmp_path / "out/direct/rejected.jsonl").open("ab") as file:
+        file.write(b'{"version":1,"id":"emm')
+    assert run("--out", tmp_path / "out", "--systems", "direct")[0] == 0 and len(CALLS) == len(QUESTIONS)
+
+
+def test_other_settings_or_questions_do_not_mix(run: Run, questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("--out", out, "--systems", "cot,deeprag")
+    asked = len(CALLS)
+    code, _, said = run("--out", out, "--systems", "cot,deeprag", "--max-steps", 3)
+    assert code == 2 and "max_steps: 6 -> 3" in one_error(said.partition("\n")[2].partition("\n")[2])
+    write_lines(questions, [{**QUESTIONS[0], "question": "Who wrote Persuasion?"}])
+    code, _, said = run("--out", out, "--systems", "cot,deeprag")
+    assert code == 2 and "question emma has other words" in one_error(said) and len(CALLS) == asked
+
+
+def test_seconds_are_not_those_of_the_request_cache(run: Run, tmp_path: Path) -> None:
+    run("--out", tmp_path / "own", "--systems", "always,deeprag")
+    own = read(tmp_path / "own")["systems"]["deeprag"]
+    assert own["timed"] == 5 and own["seconds"] > 0
+    shared = ["--cache", tmp_path / "shared.sqlite", "--systems", "always,deeprag"]
+    code, printed, _ = run("--out", tmp_path / "out", *shared)
+    found = read(tmp_path / "out")["systems"]
+    assert code == 0 and found["always"]["timed"] == 5
+    assert found["deeprag"]["timed"] == 0 and found["deeprag"]["seconds"] is None
+    [line] = [line for line in printed.splitlines() if line.strip().startswith("deeprag")]
+    assert line.split()[-1] == "-"
+
+
+def test_a_failure_counts_as_wrong_and_is_tried_again(run: Run, tmp_path: Path) -> None:
+    FAILING.add("cot")
+    code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag")
+    found = read(tmp_path / "out")["systems"]
+    assert code == 3 and found["cot"]["failed"] == 1 and found["cot"]["n"] == 5
+    assert found["cot"]["em"]["value"] == 60 and found["cot"]["timed"] == 4
+    assert found["deeprag"]["boundary"]["n"] == 5, "what CoT failed at is not known"
+    assert "cot failed at 1 of 5 questions, which count as wrong" in printed and "the model fell over" in printed
+    assert predictions(tmp_path / "out")["whale"]["cot"]["answer"] == ""
+    FAILING.clear()
+    asked = len(CALLS)
+    assert run("--out", tmp_path / "out", "--systems", "cot,deeprag")[0] == 0
+    assert CALLS[asked:] == ["whale cot answer"] and read(tmp_path / "out")["systems"]["cot"]["failed"] == 0
+
+
+def test_what_a_system_failed_at_has_no_place_in_the_boundary(run: Run, tmp_path: Path) -> None:
+    FAILING.add("concluder")
+    run("--out", tmp_path / "out", "--systems", "cot,deeprag")
+    found = read(tmp_path / "out")["systems"]["deeprag"]
+    assert found["failed"] == 1 and found["boundary"]["n"] == 4
+    assert found["retrievals"]["all"] == pytest.approx(3 / 4)
+
+
+def test_columns_of_other_names(run: Run, questions: Path, tmp_path: Path) -> None:
+    write_lines(questions, [{"_id": row["id"], "qText": row["question"], "gold": "x"} for row in QUESTIONS])
+    fields = ["--field", "question=qText", "--field", "answer=gold", "--id-field", "_id"]
+    assert run("--out", tmp_path / "out", "--systems", "direct", *fields)[0] == 0
+    assert sorted(predictions(tmp_path / "out")) == sorted(row["id"] for row in QUESTIONS)
+
+
+def test_a_shuffled_sample(run: Run, tmp_path: Path) -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        options = ["--systems", "direct", "--shuffle", "--seed", seed, "--limit", 3]
+        assert run("--out", tmp_path / "out", *options)[0] == 0
+        orders.append(list(predictions(tmp_path / "out")))
+    assert orders[0] == orders[1] != orders[2] and len(orders[0]) == 3
+
+
+def test_a_question_that_cannot_be_used_costs_itself(run: Run, questions: Path, tmp_path: Path) -> None:
+    bad = [{"id": "none", "question": "Who?"}, {"id": "emma", "question": "Again?", "answer": "x"}, {"answer": "x"}]
+    write_lines(questions, [*QUESTIONS, *bad])
+    code, printed, _ = run("--out", tmp_path / "out", "--systems", "direct")
+    report = read(tmp_path / "out")
+    assert code == 3 and report["questions"] == 5 and report["systems"]["direct"]["n"] == 5
+    assert [entry["source"].rpartition(":")[2] for entry in report["unusable"]] == ["6", "7", "8"]
+    reasons = [entry["reason"] for entry in report["unusable"]]
+    assert "no right answer" in reasons[0] and "duplicate" in reasons[1] and "no field 'question'" in reasons[2]
+    assert f"not asked: {questions}:6" in printed
+
+
+# Questions that a model was trained on
+
+
+@pytest.fixture
+def trained_on(tmp_path: Path) -> Callable[..., Path]:
+    """A collect run over questions."""
+
+    def over(*rows: dict[str, Any]) -> Path:
+        folder = tmp_path / "trained_on"
+        assert not collect(question.graph, rows, folder, context=question.Context(model=MODEL)).stopped
+        return folder
+
+    return over
+
+
+def test_an_overlap_by_id_is_refused(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
+    folder = trained_on({"id": "usa", "question": "Which pole is warmer?"}, {"id": "new", "question": "Why?"})
+    asked = len(CALLS)
+    code, printed, said = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder)
+    line = one_error(said)
+    assert code == 2 and not printed and len(CALLS) == asked and not (tmp_path / "out").exists()
+    assert f"1 of 5 are in {folder} too" in line and "id usa: Where is Boston?" in line
+    code, _, _ = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder, "--limit", 1)
+    assert code == 0 and read(tmp_path / "out")["overlap_checked"] is True, "usa is not in this sample"
+
+
+def test_an_overlap_by_words_is_refused(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
+    folder = trained_on({"id": "t1", "question": "who wrote novel EMMA"}, {"id": "t2", "question": "Is Moby-Dick red?"})
+    code, _, said = run("--out", tmp_path / "out", "--trained-on", folder)
+    assert code == 2 and "1 of 5" in said and "the same words, emma: Who wrote the novel Emma?" in one_error(said)
+
+
+def test_other_questions_are_no_overlap(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
+    folder = trained_on({"id": "t1", "question": "Who wrote Emma?"})
+    code, printed, _ = run(
+        "--out", tmp_path / "out", "--systems", "direct,deeprag_trained", "--trained", TRAINED, "--trained-on", folder
+    )
+    assert code == 0 and "not checked" not in printed
+
+
+# Bad input
+
+BAD_OPTIONS: list[tuple[list[str], str]] = [
+    (["--questions", "nobody.jsonl"], "nobody.jsonl: no such file"),
+    (["--questions", "EMPTY"], "no question to use: empty file"),
+    (["--questions", "NO_GOLD"], "no question to use: no right answer"),
+    (["--systems", "direct,iterdrag"], "there is no 'iterdrag'; there are direct, cot"),
+    (["--systems", "deeprag_trained"], "name its model with --trained"),
+    (["--systems", "direct", "--trained", MODEL], "name that in --systems too"),
+    (["--index", ""], "--index is needed, for cot_retrieve, always, deeprag look things up"),
+    (["--index", "NOWHERE"], "NOWHERE"),
+    (["--retriever", "dense"], "has no 'dense'"),
+    (["--model", "x:y"], "is no model spec"),
+    (["--trained", "x:y"], "is no model spec"),
+    (["--limit", "0"], "--limit 0"),
+    (["--in-flight", "0"], "--in-flight 0"),
+    (["--k", "0"], "k: 0 is below 1"),
+    (["--max-steps", "0"], "max_steps: 0"),
+    (["--field", "question"], "--field question"),
+    (["--field", "question=query"], "--field question=COLUMN"),
+    (["--match", "loose"], "--match"),
+    (["--trained-on", "NOWHERE"], "no traces there"),
+    (["--trained-on", "TEXTS"], "its records have no question"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
+def test_bad_options_get_one_line(run: Run, tmp_path: Path, options: list[str], said: str) -> None:
+    names: dict[str, Path] = {"NOWHERE": tmp_path / "NOWHERE", "EMPTY": write_lines(tmp_path / "empty.jsonl", [])}
+    names["NO_GOLD"] = write_lines(tmp_path / "no_gold.jsonl", [{"question": "Who?"}])
+    names["TEXTS"] = tmp_path / "texts"
+    if "TEXTS" in options:
+        from tests.support.toys import one_node
+
+        collect(one_node(lambda state: {"reply": "x"}), [{"text": "no question"}], names["TEXTS"])
+    code, printed, line = run(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
+    assert code == 2 and not printed and said in one_error(line)
+    assert not (tmp_path / "out").exists() and not CALLS, "nothing was asked"
+
+
+def test_no_index_is_needed_where_nothing_searches(run: Run, tmp_path: Path) -> None:
+    assert run("--index", "", "--systems", "direct,cot,never", "--out", tmp_path / "out")[0] == 0
+
+
+def test_no_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(command(main), []) == 2
+    assert "--questions: name a file" in one_error(capsys.readouterr().err)
+
+
+def test_a_missing_library_is_named_before_anything_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "agentsys.graphs.deeprag_evaluate.find_spec", lambda name: None if name == "sklearn" else object()
+    )
+    code, _, said = run()
+    assert code == 2 and "pip install 'agentsys[knowledge]'" in one_error(said) and not CALLS
+
+
+@ENDINGS
+def test_what_ends_a_run_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
+) -> None:
+    monkeypatch.setattr("agentsys.evaluation.sample.collect", breaking(error))
+    found, printed, said = run("--out", tmp_path / "out")
+    progress, line = said.split("\n", 1)
+    assert found == code and not printed and progress == "direct (1 of 6)" and words in one_error(line)
+
+
+def test_help_is_grouped(run: Run) -> None:
+    code, printed, _ = run("--help")
+    assert code == 0 and all(f"─ {group} " in printed for group in ("Questions", "Systems", "Run"))
+
+
+def test_imports_are_light() -> None:
+    heavy = {"sklearn", "matplotlib", "scipy", "bm25s", "chromadb", "torch", "transformers"}
+    code = "import sys, agentsys.graphs.deeprag_collect, agentsys.graphs.deeprag_evaluate; "
+    code += "print(*{n.split('.')[0] for n in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(found.stdout.split())

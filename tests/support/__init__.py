@@ -1,0 +1,1 @@
+"""Helpers of the tests: servers, scripted replies, tiny models, small corpora."""

@@ -1,0 +1,286 @@
+"""What is particular to each graph in the Studio tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentsys.graphs.crat.judge import blank
+from agentsys.terms.item import Item
+from tests.support.studio_replies import (
+    ADVICE,
+    DRAFTS,
+    EDITED,
+    FOUND,
+    MEMORY,
+    METAL,
+    PASSAGES,
+    PROBLEM,
+    QUESTION,
+    REPAIRED,
+    SOLVED,
+    SUB_QUERIES,
+    TEXT,
+)
+
+if TYPE_CHECKING:
+    from tests.support.studio_server import Studio
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is checked of a graph. `edit` is made where `edit_before` is next; `after_edit` are its last values."""
+
+    conditional: set[tuple[str, str]]
+    tokens_from: set[str]
+    result: dict[str, Any]
+    changed: dict[str, Any]
+    """Context fields; "vllm" and "llamacpp" stand for the URLs of those servers."""
+    changed_result: dict[str, Any]
+    asked_of_vllm: str
+    """The last message of the one request that the vLLM server gets with the changed context."""
+    edit_before: str
+    edit: dict[str, Any]
+    edit_as: str | None
+    after_edit: dict[str, Any]
+    needle: str = EDITED
+    """What the edit says; the next request has it."""
+    input: Mapping[str, Any] = field(default_factory=lambda: {"text": TEXT})
+    server: Literal["chat", "vllm"] = "chat"
+    """Which server runs it: a narrative is gone on with only where the tokenizer is known."""
+    knowledge: Literal["", "index", "sources"] = ""
+    """The context field that names what is looked up."""
+    other_form: frozenset[str] = frozenset()
+    """Input fields of records in another form, which Studio's form leaves out; then it requires none."""
+
+    def context(self, studio: Studio, server: str = "") -> dict[str, Any]:
+        """The model server, and what is looked up."""
+        model = {"model": getattr(studio, server or self.server).url}
+        return model | ({self.knowledge: studio.knowledge[self.knowledge]} if self.knowledge else {})
+
+
+def step(
+    translation: str, score: float, key: str, feedback: str = ADVICE, reason: str = "The image."
+) -> dict[str, Any]:
+    return {"translation": translation, "feedback": feedback, "score": score, "reason": reason, "key": key}
+
+
+def looked_up(sub_query: str, answer: str, decided: bool = True) -> dict[str, Any]:
+    """A retrieved step; its opening was the model's choice, or forced."""
+    decision = {"retrieve": True, "log_p_retrieve": -0.25, "log_p_parametric": None, "stated": True}
+    known = {"sub_query": sub_query, "answer": answer, "decision": decision if decided else None}
+    return known | {"retrieved": True, "passages": PASSAGES[:1]}
+
+
+def rendered(translation: str, key: str = "translate/0", **found: Any) -> dict[str, Any]:
+    """CRAT's one sentence."""
+    nothing: dict[str, Any] = {"checked": [], "missing": [], "left": [], "repaired": False}
+    return {"translation": translation, "status": "entries", "key": key, "asked": "translate/0", **nothing, **found}
+
+
+def decided(meaning: str, target: str) -> dict[str, Any]:
+    """CRAT's decision on the bell as a person would make it."""
+    candidate = {**blank(asdict(Item("bell", target, meaning, "", "a person")), ["a person"]), "accepted": True}
+    about = {"surface": "bell", "kind": "polysemy", "node": "", "sentence": 0, "number": 0}
+    return {**about, "candidates": [candidate], "retrievals": 1, "reused": False, "faults": []}
+
+
+REMEMBERED = {
+    "sub_query": SUB_QUERIES[0], "retrieved": False, "passages": [], "answer": MEMORY,
+    "decision": {"retrieve": False, "log_p_retrieve": None, "log_p_parametric": -0.25, "stated": True},
+}  # fmt: skip
+JUDGED = {"figurative": True, "literal": "空教堂里的钟", "suitable": False, "reason": "A bell is loud."}
+STEPS = [step(DRAFTS[0], 60, "draft"), step(DRAFTS[1], 75, "refine/1"), step(DRAFTS[2], 92, "refine/2")]
+CASES = {
+    "drt": Case(
+        conditional={("evaluate", "refine"), ("evaluate", "select"), ("select", "narrate"), ("select", "__end__")},
+        tokens_from={"keywords", "draft", "advise", "evaluate", "refine", "narrate"},
+        result={"steps": STEPS, "trans": DRAFTS[2], "stop": "threshold"},
+        changed={
+            "advisor_model": "vllm?max_tokens=77",
+            "advisor_prompt": "# user\nMARKED {{ target_language }}: {{ translation }}",
+            "refiner_model": "llamacpp",
+            "target_language": "German",
+            "threshold": 40,
+            "min_steps": 1,
+        },
+        changed_result={"steps": STEPS[:1], "trans": DRAFTS[0], "stop": "threshold", "kept": [0]},
+        asked_of_vllm=f"MARKED German: {DRAFTS[0]}",
+        edit_before="advise",
+        edit={"steps": [step(EDITED, 0, "draft", "", "")]},
+        edit_as=None,
+        after_edit={"steps": [step(EDITED, 50, "draft"), *STEPS[1:]], "trans": DRAFTS[2]},
+    ),
+    "drt_mine": Case(
+        conditional=set(),
+        tokens_from={"judge"},
+        result={"text": TEXT, "judgement": JUDGED, "dropped": None},
+        changed={
+            "model": "vllm?max_tokens=77",
+            "miner_prompt": "# user\nMARKED {{ target_language }}: {{ text }}",
+            "target_language": "German",
+        },
+        changed_result={"judgement": JUDGED},
+        asked_of_vllm=f"MARKED German: {TEXT}",
+        edit_before="judge",
+        edit={"text": "Time is a thief."},
+        needle="Time is a thief.",
+        edit_as="__start__",
+        after_edit={"text": "Time is a thief.", "judgement": JUDGED},
+    ),
+    "deeprag": Case(
+        conditional={
+            *(("decompose", node) for node in ("conclude", "decide", "retrieve", "answer")),
+            *(("decide", node) for node in ("conclude", "retrieve", "answer")),
+            *(("answer", node) for node in ("conclude", "decompose")),
+        },
+        tokens_from={"decompose", "decide", "answer", "conclude"},
+        result={
+            "steps": [REMEMBERED, looked_up(SUB_QUERIES[1], FOUND)],
+            "answer": "Torby",
+            "retrievals": 1,
+            "stop": "terminate",
+        },
+        changed={
+            "concluder_model": "vllm?max_tokens=77",
+            "narrative_prompt": "# user\nMARKED {{ question }}\n# assistant\n{{ narrative }}",
+            "decisions": "retrieve",
+            "max_steps": 1,
+        },
+        changed_result={"steps": [looked_up(SUB_QUERIES[0], FOUND, False)], "answer": "Torby", "stop": "max_steps"},
+        asked_of_vllm=f"MARKED {QUESTION}",
+        edit_before="decide",
+        edit={"sub_query": "Where did Ada Brandt live?"},
+        needle="Follow up: Where did Ada Brandt live?\n",
+        edit_as="decompose",
+        after_edit={"steps": [looked_up("Where did Ada Brandt live?", FOUND), looked_up(SUB_QUERIES[1], FOUND)]},
+        input={"question": QUESTION},
+        server="vllm",
+        knowledge="index",
+    ),
+    "deeprag_search": Case(
+        conditional=set(),
+        tokens_from={"search"},
+        result={"answer": "Torby", "retrievals": 1, "dropped": None},
+        changed={
+            "reader_model": "vllm?max_tokens=77",
+            "reader_prompt": "# user\nMARKED {{ sub_query }}",
+            "decomposer_model": "llamacpp",
+            "max_steps": 1,
+        },
+        changed_result={"answer": "Torby", "retrievals": 1, "dropped": None},
+        asked_of_vllm=f"MARKED {SUB_QUERIES[1]}",
+        edit_before="search",
+        edit={"question": "Which town is that?", "answer": "Torby"},
+        needle="Which town is that?",
+        edit_as="__start__",
+        after_edit={"question": "Which town is that?", "answer": "Torby"},
+        input={"question": QUESTION, "answer": "Torby"},
+        knowledge="index",
+    ),
+    "longdpo": Case(
+        conditional={
+            *((node, "finish") for node in ("expand", "judge", "consistency", "critique", "commit")),
+            *(("expand", "judge"), ("judge", "consistency"), ("consistency", "critique"), ("commit", "expand")),
+        },
+        tokens_from={"expand", "judge"},
+        result={"response": DRAFTS[0], "stop": "end", "dropped": "no pair (end)"},
+        changed={"grader_model": "vllm?max_tokens=77", "grader_prompt": "# user\nMARKED {{ text }}", "width": 2},
+        changed_result={"response": DRAFTS[0], "stop": "end"},
+        asked_of_vllm=f"MARKED {DRAFTS[0]}",
+        edit_before="judge",
+        edit={"candidates": [{"key": "0/0", "text": EDITED, "ids": [], "final": True, "value": 0.0, "scores": []}]},
+        needle=EDITED,
+        edit_as="expand",
+        after_edit={"response": EDITED},
+        input={"prompt": "Write a letter about a lighthouse.", "length": 100},
+    ),
+    "translate": Case(
+        conditional=set(),
+        tokens_from={"translate", "judge"},
+        result={"translation": DRAFTS[0], "scores": {"GRF": 80.0, "GEA": 60.0}},
+        changed={
+            "gea_model": "vllm?max_tokens=77",
+            "gea_prompt": "# user\nMARKED {{ target_language }}: {{ translation }}",
+            "student_model": "llamacpp",
+            "target_language": "German",
+            "style": "thought",
+        },
+        changed_result={"translation": DRAFTS[2], "well_formed": True, "scores": {"GRF": 80.0, "GEA": 92.0}},
+        asked_of_vllm=f"MARKED German: {DRAFTS[2]}",
+        edit_before="judge",
+        edit={"translation": EDITED},
+        edit_as="translate",
+        after_edit={"translation": EDITED, "scores": {"GRF": 80.0, "GEA": 50.0}},
+    ),
+    "crat": Case(
+        conditional={("build", "judge"), ("build", "document")},
+        tokens_from={"identify", "build", "judge", "translate", "check"},
+        result={
+            "translation": REPAIRED,
+            "rendered": [rendered(REPAIRED, "repair/0", checked=["钟声"], missing=["钟声"], repaired=True)],
+        },
+        changed={
+            "informant_model": "vllm?max_tokens=77",
+            "informant_prompt": "# user\nMARKED {{ target_language }}: {{ term }}",
+            "translator_model": "llamacpp",
+            "target_language": "German",
+            "sources": "",
+            "signals": "identifier",
+            "judge": False,
+        },
+        changed_result={"translation": DRAFTS[0], "rendered": [rendered(DRAFTS[0])]},
+        asked_of_vllm="MARKED German: bell",
+        edit_before="translate",
+        edit={"decisions": [decided(*METAL)]},
+        needle="bell = 钟\n",
+        edit_as="judge",
+        after_edit={"translation": DRAFTS[0], "rendered": [rendered(DRAFTS[0], checked=["钟"])]},
+        knowledge="sources",
+        other_form=frozenset({"sentences"}),
+    ),
+    "ragtrans": Case(
+        conditional=set(),
+        tokens_from={"translate"},
+        result={"translation": DRAFTS[0], "setting": "golden", "used": PASSAGES[0]["text"], "without": ""},
+        changed={
+            "labeller_model": "vllm?max_tokens=77",
+            "labeller_prompt": "# user\nMARKED {{ target_language }}: {{ document }}",
+            "target_language": "German",
+            "setting": "retrieved",
+            "style": "rated",
+            "k": 1,
+        },
+        changed_result={"translation": DRAFTS[1], "setting": "retrieved", "relevance": 4, "found": "bell = 钟"},
+        asked_of_vllm="MARKED German: 【Bells】A church bell rings.",
+        edit_before="translate",
+        edit={"used": "The bell of Torby is cracked."},
+        needle="The bell of Torby is cracked.",
+        edit_as="find",
+        after_edit={"used": "The bell of Torby is cracked.", "translation": DRAFTS[0]},
+        input={"text": TEXT, "document": PASSAGES[0]["text"], "reference": EDITED},
+        knowledge="index",
+    ),
+    "maths": Case(
+        conditional=set(),
+        tokens_from={"search"},
+        result={"answer": "17", "right": True, "response": "Step 2".join(SOLVED)},
+        changed={
+            "judge_model": "vllm?max_tokens=77",
+            "judge_prompt": "# user\nMARKED {{ solution }}",
+            "value": "judge",
+            "depth": 1,
+        },
+        changed_result={"answer": "17", "right": True, "response": "Step 2".join(SOLVED)},
+        asked_of_vllm=f"MARKED {'Step 2'.join(SOLVED)}",
+        edit_before="search",
+        edit={"question": "What is 3 times 4, plus 6?", "answer": "18"},
+        needle="What is 3 times 4, plus 6?",
+        edit_as="__start__",
+        after_edit={"question": "What is 3 times 4, plus 6?", "answer": "17", "right": False},
+        input={"question": PROBLEM, "answer": "3 * 4 + 5 = 17\n#### 17"},
+        server="vllm",
+        other_form=frozenset({"problem", "solution"}),
+    ),
+}  # fmt: skip

@@ -1,0 +1,204 @@
+"""What several test files need of a run: scripted replies for DRT, records, a model that counts, the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NotRequired
+
+import orjson
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from agentsys.graphs.longdpo.judge import PRINCIPLES
+from agentsys.models.scripted import ScriptedChatModel
+from agentsys.models.wire import Reply
+from agentsys.recorder import current
+from agentsys.traces import shards, strip_measured
+from tests.support.paths import ROOT
+
+PYTHON_PATH = str(ROOT)
+COMMAND = ROOT / "graphs" / "drt_collect.py"
+
+
+def evaluation(score: int) -> str:
+    return json.dumps({"reason": "as it is", "score": score})
+
+
+RULES: list[dict[str, Any]] = [
+    {"role": "keywords", "replies": ['{"keywords": [{"word": "like", "translation": "像"}]}']},
+    {"role": "draft", "replies": ["初稿甲", "初稿乙"]},
+    {"role": "advisor", "replies": ["It is word for word.", "Nobody says that.", "The image is lost."]},
+    {"role": "evaluator", "replies": [*map(evaluation, (40, 55, 60, 70, 80, 85, 93)), "not JSON at all"]},
+    {"role": "refiner", "replies": [f"改稿{i}" for i in range(9)]},
+    {"role": "narrator", "key": "narrate", "replies": ["First [1], then [2]."]},
+    {"role": "narrator", "key": "narrate#1", "replies": ["First [1], then [2], then [3]."]},
+    {"role": "narrator", "key": "narrate#2", "replies": ["First [1], then [2], then [3], then [4]."]},
+]
+"""Enough for DRT to keep, drop and ask again; a sentence without "like" is rejected, for its key word is not in it."""
+
+
+def write_lines(path: Path, lines: Iterable[Any]) -> Path:
+    """A file of JSON lines."""
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return path
+
+
+def sentences(count: int, unusable: int = 25) -> list[dict[str, str]]:
+    """Records with ids; every `unusable`-th one has no word that the scripted model picks."""
+    texts = ["The lamp shone like a moon." if i % unusable else "Nothing here." for i in range(1, count + 1)]
+    return [{"id": f"r{i}", "text": f"{i}: {text}"} for i, text in enumerate(texts)]
+
+
+class LoggedChatModel(ScriptedChatModel):
+    """`langchain:toys:LoggedChatModel?script=FILE&log=FILE&seconds=0.01`: each call made is a line of the log."""
+
+    log: str
+
+    def __init__(self, script: str, log: str, **settings: Any) -> None:
+        plain = ScriptedChatModel.from_file(script, {})
+        super().__init__(respond=plain.respond, revision=plain.revision, log=log, **settings)
+
+    async def complete(self, messages: Any, **kwargs: Any) -> Reply:
+        recorder = current.get()
+        assert recorder is not None
+        line = f"{os.getpid()} {recorder.record} {kwargs['key']}\n".encode()
+        file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line)
+        os.close(file)
+        return await super().complete(messages, **kwargs)
+
+
+class TreeChatModel(LoggedChatModel):
+    """`langchain:toys:TreeChatModel?log=FILE`: LongDPO's steps and judgements, each in its own time in each process.
+
+    What it says belongs to the call's key and seed and to the text judged; now and then a judgement cannot be used.
+    """
+
+    def __init__(self, log: str, **settings: Any) -> None:
+        ScriptedChatModel.__init__(self, respond=tree_reply, revision="1", log=log, **settings)
+
+    async def complete(self, messages: Any, **kwargs: Any) -> Reply:
+        await asyncio.sleep(random.SystemRandom().random() / 100)
+        reply = await super().complete(messages, **kwargs)
+        return replace(reply, finish="length", ids=[*map(ord, reply.text)]) if kwargs["role"] == "writer" else reply
+
+
+def tree_reply(messages: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> str:
+    """No two steps alike; seven principles with soft weights."""
+    if call["role"] == "writer":
+        return f"text {call['key']} {call['seed']}"
+    text = str(messages[-1]["content"]).rpartition("judge:\n")[2].partition("\n\n(An earlier")[0]
+    lucky = random.Random(text)
+    sums = [0.0 if lucky.random() < 0.02 else 1.0 for _ in PRINCIPLES]
+    rows = [[lucky.random() for _ in range(5)] for _ in PRINCIPLES]
+    rows = [[weight * made / sum(row) for weight in row] for row, made in zip(rows, sums, strict=True)]
+    return json.dumps({"analysis": ""} | dict(zip(PRINCIPLES, rows, strict=True)))
+
+
+def paid(log: Path) -> list[tuple[str, str]]:
+    """(process, record and key) of every call that a LoggedChatModel made."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(process, call) for process, _, call in (line.partition(" ") for line in lines)]
+
+
+def outcomes(folder: Path, *, rejected: bool = True) -> list[bytes]:
+    """All traces (and rejected lines) of a run, sorted by id, each without its `measured` objects."""
+    files = [*shards(folder), *([folder / "rejected.jsonl"] if rejected else [])]
+    lines = [strip_measured(orjson.loads(line)) for file in files for line in file.read_bytes().splitlines()]
+    return [orjson.dumps(line) for line in sorted(lines, key=lambda line: str(line["id"]))]
+
+
+def environment(cache: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """For a subprocess: our modules and toys can be imported, and the user's cache folder is left alone."""
+    clean = {name: value for name, value in os.environ.items() if name != "AGENTSYS_API_KEY"}
+    return clean | {"PYTHONPATH": PYTHON_PATH, "AGENTSYS_CACHE": str(cache), "COLUMNS": "200"} | dict(more or {})
+
+
+def start(cache: Path, *options: object, log: Path | None = None, **settings: Any) -> subprocess.Popen[str]:
+    """`python graphs/drt_collect.py <options>`, started."""
+    return subprocess.Popen(
+        [sys.executable, str(COMMAND), *map(str, options)],
+        env=environment(cache, settings.pop("env", None)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+def run_drt(cache: Path, *options: object, timeout: float = 120, **settings: Any) -> tuple[int, str, str]:
+    """`python graphs/drt_collect.py <options>` to its end: exit code, stdout, stderr."""
+    process = start(cache, *options, **settings)
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def call_drt(capsys: Any, *options: object) -> tuple[int, str, str]:
+    """The same inside this process, without the seconds that the imports take."""
+    from agentsys.commands import command, run_app
+    from agentsys.graphs.drt_collect import main
+
+    capsys.readouterr()
+    code = run_app(command(main), [str(option) for option in options])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def fork_drt(*options: object, said: Path) -> BaseProcess:
+    """The same in a process of its own that needs no second for its imports; what it says goes to a file."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["agentsys.graphs.drt_collect", "uvloop"])
+    process = processes.Process(target=_forked, args=([str(option) for option in options], str(said)))
+    process.start()
+    return process
+
+
+def _forked(options: list[str], said: str) -> None:
+    from agentsys.commands import command, run_app
+    from agentsys.graphs.drt_collect import main
+
+    file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.exit(run_app(command(main), options))
+
+
+def one_error(err: str) -> str:
+    """The one line that a command says of what a user did wrong."""
+    assert "Traceback" not in err, err
+    assert err.startswith("error: "), err
+    assert err.count("\n") == 1, err
+    return err.removeprefix("error: ").strip()
+
+
+class Input(TypedDict):
+    """What the toy graph takes."""
+
+    text: str
+
+
+class State(Input):
+    """What its one node may return."""
+
+    reply: NotRequired[Any]
+    dropped: NotRequired[Any]
+    targets: NotRequired[Any]
+
+
+def one_node(node: Any, name: str = "toy") -> Any:
+    """A compiled graph of one node."""
+    builder = StateGraph(State, input_schema=Input)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    builder.add_edge("node", END)
+    return builder.compile(name=name)

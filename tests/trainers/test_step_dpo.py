@@ -1,0 +1,162 @@
+"""Step-level DPO: TRL's loss on the ids that the engine saw, and what TRL alone makes of the same pair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from trl import DPOConfig
+
+from agentsys.traces import Target
+from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, pair_trainer, pairs_that_fit, train
+from agentsys.trainers.tokenize_rows import Cutter
+from agentsys.trainers.training import StudentOptions, configuration, read_rows
+from tests.support.tiny import make_tiny
+from tests.trainers.test_rows import END, TOKENIZER, call, rows_of, sent, trace, wrote
+from tests.trainers.test_training import DIGEST, QUICK, in_two_processes, metrics, same, weights, write_rows
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("student"))
+
+
+def step_rows(count: int) -> list[dict[str, Any]]:
+    """Pairs in the middle of an answer: a parent step that did not end the turn, two children that did not either."""
+    rows = []
+    for i in range(count):
+        parent = call("root", f"First, number {i}.\n", ended=False)
+        good = call("good", f"so it is {i} and well", ended=False)
+        bad = call("bad", f"who knows {i}", ended=False)
+        pair = Target("step", (sent("root"), wrote("root"), wrote("good")), (sent("root"), wrote("root"), wrote("bad")))
+        rows += rows_of(trace(str(i), [parent, good, bad], [pair]), Cutter(TOKENIZER))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    write_rows(folder / "train.parquet", step_rows(4), "step", DIGEST)
+    write_rows(folder / "validation.parquet", step_rows(2), "step", DIGEST)
+    return folder
+
+
+def trainer_on(rows: Path, student: Path, out: Path) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(student)
+    reference = AutoModelForCausalLM.from_pretrained(student)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.05)  # away from the reference, where the loss would be log 2 whatever the ids
+    training = DPOTraining(out, batch=4, micro_batch=4)
+    data = pairs_that_fit(read_rows(rows, {"prompt_ids": ""})["train"], PairOptions(rows))
+    settings = configuration(DPOConfig, training, beta=0.1, max_length=None)
+    return pair_trainer(model=model, ref_model=reference, args=settings, train_dataset=data, processing_class=TOKENIZER)
+
+
+def log_probability(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    logits = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    return torch.stack([logits[at, token] for at, token in zip(places, answer, strict=True)]).sum()
+
+
+def test_loss_and_gradients_are_those_of_the_formula(rows: Path, student: Path, tmp_path: Path) -> None:
+    trainer = trainer_on(rows, student, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    theirs = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+
+    reference = AutoModelForCausalLM.from_pretrained(student)
+    plain_model = AutoModelForCausalLM.from_pretrained(student)
+    plain_model.load_state_dict(trainer.model.state_dict())
+    total = torch.zeros(())
+    for row in step_rows(4):
+        ratios = []
+        for side in ("chosen_ids", "rejected_ids"):
+            policy = log_probability(plain_model, row["prompt_ids"], row[side])
+            ratios.append(policy - log_probability(reference, row["prompt_ids"], row[side]).detach())
+        total = total - torch.nn.functional.logsigmoid(0.1 * (ratios[0] - ratios[1])) / 4
+    total.backward()
+    assert float(loss) == pytest.approx(float(total), abs=1e-5)
+    assert abs(float(loss) - 0.6931) > 1e-3, "the student is not its reference"
+    for name, parameter in plain_model.named_parameters():
+        assert torch.allclose(theirs[name], parameter.grad, atol=1e-5), name
+
+
+def test_the_batch_holds_the_engines_ids_and_no_end_of_turn(rows: Path, student: Path, tmp_path: Path) -> None:
+    trainer = trainer_on(rows, student, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    parents = [call("root", f"First, number {i}.\n", ended=False) for i in range(4)]
+    sent_to_engine = [[*(parent.prompt_ids or ()), *(parent.ids or ())] for parent in parents]
+    for ids, mask in zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True):
+        assert ids[: mask.index(1)] in sent_to_engine
+        assert END not in [i for i, m in zip(ids, mask, strict=True) if m]
+
+
+def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) -> None:
+    """Why ids are handed over: plain strings end every step, a conversation closes the turn inside the reasoning."""
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    row = step_rows(1)[0]
+    step_texts = {"chosen": row["text"], "rejected": row["rejected"]}
+    strings = {"prompt": row["prompt"], **step_texts}
+    turns = [
+        {"role": "user", "content": "Translate: the kettle sang"},
+        {"role": "assistant", "content": "First, number 0.\n"},
+    ]
+    talk = {"prompt": turns} | {k: [{"role": "assistant", "content": v}] for k, v in step_texts.items()}
+    found = {}
+    for name, data in {"strings": strings, "talk": talk}.items():
+        trainer = DPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(student),
+            ref_model=AutoModelForCausalLM.from_pretrained(student),
+            args=configuration(DPOConfig, DPOTraining(tmp_path / name)),
+            train_dataset=Dataset.from_list([data]),
+            processing_class=TOKENIZER,
+        )
+        found[name] = trainer.train_dataset[0]
+    assert found["strings"]["chosen_ids"] == [*row["chosen_ids"], END], "an end of turn after a step that is not final"
+    opened = TOKENIZER("<|im_end|>\n<|im_start|>assistant\n").input_ids
+    assert found["talk"]["prompt_ids"][-len(opened) :] == opened, "the turn is closed and a new one opened"
+    assert found["talk"]["prompt_ids"] != row["prompt_ids"]
+    assert END in found["talk"]["chosen_ids"]
+
+
+def test_training_prefers_the_chosen_side(rows: Path, student: Path, tmp_path: Path) -> None:
+    settings = QUICK | {"learning_rate": 1e-3, "epochs": 15, "batch": 4}
+    final = train(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), DPOTraining(tmp_path, **settings))
+    assert final["eval_rewards/accuracies"] == 1
+    assert final["eval_rewards/margins"] > 0
+    assert metrics(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "the student begins as its reference"
+    assert json.loads((tmp_path / "settings.json").read_text())["beta"] == 0.1
+
+
+def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_path: Path) -> None:
+    """Two pairs a step in each of two processes are four pairs a step in one; the reference is computed by both."""
+    both = ["--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 2, "--batch", 2]
+    in_two_processes("trainers/step_dpo.py", *both)
+    training = DPOTraining(tmp_path / "one", **QUICK | {"steps": 2, "batch": 4})
+    train(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), training)
+    measured = ("loss", "grad_norm", "rewards/margins", "eval_loss", "eval_rewards/margins")
+    one, two = ([{n: line[n] for n in measured if n in line} for line in metrics(tmp_path / n)] for n in ("one", "two"))
+    for lone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(lone, rel=1e-3, abs=1e-5)
+    assert one[1]["loss"] < 0.69, "the student has left its reference"
+    assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
+
+
+def test_long_pairs_are_dropped_or_cut(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = read_rows(rows, {"prompt_ids": ""})["train"]
+    prompt = max(len(ids) for ids in data["prompt_ids"])
+    with pytest.raises(TrainerError, match="no pair has at most"):
+        pairs_that_fit(data, PairOptions(rows, max_length=prompt + 2))
+    cut = pairs_that_fit(data, PairOptions(rows, max_length=prompt + 2, too_long="cut"))
+    assert all(len(row["chosen_ids"]) == 2 for row in cut)
+    assert "4 of 4 pairs are longer" in capsys.readouterr().out

@@ -1,0 +1,363 @@
+"""The trainers on a tiny model: invariants of the loss, what they leave behind, and bad input."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from agentsys.commands import command, run_app
+from agentsys.trainers.loading import TrainerError, tokenizer_digest
+from agentsys.trainers.rows import row_schema
+from agentsys.trainers.sft import SFTOptions, train
+from agentsys.trainers.training import RowOptions, StudentOptions, TrainingOptions, configuration, fit_length, read_rows
+from tests.support.tiny import SENTENCES, make_tiny, make_tokenizer
+
+TOKENIZER = make_tokenizer()
+DIGEST = tokenizer_digest(TOKENIZER)
+QUICK = {"learning_rate": 1e-3, "warmup": 0, "schedule": "constant", "checkpoint_every": 1000, "evaluate_every": 1000}
+
+
+def sft_row(number: int, answer: str = "") -> dict[str, Any]:
+    text = (answer or SENTENCES[number % 5] * (1 + number % 3)) + f" {number}"
+    asked = TOKENIZER("<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n").input_ids
+    ids = [*TOKENIZER(text).input_ids, TOKENIZER.eos_token_id]
+    return {
+        "id": str(number),
+        "kind": "sft",
+        "source": "s",
+        "input": str(number),
+        "prompt": "",
+        "text": text,
+        "ids_source": "rendered",
+        "lineage": "{}",
+        "scores": "{}",
+        "input_ids": asked + ids,
+        "loss_mask": [0] * len(asked) + [1] * len(ids),
+    }
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]], kind: str = "sft", digest: str = DIGEST) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, row_schema(kind, digest)), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    write_rows(folder / "train.parquet", [sft_row(i) for i in range(12)])
+    write_rows(folder / "validation.parquet", [sft_row(i) for i in range(12, 16)])
+    return folder
+
+
+def fine_tune(rows: Path, student: Path, out: Path, *, lora: int = 0, packing: bool = False, **training: Any) -> Path:
+    """SFT with quick settings; the output folder."""
+    about = RowOptions(rows, max_length=training.pop("max_length", 512), too_long=training.pop("too_long", "drop"))
+    train(about, StudentOptions(str(student), lora), SFTOptions(packing), TrainingOptions(out, **QUICK | training))
+    return out
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in metrics(out) if "loss" in line]
+
+
+def plain_loss(model: Any, batch: list[dict[str, Any]]) -> float:
+    """Mean over the learned tokens of all rows, one row at a time, written down directly."""
+    total, count = 0.0, 0
+    for row in batch:
+        logits = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+        for t in range(1, len(row["input_ids"])):
+            if row["loss_mask"][t]:
+                total -= float(logits[t - 1, row["input_ids"][t]])
+                count += 1
+    return total / count
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> bool:
+    return all(torch.allclose(one[name], other[name], atol=tolerance) for name in one)
+
+
+def test_the_loss_is_that_of_the_learned_tokens_however_it_is_batched(
+    rows: Path, student: Path, tmp_path: Path
+) -> None:
+    data = pq.read_table(rows / "train.parquet").to_pylist()
+    with torch.no_grad():
+        expected = plain_loss(AutoModelForCausalLM.from_pretrained(student), data)
+    whole = fine_tune(rows, student, tmp_path / "whole", batch=12, micro_batch=12, steps=1)
+    accumulated = fine_tune(rows, student, tmp_path / "accumulated", batch=12, micro_batch=1, steps=1)
+    packed = fine_tune(rows, student, tmp_path / "packed", batch=12, micro_batch=12, steps=1, packing=True)
+    for out in (whole, accumulated, packed):
+        assert losses(out)[0] == pytest.approx(expected, abs=1e-4), out.name
+    assert same(weights(whole), weights(accumulated), 2e-5)
+    assert same(weights(whole), weights(packed), 2e-5)
+    assert not same(weights(whole), AutoModelForCausalLM.from_pretrained(student).state_dict(), 1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing(rows: Path, student: Path, tmp_path: Path) -> None:
+    plain = fine_tune(rows, student, tmp_path / "plain", batch=4, micro_batch=4, steps=2)
+    saved = fine_tune(rows, student, tmp_path / "saved", batch=4, micro_batch=4, steps=2, gradient_checkpointing=True)
+    assert same(weights(plain), weights(saved), 1e-6)
+
+
+def test_checkpointing_of_activations_is_asked_for_by_its_present_name(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+    from trl import DistillationConfig, DPOConfig, SFTConfig
+
+    for kind in (TrainingArguments, SFTConfig, DPOConfig, DistillationConfig):
+        for wanted in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)
+                settings = configuration(kind, TrainingOptions(tmp_path, gradient_checkpointing=wanted))
+            assert settings.gradient_checkpointing is wanted, "the trainers of TRL read the old name"
+
+
+def test_the_seed_decides_new_adapters(rows: Path, student: Path, tmp_path: Path) -> None:
+    one, same_seed, other = (
+        weights(fine_tune(rows, student, tmp_path / name, lora=4, steps=1, seed=seed))
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    )
+    assert same(one, same_seed, 0)
+    assert not same(one, other, 1e-7)
+
+
+def test_what_a_training_leaves_behind(rows: Path, student: Path, tmp_path: Path) -> None:
+    out = fine_tune(
+        rows,
+        student,
+        tmp_path / "out",
+        lora=4,
+        batch=4,
+        epochs=2,
+        evaluate_every=3,
+        checkpoint_every=2,
+        learning_rate=1e-2,
+    )
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((out / "runs").glob("**/events*"))
+    assert [line["step"] for line in metrics(out) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    evaluated = [(line["step"], line["eval_loss"]) for line in metrics(out) if "eval_loss" in line]
+    assert evaluated[0][0] == 3
+    assert evaluated[-1][1] < evaluated[0][1]
+    card = (out / "README.md").read_text()
+    for word in ("SFT", str(rows), "eval_loss", "lora | 4", str(student), "12 examples"):
+        assert word in card, word
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    from peft import PeftModel
+
+    merged = AutoModelForCausalLM.from_pretrained(out / "model")
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student), out / "adapter")
+    ids = torch.tensor([sft_row(3)["input_ids"]])
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, adapted(ids).logits, atol=1e-4)
+        base = AutoModelForCausalLM.from_pretrained(student)(ids).logits
+        assert not torch.allclose(merged(ids).logits, base, atol=1e-2)
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+HEAVY = ["datasets", "matplotlib.figure", "peft", "torch.utils.tensorboard", "trl.trainer.dpo_trainer"]
+HEAVY += ["trl.trainer.distillation_trainer", "trl.trainer.sft_trainer"]
+
+
+def in_a_process(
+    script: str, options: Sequence[Any], folder: Path, prepare: Callable[[], None] | None = None
+) -> tuple[int, str]:
+    """A trainer's command in a process of its own, in a folder: exit code, and what it said.
+
+    The process needs no seconds for its imports, and calls `prepare` before the command.
+    """
+    PROCESSES.set_forkserver_preload(HEAVY)
+    said = folder / "said.txt"
+    process = PROCESSES.Process(target=_trainer, args=(script, [str(option) for option in options], said, prepare))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, said.read_text()
+
+
+def _trainer(script: str, options: list[str], said: Path, prepare: Callable[[], None] | None) -> None:
+    file = os.open(said, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(said.parent)
+    if prepare:
+        prepare()
+    module = import_module(f"trainers.{script}")
+    sys.exit(run_app(command(*([module.train, module.score] if script == "miniplm" else [module.main])), options))
+
+
+def in_two_processes(script: str, *options: Any) -> None:
+    """A trainer's command with quick settings in two processes on the CPU, which talk through gloo."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
+    quick = [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", value)]
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    given = [str(part) for part in (*launch, *quick, *options)]
+    done = subprocess.run(given, capture_output=True, text=True, env=os.environ | cpu)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path: Path) -> None:
+    """Four rows a step in each of two processes are eight rows a step in one."""
+    both = ("--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 1)
+    in_two_processes("trainers/sft.py", *both, "--batch", 4, "--micro-batch", 2)
+    fine_tune(rows, student, tmp_path / "one", batch=8, steps=1)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(rows: Path, student: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(student)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[sft_row(5)["input_ids"][-3]] = float("nan")
+    model.save_pretrained(tmp_path / "bad")
+    make_tokenizer().save_pretrained(tmp_path / "bad")
+    with pytest.raises(
+        TrainerError, match=r"the loss is nan at step \d+: lower --learning-rate; there is no checkpoint"
+    ):
+        fine_tune(rows, tmp_path / "bad", tmp_path / "out", batch=1)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_long_rows_are_counted_then_dropped_or_cut(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = read_rows(rows, {"input_ids": "", "loss_mask": ""})["train"]
+    lengths = sorted(len(ids) for ids in data["input_ids"])
+    limit = lengths[5]
+    kept = fit_length(data, RowOptions(rows, max_length=limit))
+    assert len(kept) == sum(length <= limit for length in lengths)
+    assert f"{12 - len(kept)} of 12 rows are longer than {limit} tokens: dropped" in capsys.readouterr().out
+    cut = fit_length(data, RowOptions(rows, max_length=limit, too_long="cut"))
+    assert len(cut) == 12
+    assert max(len(ids) for ids in cut["input_ids"]) == limit
+    asked = sft_row(0)["loss_mask"].index(1)
+    with pytest.raises(TrainerError, match=f"no row has at most {asked} tokens; raise --max-length"):
+        fit_length(data, RowOptions(rows, max_length=asked, too_long="cut"))
+
+
+def test_malformed_rows_get_one_line(student: Path, tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 not really")
+    cases = {
+        tmp_path / "absent": "no such file; trainers/rows.py makes rows",
+        tmp_path / "torn.parquet": "is no Parquet file",
+        write_rows(tmp_path / "empty.parquet", []): "holds no rows",
+        write_rows(tmp_path / "step.parquet", [], "step"): "has no column input_ids; give rows of the kind sft or role",
+        write_rows(tmp_path / "other.parquet", [sft_row(1)], digest="00"): "the ids of another tokenizer",
+    }
+    for path, words in cases.items():
+        with pytest.raises(TrainerError, match=words):
+            fine_tune(path, student, tmp_path / "out")
+    with pytest.raises(TrainerError, match="SFTConfig has no field 'learning_speed'"):
+        fine_tune(rows, student, tmp_path / "out", set=["learning_speed=3"])
+    with pytest.raises(TrainerError, match="--batch 3: give a multiple of --micro-batch 2"):
+        TrainingOptions(batch=3, micro_batch=2)
+    with pytest.raises(TrainerError, match="this is a LoRA adapter"):
+        (tmp_path / "adapter").mkdir()
+        (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+        fine_tune(rows, tmp_path / "adapter", tmp_path / "out")
+    with pytest.raises(TrainerError, match="holds no checkpoint"):
+        fine_tune(rows, student, tmp_path / "out", resume=True)
+
+
+def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentsys.trainers.training import memory_errors
+
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        with (
+            pytest.raises(TrainerError, match=r"lower --micro-batch \(now 2\)"),
+            memory_errors(TrainingOptions(batch=2, micro_batch=2)),
+        ):
+            raise error
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(TrainingOptions()):
+        raise RuntimeError("shape mismatch")
+
+
+def a_quarter_gigabyte_more() -> None:
+    """From the first step on this process may take 256 MB more than it has."""
+    from agentsys.trainers.reporting import MetricsFile
+
+    begin = MetricsFile.on_train_begin
+
+    def limit(*given: Any, **options: Any) -> None:
+        begin(*given, **options)
+        torch.set_num_threads(1)  # a thread that cannot be started ends a process without a word of Python's
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**28
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+    MetricsFile.on_train_begin = limit  # type: ignore[method-assign]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of a process as Linux tells it")
+def test_a_step_that_really_runs_out_of_memory_ends_with_one_line(student: Path, tmp_path: Path) -> None:
+    """A step of 128 rows of more than 300 tokens needs over 700 MB."""
+    write_rows(tmp_path / "train.parquet", [sft_row(i, "a b c d " * 60) for i in range(128)])
+    sizes = ["--rows", ".", "--student", student, "--steps", 1, "--batch", 128, "--micro-batch", 128]
+    code, said = in_a_process("sft", [*sizes, "--out", "short"], tmp_path, a_quarter_gigabyte_more)
+    assert code == 2, said[-2000:]
+    [line] = [line for line in said.splitlines() if "error: " in line]
+    assert line.endswith(
+        "error: out of memory: lower --micro-batch (now 128) or --max-length, or turn on --gradient-checkpointing, "
+        "--bf16 or --lora 16"
+    )
+    assert "Traceback" not in said
+    assert not (tmp_path / "short" / "model").exists()
+    code, said = in_a_process("sft", [*sizes, "--out", "enough"], tmp_path)
+    assert code == 0, said[-2000:]
+
+
+def test_any_setting_of_trl_can_be_given(rows: Path, student: Path, tmp_path: Path) -> None:
+    changed = replace(TrainingOptions(), set=["weight_decay=0.5", "optim=sgd"])
+    from trl import SFTConfig
+
+    settings = configuration(SFTConfig, changed)
+    assert (settings.weight_decay, settings.optim) == (0.5, "sgd")
+
+
+@pytest.mark.parametrize(
+    "name", ["rows", "sft", "step_dpo", "distill", "warmup_distill", "teacher", "miniplm", "export"]
+)
+def test_help_groups_options_and_loads_no_torch(name: str) -> None:
+    code = f"import sys, trainers.{name}; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    done = subprocess.run([sys.executable, f"trainers/{name}.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("╭─") >= 2, "options stand in groups"
+
+
+def test_the_shipped_fsdp_configuration_is_one_that_accelerate_reads() -> None:
+    """Only read: accelerate shards over GPUs alone, and there is none here."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file("trainers/fsdp.yaml")
+    assert config.distributed_type == "FSDP"
+    assert config.fsdp_config["fsdp_version"] == 2

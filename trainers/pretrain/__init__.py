@@ -1,0 +1,1 @@
+"""MiniPLM: a corpus in chunks, scores of two models, difference sampling, pre-training."""
