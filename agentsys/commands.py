@@ -98,9 +98,12 @@ def run_app(
 
 
 def _options(kind: Any) -> list[inspect.Parameter]:
+    """The options of a dataclass's fields, and hidden ones for the fields' former names."""
     hints = get_type_hints(kind)
     options = []
     for item in fields(kind):
+        if old := item.metadata.get("old_name"):
+            options.append(_former_option(old, item, hints[item.name]))
         is_file = item.name.endswith("_prompt")
         annotation = Path | None if is_file else hints[item.name]
         help_text = item.metadata["description"]
@@ -118,9 +121,16 @@ def _options(kind: Any) -> list[inspect.Parameter]:
     return options
 
 
-def _flags(item: Field[Any]) -> str:
+def _former_option(old_name: str, item: Field[Any], hint: Any) -> inspect.Parameter:
+    """A hidden option under a field's former name. Its default None says that it was not given."""
+    annotation = Path | None if item.name.endswith("_prompt") else hint | None
+    option = typer.Option(None, _flags(item, old_name), hidden=True)
+    return inspect.Parameter(old_name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+
+
+def _flags(item: Field[Any], name: str = "") -> str:
     """A switch that is on by default is put out with --no-<name>."""
-    name = item.name.replace("_", "-")
+    name = (name or item.name).replace("_", "-")
     return f"--{name}/--no-{name}" if item.default is True else f"--{name}"
 
 
@@ -134,6 +144,10 @@ def _panel(kind: Any, name: str) -> str:
 
 def _collected(kind: Any, values: dict[str, Any]) -> Any:
     given = {item.name: values[item.name] for item in fields(kind)}
+    for item in fields(kind):
+        former = values.get(item.metadata.get("old_name", ""))
+        if former not in (None, []):
+            given[item.name] = former
     for name, value in given.items():
         if name.endswith("_prompt"):
             given[name] = _text(value) if value else ""

@@ -11,6 +11,10 @@ def listed(setting: str) -> list[str]:
     return [name.strip() for name in setting.split(",") if name.strip()]
 
 
-def knob(default: Any, description: str, *, hidden: bool = False) -> Any:
-    """A documented field of a dataclass: the text reaches Studio's form and, unless hidden, the command's help."""
-    return field(default=default, metadata={"description": description, "hidden": hidden})
+def knob(default: Any, description: str, *, hidden: bool = False, old_name: str = "") -> Any:
+    """A documented field of a dataclass: an option of a command and a field of Studio's form.
+
+    A hidden one is left out of the command's help. `old_name` is a former name of the field, which the command still
+    accepts without listing it.
+    """
+    return field(default=default, metadata={"description": description, "hidden": hidden, "old_name": old_name})

@@ -19,7 +19,7 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
     """The expectation over the last number of a reply, from the log-probabilities of its digits.
 
     For a number written with the digits d_1 d_2 (after an optional leading d_0): sum over its places of
-    10^place * E[d], where E[d] is the mean over the digits among the recorded alternatives, renormalised. It moves
+    10^place * E[d], where E[d] is the mean over the digits among the recorded alternatives, renormalized. It moves
     where the stated number sticks to the rubric's anchors. Ours, not the paper's. `stated` is returned where the reply
     came without alternatives, or where its tokens do not spell that number digit by digit: with a tokenizer that writes
     "85" as one token there is no second digit to look at.

@@ -46,7 +46,7 @@ class Switch:
 class Recorder:
     """The calls of one record. `record` is its id; a run without a cache has `cache` None.
 
-    `generation` counts how often rejected records were tried again: their calls are new ones, else the cache would
+    `generation` counts how often failed records were tried again: their calls are new ones, else the cache would
     give the same unusable replies.
     """
 

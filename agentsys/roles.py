@@ -8,6 +8,7 @@ feedback = await advisor(model, key="advise/0", text=..., translation=...)
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 import orjson
 from langchain_core.language_models import BaseChatModel
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from agentsys.models.chat import AgentChatModel, reply_of
 from agentsys.models.errors import ModelError
@@ -65,16 +68,15 @@ class Role(Generic[T]):
     `prompt` is a name under prompts/ ("drt/advisor"), a file, or a Prompt; `output` is str or a pydantic model. The
     role's name is the prompt's unless one is given. `sampling` holds the role's own settings (models.sampling); those
     of a model spec win over them. A prompt whose last message is the assistant's is a reply begun: the model goes on
-    from its text. A reply may be cut off by the token limit only where `whole` is False. `check` says
-    what is wrong with a value that parses, given the inputs, or None; the model is asked again with its words. It is
-    asked `attempts` times at most.
+    from its text. A truncated reply counts as a failure unless `allow_truncated`. `check(value, inputs)` returns why a
+    parsed value is refused, or None; the model is asked again with that reason, `attempts` times at most.
     """
 
     prompt: Prompt | str | Path
     output: type[T] = str  # type: ignore[assignment]
     name: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    whole: bool = True
+    allow_truncated: bool = False
     check: Callable[[T, Mapping[str, Any]], str | None] | None = None
     attempts: int = ATTEMPTS
 
@@ -93,9 +95,13 @@ class Role(Generic[T]):
 
     @cached_property
     def schema(self) -> dict[str, Any] | None:
-        """The JSON schema of the output, or None for text."""
+        """The JSON schema of the output, or None for text.
+
+        Docstrings are left out: they are for readers of the code. What the model shall read is a field's description,
+        `Field(description=...)`.
+        """
         if issubclass(self.output, BaseModel):
-            return self.output.model_json_schema()
+            return self.output.model_json_schema(schema_generator=_WithoutDocstrings)
         return None
 
     @cached_property
@@ -191,7 +197,7 @@ class Role(Generic[T]):
         return reply
 
     def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
-        if self.whole and call.finish == "length":
+        if call.finish == "length" and not self.allow_truncated:
             raise _Unwanted(f"cut off at the limit of {call.completion_tokens} tokens; be shorter")
         if not call.text.strip():
             raise _Unusable("empty")
@@ -208,6 +214,28 @@ class Role(Generic[T]):
         except ValidationError as err:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'JSON'}: {e['msg']}" for e in err.errors()[:3])
             raise _Unusable(f"not the JSON that was asked for: {faults}") from None
+
+
+class _WithoutDocstrings(GenerateJsonSchema):
+    """Generates schemas whose models, dataclasses, typed dictionaries and enums lack their class docstrings."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        return _without_docstring(super().model_schema(schema), schema["cls"])
+
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        return _without_docstring(super().dataclass_schema(schema), schema["cls"])
+
+    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
+        return _without_docstring(super().typed_dict_schema(schema), schema.get("cls"))
+
+    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
+        return _without_docstring(super().enum_schema(schema), schema["cls"])
+
+
+def _without_docstring(json_schema: JsonSchemaValue, cls: type | None) -> JsonSchemaValue:
+    if cls is not None and cls.__doc__ and json_schema.get("description") == inspect.cleandoc(cls.__doc__):
+        del json_schema["description"]
+    return json_schema
 
 
 _SHARED: Final = (

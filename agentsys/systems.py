@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import TypeAdapter, ValidationError
 
 from agentsys.knobs import knob
-from agentsys.models import load_model
+from agentsys.models import SpecError, load_model
 from agentsys.roles import Answer, Role
 
-__all__ = ["BaseContext", "LanguagePair", "System", "ask", "knob", "model_of"]
+if TYPE_CHECKING:
+    from langgraph.graph import StateGraph
+
+__all__ = ["BaseContext", "LanguagePair", "System", "ask", "knob", "model_of", "one_node_graph", "role_options"]
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,22 @@ class System:
 
 @dataclass(frozen=True)
 class BaseContext:
-    """Base of a graph's context: its fields are `<role>_model`, `<role>_prompt` and knobs, each made with `knob`.
+    """Base of a graph's context: a model, knobs, and with `role_options` a model and a prompt for each role.
 
     A value of the wrong type is refused when the context is made, from Python, a command line or Studio alike, and so
     is a number that JSON cannot hold.
     """
 
+    model: str = knob("embedded", "model spec of every role that has none of its own")
+
+    role_fields: ClassVar[Mapping[str, str]] = {}
+    """The field that holds each role's model spec, filled in by `role_options`; empty: one model for all roles."""
+
     def __post_init__(self) -> None:
         """Raises ValueError that names the field and what is allowed."""
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
+        hints = get_type_hints(type(self))
+        for name in (item.name for item in fields(self)):
+            hint, value = hints[name], getattr(self, name)
             try:
                 _validator(hint).validate_python(value, strict=True)
             except ValidationError as err:
@@ -82,9 +94,88 @@ def _validator(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
 
 
+def role_options(
+    *systems: type[System], shared_models: Mapping[str, str] | None = None, old_names: Mapping[str, str] | None = None
+) -> Callable[[type[C]], type[C]]:
+    """Adds `<role>_model` and `<role>_prompt` of each role of the systems to a context's fields.
+
+        @dataclass(frozen=True)
+        @role_options(DRT)
+        class Context(BaseContext): ...
+
+    A field that the class defines itself is kept as it is. Roles that share a prompt file share the field
+    `<file>_prompt`. `shared_models` maps a role to the role whose model it is asked with, or to "" for `model`.
+    `old_names` maps a role to its former name, under which commands still take its options. Raises TypeError for a
+    field of the class that belongs to no role.
+    """
+    shared, old = shared_models or {}, old_names or {}
+    roles = [role for system in systems for role in _roles_in(system())]
+    owners = {role.name: shared.get(role.name, role.name) for role in roles}
+    if unknown := sorted({*shared, *old, *filter(None, shared.values())} - {*owners}):
+        raise TypeError(f"role_options: {', '.join(unknown)}: no such role; there are {', '.join(owners)}")
+
+    def decorate(cls: type[C]) -> type[C]:
+        models: dict[str, Any] = {}
+        prompts: dict[str, Any] = {}
+        for role in roles:
+            former, file = old.get(role.name, ""), role.text.name
+            if owners[role.name] == role.name:
+                text = f"model spec of the role {role.name}; empty: `model`"
+                models[f"{role.name}_model"] = knob("", text, old_name=f"{former}_model" if former else "")
+            text = f"prompt text in place of the prompt `{file}`"
+            prompts[f"{file}_prompt"] = knob("", text, old_name=f"{former}_prompt" if former else "")
+        _add_fields(cls, models, prompts)
+        role_fields = {name: f"{owner}_model" if owner else "model" for name, owner in owners.items()}
+        cls.role_fields = role_fields  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def _roles_in(value: Any) -> Iterator[Role[Any]]:
+    """The roles of a system and of the systems that are its parts."""
+    for item in fields(value):
+        part = getattr(value, item.name)
+        if isinstance(part, Role):
+            yield part
+        elif is_dataclass(part):
+            yield from _roles_in(part)
+
+
+def _add_fields(cls: type, models: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+    """Puts the models before a class's own annotated fields and the prompts behind them."""
+    own = dict(inspect.get_annotations(cls))
+    inherited = {name for base in cls.__mro__[1:] for name in inspect.get_annotations(base)}
+    wrong = [n for n in own if n.endswith(("_model", "_prompt")) and n not in {*models, *prompts}]
+    if wrong:
+        options = ", ".join({**models, **prompts})
+        raise TypeError(f"{cls.__qualname__}.{wrong[0]}: no role has this option; there are {options}")
+    added = {name: value for name, value in {**models, **prompts}.items() if name not in {*own, *inherited}}
+    for name, value in added.items():
+        setattr(cls, name, value)
+    before, after = [n for n in added if n in models], [n for n in added if n in prompts]
+    cls.__annotations__ = {**dict.fromkeys(before, "str"), **own, **dict.fromkeys(after, "str")}
+
+
 def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
-    """The model that a context gives a role: its `<role>_model`, or where that is empty `model`. Raises SpecError."""
-    return load_model(getattr(context, f"{role.name}_model", ""), default=getattr(context, "model", "") or "embedded")
+    """The model that a context gives a role: its `<role>_model`, or where that is empty `model`.
+
+    Raises SpecError for a bad spec, and for a role that the context has no option for though it has some for others.
+    """
+    known: Mapping[str, str] = getattr(context, "role_fields", None) or _model_fields(type(context))
+    name = known.get(role.name, "")
+    if known and not name:
+        raise SpecError(
+            f"{type(context).__qualname__} has no option {role.name}_model; make its role options from the system that "
+            f"has the role {role.name}: @role_options(...)"
+        )
+    return load_model(getattr(context, name, ""), default=getattr(context, "model", "") or "embedded")
+
+
+def _model_fields(kind: type) -> dict[str, str]:
+    """The fields `<role>_model` of a context that was written without `role_options`, by role."""
+    names = [item.name for item in fields(kind)] if is_dataclass(kind) else []
+    return {name.removesuffix("_model"): name for name in names if name.endswith("_model")}
 
 
 async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer[T]:
@@ -97,6 +188,22 @@ async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer
     model = model_of(context, role)
     text = getattr(context, f"{role.name}_prompt", "") or getattr(context, f"{role.text.name}_prompt", "")
     return await (_with_prompt(role, text) if text else role).answer(model, key=key, **inputs)
+
+
+def one_node_graph(
+    node: Callable[..., Any], *, state: type[Any], context: type[Any], input: type[Any], output: type[Any]
+) -> StateGraph[Any, Any, Any, Any]:
+    """A graph whose one node does all the work, named after the node's function.
+
+    For searches: the calls of many trees share one client, and nothing waits for the slowest.
+    """
+    from langgraph.graph import END, START, StateGraph
+
+    builder = StateGraph(state, context_schema=context, input_schema=input, output_schema=output)
+    builder.add_node(node.__name__, node)
+    builder.add_edge(START, node.__name__)
+    builder.add_edge(node.__name__, END)
+    return builder
 
 
 @lru_cache(maxsize=64)

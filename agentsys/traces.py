@@ -15,10 +15,13 @@ from typing import Any, Final, Literal
 
 import orjson
 
-VERSION: Final = 1
-"""The version of the trace format that this package writes; it reads versions up to this one."""
+VERSION: Final = 2
+"""The trace format that this package writes; it reads every version up to this one.
 
-Outcome = Literal["kept", "dropped", "rejected"]
+Version 2 calls a record that could not be processed *failed*; version 1 called it *rejected*.
+"""
+
+Outcome = Literal["kept", "dropped", "failed"]
 
 
 @dataclass(slots=True)
@@ -139,6 +142,8 @@ def load(line: bytes | str) -> Trace:
         raise ValueError("not a trace: no version field")
     if raw["version"] > VERSION:
         raise ValueError(f"trace version {raw['version']} is newer than {VERSION}; update agentsys")
+    if raw["version"] == 1 and raw.get("outcome") == "rejected":
+        raw["outcome"] = "failed"
     try:
         raw["calls"] = [Call(**call) for call in raw["calls"]]
         raw["targets"] = [target_from(target) for target in raw["targets"]]
@@ -163,12 +168,21 @@ def read_traces(folder: Path) -> Iterator[Trace]:
 
 
 def finished(folder: Path) -> Iterator[Trace]:
-    """The traces of a run, those of rejected records last; a line that a kill has torn is left out."""
+    """The traces of a run, those of failed records last.
+
+    Left out are a line that a kill has torn, and records whose input was refused: they have no trace.
+    """
     yield from read_traces(folder)
-    rejected = folder / "rejected.jsonl"
-    if rejected.exists():
-        with rejected.open("rb") as lines:
-            yield from (load(line) for line in lines if line.endswith(b"\n"))
+    path = failed_file(folder)
+    if path.exists():
+        with path.open("rb") as lines:
+            yield from (load(line) for line in lines if line.endswith(b"\n") and b'"version":' in line[:12])
+
+
+def failed_file(folder: Path) -> Path:
+    """failed.jsonl of a run; in a folder written by trace version 1 it is called rejected.jsonl."""
+    path, old = folder / "failed.jsonl", folder / "rejected.jsonl"
+    return old if old.exists() and not path.exists() else path
 
 
 def shards(folder: Path) -> Sequence[Path]:

@@ -23,8 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentsys.graphs.crat.state import Context
-from agentsys.graphs.crat.system import graph
+from agentsys.graphs.crat.system import Context, graph
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from agentsys.graphs.crat.judge import accepted, candidates_of
-from agentsys.graphs.crat.state import Context, Decision
-from agentsys.graphs.crat.system import CRAT
+from agentsys.graphs.crat.state import Decision
+from agentsys.graphs.crat.system import CRAT, Context
 from agentsys.graphs.translate.rows import Columns, Pair, read_pairs, with_terms
 from agentsys.metrics.terms import KnownTerm, folded, rendering
 from agentsys.terms.item import Item

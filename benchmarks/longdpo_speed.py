@@ -1,6 +1,6 @@
 """LongDPO's trees at full load: three schedules of the same calls over a server with uneven latencies.
 
-    python benchmarks/longdpo_speed.py [--slots 64] [--descents 0 8] [--plot in_flight.png]
+    python benchmarks/longdpo_speed.py [--slots 64] [--simulations 0 8] [--plot in_flight.png]
 
 The server (loopback.py) has `slots` slots. A request takes a time proportional to the tokens written, times a
 log-normal number (sigma 0.5) that belongs to the request. Steps are as long as the required length asks for, judgements
@@ -8,7 +8,7 @@ have about 250 tokens; no critiques, no memory. All three schedules are graphs/l
 with as many requests in flight as there are slots, the request cache and traces on disk; only the order differs:
   collect       as it is: the calls of all trees share the slots, no tree waits for another
   lockstep      all trees write the candidates of a level, the slowest is waited for, all judge, and so on: rStar-Math's
-                way (with descents: every tree's descents under way, level by level)
+                way (with simulations: every tree's simulations under way, level by level)
   four workers  each takes one tree after the other, its calls in parallel: the way of LongDPO's released code
 That the calls are the same is checked. The ideal is max(critical path, work / slots): the work is the sum of the
 latencies, the critical path the longest chain in any tree of a candidate, its judgement, a candidate below it, ...
@@ -35,7 +35,7 @@ from langgraph.runtime import Runtime
 from loopback import Encode, Latency, Loopback, Served, log_of, serving
 
 from agentsys.collect import Options, collect
-from agentsys.graphs.longdpo.search import Context, LongDPOSearch, State
+from agentsys.graphs.longdpo.search import LongDPOSearch, SearchContext, State
 from agentsys.graphs.longdpo.system import PRINCIPLES, Candidate, LongDPO
 from agentsys.models import load_model
 from agentsys.recorder import current
@@ -157,7 +157,7 @@ class SearchInStep(LongDPOSearch):
 
     layers: InStep = field(kw_only=True)
 
-    async def search(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def search(self, state: State, runtime: Runtime[SearchContext]) -> dict[str, Any]:
         """See LongDPOSearch.search."""
         try:
             return await super().search(state, runtime)
@@ -182,21 +182,21 @@ class Measured:
         return sum(entry.latency for entry in self.served)
 
 
-def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, descents: int) -> Measured:
+def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, simulations: int) -> Measured:
     """Collect all trees by a schedule."""
     gate = Gate(args.trees)
     search = SearchInStep(layers=InStep(gate=gate)) if schedule == "lockstep" else LongDPOSearch()
     graph: Any = search.builder().compile(name="longdpo_search")
     model: Any = load_model(f"{url}/v1")
-    under_way = {"lockstep": args.trees, "four workers": WORKERS}
+    in_progress = {"lockstep": args.trees, "four workers": WORKERS}
     usual = type(model.engine).records_per_request
-    model.engine.records_per_request = under_way[schedule] / slots if schedule in under_way else usual
-    knobs = Context(
+    model.engine.records_per_request = in_progress[schedule] / slots if schedule in in_progress else usual
+    knobs = SearchContext(
         model=f"{url}/v1",
         width=args.width,
         depth=args.depth,
-        descents=descents,
-        at_once=args.at_once,
+        simulations=simulations,
+        parallel=args.parallel,
         eta=1.0,
         weights="stated",
     )
@@ -242,8 +242,8 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=64)
     parser.add_argument("--width", type=int, default=4)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--descents", type=int, nargs="+", default=[0, 8], help="of each layer; 0: greedy layers")
-    parser.add_argument("--at-once", type=int, default=4, help="descents of one tree under way at once")
+    parser.add_argument("--simulations", type=int, nargs="+", default=[0, 8], help="of each layer; 0: greedy layers")
+    parser.add_argument("--parallel", type=int, default=4, help="simulations of one tree under way at once")
     parser.add_argument("--slots", type=int, nargs="+", default=[64], help="requests that the server works on at once")
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[300],
@@ -254,7 +254,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="the table shows the median by wall time")
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES)
     parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalogue name or model folder")
-    parser.add_argument("--plot", type=Path, help="PNG: requests in flight over time, of the first slots and descents")
+    parser.add_argument(
+        "--plot", type=Path, help="PNG: requests in flight over time, of the first slots and simulations"
+    )
     args = parser.parse_args()
     print(
         f"{args.trees} trees, width {args.width}, depth {args.depth}, responses of {args.lengths} words; "
@@ -264,24 +266,24 @@ def main() -> None:
         "| client CPU s | ms a call |\n|---|---|---|---|---|---|---|---|---|"
     )
     for slots in args.slots:
-        for descents in args.descents:
-            found = compare(args, slots, descents)
-            if args.plot and (slots, descents) == (args.slots[0], args.descents[0]):
+        for simulations in args.simulations:
+            found = compare(args, slots, simulations)
+            if args.plot and (slots, simulations) == (args.slots[0], args.simulations[0]):
                 plot(found, slots, args.plot)
 
 
-def compare(args: argparse.Namespace, slots: int, descents: int) -> dict[str, Measured]:
-    """The rows of one number of slots and descents."""
+def compare(args: argparse.Namespace, slots: int, simulations: int) -> dict[str, Measured]:
+    """The rows of one number of slots and simulations."""
     found: dict[str, Measured] = {}
     for schedule in args.schedules:
-        runs = [on_new_server(schedule, args, slots, descents) for _ in range(args.repeats)]
+        runs = [on_new_server(schedule, args, slots, simulations) for _ in range(args.repeats)]
         run = found[schedule] = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
         first = found[args.schedules[0]]
         assert run.calls == first.calls, f"{schedule}: other calls than {args.schedules[0]}"
         ideal = max(run.chain, run.work / slots)
         name = f"{schedule} ({run.phases} phases)" if run.phases else schedule
         print(
-            f"| {slots} slots, {descents} descents, {len(run.calls)} calls: {name} | {run.seconds:.2f} "
+            f"| {slots} slots, {simulations} simulations, {len(run.calls)} calls: {name} | {run.seconds:.2f} "
             f"| {run.chain:.2f} | {run.work / slots:.2f} | {ideal / run.seconds:.2f} "
             f"| {run.seconds / first.seconds:.2f} | {run.work / run.seconds:.1f} "
             f"| {run.cpu:.1f} | {1000 * run.cpu / len(run.calls):.2f} |",
@@ -290,7 +292,7 @@ def compare(args: argparse.Namespace, slots: int, descents: int) -> dict[str, Me
     return found
 
 
-def on_new_server(schedule: str, args: argparse.Namespace, slots: int, descents: int) -> Measured:
+def on_new_server(schedule: str, args: argparse.Namespace, slots: int, simulations: int) -> Measured:
     """Measure with a new server and model: the tokenizer of the one before remembers the texts."""
     from agentsys.trainers.loading import folder_of
 
@@ -298,7 +300,7 @@ def on_new_server(schedule: str, args: argparse.Namespace, slots: int, descents:
     with serving(Loopback(reply, folder_of(args.tokenizer), latency, slots)) as url:
         one = argparse.Namespace(**{**vars(args), "trees": 1, "depth": 1})
         measure(url, "collect", one, slots, 0)  # imports, tokenizer
-        return measure(url, schedule, args, slots, descents)
+        return measure(url, schedule, args, slots, simulations)
 
 
 def plot(found: Mapping[str, Measured], slots: int, file: Path) -> None:

@@ -30,7 +30,7 @@ import orjson
 from saturation import JSON, forget
 
 from agentsys.collect import Options, acollect
-from agentsys.graphs.longdpo.search import Context, graph
+from agentsys.graphs.longdpo.search import SearchContext, graph
 from agentsys.graphs.longdpo.system import LongDPO
 from agentsys.models import load_model, wire
 from agentsys.traces import Call, Trace, read_traces
@@ -94,15 +94,15 @@ async def by_collect(served: Any, args: argparse.Namespace, out: Path) -> Side:
     """The search, with a request cache of its own."""
     address = served.endpoint.addresses[0]
     await forget(served)
-    knobs = Context(
-        model=args.endpoint, width=args.width, depth=args.depth, step_tokens=args.step_tokens, descents=args.descents,
+    knobs = SearchContext(
+        model=args.endpoint, width=args.width, depth=args.depth, step_tokens=args.step_tokens, simulations=args.simulations,
         weights=args.weights,
     )  # fmt: skip
     options = Options(in_flight=args.in_flight, cache=out.parent / "cache.sqlite")
     before, started = await counters(address), time.perf_counter()
     summary = await acollect(graph, requests(args.requests, args.length), out, context=knobs, options=options)
     seconds = time.perf_counter() - started
-    assert not summary.rejected, summary
+    assert not summary.failed, summary
     return Side(seconds, summary.completion_tokens, before, await counters(address))
 
 
@@ -163,7 +163,7 @@ async def main_async(args: argparse.Namespace) -> None:
     steps = f"steps of {args.step_tokens or 'the released number of'} tokens"
     print(
         f"{served.name}: {args.requests} requests of about {args.length} words, width {args.width}, "
-        f"depth {args.depth}, {steps}, {args.descents} descents, weights {args.weights}, {args.in_flight} in flight; "
+        f"depth {args.depth}, {steps}, {args.simulations} simulations, weights {args.weights}, {args.in_flight} in flight; "
         f"Python {platform.python_version()}, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=300, help="required words")
     parser.add_argument("--width", type=int, default=4)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--descents", type=int, default=0, help="of each layer; 0: greedy layers")
+    parser.add_argument("--simulations", type=int, default=0, help="of each layer; 0: greedy layers")
     parser.add_argument("--step-tokens", type=int, default=0, help="tokens of a step; 0: by the required words")
     parser.add_argument("--weights", choices=("stated", "probabilities"), default="probabilities")
     parser.add_argument("--in-flight", type=int, default=16)

@@ -35,7 +35,7 @@ def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -
     folders = {
         "corpus": mixture(passages[:clean], rng),
         "reference": mixture(passages[clean : 2 * clean], rng),
-        "test": labelled("clean", passages[2 * clean : 2 * clean + 100]),
+        "test": labeled("clean", passages[2 * clean : 2 * clean + 100]),
     }
     chunks = {name: make_chunks(documents, tokenizer, out / name) for name, documents in folders.items()}
     reference = learn(config, chunks["reference"].folder, chunks["test"].folder, out / "reference-model", epochs=8)
@@ -56,7 +56,7 @@ def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -
     }
 
 
-def labelled(domain: str, texts: list[str]) -> list[dict[str, str]]:
+def labeled(domain: str, texts: list[str]) -> list[dict[str, str]]:
     """Documents of a domain."""
     return [{"text": text, "domain": domain} for text in texts]
 
@@ -66,7 +66,7 @@ def mixture(clean: list[str], rng: random.Random) -> list[dict[str, str]]:
     noise = ["".join(rng.sample(text, len(text))) for text in clean[: len(clean) // 3]]
     length = sum(map(len, noise)) // max(1, len(noise))
     plate = " ".join([BOILER_PLATE] * (length // len(BOILER_PLATE) + 1))
-    documents = labelled("clean", clean) + labelled("noise", noise) + labelled("boiler-plate", [plate] * len(noise))
+    documents = labeled("clean", clean) + labeled("noise", noise) + labeled("boiler-plate", [plate] * len(noise))
     rng.shuffle(documents)
     return documents
 

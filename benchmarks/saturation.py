@@ -40,7 +40,7 @@ SUBJECTS = ("clock", "letter", "harbour", "widow", "lawyer", "kettle", "winter",
 IMAGES = ("a butler with bad news", "a coin nobody dares to spend", "a child let out of school", "an old coat")
 MAX_TOKENS = 32
 CALLS = 3
-ADVISOR: Role[str] = Role("drt/advisor", whole=False, sampling={"max_tokens": MAX_TOKENS})
+ADVISOR: Role[str] = Role("drt/advisor", allow_truncated=True, sampling={"max_tokens": MAX_TOKENS})
 
 
 class State(TypedDict, total=False):

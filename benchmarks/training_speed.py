@@ -6,7 +6,7 @@
 
 Every side runs in a process of its own, one after the other, on the same rows: same batch, length, dtype and adapters.
 Distillation from stored top-k stands against TRL's GKD (lmbda 0: no sampling) with the teacher in memory; SFT and
-step-level DPO against TRL alone, which tokenises the same texts. Seconds are those of training without its first step,
+step-level DPO against TRL alone, which tokenizes the same texts. Seconds are those of training without its first step,
 scaled to all steps; memory is the process's peak (on a GPU its allocator's); tokens are those of the rows, prompt
 included.
 """
@@ -133,14 +133,14 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
 def sft(args: argparse.Namespace, folder: Path) -> float:
     from trl import SFTConfig, SFTTrainer
 
-    from agentsys.trainers.sft import labelled
+    from agentsys.trainers.sft import labeled
     from agentsys.trainers.training import Guarded, read_rows
 
     class Trainer(Guarded, SFTTrainer):
         pass
 
     model, tokenizer = student(args)
-    rows = labelled(read_rows(folder / "rows.parquet", {})["train"])
+    rows = labeled(read_rows(folder / "rows.parquet", {})["train"])
     about = configuration(SFTConfig, settings(args, folder), max_length=args.length)
     return timed(Trainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
 

@@ -3,7 +3,7 @@
     python benchmarks/tree_search.py [--questions 64] [--depth 4] [--latency 0.2] [--slots 64 256]
 
 The server runs in a process of its own, speaks like vLLM and answers every request after the latency, however many
-come; the client keeps at most `slots` of them in flight. Prompts are tokenised with the student's tokenizer, passages
+come; the client keeps at most `slots` of them in flight. Prompts are tokenized with the student's tokenizer, passages
 come from a BM25 index, calls go into a request cache and traces to disk, as in a real run. A tree of depth d has
 4 (2^d - 1) + 2^d calls: a sub-query, a decision and two answers at each inner node, an end at each leaf. Rows:
   one after the other   a single question with one request in flight (measured), times the number of questions
@@ -72,10 +72,10 @@ class Measured:
 def grow(url: str, index: Path, questions: int, depth: int, slots: int) -> Measured:
     """Whole trees of questions, by `collect`."""
     from agentsys.collect import Options, collect
-    from agentsys.graphs.deeprag.search import Context, graph
+    from agentsys.graphs.deeprag.search import SearchContext, graph
 
     records = [{"question": f"What is the answer of all {i}?", "answer": "forty-two"} for i in range(questions)]
-    knobs = Context(stage="calibration", model=f"{url}/v1", max_steps=depth, index=str(index))
+    knobs = SearchContext(stage="calibration", model=f"{url}/v1", max_steps=depth, index=str(index))
     with tempfile.TemporaryDirectory() as folder:
         options = Options(in_flight=slots, cache=Path(folder) / "cache.sqlite")
         wall, cpu = time.perf_counter(), time.process_time()

@@ -15,8 +15,8 @@ import typer
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
-from agentsys.graphs.crat.state import Context, with_digest
-from agentsys.graphs.crat.system import graph
+from agentsys.graphs.crat.state import with_digest
+from agentsys.graphs.crat.system import Context, graph
 from agentsys.graphs.crat.transkg import TransKG
 from agentsys.records import InputError
 from agentsys.terms.sources import told

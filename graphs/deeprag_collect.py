@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.commands import command, run_app
-from agentsys.graphs.deeprag.search import Context, graph
+from agentsys.graphs.deeprag.search import SearchContext, graph
 from agentsys.knowledge.context import with_index
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
@@ -42,7 +42,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     return rows
 
 
-def main(run: RunOptions, context: Context) -> None:
+def main(run: RunOptions, context: SearchContext) -> None:
     """Write DeepRAG's training data: the best path of each question (imitation), or pairs of decisions (calibration).
 
     A record has a question, and its right answers in the fields answer, answers and answer_aliases. A run that is in

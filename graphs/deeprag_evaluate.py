@@ -81,7 +81,7 @@ class Compared:
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "which of the index's retrievers; empty: the best")
     k: int = knob(3, "passages for a search")
     max_steps: int = knob(6, "T: sub-queries after which the final answer is forced")
-    match: Match = knob("exact", "what counts as right: SQuAD-normalised exact match, or the lenient containment")
+    match: Match = knob("exact", "what counts as right: SQuAD-normalized exact match, or the lenient containment")
 
     @property
     def names(self) -> list[str]:
@@ -116,7 +116,7 @@ def _system(name: str, compared: Compared) -> tuple[Any, Knowledge]:
         index = {"index": compared.index, "retriever": compared.retriever, "k": compared.k}
     if name in DIRECT:
         strategy: Any = name
-        return question.graph, _opened(question.Context(model=compared.model, strategy=strategy, **index))
+        return question.graph, _opened(question.BaselineContext(model=compared.model, strategy=strategy, **index))
     decisions: Any = {"always": "retrieve", "never": "parametric"}.get(name, "model")
     context = deeprag.Context(
         model=compared.trained if name == TRAINED else compared.model,

@@ -102,9 +102,7 @@ class Settings:
         data = [f"{path.name}@{sha256[:16]}" for path, sha256 in self._files().values()]
         return Context(
             model=self.model or self.judge,
-            grf_model=self.judge,
-            grb_model=self.judge,
-            gea_model=self.judge,
+            **{name: self.judge for name in ("grf_model", "grb_model", "gea_model")},
             style=self.style,
             judge=bool(self.judge),
             source_language=self.source_language,
@@ -147,7 +145,7 @@ def _line(row: Row) -> dict[str, Any]:
 def _run(rows: list[Row], settings: Settings, folder: Path) -> dict[str, Any]:
     if not settings.model and not settings.judge:
         return {"version": 1, "run": digest(settings.as_json()), "fingerprint": None}
-    options = Options(in_flight=settings.in_flight, retry_rejected=True)
+    options = Options(in_flight=settings.in_flight, retry_failed=True)
     manifest = judged(rows, folder, settings.context(), options)
     return {"version": 1, "run": manifest["run"], "fingerprint": manifest["fingerprint"]}
 

@@ -13,7 +13,7 @@ from statistics import fmean
 from agentsys.collect.command import RunOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
-from agentsys.graphs.longdpo.search import Context, graph
+from agentsys.graphs.longdpo.search import SearchContext, graph
 from agentsys.graphs.longdpo.system import check_memory
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
@@ -42,7 +42,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     return rows
 
 
-def main(run: RunOptions, context: Context) -> None:
+def main(run: RunOptions, context: SearchContext) -> None:
     """Write stepwise preference pairs: a long response in layers, the best consistent step of each against another.
 
     A record has a prompt, and perhaps a length in words. A run that is in --out is resumed.

@@ -39,9 +39,9 @@ from agentsys.evaluation.sample import Sample, check_overlap, sampled
 from agentsys.graphs.longdpo.measures import Scored, measure, plot, scored, sized, tables
 from agentsys.graphs.longdpo.writing import (
     EMPTY,
-    Context,
     Request,
     Response,
+    WritingContext,
     graph,
     read_requests,
     read_responses,
@@ -75,11 +75,11 @@ class Compared:
     judge_model: str = knob("", "model spec of the judge; empty: no S_q")
     max_tokens: int = knob(32768, "tokens of a response at most")
 
-    def contexts(self) -> dict[str, Context]:
+    def contexts(self) -> dict[str, WritingContext]:
         """The context of each system that writes. Raises ValueError for a bad knob."""
         specs = {"model": self.model, "trained": self.trained}
         judge: dict[str, Any] = {"quality_model": self.judge_model, "judge": bool(self.judge_model)}
-        return {name: Context(model=s, max_tokens=self.max_tokens, **judge) for name, s in specs.items() if s}
+        return {name: WritingContext(model=s, max_tokens=self.max_tokens, **judge) for name, s in specs.items() if s}
 
     def given(self) -> dict[str, Path]:
         """The place of each system whose responses are there, by its name. Raises InputError."""
@@ -98,7 +98,7 @@ class Job:
 
     name: str
     folder: Path
-    context: Context | None
+    context: WritingContext | None
     given: list[Response] | None = None
     source: str = ""
 
@@ -134,7 +134,7 @@ def jobs(compared: Compared, rows: Sequence[Request], out: Path) -> list[Job]:
     writing = [Job(name, out / name, context) for name, context in compared.contexts().items()]
     judge = None
     if compared.judge_model:
-        judge = Context(model=compared.judge_model, quality_model=compared.judge_model)
+        judge = WritingContext(model=compared.judge_model)
     places = compared.given().items()
     given = [Job(name, out / name, judge, read_responses(path, rows), str(path)) for name, path in places]
     found = [*writing, *given]

@@ -46,7 +46,7 @@ from agentsys.records import BadRecord, InputError, Record
 from agentsys.traces import read_traces, shards
 
 SYSTEMS: Final = ("greedy", "samples", "tree")
-DESCENTS: Final = 1024
+SIMULATIONS: Final = 1024
 """More than a budget allows: the tokens end a search, or that nothing is left to expand."""
 
 
@@ -93,9 +93,9 @@ class Compared:
         more: dict[str, Any] = {**one, "judge_model": self.judge_model, "budget": self.budget}
         tree = {name: getattr(self, name) for name in ("step_tokens", "width", "depth", "explore")}
         made = {
-            "greedy": (maths_samples.graph, maths_samples.Context(greedy=True, samples=1, **one)),
-            "samples": (maths_samples.graph, maths_samples.Context(samples=self.samples, **more)),
-            "tree": (maths.graph, maths.Context(value="judge", descents=DESCENTS, **more, **tree)),
+            "greedy": (maths_samples.graph, maths_samples.SamplesContext(greedy=True, samples=1, **one)),
+            "samples": (maths_samples.graph, maths_samples.SamplesContext(samples=self.samples, **more)),
+            "tree": (maths.graph, maths.Context(value="judge", simulations=SIMULATIONS, **more, **tree)),
         }
         return {name: made[name] for name in SYSTEMS if name in given}
 

@@ -20,7 +20,7 @@ from agentsys.graphs.ragtrans.benchmark import TASKS, Report, mixed, open_corpus
 from agentsys.graphs.ragtrans.samples import CLIC, Benchmark
 from agentsys.graphs.ragtrans.system import Context as Translation
 from agentsys.graphs.ragtrans.system import graph as translation_graph
-from agentsys.graphs.ragtrans.tasks import Context as Teaching
+from agentsys.graphs.ragtrans.tasks import TasksContext as Teaching
 from agentsys.graphs.ragtrans.tasks import graph as tasks_graph
 from agentsys.records import InputError, Record, read_records
 from agentsys.traces import Trace, read_traces
@@ -92,7 +92,7 @@ def print_report(report: Report, out: Path) -> None:
     for what, count in report.counts.items():
         console.print(f"{what}: {count:,}", highlight=False)
     if report.rejected:
-        print(f"{report.rejected:,} page records rejected, with reasons: {out / 'rejected.jsonl'}", file=sys.stderr)
+        print(f"{report.rejected:,} page records rejected, with reasons: {out / 'failed.jsonl'}", file=sys.stderr)
         raise typer.Exit(3)
 
 

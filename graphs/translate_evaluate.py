@@ -136,7 +136,7 @@ def evaluate(data: Data, compared: Compared, scores: Scores, place: UserPlace) -
     Raises what a user can mend before anything is asked, and what `translated` and `judged` raise.
     """
     names, files = compared.names(), compared.files()
-    options = RunOptions(in_flight=place.in_flight, cache=place.cache, retry_rejected=True).runner()
+    options = RunOptions(in_flight=place.in_flight, cache=place.cache, retry_failed=True).runner()
     every, pairs, unusable = _sampled(data)
     settings = _settings(data, compared)
     ready = {name: system(name, settings, pairs) for name in names if name not in files}

@@ -15,8 +15,8 @@ from tests.support.toys import environment
 RUNS: dict[str, tuple[str, str]] = {
     "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
     "longdpo_speed": (
-        "--trees 2 --width 2 --depth 2 --slots 4 --descents 0 2 --token-ms 0.2 --plot in_flight.png",
-        "4 slots, 2 descents, 24 calls: four workers",
+        "--trees 2 --width 2 --depth 2 --slots 4 --simulations 0 2 --token-ms 0.2 --plot in_flight.png",
+        "4 slots, 2 simulations, 24 calls: four workers",
     ),
     "memory": ("--records 300", "300 records and calls"),
     "overhead": ("--calls 40 --in-flight 8 --repeats 1", "| ChatOpenAI |"),

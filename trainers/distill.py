@@ -292,7 +292,7 @@ def train_on_policy(
 
     class OnPolicyTrainer(Guarded, DistillationTrainer):
         def _tokenize_prompts(self, prompts: list[list[int]]) -> Any:
-            return prompts, None, {}  # rows hold ids: nothing is tokenised again
+            return prompts, None, {}  # rows hold ids: nothing is tokenized again
 
     betas = {"forward_kl": 0.0, "reverse_kl": 1.0, "js": distill.beta}
     if distill.divergence not in betas or distill.kd != 1:

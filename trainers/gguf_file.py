@@ -1,6 +1,6 @@
 """The GGUF file of a transformers folder: shape, rope, tokenizer, weights, for Qwen2 and Llama.
 
-llama.cpp computes what the file says, so everything that it could not honour is refused here: another architecture,
+llama.cpp computes what the file says, so everything that it could not honor is refused here: another architecture,
 another way to split text, a rope scaling that was not compared with transformers. Weights are read, converted and
 written one tensor at a time; a matrix is stored in the type asked for, vectors (norms, biases) in fp32 always.
 

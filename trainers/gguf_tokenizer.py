@@ -1,7 +1,7 @@
 """The tokenizer part of a GGUF file: tokens, types, merges, special tokens, chat template, for byte-level BPE.
 
 llama.cpp does not read a tokenizer.json: it has a fixed set of ways to split text, each under a name. So the steps of
-the tokenizer's own pre-tokeniser are looked up in a short list of those compared with it, and anything else is refused.
+the tokenizer's own pre-tokenizer are looked up in a short list of those compared with it, and anything else is refused.
 One thing differs and is accepted, as in the publisher's own Qwen files: Qwen's tokenizer composes characters first
 (NFC) and llama.cpp does not, so a text with decomposed characters becomes other tokens there.
 """
@@ -29,7 +29,7 @@ PRE_TOKENIZERS: Final = {
     (("Digits", True), ("ByteLevel", False, True)): "smollm",
     (("ByteLevel", False, True),): "gpt-2",
 }
-"""Steps of a pre-tokeniser (see _step) -> llama.cpp's name for them."""
+"""Steps of a pre-tokenizer (see _step) -> llama.cpp's name for them."""
 
 _MARK: Final = "\ue000"
 
@@ -60,7 +60,7 @@ def pre_tokenizer_name(spec: Mapping[str, Any]) -> str:
     if model["type"] != "BPE" or not plain:
         raise TrainerError("this tokenizer cannot be exported: it is no byte-level BPE")
     if (normalizer := spec.get("normalizer")) and normalizer["type"] != "NFC":
-        raise TrainerError(f"this tokenizer cannot be exported: llama.cpp has no normaliser {normalizer['type']}")
+        raise TrainerError(f"this tokenizer cannot be exported: llama.cpp has no normalizer {normalizer['type']}")
     outer = spec.get("pre_tokenizer") or {"type": "none"}
     steps = tuple(_step(step) for step in outer.get("pretokenizers", [outer]))
     name = PRE_TOKENIZERS.get(steps)
@@ -73,7 +73,7 @@ def pre_tokenizer_name(spec: Mapping[str, Any]) -> str:
 
 
 def _step(step: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A step of a pre-tokeniser with the settings that change its result."""
+    """A step of a pre-tokenizer with the settings that change its result."""
     match step["type"]:
         case "Split":
             return ("Split", step["pattern"].get("Regex"), step["behavior"], step["invert"])

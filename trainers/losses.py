@@ -122,7 +122,7 @@ def divergence_from_topk(
     `hidden` (N, H) are the student's last hidden states in fp32, bf16 or fp16, and `head_weight` (V, H) its head, which
     is applied in the dtype of `hidden` and without a bias; either may need a gradient or not. `top_ids` (N, k),
     `top_logprobs` (N, k) and `tail` (N,) are the teacher's as trainers/teacher.py stores them, at temperature 1; they
-    are normalised over the k + 1 buckets, as rounding has made their sum differ from one by about 1e-4. Ids must be
+    are normalized over the k + 1 buckets, as rounding has made their sum differ from one by about 1e-4. Ids must be
     below V: heads of one family differ only in padding rows, and the teacher's are never stored. `labels` (N,) are
     needed for the cross-entropy, which is 0 in the result without them. All positions count alike: leave out those that
     are not learned. No logits of more than `chunk` positions exist at once.
@@ -141,7 +141,7 @@ def divergence_from_topk(
 
 
 def teacher_buckets(top_logprobs: Tensor, tail: Tensor, width: int) -> Tensor:
-    """The teacher's log-probabilities over its k tokens and the rest, (N, k + 1) in fp32, normalised.
+    """The teacher's log-probabilities over its k tokens and the rest, (N, k + 1) in fp32, normalized.
 
     Where k is the vocabulary `width` there is no rest and the result is (N, k).
     """

@@ -88,7 +88,7 @@ class SelectOptions:
 
 
 def chunk(options: ChunkOptions) -> None:
-    """Tokenise a corpus and cut it into chunks that end where sentences do."""
+    """Tokenize a corpus and cut it into chunks that end where sentences do."""
     started = time.perf_counter()
     writer = Writer(options.out)
     tokenizer = load_tokenizer(options.tokenizer)

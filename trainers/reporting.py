@@ -87,7 +87,7 @@ def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
             "---",
             f"# {settings.get('method', 'student')} of {settings.get('student')}",
             "",
-            f"Trained by agentsys on `{settings.get('rows')}` ({settings['train_examples']} examples). Licence and "
+            f"Trained by agentsys on `{settings.get('rows')}` ({settings['train_examples']} examples). License and "
             "terms of the base and of the data are those of their owners; state them here.",
             "",
             "![curves](curves.png)",

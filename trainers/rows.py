@@ -3,7 +3,7 @@
     python trainers/rows.py runs/drt --student qwen2.5-coder-0.5b --out rows
 
 writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target that the traces hold:
-`sft` (composed, tokenised once with the student's template), `role` (one call, the engine's own ids) and `step`
+`sft` (composed, tokenized once with the student's template), `role` (one call, the engine's own ids) and `step`
 (a preference pair, the engine's own ids). `trainers/teacher.py` adds a teacher's top-k to rows. Rows know targets and
 nothing of the systems that made them. docs/training.md describes every column.
 """
@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Final, Literal
 from agentsys.commands import command, knob, run_app
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
-from agentsys.trainers.tokenize_rows import Cutter, OtherTokenizer, lineage
+from agentsys.trainers.tokenize_rows import OtherTokenizer, RowTokenizer, lineage
 
 Kind = Literal["sft", "role", "step"]
 KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step")
@@ -43,7 +43,7 @@ class Cut:
     student: str = knob("qwen2.5-coder-0.5b", "whose tokenizer and template: folder, catalogue name or hub name")
     out: Path = knob(Path("rows"), "output folder")
     role: list[str] = knob((), "take `role` targets of this role only; may be repeated")
-    retokenise: bool = knob(False, "make rows from texts where ids are another tokenizer's or were not told")
+    retokenize: bool = knob(False, "make rows from texts where ids are another tokenizer's or were not told")
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Report:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def rows_of(trace: Trace, cutter: Cutter) -> Iterator[Row]:
+def rows_of(trace: Trace, row_tokenizer: RowTokenizer) -> Iterator[Row]:
     """One row for each target of a trace. Raises TrainerError, OtherTokenizer among them."""
     for number, target in enumerate(trace.targets):
-        yield row_of(trace, number, target, cutter)
+        yield row_of(trace, number, target, row_tokenizer)
 
 
-def row_of(trace: Trace, number: int, target: Target, cutter: Cutter) -> Row:
+def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenizer) -> Row:
     """The row of a trace's target. Raises TrainerError, OtherTokenizer among them."""
     row = {
         "id": f"{trace.run}/{trace.id}#{number}",
@@ -90,13 +90,13 @@ def row_of(trace: Trace, number: int, target: Target, cutter: Cutter) -> Row:
         "lineage": json.dumps(lineage(target, trace), ensure_ascii=False),
         "scores": json.dumps(dict(target.scores)),
     }
-    return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, cutter)
+    return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, row_tokenizer)
 
 
-def _text_columns(target: Target, trace: Trace, cutter: Cutter) -> Row:
-    tokens = (cutter.composed if target.kind == "sft" else cutter.role)(target, trace)
+def _text_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
+    tokens = (row_tokenizer.composed if target.kind == "sft" else row_tokenizer.role)(target, trace)
     begin = tokens.learned.index(1) if 1 in tokens.learned else len(tokens.ids)
-    decode = cutter.tokenizer.decode
+    decode = row_tokenizer.tokenizer.decode
     return {
         "input_ids": tokens.ids,
         "loss_mask": tokens.learned,
@@ -106,9 +106,9 @@ def _text_columns(target: Target, trace: Trace, cutter: Cutter) -> Row:
     }
 
 
-def _step_columns(target: Target, trace: Trace, cutter: Cutter) -> Row:
-    pair = cutter.step(target, trace)
-    decode = cutter.tokenizer.decode
+def _step_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
+    pair = row_tokenizer.step(target, trace)
+    decode = row_tokenizer.tokenizer.decode
     return {
         "prompt_ids": pair.prompt_ids,
         "chosen_ids": pair.chosen_ids,
@@ -131,7 +131,7 @@ def _input_digest(trace: Trace) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-class Sieve:
+class RowFilter:
     """Decides row by row: a reason to drop it, or the side it belongs to."""
 
     def __init__(self, filters: Filters) -> None:
@@ -193,19 +193,19 @@ def make_rows(runs: Iterable[Path], cut: Cut, filters: Filters) -> Report:
     A target that cannot be cut is counted with the reason.
     """
     tokenizer = load_tokenizer(cut.student)
-    cutter, sieve, report = Cutter(tokenizer, cut.retokenise), Sieve(filters), Report()
+    row_tokenizer, row_filter, report = RowTokenizer(tokenizer, cut.retokenize), RowFilter(filters), Report()
     unreadable: list[OtherTokenizer] = []
     with Writer(cut.out, tokenizer_digest(tokenizer)) as writer:
         for trace, number, target in _targets(runs, cut.role):
             try:
-                row = row_of(trace, number, target, cutter)
+                row = row_of(trace, number, target, row_tokenizer)
             except OtherTokenizer as err:
                 unreadable.append(err)
-                report.dropped[target.kind, "token ids of another tokenizer, or none (--retokenise)"] += 1
+                report.dropped[target.kind, "token ids of another tokenizer, or none (--retokenize)"] += 1
             except TrainerError as err:
                 report.dropped[target.kind, str(err).partition(": ")[2] or str(err)] += 1
             else:
-                _take(row, sieve, report, writer)
+                _take(row, row_filter, report, writer)
         if unreadable and not report.written:
             raise unreadable[0]
         if not report.written:
@@ -223,11 +223,11 @@ def _targets(runs: Iterable[Path], roles: Sequence[str]) -> Iterator[tuple[Trace
                 yield trace, number, target
 
 
-def _take(row: Row, sieve: Sieve, report: Report, writer: Writer) -> None:
-    if reason := sieve.reason(row):
+def _take(row: Row, row_filter: RowFilter, report: Report, writer: Writer) -> None:
+    if reason := row_filter.reason(row):
         report.dropped[row["kind"], reason] += 1
         return
-    side = sieve.side(row)
+    side = row_filter.side(row)
     writer.write(row, side)
     report.written[row["kind"], side] += 1
     report.tokens[row["kind"], side] += sum(len(row[name]) for name in row if name.endswith("_ids"))

@@ -2,7 +2,7 @@
 
     python trainers/sft.py --rows rows/sft --student qwen2.5-coder-0.5b --out student
 
-Rows bring their ids and their loss mask, so TRL tokenises nothing and guesses no mask.
+Rows bring their ids and their loss mask, so TRL tokenizes nothing and guesses no mask.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SFTOptions:
     packing: bool = knob(False, "put several rows into one sequence of --max-length; rows do not see each other")
 
 
-def labelled(rows: Dataset) -> Dataset:
+def labeled(rows: Dataset) -> Dataset:
     """`input_ids` and `labels`: -100 where the mask says that a token is not learned."""
     return rows.map(
         lambda row: {"labels": [i if m else -100 for i, m in zip(row["input_ids"], row["loss_mask"], strict=True)]},
@@ -56,7 +56,7 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
 
     model, tokenizer = load_student(student, training.seed)
     splits = {
-        split: labelled(fit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
+        split: labeled(fit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
     }
     more: dict[str, Any] = {"max_length": rows.max_length, "packing": sft.packing, "eval_packing": False}
     if "validation" in splits:

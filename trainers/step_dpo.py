@@ -6,9 +6,9 @@ The pair (y+, y-) after the prefix x is learned with
 
     L = -log sigmoid(beta (log pi(y+|x)/ref(y+|x) - log pi(y-|x)/ref(y-|x)))        (Rafailov et al. 2023, eq. 7)
 
-TRL would tokenise texts, and both of its formats spoil a step: a conversation closes the assistant's turn in the middle
+TRL would tokenize texts, and both of its formats spoil a step: a conversation closes the assistant's turn in the middle
 of the reasoning and opens a new one, plain strings get an end-of-sequence token after every step. Rows hold the ids
-that the engine was sent and wrote, so nothing is tokenised here.
+that the engine was sent and wrote, so nothing is tokenized here.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _cut(row: Mapping[str, list[int]], length: int) -> dict[str, list[int]]:
 
 
 def pair_trainer(**arguments: Any) -> Any:
-    """TRL's DPOTrainer on token ids: everything after the tokeniser is TRL's. Takes what DPOTrainer takes."""
+    """TRL's DPOTrainer on token ids: everything after the tokenizer is TRL's. Takes what DPOTrainer takes."""
     from trl import DPOTrainer
 
     class Trainer(Guarded, DPOTrainer):
@@ -134,7 +134,7 @@ def train(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training:
 
 
 def main(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training: DPOTraining) -> None:
-    """Step-level DPO on rows: token ids are handed over, nothing is tokenised again."""
+    """Step-level DPO on rows: token ids are handed over, nothing is tokenized again."""
     with memory_errors(training):
         train(rows, student, dpo, training)
 

@@ -10,7 +10,7 @@ from agentsys.models.tokens import TemplateRefused, template_pieces
 from agentsys.traces import Call, Segment, Target, Trace
 from agentsys.trainers.loading import TrainerError
 
-IdsSource = Literal["engine", "rendered", "re-tokenised"]
+IdsSource = Literal["engine", "rendered", "re-tokenized"]
 
 
 class OtherTokenizer(TrainerError):
@@ -39,15 +39,15 @@ class StepTokens:
     source: IdsSource
 
 
-class Cutter:
+class RowTokenizer:
     """Cuts the rows of one student: its tokenizer, its template, its end of a turn."""
 
-    def __init__(self, tokenizer: Any, retokenise: bool = False) -> None:
-        """`retokenise`: render the texts of calls whose ids the student cannot use. Raises TrainerError."""
+    def __init__(self, tokenizer: Any, retokenize: bool = False) -> None:
+        """`retokenize`: render the texts of calls whose ids the student cannot use. Raises TrainerError."""
         if not tokenizer.chat_template:
             raise TrainerError("the student's tokenizer has no chat template; take an instruct model's tokenizer")
         self.tokenizer = tokenizer
-        self.retokenise = retokenise
+        self.retokenize = retokenize
         self.special = {name: getattr(tokenizer, name) or "" for name in ("bos_token", "eos_token")}
         self.end_of_turn = self._end_of_turn_id()
         self._turn_ends = {self.end_of_turn, tokenizer.eos_token_id}
@@ -57,7 +57,7 @@ class Cutter:
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def composed(self, target: Target, trace: Trace) -> Tokens:
-        """A composed target, tokenised once. The end-of-turn token after a learned answer is learned too."""
+        """A composed target, tokenized once. The end-of-turn token after a learned answer is learned too."""
         messages = _messages(target.segments, trace)
         roles = tuple(role for role, _ in messages)
         if roles[-1] != "assistant":
@@ -122,7 +122,7 @@ class Cutter:
         ids = self._special(pieces[0])
         for message, piece in zip(told, pieces[1:], strict=True):
             ids = ids + self.encode(str(message["content"])) + self._special(piece)
-        return ids + self.encode(begun), "re-tokenised"
+        return ids + self.encode(begun), "re-tokenized"
 
     def _written(self, call: Call, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         """What a call wrote, without a stop string; with the end of the turn only where the turn ended and `last`."""
@@ -131,10 +131,10 @@ class Cutter:
             ended = call.ids[kept:] if last and set(call.ids[kept:]) <= self._turn_ends else []
             return call.ids[:kept] + ended, "engine"
         stopped = call.finish == "stop" and not call.sampling.get("stop")  # a stop string does not end the turn
-        return self.encode(call.text) + ([self.end_of_turn] if last and stopped else []), "re-tokenised"
+        return self.encode(call.text) + ([self.end_of_turn] if last and stopped else []), "re-tokenized"
 
     def _kept(self, call: Call, trace: Trace) -> int | None:
-        """How many of the call's ids are its text; None to re-tokenise. Raises OtherTokenizer, TrainerError."""
+        """How many of the call's ids are its text; None to re-tokenize. Raises OtherTokenizer, TrainerError."""
         where = f"record {trace.id}, call {call.key}"
         if not call.text:
             raise TrainerError(f"{where}: an empty reply")
@@ -144,8 +144,8 @@ class Cutter:
             return kept
         else:
             reason = f"{where}: its ids, written by {call.model}, are another tokenizer's"
-        if not self.retokenise:
-            raise OtherTokenizer(f"{reason}; --retokenise makes rows from the texts, or name a student of that family")
+        if not self.retokenize:
+            raise OtherTokenizer(f"{reason}; --retokenize makes rows from the texts, or name a student of that family")
         return None
 
     def _spelt(self, call: Call) -> bool:
@@ -181,7 +181,7 @@ class Cutter:
         return Tokens(ids, learned, "rendered")
 
     def _content(self, segments: Sequence[_Piece]) -> Tokens:
-        """One message, tokenised in one go; a token is learned if it begins in a learned segment."""
+        """One message, tokenized in one go; a token is learned if it begins in a learned segment."""
         text = "".join(segment.text for segment in segments)
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         starts, flags = 0, []

@@ -8,7 +8,7 @@
 A row's lists are flat: with T' learned positions, in order, T' x k, T' x k, T' and T' values. The tail is summed over
 the other tokens before the log-probabilities are rounded to float16: one minus the rounded probabilities goes negative,
 and float16 has no digits for a small one. Rounding changes the sum of probabilities by about 1e-4, so a reader
-normalises (losses.teacher_buckets).
+normalizes (losses.teacher_buckets).
 """
 
 from __future__ import annotations

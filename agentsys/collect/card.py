@@ -29,10 +29,10 @@ def data_card(manifest: Mapping[str, Any]) -> str:
             f"# Traces of {about['system']}",
             "",
             f"Synthetic data, written by models. Run `{manifest['run']}`: {counts['kept']} records kept, "
-            f"{counts['dropped']} dropped by the method, {counts['rejected']} rejected. {totals['calls']} calls, "
+            f"{counts['dropped']} dropped by the method, {counts['failed']} failed. {totals['calls']} calls, "
             f"{totals['prompt_tokens']} prompt and {totals['completion_tokens']} completion tokens.",
             "",
-            "Licence and terms of the inputs and of the models' outputs are those of their owners; state them here.",
+            "License and terms of the inputs and of the models' outputs are those of their owners; state them here.",
             "",
             "| model | name | revision | sampling over the role's own |",
             "|---|---|---|---|",

@@ -37,7 +37,7 @@ class RunOptions:
     seed: int = knob(0, "seed of the shuffle")
     in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
     token_budget: int | None = knob(None, "take no new record after so many tokens, prompt and completion")
-    retry_rejected: bool = knob(False, "try the rejected records again")
+    retry_failed: bool = knob(False, "try the failed records again")
     cache: Path | None = knob(None, "request cache file; by default one in the user's cache folder")
     no_cache: bool = knob(False, "neither read nor write the request cache")
     cache_limit: float = knob(20.0, "size in GB beyond which the cache's oldest calls go")
@@ -63,7 +63,7 @@ class RunOptions:
             in_flight=self.in_flight,
             cache=None if self.no_cache else self.cache or default_path(),
             cache_limit=int(self.cache_limit * 1e9),
-            retry_rejected=self.retry_rejected,
+            retry_failed=self.retry_failed,
             token_budget=self.token_budget,
             fields={name: column for name, _, column in pairs},
             id_field=self.id_field,
@@ -85,11 +85,11 @@ def run_with_view(
 
 
 def finish(summary: Summary, run: RunOptions, extra: Iterable[tuple[str, str]] = ()) -> None:
-    """Print the table and end the command: exit code 3 if records were rejected, 130 after Ctrl-C."""
+    """Print the table and end the command: exit code 3 if records failed, 130 after Ctrl-C."""
     print_summary(summary, run.runner().cache, extra)
     if summary.stopped:
         print(f"stopped: {summary.stopped}; the same command goes on from here", file=sys.stderr)
     if summary.stopped == "interrupted":
         raise typer.Exit(130)
-    if summary.rejected:
+    if summary.failed:
         raise typer.Exit(3)

@@ -64,7 +64,7 @@ class ProgressView:
         rate = summary.completion_tokens / max(now - self._started, 1e-9)
         line = (
             f"{self._begun - self._done} under way, {summary.kept} kept, {summary.dropped} dropped, "
-            f"{summary.rejected} rejected, {summary.calls + summary.cache_hits} calls, "
+            f"{summary.failed} failed, {summary.calls + summary.cache_hits} calls, "
             f"{summary.completion_tokens} tokens, {rate:.0f}/s"
         )
         if not self._bar.disable:
@@ -80,7 +80,7 @@ def print_summary(summary: Summary, cache: Path | None, extra: Iterable[tuple[st
     rows: list[tuple[str, Any]] = [
         ("kept", summary.kept),
         ("dropped", summary.dropped),
-        ("rejected", summary.rejected),
+        ("failed", summary.failed),
         *((f"  {reason}", count) for reason, count in sorted(summary.reasons.items(), key=lambda r: -r[1])[:10]),
         *([("finished before this run", summary.skipped)] if summary.skipped else []),
         *extra,
@@ -101,5 +101,5 @@ def print_summary(summary: Summary, cache: Path | None, extra: Iterable[tuple[st
         table.add_row(name, str(value))
     console = Console()
     console.print(table)
-    if summary.rejected:
-        console.print(f"rejected records, with reasons: {summary.out / 'rejected.jsonl'}", soft_wrap=True)
+    if summary.failed:
+        console.print(f"failed records, with reasons: {summary.out / 'failed.jsonl'}", soft_wrap=True)

@@ -37,6 +37,8 @@ RECORDS_PER_REQUEST: Final = 1.5
 
 An engine whose prefix cache belongs to its slots says how many itself: there a slot that changes records loses more.
 """
+MANIFEST_VERSION: Final = 2
+"""Version 2 counts *failed* records, and its fingerprint has schemas without docstrings."""
 MANIFEST_SECONDS: Final = 5.0
 """The manifest's totals are on disk at least this often."""
 RESERVED: Final = ("dropped", "targets", "tree")
@@ -54,7 +56,7 @@ class Options:
     in_flight: int = DEFAULT_IN_FLIGHT
     cache: Path | None = field(default_factory=default_path)
     cache_limit: int = DEFAULT_LIMIT
-    retry_rejected: bool = False
+    retry_failed: bool = False
     token_budget: int | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     id_field: str = "id"
@@ -68,7 +70,7 @@ class Summary:
     run: str
     kept: int = 0
     dropped: int = 0
-    rejected: int = 0
+    failed: int = 0
     skipped: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     calls: int = 0
@@ -79,13 +81,13 @@ class Summary:
     seconds: float = 0.0
     stopped: str | None = None
 
-    def count(self, trace: Trace) -> None:
+    def add_trace(self, trace: Trace) -> None:
         """Add a finished record."""
         setattr(self, trace.outcome, getattr(self, trace.outcome) + 1)
         if trace.reason:
-            self.note(trace.reason)
+            self.add_reason(trace.reason)
 
-    def pay(self, call: Call) -> None:
+    def add_call(self, call: Call) -> None:
         """Add a finished call."""
         if call.measured.get("cache_hit"):
             self.cache_hits += 1
@@ -95,8 +97,8 @@ class Summary:
         self.completion_tokens += call.completion_tokens
         self.cached_tokens += call.measured.get("cached_tokens", 0)
 
-    def note(self, reason: str) -> None:
-        """Count a reason for dropping or rejecting."""
+    def add_reason(self, reason: str) -> None:
+        """Count why a record was dropped or failed."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
@@ -118,7 +120,7 @@ def collect(
 
     `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts.
     Raises RunFolderError (folder in use, not writable, or begun with another fingerprint), InputError, SpecError,
-    EndpointDown and CacheError; whatever happens to single records ends up in rejected.jsonl.
+    EndpointDown and CacheError; whatever happens to single records ends up in failed.jsonl.
     """
     work = acollect(graph, records, out, context=context, options=options, watch=watch)
     with _rare_garbage_collection():
@@ -147,18 +149,18 @@ async def acollect(
     folder: RunFolder | None = None
     cache: RequestCache | None = None
     try:
-        print_of_run = await fingerprint(graph, context)
+        run_fingerprint = await fingerprint(graph, context)
         name = Path(records).name if isinstance(records, str | Path) else "items"
-        print_of_run["input"] = {"name": name, "fields": dict(options.fields), "id_field": options.id_field}
+        run_fingerprint["input"] = {"name": name, "fields": dict(options.fields), "id_field": options.id_field}
         folder = RunFolder(Path(out))
-        check_fingerprint(folder, print_of_run)
-        again = folder.forget_rejected() if options.retry_rejected else set()
+        check_fingerprint(folder, run_fingerprint)
+        again = folder.forget_failed() if options.retry_failed else set()
         cache = RequestCache(options.cache, limit=options.cache_limit) if options.cache else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
-        run = Run(graph, context, folder, cache, options, digest(print_of_run), watch)
-        run.begin(print_of_run, again)
-        return await run.over(islice(source, options.limit), _capacity(list(models.values()), options))
+        run = Run(graph, context, folder, cache, options, digest(run_fingerprint), watch)
+        run.begin(run_fingerprint, again)
+        return await run.run(islice(source, options.limit), _capacity(list(models.values()), options))
     finally:
         if cache is not None:
             cache.close()
@@ -182,12 +184,17 @@ def texts_of(graph: Any) -> list[str]:
 
 def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
     """Refuse to mix two runs in one folder. Raises RunFolderError that names what differs."""
-    old = folder.manifest().get("fingerprint")
-    if old is not None and folder.has_records() and (changed := differences(old, new)):
-        what = "; ".join(changed[:5])
+    manifest = folder.manifest()
+    old = manifest.get("fingerprint")
+    if old is None or not folder.has_records() or not (changed := differences(old, new)):
+        return
+    if manifest.get("version", 1) < MANIFEST_VERSION:
         raise RunFolderError(
-            f"{folder.folder} was begun with other settings ({what}); choose another --out, or go back"
+            f"{folder.folder} was begun by an earlier version of agentsys, whose schemas and option names differ "
+            f"({changed[0]}); finish it with that version, or choose another --out"
         )
+    what = "; ".join(changed[:5])
+    raise RunFolderError(f"{folder.folder} was begun with other settings ({what}); choose another --out, or go back")
 
 
 def _capacity(models: Sequence[AgentChatModel], options: Options) -> int:
@@ -220,24 +227,24 @@ class Run:
         self._started = time.perf_counter()
         self._saved = 0.0
 
-    def begin(self, print_of_run: dict[str, Any], again: set[int]) -> None:
-        """Read what is finished and write the first manifest. `again` are rejected records to be tried once more."""
+    def begin(self, run_fingerprint: dict[str, Any], again: set[int]) -> None:
+        """Read what is finished and write the first manifest. `again` are failed records to be tried once more."""
         self._done = self.folder.scan()
         self.summary.kept, self.summary.dropped = self._done.outcomes["kept"], self._done.outcomes["dropped"]
-        self.summary.rejected = self._done.rejected
+        self.summary.failed = self._done.failed
         earlier = self.folder.manifest()
         self._again = again
         self._manifest = {
-            "version": 1,
+            "version": MANIFEST_VERSION,
             "run": self.summary.run,
-            "fingerprint": print_of_run,
+            "fingerprint": run_fingerprint,
             "source_sha256": source_digest(self.graph),
             "retries": earlier.get("retries", 0) + bool(again),
             "before": earlier.get("totals", {}),
         }
         self._save()
 
-    async def over(self, source: Iterator[Record | BadRecord], workers: int) -> Summary:
+    async def run(self, source: Iterator[Record | BadRecord], workers: int) -> Summary:
         """Work until the source is exhausted, the budget is spent, or the user says stop."""
         with _interrupts(self.switch):
             tasks = [asyncio.create_task(self._work(source)) for _ in range(workers)]
@@ -257,13 +264,13 @@ class Run:
     async def _work(self, source: Iterator[Record | BadRecord]) -> None:
         for record in source:  # all workers share this iterator
             if isinstance(record, BadRecord):
-                self._reject_input(record.source, record.reason)
+                self._add_bad_input(record.source, record.reason)
             elif self._is_due(record):
                 self._watch(self.summary, record)
-                trace = await self._one(record)
+                trace = await self._run_record(record)
                 if trace is not None:
                     trace = self._added(trace)
-                    self.summary.count(trace)
+                    self.summary.add_trace(trace)
                     self._after(trace)
             await asyncio.sleep(0)  # a long stretch of finished records must not hold up the others
             if self.switch.reason:
@@ -275,12 +282,12 @@ class Run:
             self.folder.add(trace)
         except TypeError as err:
             reason = f"the graph's output cannot be written as JSON: {err}"
-            trace = replace(trace, outcome="rejected", reason=reason, result=None, targets=[])
+            trace = replace(trace, outcome="failed", reason=reason, result=None, targets=[])
             self.folder.add(trace)
         return trace
 
     def _is_due(self, record: Record) -> bool:
-        """Whether the record still has to be worked on; a second one with the same id is rejected."""
+        """Whether the record still has to be worked on; a second one with the same id fails."""
         number = id_hash(record.id)
         if number in self._seen:
             same = (
@@ -288,24 +295,24 @@ class Run:
                 if record.data.get(self.options.id_field)
                 else "two records have this content"
             )
-            self._reject_input(record.source, f"duplicate: {same} ({record.id})", record.id)
+            self._add_bad_input(record.source, f"duplicate: {same} ({record.id})", record.id)
             return False
         self._seen.add(number)
-        if number in self._done.ids or number in self._done.rejected_ids:
+        if number in self._done.ids or number in self._done.failed_ids:
             self.summary.skipped += 1
             return False
         return True
 
-    def _reject_input(self, source: str, reason: str, record_id: str | None = None) -> None:
-        if source in self._done.rejected_sources:
+    def _add_bad_input(self, source: str, reason: str, record_id: str | None = None) -> None:
+        if source in self._done.failed_sources:
             return
         self.folder.add_bad_input(source, reason, record_id)
-        self.summary.rejected += 1
-        self.summary.note(reason.split(":")[0])
+        self.summary.failed += 1
+        self.summary.add_reason(reason.split(":")[0])
         self._after(None)
 
     def _after_call(self, call: Call) -> None:
-        self.summary.pay(call)
+        self.summary.add_call(call)
         self._watch(self.summary, call)
 
     def _after(self, trace: Trace | None) -> None:
@@ -316,7 +323,7 @@ class Run:
         if time.perf_counter() - self._saved > MANIFEST_SECONDS:
             self._save()
 
-    async def _one(self, record: Record) -> Trace | None:
+    async def _run_record(self, record: Record) -> Trace | None:
         """The trace of one record, or None if the run was stopped in the middle of it."""
         generation = self._manifest["retries"] if id_hash(record.id) in self._again else 0
         recorder = Recorder(record.id, self.cache, self.switch, self._after_call, generation)
@@ -345,7 +352,7 @@ class Run:
             id=record.id,
             system=self.graph.name,
             run=self.summary.run,
-            outcome="rejected" if error else "dropped" if dropped else "kept",
+            outcome="failed" if error else "dropped" if dropped else "kept",
             reason=error or (str(dropped) if dropped else None),
             source=record.source,
             input=record.data,
@@ -363,7 +370,7 @@ class Run:
         names = ("calls", "cache_hits", "prompt_tokens", "completion_tokens", "cached_tokens", "seconds")
         before = self._manifest["before"]
         manifest = {name: value for name, value in self._manifest.items() if name != "before"}
-        manifest["counts"] = {"kept": summary.kept, "dropped": summary.dropped, "rejected": summary.rejected}
+        manifest["counts"] = {"kept": summary.kept, "dropped": summary.dropped, "failed": summary.failed}
         manifest["totals"] = {name: before.get(name, 0) + getattr(summary, name) for name in names}
         self.folder.write_manifest(manifest)
         self.folder.write("README.md", data_card(manifest).encode())

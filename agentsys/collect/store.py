@@ -1,4 +1,4 @@
-"""The output folder of a run: append-only trace shards, rejected records, the manifest, and one collector at a time."""
+"""The output folder of a run: append-only trace shards, failed records, the manifest, and one collector at a time."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Finished:
 
     ids: set[int] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=lambda: {"kept": 0, "dropped": 0})
-    rejected: int = 0
-    rejected_ids: set[int] = field(default_factory=set)
-    rejected_sources: set[str] = field(default_factory=set)
+    failed: int = 0
+    failed_ids: set[int] = field(default_factory=set)
+    failed_sources: set[str] = field(default_factory=set)
 
 
 class RunFolder:
@@ -50,7 +50,9 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")
             self._lock.acquire(blocking=False)
-            self._rejected = (folder / "rejected.jsonl").open("ab", buffering=0)
+            if (old := traces.failed_file(folder)) != (path := folder / "failed.jsonl"):
+                os.replace(old, path)  # a run begun with trace version 1
+            self._failed = path.open("ab", buffering=0)
         except Timeout:
             raise RunFolderError(
                 f"{folder}: another collector is writing here; wait for it or choose another --out"
@@ -70,7 +72,7 @@ class RunFolder:
 
     def has_records(self) -> bool:
         """Whether any record is finished here."""
-        files = [*traces.shards(self.folder), self.folder / "rejected.jsonl"]
+        files = [*traces.shards(self.folder), self.folder / "failed.jsonl"]
         return any(file.stat().st_size for file in files if file.exists())
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -98,27 +100,27 @@ class RunFolder:
                 done.ids.add(id_hash(orjson.loads(head[1])))
                 done.outcomes[head[2].decode()] += 1
             self._number = int(shard.stem.split("-")[1])
-        repair_tail(self.folder / "rejected.jsonl")
-        for line in _lines(self.folder / "rejected.jsonl"):
+        repair_tail(self.folder / "failed.jsonl")
+        for line in _lines(self.folder / "failed.jsonl"):
             entry = orjson.loads(line)
-            done.rejected += 1
+            done.failed += 1
             if "calls" in entry:  # the graph's failure; else the input's
-                done.rejected_ids.add(id_hash(entry["id"]))
+                done.failed_ids.add(id_hash(entry["id"]))
             else:
-                done.rejected_sources.add(entry["source"])
+                done.failed_sources.add(entry["source"])
         return done
 
-    def forget_rejected(self) -> set[int]:
-        """Empty rejected.jsonl, as its records are to be tried again; the hashes of those that the graph had failed."""
-        again = self.scan().rejected_ids
-        self._rejected.truncate(0)
+    def forget_failed(self) -> set[int]:
+        """Empty failed.jsonl, as its records are to be tried again; the hashes of those that failed in the graph."""
+        again = self.scan().failed_ids
+        self._failed.truncate(0)
         return again
 
     def add(self, trace: traces.Trace) -> None:
-        """Append a finished trace, to the shards or, if it is rejected, to rejected.jsonl."""
+        """Append a finished trace, to the shards or, if its record failed, to failed.jsonl."""
         line = traces.dump(trace)
-        if trace.outcome == "rejected":
-            _append(self._rejected, line)
+        if trace.outcome == "failed":
+            _append(self._failed, line)
             return
         if self._shard is None or self._shard.tell() > SHARD_BYTES:
             self._next_shard()
@@ -138,13 +140,13 @@ class RunFolder:
     def add_bad_input(self, source: str, reason: str, record_id: str | None = None) -> None:
         """Append a record that never became an input: broken line, missing field, duplicate id."""
         entry = {"id": record_id, "source": source, "reason": reason}
-        _append(self._rejected, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        _append(self._failed, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
         """Close the files and let the next collector in."""
         if self._shard is not None:
             self._shard.close()
-        self._rejected.close()
+        self._failed.close()
         self._lock.release()
 
 

@@ -31,7 +31,7 @@ class Place:
         from agentsys.collect.command import RunOptions
 
         file = cache or folder / "requests.sqlite"
-        return RunOptions(in_flight=self.in_flight, cache=file, retry_rejected=True).runner()
+        return RunOptions(in_flight=self.in_flight, cache=file, retry_failed=True).runner()
 
 
 @dataclass(frozen=True)

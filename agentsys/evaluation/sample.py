@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from agentsys.collect import Options
-from agentsys.metrics.answers import normalised
+from agentsys.metrics.answers import normalized
 from agentsys.records import BadRecord, InputError, Record, check_seed, read_records, shuffled
 from agentsys.traces import Trace, read_traces, shards
 
@@ -107,17 +107,17 @@ def traces_over(folder: Path, field: str, what: str, option: str) -> Iterator[Tr
 
 
 def check_overlap(texts: Mapping[str, str], runs: Sequence[Path], field: str, what: str) -> None:
-    """Raises InputError where a run has a record with the id of one of the sample, or with its normalised text.
+    """Raises InputError where a run has a record with the id of one of the sample, or with its normalized text.
 
     `texts` are the sample's by id.
     """
-    same = {normalised(text): name for name, text in texts.items()}
+    same = {normalized(text): name for name, text in texts.items()}
     for folder in runs:
         met: dict[str, str] = {}
         for trace in traces_over(folder, field, what, "--trained-on"):
             if trace.id in texts:
                 met[trace.id] = f"id {trace.id}: {texts[trace.id]}"
-            elif (name := same.get(normalised(trace.input[field]))) is not None:
+            elif (name := same.get(normalized(trace.input[field]))) is not None:
                 met[name] = f"the same words, {name}: {texts[name]}"
         if met:
             first = next(iter(met.values()))

@@ -12,7 +12,7 @@ import orjson
 
 from agentsys.knowledge.passages import OFFSETS_FILE, PASSAGES_FILE, KnowledgeError, Passage
 
-REJECTED_FILE: Final = "rejected.jsonl"
+REJECTED_FILE: Final = "failed.jsonl"
 _BUFFER: Final = 1 << 20
 
 

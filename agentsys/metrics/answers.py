@@ -1,4 +1,4 @@
-"""Short answers against gold ones: exact match and token F1 as SQuAD normalises them (Rajpurkar et al. 2016)."""
+"""Short answers against gold ones: exact match and token F1 as SQuAD normalizes them (Rajpurkar et al. 2016)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalised(answer: str) -> str:
+def normalized(answer: str) -> str:
     """Lower case, without punctuation and articles, white space folded."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
-    """Whether the answer is one of the golds (an answer and its aliases), both normalised."""
-    return normalised(answer) in {normalised(gold) for gold in golds}
+    """Whether the answer is one of the golds (an answer and its aliases), both normalized."""
+    return normalized(answer) in {normalized(gold) for gold in golds}
 
 
 def contains_match(answer: str, golds: Sequence[str]) -> bool:
-    """Lenient: the answer contains a gold or a gold contains the answer, normalised; an empty one matches nothing."""
-    given = normalised(answer)
-    return bool(given) and any(gold in given or given in gold for gold in map(normalised, golds) if gold)
+    """Lenient: the answer contains a gold or a gold contains the answer, normalized; an empty one matches nothing."""
+    given = normalized(answer)
+    return bool(given) and any(gold in given or given in gold for gold in map(normalized, golds) if gold)
 
 
 def is_correct(answer: str, golds: Sequence[str], match: Match = "exact") -> bool:
@@ -36,8 +36,8 @@ def is_correct(answer: str, golds: Sequence[str], match: Match = "exact") -> boo
 
 
 def token_f1(answer: str, golds: Sequence[str]) -> float:
-    """The best F1 over the golds of the shared tokens, normalised; 0-1. Yes, no and noanswer match only themselves."""
-    return max((_f1(normalised(answer), normalised(gold)) for gold in golds), default=0.0)
+    """The best F1 over the golds of the shared tokens, normalized; 0-1. Yes, no and noanswer match only themselves."""
+    return max((_f1(normalized(answer), normalized(gold)) for gold in golds), default=0.0)
 
 
 _CLOSED = {"yes", "no", "noanswer"}

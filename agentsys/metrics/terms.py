@@ -13,7 +13,7 @@ Three measures, each of them two numbers a sentence (or document) that a corpus 
 LTCR finds how a word was rendered with a word aligner. Here it is found among the known translations of the term, so
 that no model stands between the text and the number: a sentence that shows none of them agrees with no other.
 
-Texts are compared NFKC-normalised and casefolded, Chinese ones in simplified characters.
+Texts are compared NFKC-normalized and casefolded, Chinese ones in simplified characters.
 """
 
 from __future__ import annotations

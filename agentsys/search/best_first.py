@@ -42,11 +42,11 @@ class Problem(Protocol[S]):
         ...
 
 
-async def best_first(root: Node[S], problem: Problem[S], *, at_once: int = 1) -> Node[S] | None:
+async def best_first(root: Node[S], problem: Problem[S], *, parallel: int = 1) -> Node[S] | None:
     """Uniform-cost search: the goal of least cost, or None. Of goals with equal cost the first in `Node.order`.
 
-    Nodes are expanded in that order, `at_once` of them together: expansion i is chosen when expansions 1 .. i - at_once
-    have ended, in order, so that the tree does not depend on timing. With at_once = 1 every node is tested when it is
+    Nodes are expanded in that order, `parallel` of them together: expansion i is chosen when expansions 1 .. i - parallel
+    have ended, in order, so that the tree does not depend on timing. With parallel = 1 every node is tested when it is
     popped (Dijkstra 1959); above, a few nodes may be expanded that a sequential search would not have reached. Nodes
     that could not beat the goal stay "open".
     """
@@ -55,7 +55,7 @@ async def best_first(root: Node[S], problem: Problem[S], *, at_once: int = 1) ->
     goal: Node[S] | None = None
     try:
         while True:
-            while frontier and len(running) < at_once and (goal is None or frontier[0][0] < goal.order):
+            while frontier and len(running) < parallel and (goal is None or frontier[0][0] < goal.order):
                 node = heappop(frontier)[1]
                 running.append((node, asyncio.create_task(_expand(node, problem))))
             if not running:
@@ -73,7 +73,7 @@ async def best_first(root: Node[S], problem: Problem[S], *, at_once: int = 1) ->
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
-async def whole_tree(root: Node[S], problem: Problem[S]) -> list[Node[S]]:
+async def exhaustive(root: Node[S], problem: Problem[S]) -> list[Node[S]]:
     """Expand every node, branches at once; the goals in `Node.order`. The problem bounds the depth."""
     await _grow(root, problem)
     return sorted((node for node in walk(root) if node.outcome == "goal"), key=lambda node: node.order)

@@ -1,11 +1,11 @@
-"""Monte Carlo tree search over a problem whose steps are calls of models, many descents of one tree under way at once.
+"""Monte Carlo tree search over a problem whose steps are calls of models, many simulations of one tree under way at once.
 
-A descent selects a leaf s_L by a rule, expands it (its children are evaluated right away), and backs up the leaf's
+A simulation selects a leaf s_L by a rule, expands it (its children are evaluated right away), and backs up the leaf's
 value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean of what was found
 below s. Until its first visit a child is worth its own evaluation V. A terminal leaf is backed up at every visit.
 
-While descents are under way, each node on their paths counts one more visit with the value `virtual_loss` for each of
-them, which keeps them apart (Chaslot et al. 2008). Descent i is selected when descents 1 .. i - W have been backed up,
+While simulations are under way, each node on their paths counts one more visit with the value `virtual_loss` for each of
+them, which keeps them apart (Chaslot et al. 2008). Simulation i is selected when simulations 1 .. i - W have been backed up,
 and they are backed up in order: the same replies give the same nodes and counts, however fast each comes.
 """
 
@@ -26,7 +26,7 @@ from agentsys.search.tree import Node
 S = TypeVar("S")
 
 
-class Stepwise(Protocol[S]):
+class MCTSProblem(Protocol[S]):
     """What is searched."""
 
     async def expand(self, node: Node[S], n: int) -> Sequence[Child]:
@@ -42,7 +42,7 @@ class Stepwise(Protocol[S]):
         ...
 
 
-class Rule(Protocol):
+class SelectionRule(Protocol):
     """How attractive a child is; the search goes to the greatest, of equals to the first."""
 
     def __call__(self, parent_visits: int, child_visits: int, value: float, prior: float) -> float:
@@ -60,7 +60,7 @@ class UCB:
     alpha: float = 0.5
 
     def __call__(self, parent_visits: int, child_visits: int, value: float, prior: float) -> float:
-        """See Rule."""
+        """See SelectionRule."""
         ratio = parent_visits / (1 + child_visits)
         return value + (self.alpha * math.sqrt(2 * math.log(ratio)) if ratio > 1 else 0.0)
 
@@ -73,7 +73,7 @@ class PUCT:
     c_init: float = 1.25
 
     def __call__(self, parent_visits: int, child_visits: int, value: float, prior: float) -> float:
-        """See Rule."""
+        """See SelectionRule."""
         rate = math.log((parent_visits + self.c_base + 1) / self.c_base) + self.c_init
         return value + prior * rate * math.sqrt(parent_visits) / (1 + child_visits)
 
@@ -85,7 +85,7 @@ class UCT:
     c: float = 1.414
 
     def __call__(self, parent_visits: int, child_visits: int, value: float, prior: float) -> float:
-        """See Rule."""
+        """See SelectionRule."""
         if child_visits == 0:
             return math.inf
         return value + self.c * math.sqrt(math.log(max(parent_visits, 1)) / child_visits)
@@ -99,7 +99,7 @@ class Limits:
     A limit on `seconds` makes the tree depend on timing; the others do not.
     """
 
-    descents: int = 16
+    simulations: int = 16
     width: int = 4
     depth: int = 4
     tokens: int | None = None
@@ -114,31 +114,37 @@ class _Grown(NamedTuple):
 class _Descent(NamedTuple):
     path: list[Node[Any]]
     expansion: asyncio.Task[list[_Grown]] | None
-    """None if the leaf is an end, or another descent under way expands it."""
+    """None if the leaf is an end, or another simulation under way expands it."""
 
 
 class MCTS:
     """A search with its limits. Nodes hold all that it knows, so `run` goes on where it was, or searches a subtree."""
 
     def __init__(
-        self, problem: Stepwise[Any], rule: Rule, limits: Limits, *, at_once: int = 1, virtual_loss: float = 0.0
+        self,
+        problem: MCTSProblem[Any],
+        rule: SelectionRule,
+        limits: Limits,
+        *,
+        parallel: int = 1,
+        virtual_loss: float = 0.0,
     ) -> None:
-        """`at_once` is W; `virtual_loss` the value that a descent under way is taken to have: the scale's lowest."""
+        """`parallel` is W; `virtual_loss` the value that a simulation under way is taken to have: the scale's lowest."""
         self.problem, self.rule, self.limits = problem, rule, limits
-        self.at_once, self.virtual_loss = at_once, virtual_loss
+        self.parallel, self.virtual_loss = parallel, virtual_loss
         self.tokens = 0
         self._expanding: set[Node[Any]] = set()
 
     async def run(self, root: Node[Any]) -> None:
         """Expand the root if it has no children, then descend until a limit is reached."""
         began = time.monotonic()
-        left = self.limits.descents
+        left = self.limits.simulations
         running: deque[_Descent] = deque()
         if root.outcome == "open" and not self._is_end(root):
             self._grow(root, await self._outcome(asyncio.create_task(self._expand(root))))
         try:
             while True:
-                while left and len(running) < self.at_once and not self._spent(began):
+                while left and len(running) < self.parallel and not self._spent(began):
                     running.append(self._descend(root))
                     left -= 1
                 if not running:
@@ -161,7 +167,7 @@ class MCTS:
             parent = path[-1]
             path.append(max(live, key=lambda child: self._score(parent, child)))
         for node in path:
-            node.under_way += 1
+            node.in_progress += 1
         leaf = path[-1]
         if leaf.outcome != "open" or leaf in self._expanding or self._is_end(leaf):
             return _Descent(path, None)
@@ -169,15 +175,15 @@ class MCTS:
         return _Descent(path, asyncio.create_task(self._expand(leaf)))
 
     def _score(self, parent: Node[Any], child: Node[Any]) -> float:
-        visits = child.visits + child.under_way
-        value = (child.total + child.under_way * self.virtual_loss) / visits if visits else child.value
-        return self.rule(parent.visits + parent.under_way, visits, value, child.prior)
+        visits = child.visits + child.in_progress
+        value = (child.total + child.in_progress * self.virtual_loss) / visits if visits else child.value
+        return self.rule(parent.visits + parent.in_progress, visits, value, child.prior)
 
     def _is_end(self, node: Node[Any]) -> bool:
         return node.depth >= self.limits.depth or self.problem.is_terminal(node)
 
     async def _expand(self, node: Node[Any]) -> list[_Grown]:
-        """The steps from a node with their values. They join the tree when it is this descent's turn."""
+        """The steps from a node with their values. They join the tree when it is this simulation's turn."""
         steps = _merged(await self.problem.expand(node, self.limits.width))
         aside = Node(node.id, node.state, node.parent, node.cost)
         children = [aside.add(step.state, step.cost, step.step) for step in steps]
@@ -193,17 +199,17 @@ class MCTS:
         except ModelError as err:
             return err
 
-    async def _finish(self, descent: _Descent) -> None:
+    async def _finish(self, simulation: _Descent) -> None:
         """Give the leaf its children, back its value up and take the virtual loss away."""
-        leaf = descent.path[-1]
-        grown = await self._outcome(descent.expansion)
-        if descent.expansion:
+        leaf = simulation.path[-1]
+        grown = await self._outcome(simulation.expansion)
+        if simulation.expansion:
             self._expanding.discard(leaf)
             self._grow(leaf, grown)
         elif leaf.outcome == "open" and self.problem.is_terminal(leaf):
             leaf.outcome = "end"  # one at the depth limit stays open: a deeper search may go on from it
-        for node in descent.path:
-            node.under_way -= 1
+        for node in simulation.path:
+            node.in_progress -= 1
             node.visits += 1
             node.total += leaf.value
 
@@ -223,12 +229,12 @@ class MCTS:
 
     async def _give_up(self, running: deque[_Descent]) -> None:
         """An error or a cancellation: what is under way leaves no virtual loss behind."""
-        for descent in running:
-            for node in descent.path:
-                node.under_way -= 1
-            if descent.expansion:
-                descent.expansion.cancel()
-                self._expanding.discard(descent.path[-1])
+        for simulation in running:
+            for node in simulation.path:
+                node.in_progress -= 1
+            if simulation.expansion:
+                simulation.expansion.cancel()
+                self._expanding.discard(simulation.path[-1])
         await asyncio.gather(*(d.expansion for d in running if d.expansion), return_exceptions=True)
 
 

@@ -22,7 +22,7 @@ class Node(Generic[S]):
 
     `cost` is g(s), the sum of the steps' costs from the root. `step` is what led here and `found` what the problem saw
     when it expanded the node; both are JSON and go into the trace, the state does not. Monte Carlo search adds V
-    (`value`), P (`prior`), N (`visits`), W (`total`) and how many descents are under way through the node.
+    (`value`), P (`prior`), N (`visits`), W (`total`) and how many simulations are under way through the node.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Node(Generic[S]):
     prior: float = 1.0
     visits: int = 0
     total: float = 0.0
-    under_way: int = 0
+    in_progress: int = 0
 
     @staticmethod
     def root(state: S) -> Node[S]:
@@ -84,7 +84,7 @@ def walk(root: Node[S]) -> Iterator[Node[S]]:
         yield from walk(child)
 
 
-def record(root: Node[Any]) -> list[dict[str, Any]]:
+def tree_to_json(root: Node[Any]) -> list[dict[str, Any]]:
     """The tree as a trace holds it: {id, parent, depth, cost, outcome, error} a node, with what step and found add.
 
     Where there were visits, also {visits, value, q}.

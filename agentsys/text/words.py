@@ -1,6 +1,6 @@
 """Words of a text as BM25 counts them, in any script.
 
-A word is a run of letters, digits and marks, NFKC-normalised and casefolded. Scripts that put no space between words
+A word is a run of letters, digits and marks, NFKC-normalized and casefolded. Scripts that put no space between words
 (Chinese, Japanese, Thai, Lao, Khmer, Burmese) give the pairs of neighbouring characters, which finds words without a
 dictionary; a character that stands alone is kept as it is. There is no stemming and no list of stop words: on the
 three question sets of docs/knowledge.md they moved recall by less than the noise, and each would hold for one language.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agentsys.graphs.crat.state import Context
-from agentsys.graphs.crat.system import CRAT, builder, graph
+from agentsys.graphs.crat.system import CRAT, Context, builder, graph
 
 __all__ = ["CRAT", "Context", "builder", "graph"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from agentsys.graphs.crat.judge import candidates_of
-from agentsys.graphs.crat.state import CHANGING, UNPLACED, Context, Decision, Mention, Relations, Sentence, State
+from agentsys.graphs.crat.state import CHANGING, UNPLACED, Decision, Knobs, Mention, Relations, Sentence, State
 from agentsys.graphs.crat.transkg import TransKG
 from agentsys.models.errors import ModelError
 from agentsys.terms.item import Item, Term
@@ -103,7 +103,7 @@ def may_differ(decision: Decision | None, mention: Mention) -> bool:
     return bool({decision["kind"], mention["kind"]} & set(CHANGING))
 
 
-def with_verdicts(state: State, decisions: Sequence[Decision], context: Context) -> dict[str, Any] | None:
+def with_verdicts(state: State, decisions: Sequence[Decision], context: Knobs) -> dict[str, Any] | None:
     """The graph with what a further retrieval brought and with the judge's verdicts."""
     data = state.get("graph")
     if not data or not context.judge:

@@ -17,10 +17,10 @@ from typing import Any
 from agentsys.graphs.crat.state import (
     UNPLACED,
     Candidate,
-    Context,
     Counterfactual,
     Decision,
     Invariance,
+    Knobs,
     Names,
     Relevance,
     Senses,
@@ -54,7 +54,7 @@ class Judge(System):
     )
     sources: tuple[TermSource, ...] = ()
 
-    async def opened(self, context: Context) -> list[TermSource]:
+    async def opened(self, context: Knobs) -> list[TermSource]:
         """All sources of a run. Raises ValueError for a spec that cannot be used."""
         if not context.specs:
             return list(self.sources)
@@ -62,7 +62,7 @@ class Judge(System):
         return [*self.sources, *await asyncio.to_thread(load_sources, context.specs, *languages)]
 
     async def retrieve(
-        self, context: Context, text: str, terms: Sequence[str], keys: Sequence[str]
+        self, context: Knobs, text: str, terms: Sequence[str], keys: Sequence[str]
     ) -> tuple[list[list[Item]], list[str]]:
         """For each term of a sentence what the sources and the informant know, and what failed.
 
@@ -83,7 +83,7 @@ class Judge(System):
         return [_interleaved(lists) for lists in columns], faults
 
     async def _told(
-        self, context: Context, text: str, term: str, key: str, refused: Sequence[dict[str, str]]
+        self, context: Knobs, text: str, term: str, key: str, refused: Sequence[dict[str, str]]
     ) -> list[Item]:
         """What the informant says of a term, besides what was refused. Raises RoleError."""
         inputs = {"text": text, "term": term, "refused": list(refused), **context.languages}
@@ -94,7 +94,7 @@ class Judge(System):
             if sense.translation.strip()
         ]
 
-    async def decide(self, context: Context, text: str, decision: Decision, facts: Sequence[str]) -> Decision:
+    async def decide(self, context: Knobs, text: str, decision: Decision, facts: Sequence[str]) -> Decision:
         """Judge a term's candidates in a sentence; with nothing accepted, look once more. Raises no RoleError.
 
         Candidates that are rejected already stay so.
@@ -114,14 +114,14 @@ class Judge(System):
         more = await self._judge_all(context, text, decision, rest[: context.candidates], facts, len(first))
         return _with_last_choice({**decision, "candidates": [*first, *more, *rest[context.candidates :]]})
 
-    async def _with_more(self, context: Context, text: str, decision: Decision) -> tuple[Decision, list[Candidate]]:
+    async def _with_more(self, context: Knobs, text: str, decision: Decision) -> tuple[Decision, list[Candidate]]:
         """The decision after a further retrieval, and the candidates that this brought and that were not known."""
         items, faults = await self._look_again(context, text, decision)
         known = {_identity(candidate["item"]) for candidate in decision["candidates"]}
         fresh = [candidate for candidate in candidates_of(items) if _identity(candidate["item"]) not in known]
         return {**decision, "retrievals": 2, "faults": [*decision["faults"], *faults]}, fresh
 
-    async def _look_again(self, context: Context, text: str, decision: Decision) -> tuple[list[Item], list[str]]:
+    async def _look_again(self, context: Knobs, text: str, decision: Decision) -> tuple[list[Item], list[str]]:
         """The further retrieval: the informant hears what was refused and why, the sources hear other names."""
         term, key = decision["surface"], f"{_key(decision)}/again"
         refused = [
@@ -136,7 +136,7 @@ class Judge(System):
         known = [items for items in found if not isinstance(items, ModelError)]
         return _interleaved(known), [str(error) for error in found if isinstance(error, ModelError)]
 
-    async def _under_other_names(self, context: Context, text: str, term: str, key: str) -> list[Item]:
+    async def _under_other_names(self, context: Knobs, text: str, term: str, key: str) -> list[Item]:
         """What the sources know of a term's expansion, dictionary form or synonyms. Raises RoleError."""
         sources = await self.opened(context)
         if not sources:
@@ -152,7 +152,7 @@ class Judge(System):
 
     async def _judge_all(
         self,
-        context: Context,
+        context: Knobs,
         text: str,
         decision: Decision,
         candidates: Sequence[Candidate],
@@ -179,7 +179,7 @@ class Judge(System):
         return _first_accepted(_outdone(compared, rivals))
 
     async def relevant(
-        self, context: Context, about: dict[str, str], candidate: Candidate, facts: Sequence[str], key: str
+        self, context: Knobs, about: dict[str, str], candidate: Candidate, facts: Sequence[str], key: str
     ) -> Candidate:
         """Check 1: relevance. The candidate with its verdict. Raises RoleError."""
         inputs = {"entry": shown(candidate["item"]), "facts": list(facts), **about}
@@ -188,9 +188,7 @@ class Judge(System):
         rejected = "" if verdict.relevant else "relevance"
         return {**candidate, "relevant": verdict.relevant, "reasons": reasons, "rejected_by": rejected}
 
-    async def _there_and_back(
-        self, context: Context, about: dict[str, str], candidate: Candidate, key: str
-    ) -> Candidate:
+    async def _there_and_back(self, context: Knobs, about: dict[str, str], candidate: Candidate, key: str) -> Candidate:
         """Check 2: substitution, back-translation without sight of the source, and the concept's invariance.
 
         Only a relevant candidate takes it. Where the translation lacks it there is nothing to bring back: it is put
@@ -216,7 +214,7 @@ class Judge(System):
         }
 
     async def _against(
-        self, context: Context, about: dict[str, str], candidate: Candidate, rival: Candidate | None, key: str
+        self, context: Knobs, about: dict[str, str], candidate: Candidate, rival: Candidate | None, key: str
     ) -> Candidate:
         """Check 3: would the sentence say something else with the rival, and which of the two fits it better?
 

@@ -7,7 +7,7 @@ import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -227,20 +227,9 @@ class Output(Found):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext, LanguagePair):
-    """Models, prompts and knobs of a run."""
+class Knobs(BaseContext, LanguagePair):
+    """The knobs of a run; graphs/crat/system.py adds the models and prompts of the roles."""
 
-    model: str = knob("embedded", "model spec of every role that has none of its own")
-    identifier_model: str = knob("", "model spec of the role that finds unknown terms; empty: `model`")
-    grapher_model: str = knob("", "model spec of the role that finds relations in the text; empty: `model`")
-    informant_model: str = knob("", "model spec of the model that is asked as a source; empty: `model`")
-    searcher_model: str = knob("", "model spec of the role that names what else to look up; empty: `model`")
-    relevance_model: str = knob("", "model spec of the judge of relevance; empty: `model`")
-    substituter_model: str = knob("", "model spec of the role that translates with a candidate; empty: `model`")
-    back_model: str = knob("", "model spec of the back-translator; empty: `model`")
-    invariance_model: str = knob("", "model spec of the judge of invariance; empty: `model`")
-    counterfactual_model: str = knob("", "model spec of the judge of counterfactuals; empty: `model`")
-    translator_model: str = knob("", "model spec of the translator, of glosses and repairs; empty: `model`")
     source_language: str = knob("English", "language of the texts")
     target_language: str = knob("Chinese", "language of the translations")
     sources: str = knob("", "where knowledge comes from: specs as terms:FILE.csv, separated by commas")
@@ -257,18 +246,6 @@ class Context(BaseContext, LanguagePair):
     candidates: int = knob(3, "candidates of a term that are judged at most")
     again: bool = knob(True, "whether to look once more, under other names, where nothing was accepted")
     repair: bool = knob(True, "whether a translation that lacks an accepted term is repaired, once")
-    identifier_prompt: str = knob("", "prompt text in place of prompts/crat/identifier.md")
-    glosser_prompt: str = knob("", "prompt text in place of prompts/crat/glosser.md")
-    grapher_prompt: str = knob("", "prompt text in place of prompts/crat/grapher.md")
-    informant_prompt: str = knob("", "prompt text in place of prompts/crat/informant.md")
-    searcher_prompt: str = knob("", "prompt text in place of prompts/crat/searcher.md")
-    relevance_prompt: str = knob("", "prompt text in place of prompts/crat/relevance.md")
-    substituter_prompt: str = knob("", "prompt text in place of prompts/crat/substituter.md")
-    back_prompt: str = knob("", "prompt text in place of prompts/crat/back.md")
-    invariance_prompt: str = knob("", "prompt text in place of prompts/crat/invariance.md")
-    counterfactual_prompt: str = knob("", "prompt text in place of prompts/crat/counterfactual.md")
-    translator_prompt: str = knob("", "prompt text in place of prompts/crat/translator.md")
-    repairer_prompt: str = knob("", "prompt text in place of prompts/crat/repairer.md")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
@@ -279,16 +256,6 @@ class Context(BaseContext, LanguagePair):
         for name in ("source_language", "target_language"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name}: it is empty; name a language, such as English")
-
-    @property
-    def glosser_model(self) -> str:
-        """The translator's: its own probabilities are what counts."""
-        return self.translator_model
-
-    @property
-    def repairer_model(self) -> str:
-        """The translator's."""
-        return self.translator_model
 
     @property
     def specs(self) -> list[str]:
@@ -307,7 +274,10 @@ class Context(BaseContext, LanguagePair):
                     await source.aclose()
 
 
-def with_digest(context: Context) -> Context:
+K = TypeVar("K", bound=Knobs)
+
+
+def with_digest(context: K) -> K:
     """The context with a digest of what its sources hold, which becomes part of the run's fingerprint.
 
     Raises KnowledgeError, before anything is asked, for a source that cannot be used.

@@ -23,10 +23,10 @@ from agentsys.graphs.crat.document import facts as facts_of
 from agentsys.graphs.crat.document import known, may_differ, needed, relate, rooted, undecided, valid, with_verdicts
 from agentsys.graphs.crat.judge import Judge, accepted, blank, shown
 from agentsys.graphs.crat.state import (
-    Context,
     Decision,
     FoundTerms,
     Input,
+    Knobs,
     Mention,
     Output,
     Relations,
@@ -39,7 +39,7 @@ from agentsys.graphs.crat.transkg import TransKG
 from agentsys.models.errors import ModelError
 from agentsys.roles import Role, load_prompt
 from agentsys.search import settled
-from agentsys.systems import ask
+from agentsys.systems import ask, role_options
 from agentsys.terms.index import term_key
 from agentsys.terms.item import Item, Kind
 from agentsys.text.languages import language
@@ -61,7 +61,7 @@ class CRAT(Judge):
 
     identifier: Role[FoundTerms] = Role("crat/identifier", FoundTerms, sampling={"temperature": 0.0, "max_tokens": 400})
     glosser: Role[str] = Role(
-        "crat/glosser", whole=False, sampling={"temperature": 0.0, "max_tokens": 400, "logprobs": 1}
+        "crat/glosser", allow_truncated=True, sampling={"temperature": 0.0, "max_tokens": 400, "logprobs": 1}
     )
     grapher: Role[Relations] = Role("crat/grapher", Relations, sampling={"temperature": 0.0, "max_tokens": 500})
     translator: Role[str] = Role("crat/translator", sampling={"temperature": 0.0, "max_tokens": 1000})
@@ -286,6 +286,12 @@ def _all(results: Sequence[T | ModelError]) -> list[T]:
         if isinstance(result, ModelError):
             raise result
     return [result for result in results if not isinstance(result, ModelError)]
+
+
+@dataclass(frozen=True)
+@role_options(CRAT, shared_models={"glosser": "translator", "repairer": "translator"})
+class Context(Knobs):
+    """Models, prompts and knobs of a run. Glosses and repairs are the translator's: its own probabilities count."""
 
 
 def _entries(context: Context, decision: Decision) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from agentsys.graphs.deeprag.narrative import Conclusion, parse_final
 from agentsys.knowledge.context import Knowledge, Passage
 from agentsys.roles import Role
-from agentsys.systems import System, ask, knob
+from agentsys.systems import System, ask, knob, role_options
 
 Strategy = Literal["direct", "cot", "cot_retrieve"]
 
@@ -43,16 +43,6 @@ class State(Output):
     passages: NotRequired[list[Passage]]
 
 
-@dataclass(frozen=True)
-class Context(Knowledge):
-    """The strategy, its model and its prompt."""
-
-    strategy: Strategy = knob("cot", "answer at once, think first, or look the question up and think")
-    model: str = knob("embedded", "model spec")
-    direct_prompt: str = knob("", "prompt text in place of prompts/question/direct.md")
-    cot_prompt: str = knob("", "prompt text in place of prompts/question/cot.md")
-
-
 def parse_answer(reply: str) -> Conclusion:
     """The answer at the end of a reply, after the thoughts. Without tags its last line is both answers."""
     end = reply.rfind("<answer long>")
@@ -65,16 +55,16 @@ def parse_answer(reply: str) -> Conclusion:
 class Question(System):
     """The roles and nodes. A reply may be cut off by the token limit: what is there is what counts."""
 
-    direct: Role[str] = Role("question/direct", whole=False, sampling={"temperature": 0.0, "max_tokens": 150})
-    cot: Role[str] = Role("question/cot", whole=False, sampling={"temperature": 0.0, "max_tokens": 500})
+    direct: Role[str] = Role("question/direct", allow_truncated=True, sampling={"temperature": 0.0, "max_tokens": 150})
+    cot: Role[str] = Role("question/cot", allow_truncated=True, sampling={"temperature": 0.0, "max_tokens": 500})
 
-    async def retrieve(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def retrieve(self, state: State, runtime: Runtime[BaselineContext]) -> dict[str, Any]:
         """The passages that the question finds; none unless the strategy looks them up."""
         context = runtime.context
         found = await context.search(state["question"]) if context.strategy == "cot_retrieve" else []
         return {"passages": found}
 
-    async def answer(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def answer(self, state: State, runtime: Runtime[BaselineContext]) -> dict[str, Any]:
         """One call of one role. Raises RoleError."""
         context = runtime.context
         role = self.direct if context.strategy == "direct" else self.cot
@@ -87,15 +77,23 @@ class Question(System):
             "retrievals": int(context.strategy == "cot_retrieve"),
         }
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
+    def builder(self) -> StateGraph[State, BaselineContext, Input, Output]:
         """retrieve -> answer."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder = StateGraph(State, context_schema=BaselineContext, input_schema=Input, output_schema=Output)
         builder.add_node("retrieve", self.retrieve)
         builder.add_node("answer", self.answer)
         builder.add_edge(START, "retrieve")
         builder.add_edge("retrieve", "answer")
         builder.add_edge("answer", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(Question, shared_models={"direct": "", "cot": ""})
+class BaselineContext(Knowledge):
+    """The strategy, its model and its prompt."""
+
+    strategy: Strategy = knob("cot", "answer at once, think first, or look the question up and think")
 
 
 builder = Question().builder()

@@ -36,8 +36,8 @@ from agentsys.metrics.answers import Match, is_correct
 from agentsys.models.errors import ModelError
 from agentsys.prompt import one_line
 from agentsys.roles import Role, RoleError
-from agentsys.search import Child, Node, best_first, record, settled, whole_tree
-from agentsys.systems import System, ask, knob
+from agentsys.search import Child, Node, best_first, exhaustive, settled, tree_to_json
+from agentsys.systems import System, ask, knob, role_options
 from agentsys.traces import Segment, Target, masked
 
 NOTHING_FOUND = "[No related Info]"
@@ -83,35 +83,6 @@ class Answered(BaseModel):
 
     long: str
     short: str
-
-
-@dataclass(frozen=True)
-class Context(Knowledge):
-    """The stage, its models and knobs."""
-
-    stage: Literal["imitation", "calibration"] = knob("imitation", "stage I or stage II")
-    model: str = knob("embedded", "model spec of every role that has none of its own; stage II: the stage-I model")
-    decomposer_model: str = knob("", "stage I: model spec of the role that writes sub-queries; empty: `model`")
-    reader_model: str = knob("", "stage I: model spec of the role that answers from passages; empty: `model`")
-    parametric_model: str = knob("", "stage I: the target model, which answers from memory; empty: `model`")
-    concluder_model: str = knob("", "stage I: model spec of the role that writes the final answer; empty: `model`")
-    max_steps: int = knob(4, "T: sub-queries after which the final answer is forced (the paper does not tell its own)")
-    match: Match = knob("exact", "what counts as correct: SQuAD-normalised exact match, or the lenient containment")
-    at_once: int = knob(1, "stage I: nodes of one tree that are expanded at once")
-    example: bool = knob(False, "stage II: show a worked example, for a model that was not trained on narratives")
-    decomposer_prompt: str = knob("", "prompt text in place of prompts/deeprag/decomposer.md")
-    reader_prompt: str = knob("", "prompt text in place of prompts/deeprag/reader.md")
-    parametric_prompt: str = knob("", "prompt text in place of prompts/deeprag/parametric.md")
-    concluder_prompt: str = knob("", "prompt text in place of prompts/deeprag/concluder.md")
-    narrative_prompt: str = knob("", "stage II: prompt text in place of prompts/deeprag/narrative.md")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
-        super().__post_init__()
-        self.at_least(max_steps=1, at_once=1)
-        own = [f"{role}_{kind}" for role in ("decomposer", "reader", "parametric", "concluder") for kind in _KINDS]
-        if self.stage == "calibration" and (given := [name for name in own if getattr(self, name)]):
-            raise ValueError(f"{given[0]}: stage II has one model for all roles, `model`, and `narrative_prompt`")
 
 
 class Writer(Protocol):
@@ -173,7 +144,7 @@ class Question:
     question: str
     golds: list[str]
     writer: Writer
-    context: Context
+    context: SearchContext
     narrator: DeepRAG | None = None
     """Stage II: asked for its own decision at every sub-query; its call holds the exact prefix of a pair."""
 
@@ -230,7 +201,7 @@ class DeepRAGSearch(System):
     imitation: Imitation = Imitation()
     narrator: DeepRAG = DeepRAG()
 
-    async def search(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def search(self, state: State, runtime: Runtime[SearchContext]) -> dict[str, Any]:
         """Stage I or stage II, inside one node."""
         context = runtime.context
         root: Node[tuple[Step, ...]] = Node.root(())
@@ -239,12 +210,17 @@ class DeepRAGSearch(System):
             raise ValueError("no right answer: a record needs `answer` or `answers`; --field answer=COLUMN names it")
         if context.stage == "imitation":
             problem = Question(state["question"], right, self.imitation, context)
-            goal = await best_first(root, problem, at_once=context.at_once)
+            goal = await best_first(root, problem, parallel=context.parallel)
         else:
             problem = Question(state["question"], right, self.narrator, context, self.narrator)
-            goal = next(iter(await whole_tree(root, problem)), None)
+            goal = next(iter(await exhaustive(root, problem)), None)
         if goal is None:
-            return {"question": state["question"], "tree": record(root), "dropped": "no correct path", "targets": []}
+            return {
+                "question": state["question"],
+                "tree": tree_to_json(root),
+                "dropped": "no correct path",
+                "targets": [],
+            }
         fault = _unfit(goal, context.stage)
         found = targets(state["question"], goal, context, self.narrator) if fault is None else []
         return {
@@ -253,18 +229,40 @@ class DeepRAGSearch(System):
             "answer": goal.found["answer"],
             "long_answer": goal.found["long_answer"],
             "retrievals": retrievals(goal.state),
-            "tree": record(root),
+            "tree": tree_to_json(root),
             "dropped": fault,
             "targets": [asdict(target) for target in found],
         }
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
+    def builder(self) -> StateGraph[State, SearchContext, Input, Output]:
         """One node: a super-step for each expansion would make all branches wait for the slowest."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder = StateGraph(State, context_schema=SearchContext, input_schema=Input, output_schema=Output)
         builder.add_node("search", self.search)
         builder.add_edge(START, "search")
         builder.add_edge("search", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(DeepRAGSearch, shared_models={"decider": "", "answerer": ""})
+class SearchContext(Knowledge):
+    """The stage, its models and knobs."""
+
+    stage: Literal["imitation", "calibration"] = knob("imitation", "stage I or stage II")
+    model: str = knob("embedded", "model spec of every role that has none of its own; stage II: the stage-I model")
+    max_steps: int = knob(4, "T: sub-queries after which the final answer is forced (the paper does not tell its own)")
+    match: Match = knob("exact", "what counts as correct: SQuAD-normalized exact match, or the lenient containment")
+    parallel: int = knob(1, "stage I: nodes of one tree that are expanded at once")
+    example: bool = knob(False, "stage II: show a worked example, for a model that was not trained on narratives")
+    narrative_prompt: str = knob("", "stage II: prompt text in place of prompts/deeprag/narrative.md")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        self.at_least(max_steps=1, parallel=1)
+        own = [f"{role}_{kind}" for role in ("decomposer", "reader", "parametric", "concluder") for kind in _KINDS]
+        if self.stage == "calibration" and (given := [name for name in own if getattr(self, name)]):
+            raise ValueError(f"{given[0]}: stage II has one model for all roles, `model`, and `narrative_prompt`")
 
 
 def _unfit(goal: Node[tuple[Step, ...]], stage: str) -> str | None:
@@ -279,7 +277,7 @@ def _unfit(goal: Node[tuple[Step, ...]], stage: str) -> str | None:
     return "an answer is a list" if listed else None
 
 
-def targets(question: str, goal: Node[tuple[Step, ...]], context: Context, narrator: DeepRAG) -> list[Target]:
+def targets(question: str, goal: Node[tuple[Step, ...]], context: SearchContext, narrator: DeepRAG) -> list[Target]:
     """Stage I: the path's narrative. Stage II: a pair for every sub-query of the path."""
     if context.stage == "imitation":
         return [imitation_target(question, goal, narrator)]

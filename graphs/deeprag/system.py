@@ -33,7 +33,7 @@ from agentsys.knowledge.context import Knowledge, Passage
 from agentsys.logprobs import opening_logprobs
 from agentsys.prompt import one_line
 from agentsys.roles import Role, RoleError
-from agentsys.systems import System, ask, knob
+from agentsys.systems import System, ask, knob, role_options
 
 
 class Input(TypedDict):
@@ -69,28 +69,6 @@ class Output(TypedDict):
     stop: NotRequired[str]
 
 
-@dataclass(frozen=True)
-class Context(Knowledge):
-    """The model, its prompt and the knobs of a run."""
-
-    model: str = knob("embedded", "model spec of every role that has none of its own")
-    decomposer_model: str = knob("", "model spec of the role that writes sub-queries; empty: `model`")
-    decider_model: str = knob("", "model spec of the role that decides to retrieve; empty: `model`")
-    answerer_model: str = knob("", "model spec of the role that answers sub-queries; empty: `model`")
-    concluder_model: str = knob("", "model spec of the role that writes the final answer; empty: `model`")
-    decisions: Literal["model", "retrieve", "parametric"] = knob(
-        "model", "who decides: the model, or every sub-query is looked up, or none is"
-    )
-    max_steps: int = knob(6, "T: sub-queries after which the final answer is forced")
-    example: bool = knob(True, "show a worked example; a model that was trained on narratives needs none")
-    narrative_prompt: str = knob("", "prompt text in place of prompts/deeprag/narrative.md")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
-        super().__post_init__()
-        self.at_least(max_steps=1)
-
-
 def next_line_fault(line: str, inputs: Mapping[str, Any]) -> str | None:
     """What is wrong with the decomposer's line: it is neither a sub-query nor the end, or asks what was asked."""
     if line.startswith(FINAL):
@@ -115,7 +93,7 @@ class DeepRAG(System):
     )
     decider: Role[str] = Role(
         "deeprag/narrative",
-        whole=False,
+        allow_truncated=True,
         sampling={"temperature": 0.0, "max_tokens": 12, "stop": ["\n"], "logprobs": 20},
     )
     answerer: Role[str] = Role("deeprag/narrative", sampling={"temperature": 0.0, "max_tokens": 120, "stop": ["\n"]})
@@ -241,6 +219,23 @@ class DeepRAG(System):
         )
         builder.add_edge("conclude", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(DeepRAG)
+class Context(Knowledge):
+    """The model, its prompt and the knobs of a run."""
+
+    decisions: Literal["model", "retrieve", "parametric"] = knob(
+        "model", "who decides: the model, or every sub-query is looked up, or none is"
+    )
+    max_steps: int = knob(6, "T: sub-queries after which the final answer is forced")
+    example: bool = knob(True, "show a worked example; a model that was trained on narratives needs none")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        self.at_least(max_steps=1)
 
 
 def _forced_end(err: RoleError) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from agentsys.collect.command import RunOptions, finish, run_with_view
-from agentsys.graphs import drt
+from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
 from agentsys.traces import read_traces
 
 LEAST_WORDS: Final = 10
@@ -51,17 +51,6 @@ class State(Input):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext, LanguagePair):
-    """Model, prompt and languages of the miner."""
-
-    model: str = knob("embedded", "model spec of the miner")
-    miner_model: str = knob("", "model spec in place of `model`, or options for it such as ?temperature=0.3")
-    miner_prompt: str = knob("", "prompt text in place of prompts/drt/miner.md")
-    source_language: str = knob("English", "language of the book")
-    target_language: str = knob("Chinese", "language of the literal rendering")
-
-
-@dataclass(frozen=True)
 class Books:
     """The books that the command mines first, and who looks at their sentences."""
 
@@ -78,7 +67,7 @@ class Mining(System):
 
     miner: Role[Judgement] = Role("drt/miner", Judgement, sampling={"temperature": 0.0, "max_tokens": 300})
 
-    async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def judge(self, state: State, runtime: Runtime[MiningContext]) -> dict[str, Any]:
         """A3, A4: keep a sentence only if it is figurative and its literal rendering is unsuitable."""
         context = runtime.context
         answer = await ask(context, self.miner, key="judge", text=state["text"], **context.languages)
@@ -88,13 +77,24 @@ class Mining(System):
         )
         return {"judgement": verdict.model_dump(), "dropped": dropped}
 
-    def builder(self) -> StateGraph[State, Context, Input, State]:
+    def builder(self) -> StateGraph[State, MiningContext, Input, State]:
         """One node."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=State)
+        builder = StateGraph(State, context_schema=MiningContext, input_schema=Input, output_schema=State)
         builder.add_node("judge", self.judge)
         builder.add_edge(START, "judge")
         builder.add_edge("judge", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(Mining)
+class MiningContext(BaseContext, LanguagePair):
+    """Model, prompt and languages of the miner."""
+
+    model: str = knob("embedded", "model spec of the miner")
+    miner_model: str = knob("", "model spec in place of `model`, or options for it such as ?temperature=0.3")
+    source_language: str = knob("English", "language of the book")
+    target_language: str = knob("Chinese", "language of the literal rendering")
 
 
 builder = Mining().builder()
@@ -128,20 +128,20 @@ def language_code(language: str) -> str:
     return code
 
 
-def mine(books: Books, run: RunOptions, context: drt.Context) -> Path:
+def mine(books: Books, run: RunOptions, context: Context) -> Path:
     """Mine books into <out>/mined and return the file of kept sentences; `limit` counts the sentences looked at."""
     language_code(context.source_language)
     for book in books.book:  # before anything is written
         _text(book)
     folder = (run.out or Path("runs") / "drt") / "mined"
     found: Iterable[dict[str, str]] = unique(sentences(books.book, context.source_language))
-    settings = Context(context.model, books.miner_model, books.miner_prompt, **context.languages)
+    settings = MiningContext(context.model, books.miner_model, books.miner_prompt, **context.languages)
     plain = replace(run, field=[], id_field="id")
     summary = run_with_view(graph, found, plain, settings, out=folder)
     if summary.stopped:
         finish(summary, plain)
         raise typer.Exit(130)
-    print(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.rejected} rejected")
+    print(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.failed} rejected")
     for reason, count in summary.reasons.items():
         print(f"  {count}  {reason}")
     path = folder / "mined.jsonl"

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.logprobs import expected_score
 from agentsys.roles import Answer, Role, RoleError, load_prompt
-from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
 from agentsys.traces import Segment, Target, masked
 
 STUDENT = load_prompt("drt/student")
@@ -127,44 +127,6 @@ def known_words(keywords: Keywords, inputs: Mapping[str, Any]) -> str | None:
     """What is wrong with picked key words: none of them stands in the sentence."""
     text = inputs["text"].casefold()
     return None if any(k.word.casefold() in text for k in keywords.keywords) else "copy the words from the sentence"
-
-
-@dataclass(frozen=True)
-class Context(BaseContext, LanguagePair):
-    """Models, prompts and knobs of a run."""
-
-    model: str = knob("embedded", "model spec of every role that has none of its own")
-    keywords_model: str = knob("", "model spec of the keyword picker; empty: `model`")
-    draft_model: str = knob("", "model spec of the first draft; empty: `model`")
-    advisor_model: str = knob("", "model spec of the advisor; empty: `model`")
-    evaluator_model: str = knob("", "model spec of the evaluator; empty: `model`")
-    comparer_model: str = knob("", "model spec of the pairwise evaluator; empty: `model`")
-    refiner_model: str = knob("", "model spec of the later drafts; empty: `model`")
-    narrator_model: str = knob("", "model spec of the role that retells the trace as a thought; empty: `model`")
-    source_language: str = knob("English", "language of the sentences")
-    target_language: str = knob("Chinese", "language of the translations")
-    evaluator: Literal["score", "pairwise"] = knob("score", "rubric score, or: is this round better than the last one")
-    score: Literal["stated", "expected"] = knob(
-        "expected", "the number in the reply, or its expectation over the tokens"
-    )
-    threshold: float = knob(90.0, "stop refining at this score, 0-100 (the paper does not tell its own)")
-    max_rounds: int = knob(3, "stop after this many refinements (the paper does not tell its own)")
-    min_steps: int = knob(3, "drop a record with fewer steps left than this (step C2)")
-    count_draft: bool = knob(True, "whether the first draft counts as a step in min_steps")
-    keywords_prompt: str = knob("", "prompt text in place of prompts/drt/keywords.md")
-    draft_prompt: str = knob("", "prompt text in place of prompts/drt/draft.md")
-    advisor_prompt: str = knob("", "prompt text in place of prompts/drt/advisor.md")
-    evaluator_prompt: str = knob("", "prompt text in place of prompts/drt/evaluator.md")
-    comparer_prompt: str = knob("", "prompt text in place of prompts/drt/comparer.md")
-    refiner_prompt: str = knob("", "prompt text in place of prompts/drt/refiner.md")
-    narrator_prompt: str = knob("", "prompt text in place of prompts/drt/narrator.md")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
-        super().__post_init__()
-        if not 0 <= self.threshold <= 100:
-            raise ValueError(f"threshold: {self.threshold:g} is not from 0 to 100")
-        self.at_least(max_rounds=0, min_steps=1)
 
 
 @dataclass(frozen=True)
@@ -358,6 +320,30 @@ class DRT(System):
         )
         builder.add_edge("narrate", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(DRT)
+class Context(BaseContext, LanguagePair):
+    """Models, prompts and knobs of a run."""
+
+    source_language: str = knob("English", "language of the sentences")
+    target_language: str = knob("Chinese", "language of the translations")
+    evaluator: Literal["score", "pairwise"] = knob("score", "rubric score, or: is this round better than the last one")
+    score: Literal["stated", "expected"] = knob(
+        "expected", "the number in the reply, or its expectation over the tokens"
+    )
+    threshold: float = knob(90.0, "stop refining at this score, 0-100 (the paper does not tell its own)")
+    max_rounds: int = knob(3, "stop after this many refinements (the paper does not tell its own)")
+    min_steps: int = knob(3, "drop a record with fewer steps left than this (step C2)")
+    count_draft: bool = knob(True, "whether the first draft counts as a step in min_steps")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        if not 0 <= self.threshold <= 100:
+            raise ValueError(f"threshold: {self.threshold:g} is not from 0 to 100")
+        self.at_least(max_rounds=0, min_steps=1)
 
 
 def _step(answer: Answer[str]) -> Step:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agentsys.graphs.longdpo.state import Context
-from agentsys.graphs.longdpo.system import LongDPO, builder, graph
+from agentsys.graphs.longdpo.system import Context, LongDPO, builder, graph
 
 __all__ = ["Context", "LongDPO", "builder", "graph"]

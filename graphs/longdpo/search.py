@@ -1,7 +1,7 @@
-"""LongDPO's tree search: before each layer commits, Monte Carlo descents look ahead below its candidates.
+"""LongDPO's tree search: before each layer commits, Monte Carlo simulations look ahead below its candidates.
 
 The search problem's steps and values are those of graphs/longdpo/system.py: `expand` writes candidates after the
-exact ids of a node's path, `evaluate` is the judge. With `descents` 0 a layer is the best of its candidates, as the
+exact ids of a node's path, `evaluate` is the judge. With `simulations` 0 a layer is the best of its candidates, as the
 released code does it (its back-propagation is commented out). The tree is in the trace; layers, pairs and memory are
 the graph's.
 
@@ -20,16 +20,16 @@ from langgraph.runtime import Runtime
 
 from agentsys.graphs.longdpo import state
 from agentsys.graphs.longdpo.state import Candidate, Input, Layer
-from agentsys.graphs.longdpo.system import LongDPO, distinct, facts_of, text_of
+from agentsys.graphs.longdpo.system import Context, LongDPO, distinct, facts_of, text_of
 from agentsys.graphs.longdpo.targets import near_equal, response_of
 from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.search import MCTS, UCB, Child, Limits, Node, record, settled, walk
+from agentsys.search import MCTS, UCB, Child, Limits, Node, settled, tree_to_json, walk
 from agentsys.systems import System, knob
 from agentsys.traces import Segment, Target
 
 Path = tuple[Candidate, ...]
 LOWEST = 1.0
-"""The least value on the judge's scale: what a descent under way is taken to have."""
+"""The least value on the judge's scale: what a simulation under way is taken to have."""
 
 
 class Output(state.Output):
@@ -45,19 +45,19 @@ class State(Output):
 
 
 @dataclass(frozen=True)
-class Context(state.Context):
+class SearchContext(Context):
     """The graph's knobs, and those of the search."""
 
-    descents: int = knob(0, "Monte Carlo descents before a layer commits; 0: the best of its candidates")
-    lookahead: int = knob(2, "layers below the committed step that a descent may reach")
+    simulations: int = knob(0, "Monte Carlo simulations before a layer commits; 0: the best of its candidates")
+    lookahead: int = knob(2, "layers below the committed step that a simulation may reach")
     alpha: float = knob(0.5, "weight of UCB's bonus (the paper does not tell its own)")
-    at_once: int = knob(4, "descents of one tree under way at once")
+    parallel: int = knob(4, "simulations of one tree under way at once")
     pairs: Literal["step", "outcome"] = knob("step", "a pair of steps a layer, or one of whole responses (baseline)")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(descents=0, lookahead=1, at_once=1, alpha=0)
+        self.at_least(simulations=0, lookahead=1, parallel=1, alpha=0)
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Writing:
 
     system: LongDPO
     request: Any
-    context: Context
+    context: SearchContext
     valued: dict[str, Candidate] = field(default_factory=dict)
     """The candidates with their scores, by key."""
 
@@ -99,7 +99,7 @@ class LongDPOSearch(System):
 
     layers: LongDPO = LongDPO()
 
-    async def search(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def search(self, state: State, runtime: Runtime[SearchContext]) -> dict[str, Any]:
         """Layer after layer until the response ends, no candidate is left, or `depth` is reached."""
         context = runtime.context
         problem = Writing(self.layers, state, context)
@@ -107,8 +107,8 @@ class LongDPOSearch(System):
         node, layers, stop = root, list[Layer](), ""
         while not stop:
             reach = min(context.depth, node.depth + context.lookahead)
-            limits = Limits(context.descents, context.width, reach)
-            await MCTS(problem, UCB(context.alpha), limits, at_once=context.at_once, virtual_loss=LOWEST).run(node)
+            limits = Limits(context.simulations, context.width, reach)
+            await MCTS(problem, UCB(context.alpha), limits, parallel=context.parallel, virtual_loss=LOWEST).run(node)
             chosen, stop = await self._commit(problem, node, layers)
             if chosen is not None:
                 node = chosen
@@ -118,7 +118,7 @@ class LongDPOSearch(System):
             pair = outcome_preference(root, context)
             no_pair = None if pair else f"no pair of whole responses ({stop})"
             result |= {"targets": [asdict(pair)] if pair else [], "dropped": no_pair}
-        return {**result, "layers": layers, "stop": stop, "tree": record(root)}
+        return {**result, "layers": layers, "stop": stop, "tree": tree_to_json(root)}
 
     async def _commit(self, problem: Writing, node: Node[Path], layers: list[Layer]) -> tuple[Node[Path] | None, str]:
         """The node of the chosen step or None, and what ends the layers, if anything does. Adds the layer.
@@ -155,16 +155,16 @@ class LongDPOSearch(System):
         layers.append(layer)
         return following, stop
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
+    def builder(self) -> StateGraph[State, SearchContext, Input, Output]:
         """One node: the calls of many trees share one client, and nothing waits for the slowest."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder = StateGraph(State, context_schema=SearchContext, input_schema=Input, output_schema=Output)
         builder.add_node("search", self.search)
         builder.add_edge(START, "search")
         builder.add_edge("search", END)
         return builder
 
 
-def outcome_preference(root: Node[Path], context: Context) -> Target | None:
+def outcome_preference(root: Node[Path], context: SearchContext) -> Target | None:
     """The outcome-DPO baseline: of the tree's whole responses the best against the worst, by the mean of their values.
 
     Whole are those that the model ended and those at the depth limit. None where all are worth the same, and where the
@@ -185,7 +185,7 @@ def outcome_preference(root: Node[Path], context: Context) -> Target | None:
     return Target("step", (sent, *chosen), (sent, *rejected), scores=scores)
 
 
-def _is_whole(node: Node[Path], context: Context) -> bool:
+def _is_whole(node: Node[Path], context: SearchContext) -> bool:
     return node.state[-1]["final"] or node.depth == context.depth
 
 

@@ -79,16 +79,9 @@ class Output(TypedDict):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
-    """Models, prompts and knobs of a run."""
+class Knobs(BaseContext):
+    """The knobs of a run; graphs/longdpo/system.py adds the models and prompts of the roles."""
 
-    model: str = knob("embedded", "model spec of every role that has none of its own")
-    writer_model: str = knob("", "model spec of the policy; empty: `model`")
-    judge_model: str = knob("", "model spec of the judge that states weights; empty: `model`")
-    grader_model: str = knob("", "model spec of the judge whose probabilities are the weights; empty: `model`")
-    extractor_model: str = knob("", "model spec of the role that finds facts; empty: `model`")
-    contradiction_model: str = knob("", "model spec of the consistency judge; empty: `model`")
-    critic_model: str = knob("", "model spec of the critic; empty: `model`")
     width: int = knob(4, "candidates of a layer")
     depth: int = knob(4, "layers at most")
     step_tokens: int = knob(0, "tokens of a step; 0: by the required length, 512 to 8192 as released")
@@ -102,21 +95,12 @@ class Context(BaseContext):
     embedding: str = knob("", "embedding model of the memory; empty: no memory")
     rejected: Literal["random", "worst"] = knob("random", "the rejected side: a random other candidate, or the worst")
     choice_seed: int = knob(0, "seed of random choices: the rejected side, the number of suggestions")
-    writer_prompt: str = knob("", "prompt text in place of prompts/longdpo/writer.md")
-    judge_prompt: str = knob("", "prompt text in place of prompts/longdpo/judge.md")
-    grader_prompt: str = knob("", "prompt text in place of prompts/longdpo/grader.md")
-    extractor_prompt: str = knob("", "prompt text in place of prompts/longdpo/extractor.md")
-    contradiction_prompt: str = knob("", "prompt text in place of prompts/longdpo/contradiction.md")
-    critic_prompt: str = knob("", "prompt text in place of prompts/longdpo/critic.md")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
         self.at_most(eta=5, similarity=1)
-        judge, other = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
-        if getattr(self, f"{other}_model"):
-            raise ValueError(f"{other}_model: with weights {self.weights} the judge is {judge}; name its {judge}_model")
 
     def tokens(self, length: int) -> int:
         """Tokens of a step for a response of so many words."""

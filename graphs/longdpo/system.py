@@ -1,6 +1,6 @@
 """LongDPO: a long response written step by step; the best consistent step of several goes on, and gives a pair.
 
-"LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented Stepwise Information" (Ping et
+"LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented MCTSProblem Information" (Ping et
 al. 2025). One layer: expand the response by several candidate steps with the same exact token prefix, judge each on
 seven principles, pass over those that contradict the memory of what was written, improve a weak choice with critiques,
 and commit to it. The graph repeats layers, so that a person can step through them; the methods are the search's too.
@@ -21,10 +21,10 @@ from agentsys.graphs.longdpo.judge import PRINCIPLES, Grades, Judgement, fault, 
 from agentsys.graphs.longdpo.memory import Fact, cut_evenly, suspicions
 from agentsys.graphs.longdpo.state import (
     Candidate,
-    Context,
     Critique,
     Facts,
     Input,
+    Knobs,
     Layer,
     Output,
     State,
@@ -38,14 +38,14 @@ from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.spec import served_to_browsers
 from agentsys.roles import Role, RoleError
 from agentsys.search import settled
-from agentsys.systems import System, ask
+from agentsys.systems import System, ask, role_options
 
 
 @dataclass(frozen=True)
 class LongDPO(System):
     """The roles and nodes of one layer. `LongDPO(judge=Role(...))` replaces a role."""
 
-    writer: Role[str] = Role("longdpo/writer", whole=False, sampling={"temperature": 0.7, "top_p": 1.0})
+    writer: Role[str] = Role("longdpo/writer", allow_truncated=True, sampling={"temperature": 0.7, "top_p": 1.0})
     judge: Role[Judgement] = Role(
         "longdpo/judge", Judgement, check=fault, sampling={"temperature": 0.7, "max_tokens": 1024}
     )
@@ -251,6 +251,19 @@ class LongDPO(System):
             )
         builder.add_edge("finish", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(LongDPO)
+class Context(Knobs):
+    """Models, prompts and knobs of a run."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range, and for a model that would not be asked."""
+        super().__post_init__()
+        judge, other = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
+        if getattr(self, f"{other}_model"):
+            raise ValueError(f"{other}_model: with weights {self.weights} the judge is {judge}; name its {judge}_model")
 
 
 def distinct(steps: Sequence[Candidate]) -> list[Candidate]:

@@ -13,7 +13,7 @@ from agentsys.text.words import units
 from agentsys.traces import Segment, Target
 
 if TYPE_CHECKING:
-    from agentsys.graphs.longdpo.state import Context
+    from agentsys.graphs.longdpo.state import Knobs
 
 
 def chosen_steps(layers: Sequence[Layer]) -> list[Candidate]:
@@ -21,7 +21,7 @@ def chosen_steps(layers: Sequence[Layer]) -> list[Candidate]:
     return [layer["candidates"][layer["chosen"]] for layer in layers]
 
 
-def layer_of(context: Context, candidates: Sequence[Candidate], chosen: int, facts: Sequence[Fact]) -> Layer:
+def layer_of(context: Knobs, candidates: Sequence[Candidate], chosen: int, facts: Sequence[Fact]) -> Layer:
     """What a layer decided, with the rejected side of its pair."""
     rejected = _rejected(context, candidates, chosen)
     known = [fact.as_json() for fact in facts]
@@ -61,7 +61,7 @@ def preference(layer: Layer, depth: int) -> Target | None:
     return Target("step", (sent, written[0]), (sent, written[1]), scores=scores)
 
 
-def _rejected(context: Context, candidates: Sequence[Candidate], chosen: int) -> int | None:
+def _rejected(context: Knobs, candidates: Sequence[Candidate], chosen: int) -> int | None:
     """A sibling of the chosen step that is not nearly the same text: a random one as in the paper, or the worst."""
     others = [
         i
@@ -82,6 +82,6 @@ def near_equal(one: str, other: str, share: float = 0.9) -> bool:
     return len(runs[0] & runs[1]) >= share * len(runs[0] | runs[1])
 
 
-def random_of(context: Context, step: Candidate, what: str) -> random.Random:
+def random_of(context: Knobs, step: Candidate, what: str) -> random.Random:
     """Numbers that belong to a step and not to when it was written."""
     return random.Random(f"{context.choice_seed}/{what}/{step['key']}/{step['text']}")

@@ -26,7 +26,7 @@ from agentsys.metrics.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.roles import Role, RoleError
-from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.systems import BaseContext, System, ask, knob, role_options
 from agentsys.traces import Trace
 
 DIMENSIONS: Final = ("relevance", "accuracy", "coherence", "clarity", "breadth_and_depth", "reading_experience")
@@ -91,31 +91,13 @@ class Output(Found):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext):
-    """Models, prompts and knobs of a run."""
-
-    model: str = knob("embedded", "model spec of the writer, and of the judge if it has none of its own")
-    writer_model: str = knob("", "model spec of the writer; empty: `model`")
-    quality_model: str = knob("", "model spec of the judge; empty: `model`")
-    judge: bool = knob(True, "whether to ask the judge")
-    max_tokens: int = knob(32768, "tokens of a response at most")
-    writer_prompt: str = knob("", "prompt text in place of prompts/writing/writer.md")
-    quality_prompt: str = knob("", "prompt text in place of prompts/writing/quality.md")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
-        super().__post_init__()
-        self.at_least(max_tokens=1)
-
-
-@dataclass(frozen=True)
 class Writing(System):
     """The roles and nodes. A response may be cut off by the token limit: what is there is what counts."""
 
-    writer: Role[str] = Role("writing/writer", whole=False, sampling=DECODING)
+    writer: Role[str] = Role("writing/writer", allow_truncated=True, sampling=DECODING)
     quality: Role[Quality] = Role("writing/quality", Quality, sampling=JUDGING, attempts=5)
 
-    async def write(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def write(self, state: State, runtime: Runtime[WritingContext]) -> dict[str, Any]:
         """One response, unless it is given. Raises ModelError.
 
         An empty reply is an empty response: one that came after a reminder would answer another request, so that it is
@@ -133,7 +115,7 @@ class Writing(System):
             return {"response": "", "cut": None}
         return {"response": answer.value, "cut": answer.call.finish == "length"}
 
-    async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def judge(self, state: State, runtime: Runtime[WritingContext]) -> dict[str, Any]:
         """The six grades. A judgement that cannot be used stays missing, with the reason: no grade is made up."""
         response = state.get("response", "")
         if not runtime.context.judge:
@@ -149,15 +131,30 @@ class Writing(System):
             return {"grades": None, "unjudged": str(err)}
         return {"grades": answer.value.grades(), "unjudged": None}
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
+    def builder(self) -> StateGraph[State, WritingContext, Input, Output]:
         """write -> judge."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder = StateGraph(State, context_schema=WritingContext, input_schema=Input, output_schema=Output)
         builder.add_node("write", self.write)
         builder.add_node("judge", self.judge)
         builder.add_edge(START, "write")
         builder.add_edge("write", "judge")
         builder.add_edge("judge", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(Writing)
+class WritingContext(BaseContext):
+    """Models, prompts and knobs of a run."""
+
+    model: str = knob("embedded", "model spec of the writer, and of the judge if it has none of its own")
+    judge: bool = knob(True, "whether to ask the judge")
+    max_tokens: int = knob(32768, "tokens of a response at most")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        self.at_least(max_tokens=1)
 
 
 builder = Writing().builder()

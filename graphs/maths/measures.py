@@ -182,7 +182,7 @@ def plot(systems: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> No
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for colour, (name, found) in enumerate(systems.items()):
+    for color, (name, found) in enumerate(systems.items()):
         if name == "greedy" and found["tokens"] is not None:
             axes.plot(found["tokens"], found["pass"]["1"]["value"], "ks", label="greedy")
         if "at" not in found:
@@ -191,10 +191,10 @@ def plot(systems: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> No
         for choice, style in zip(CHOICES, ("-", "--", ":"), strict=True):
             values = [at[choice] for at in found["at"].values()]
             y = [value["value"] for value in values]
-            axes.plot(x, y, style, marker=".", color=f"C{colour}", label=f"{_LABELS[name]}: {choice}")
+            axes.plot(x, y, style, marker=".", color=f"C{color}", label=f"{_LABELS[name]}: {choice}")
             if choice == "best":
                 low, high = ([value[end] for value in values] for end in ("low", "high"))
-                axes.fill_between(x, low, high, color=f"C{colour}", alpha=0.12)
+                axes.fill_between(x, low, high, color=f"C{color}", alpha=0.12)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("completion tokens a question")
     axes.set_ylabel("right answers, %")

@@ -24,7 +24,7 @@ ROUNDS: Final = 16
 
 
 @dataclass(frozen=True)
-class Context(Solving):
+class SamplesContext(Solving):
     """How many solutions, and how."""
 
     greedy: bool = knob(False, "one solution at temperature 0, not judged")
@@ -45,7 +45,7 @@ class Samples(System):
 
     roles: Solver = Solver()
 
-    async def sample(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def sample(self, state: State, runtime: Runtime[SamplesContext]) -> dict[str, Any]:
         """Solutions in the order of their numbers; `tokens` of each counts those before it.
 
         Raises ValueError, and RoleError where no judgement could be used: none of the solutions would be the best one.
@@ -71,14 +71,16 @@ class Samples(System):
             "finds": [{**find, "group": group} for find, group in zip(finds, groups, strict=True)],
         }
 
-    def _due(self, context: Context, there: int, spent: int) -> int:
+    def _due(self, context: SamplesContext, there: int, spent: int) -> int:
         """How many are written at once: `samples`, and for the rest of a budget as many as should fill it."""
         if there < context.samples:
             return context.samples
         each = max(1, spent // there)
         return max(1, min(context.samples, (context.budget - spent) // each))
 
-    async def _one(self, question: str, reference: str, context: Context, key: str) -> tuple[Find, RoleError | None]:
+    async def _one(
+        self, question: str, reference: str, context: SamplesContext, key: str
+    ) -> tuple[Find, RoleError | None]:
         """A solution with its verdict and score, and why there is no judgement where one was asked for.
 
         An empty one is wrong, one without a judgement is the last.
@@ -100,9 +102,9 @@ class Samples(System):
             return {**find, "tokens": solved.tokens + err.tokens}, err
         return {**find, "score": 2 * chance - 1, "tokens": solved.tokens + tokens}, None
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
+    def builder(self) -> StateGraph[State, SamplesContext, Input, Output]:
         """One node."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder = StateGraph(State, context_schema=SamplesContext, input_schema=Input, output_schema=Output)
         builder.add_node("sample", self.sample)
         builder.add_edge(START, "sample")
         builder.add_edge("sample", END)

@@ -21,7 +21,7 @@ from agentsys.graphs.maths.targets import mcts_pairs, step_pairs, tally
 from agentsys.metrics.maths import alike, check, reference_of
 from agentsys.models.errors import ModelError
 from agentsys.roles import RoleError
-from agentsys.search import MCTS, PUCT, Child, Limits, Node, record, settled, walk
+from agentsys.search import MCTS, PUCT, Child, Limits, Node, settled, tree_to_json, walk
 from agentsys.systems import System, knob
 
 
@@ -81,17 +81,19 @@ class Context(Solving):
         "rollout", "V of a step: how often rollouts from it end in the right answer, or what the judge thinks of it"
     )
     rollouts: int = knob(2, "rollouts from a step")
-    descents: int = knob(16, "Monte Carlo descents")
+    simulations: int = knob(16, "Monte Carlo simulations")
     width: int = knob(4, "steps that are tried after each prefix")
     depth: int = knob(8, "steps at most; the last one is the rest of the solution")
     step_tokens: int = knob(256, "tokens of a step; one that is cut off there ends its branch")
     explore: float = knob(1.0, "c_init of PUCT: weight of a step's prior against what was found below it")
-    budget: int = knob(0, "tokens written for a question after which no descent begins; 0: no such bound")
+    budget: int = knob(0, "tokens written for a question after which no simulation begins; 0: no such bound")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a knob of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(solution_tokens=1, rollouts=1, descents=1, width=1, depth=1, step_tokens=1, explore=0, budget=0)
+        self.at_least(
+            solution_tokens=1, rollouts=1, simulations=1, width=1, depth=1, step_tokens=1, explore=0, budget=0
+        )
 
 
 def question_of(given: Mapping[str, Any]) -> str:
@@ -211,7 +213,7 @@ class Maths(System):
             "right": bool(best and best["right"]),
             "finds": finds,
             "dropped": None if pairs else f"no pair: {_why(root)}",
-            "tree": record(root),
+            "tree": tree_to_json(root),
             "targets": [asdict(pair) for pair in pairs],
         }
 
@@ -227,13 +229,13 @@ class Maths(System):
 async def grow(root: Node[Path], problem: Solutions) -> None:
     """Descend one at a time, and note in each node how many tokens had been written when it joined the tree.
 
-    The steps and rollouts of one expansion are written together; more than one descent at a time would blur the count.
+    The steps and rollouts of one expansion are written together; more than one simulation at a time would blur the count.
     Raises RoleError where no first step could be written, and where no judgement of one could be used.
     """
     context = problem.context
     limits = Limits(0, context.width, context.depth)
     search = MCTS(problem, PUCT(c_init=context.explore), limits)
-    for _ in range(context.descents + 1):  # none at first: the root's children
+    for _ in range(context.simulations + 1):  # none at first: the root's children
         before = problem.expansions
         await search.run(root)
         if problem.expansions == before:  # an end was visited again: nothing is new in the tree
@@ -244,7 +246,7 @@ async def grow(root: Node[Path], problem: Solutions) -> None:
             raise RoleError(str(root.children[0].error))
         if context.value == "judge" and (fault := _unjudged(root)):
             raise RoleError(fault)
-        search.limits = replace(limits, descents=1)
+        search.limits = replace(limits, simulations=1)
         spent = bool(context.budget) and problem.written >= context.budget
         if spent or not any(node.outcome == "open" and not problem.is_terminal(node) for node in walk(root)):
             return

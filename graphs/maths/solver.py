@@ -14,20 +14,8 @@ from typing import Any, NamedTuple
 from agentsys.logprobs import opening_logprobs
 from agentsys.metrics.maths import Verdict, check
 from agentsys.roles import Role, RoleError
-from agentsys.systems import BaseContext, System, ask, knob
+from agentsys.systems import BaseContext, System, ask, knob, role_options
 from agentsys.traces import Call
-
-
-@dataclass(frozen=True)
-class Solving(BaseContext):
-    """The models and prompts of those who write and judge solutions."""
-
-    model: str = knob("embedded", "model spec of every role that has none of its own")
-    solver_model: str = knob("", "model spec of the policy; empty: `model`")
-    judge_model: str = knob("", "model spec of the judge; empty: `model`")
-    solution_tokens: int = knob(1024, "tokens of a solution or of its rest; one that is cut off there counts as wrong")
-    solver_prompt: str = knob("", "prompt text in place of prompts/maths/solver.md")
-    judge_prompt: str = knob("", "prompt text in place of prompts/maths/judge.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +71,10 @@ def yes_or_no(word: str, inputs: Mapping[str, Any]) -> str | None:
 class Solver(System):
     """The roles. `Solver(judge=Role(...))` replaces one."""
 
-    solver: Role[str] = Role("maths/solver", whole=False, sampling={"temperature": 0.8, "top_p": 0.95})
+    solver: Role[str] = Role("maths/solver", allow_truncated=True, sampling={"temperature": 0.8, "top_p": 0.95})
     judge: Role[str] = Role(
         "maths/judge",
-        whole=False,
+        allow_truncated=True,
         check=yes_or_no,
         sampling={"temperature": 0.0, "max_tokens": 1, "logprobs": 10},
     )
@@ -138,3 +126,11 @@ class Solver(System):
             return float(answer.value.casefold().startswith("yes")), answer.call.completion_tokens
         chances = [0.0 if p is None else math.exp(p) for p in (yes, no)]
         return chances[0] / sum(chances), answer.call.completion_tokens
+
+
+@dataclass(frozen=True)
+@role_options(Solver)
+class Solving(BaseContext):
+    """The models and prompts of those who write and judge solutions."""
+
+    solution_tokens: int = knob(1024, "tokens of a solution or of its rest; one that is cut off there counts as wrong")

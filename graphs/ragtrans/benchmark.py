@@ -73,10 +73,10 @@ async def write_benchmark(
 
     train.jsonl, val.jsonl   {"id", "src", "tgt", "doc", "tag"}
     test.jsonl               {"id", "src", "tgt", "en_doc", "zh_doc", ..., "noisy_en_doc", ...}
-    unlabelled.jsonl         training samples without a translation
+    unlabeled.jsonl         training samples without a translation
     clic, sket, clrd.jsonl   the three tasks' records (graphs/ragtrans/tasks.py)
     passages-LANG.jsonl      all pages, for `python -m agentsys.knowledge build`
-    rejected.jsonl, report.json
+    failed.jsonl, report.json
     """
     languages = options.language or corpus.languages()
     splits = {name: split for split, name in split_topics(corpus.sizes(options.source), options)}
@@ -94,7 +94,7 @@ async def write_benchmark(
         counts = {name: n for name, n in (corpus.counts + sampler.counts).items() if n}
         topics = Counter[str](splits.values())
         report = Report(dict(files.counts), dict(files.tags), counts, len(corpus.rejected), languages, dict(topics))
-        if not files.counts["train"] and not files.counts["unlabelled"]:
+        if not files.counts["train"] and not files.counts["unlabeled"]:
             raise InputError(f"no training sample: {counts}; give more pages, or smaller --test and --validation")
         files.write("report", {**asdict(report), "settings": {**asdict(options), **asdict(clic)}})
     return report
@@ -105,7 +105,7 @@ def _write_sample(files: Files, sampler: Sampler, sample: Sample, split: Split) 
     if row is None:
         sampler.counts[f"{split} samples without a translation or a document"] += 1
         return
-    files.write(split if "tgt" in row else "unlabelled", row)
+    files.write(split if "tgt" in row else "unlabeled", row)
     if "tag" in row:
         files.tags[row["tag"]] += 1
 
@@ -192,7 +192,7 @@ class Files:
                 self._part(name).unlink()
             else:
                 os.replace(self._part(name), self._final(name))
-        optional = [self._final(name) for name in ("train", "val", "test", "unlabelled", "rejected", *TASKS[1:])]
+        optional = [self._final(name) for name in ("train", "val", "test", "unlabeled", "rejected", *TASKS[1:])]
         for file in [] if failed else [*optional, *self.out.glob("passages-*.jsonl")]:
             if file.stem not in self._open:
                 file.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from agentsys.graphs.ragtrans.documents import JOIN, Reference, fit, paragraphs_of, without_leaks
 from agentsys.knowledge.context import Knowledge
 from agentsys.roles import Answer, Role, load_prompt
-from agentsys.systems import LanguagePair, System, ask, knob
+from agentsys.systems import LanguagePair, System, ask, knob, role_options
 from agentsys.traces import Segment, Target, masked
 
 STUDENT: Final = load_prompt("ragtrans/translator")
@@ -30,7 +30,7 @@ OVERFETCH: Final = 8
 """Passages in other languages than the wanted one are left out, of so many times as many as are wanted."""
 
 
-class Labelled(BaseModel):
+class Labeled(BaseModel):
     """A training target as the paper makes it: the document's relevance is rated before the translation."""
 
     relevance: Annotated[int, Field(ge=1, le=5)]
@@ -88,58 +88,13 @@ class State(Output, Input):
 
 
 @dataclass(frozen=True)
-class Context(Knowledge, LanguagePair):
-    """Models, prompts and knobs of a run."""
-
-    setting: Literal["none", "golden", "noisy", "retrieved"] = knob(
-        "golden", "no document; the record's relevant one; its irrelevant one; or what the retriever finds"
-    )
-    style: Literal["plain", "rated"] = knob(
-        "plain", "translate, or rate the document first as the paper makes its training targets"
-    )
-    document_language: str = knob(
-        "", "code of the document's language: a record's zh_doc or noisy_zh_doc, passages in it; empty: doc, any"
-    )
-    document_tokens: int = knob(768, "cut a document after so many tokens (estimated), at the end of a paragraph")
-    k: int = knob(3, "retrieved: passages, the best first")
-    model: str = knob("embedded", "model spec of every role that has none of its own")
-    translator_model: str = knob("", "model spec of the translator; empty: `model`")
-    labeller_model: str = knob("", "model spec of the role that rates and translates; empty: `model`")
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
-    translator_prompt: str = knob("", "prompt text in place of prompts/ragtrans/translator.md")
-    labeller_prompt: str = knob("", "prompt text in place of prompts/ragtrans/labeller.md")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
-        super().__post_init__()
-        self.at_least(document_tokens=1)
-
-    @property
-    def document_column(self) -> str:
-        """The column of a published record that holds the setting's document; "" where none does."""
-        if self.setting not in ("golden", "noisy"):
-            return ""
-        noisy = "noisy_" if self.setting == "noisy" else ""
-        return f"{noisy}{self.document_language}_doc" if self.document_language else "doc"
-
-    async def passages(self, query: str) -> list[Passage]:
-        """The k best passages in the wanted language. Raises ValueError where the index cannot be opened."""
-        wanted = self.document_language
-        hits = await self.hits(query, self.k * OVERFETCH if wanted else self.k)
-        fitting = [hit for hit in hits if not wanted or hit.passage.meta.get("lang") == wanted]
-        return [
-            Passage(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
-            for hit in fitting[: self.k]
-        ]
-
-
-@dataclass(frozen=True)
 class RAGtrans(System):
     """The roles and nodes. A translation may be cut off by the token limit: what is there is what counts."""
 
-    translator: Role[str] = Role("ragtrans/translator", whole=False, sampling={"temperature": 0.0, "max_tokens": 1024})
-    labeller: Role[Labelled] = Role("ragtrans/labeller", Labelled, sampling={"temperature": 0.0, "max_tokens": 1500})
+    translator: Role[str] = Role(
+        "ragtrans/translator", allow_truncated=True, sampling={"temperature": 0.0, "max_tokens": 1024}
+    )
+    labeller: Role[Labeled] = Role("ragtrans/labeller", Labeled, sampling={"temperature": 0.0, "max_tokens": 1500})
 
     async def find(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The document of the setting, cut to what fits. Raises ValueError for input that is no text."""
@@ -177,8 +132,8 @@ class RAGtrans(System):
         context, document = runtime.context, state["used"]
         asked = {"text": state["text"], "document": document, **context.languages}
         if context.style == "rated" and document:
-            labelled = await ask(context, self.labeller, key="label", **asked)
-            value = labelled.value
+            labeled = await ask(context, self.labeller, key="label", **asked)
+            value = labeled.value
             scores = {"relevance": float(value.relevance), **await _score(state, value.translation, context)}
             target = lesson(asked, Segment("assistant", True, text=value.translation.strip()), scores)
             return {**_done(), **value.model_dump(), "targets": [asdict(target)]}
@@ -195,6 +150,49 @@ class RAGtrans(System):
         builder.add_edge("find", "translate")
         builder.add_edge("translate", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(RAGtrans)
+class Context(Knowledge, LanguagePair):
+    """Models, prompts and knobs of a run."""
+
+    setting: Literal["none", "golden", "noisy", "retrieved"] = knob(
+        "golden", "no document; the record's relevant one; its irrelevant one; or what the retriever finds"
+    )
+    style: Literal["plain", "rated"] = knob(
+        "plain", "translate, or rate the document first as the paper makes its training targets"
+    )
+    document_language: str = knob(
+        "", "code of the document's language: a record's zh_doc or noisy_zh_doc, passages in it; empty: doc, any"
+    )
+    document_tokens: int = knob(768, "cut a document after so many tokens (estimated), at the end of a paragraph")
+    k: int = knob(3, "retrieved: passages, the best first")
+    source_language: str = knob("English", "language of the texts")
+    target_language: str = knob("Chinese", "language of the translations")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob of the wrong type or out of range."""
+        super().__post_init__()
+        self.at_least(document_tokens=1)
+
+    @property
+    def document_column(self) -> str:
+        """The column of a published record that holds the setting's document; "" where none does."""
+        if self.setting not in ("golden", "noisy"):
+            return ""
+        noisy = "noisy_" if self.setting == "noisy" else ""
+        return f"{noisy}{self.document_language}_doc" if self.document_language else "doc"
+
+    async def passages(self, query: str) -> list[Passage]:
+        """The k best passages in the wanted language. Raises ValueError where the index cannot be opened."""
+        wanted = self.document_language
+        hits = await self.hits(query, self.k * OVERFETCH if wanted else self.k)
+        fitting = [hit for hit in hits if not wanted or hit.passage.meta.get("lang") == wanted]
+        return [
+            Passage(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
+            for hit in fitting[: self.k]
+        ]
 
 
 def _document(state: State, context: Context) -> str:

@@ -18,7 +18,7 @@ from agentsys.graphs.ragtrans.documents import JOIN, Reference, paragraphs_of, w
 from agentsys.graphs.ragtrans.system import STUDENT
 from agentsys.prompt import Prompt
 from agentsys.roles import Role, load_prompt
-from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
 from agentsys.traces import Segment, Target, masked
 
 PROMPTS: Final[dict[str, Prompt]] = {
@@ -57,16 +57,6 @@ class State(Input, Output):
 
 
 @dataclass(frozen=True)
-class Context(BaseContext, LanguagePair):
-    """The model, its prompt and the languages."""
-
-    model: str = knob("embedded", "model spec of the role that writes its knowledge (SKET)")
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
-    knowledge_prompt: str = knob("", "prompt text in place of prompts/ragtrans/knowledge.md")
-
-
-@dataclass(frozen=True)
 class Tasks(System):
     """The one role, and the nodes."""
 
@@ -84,7 +74,7 @@ class Tasks(System):
         missing = None if (state.get("answer") or "").strip() else "no reference to learn"
         return {"dropped": missing, "targets": [], "knowledge": "", "leaks": 0}
 
-    async def write(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def write(self, state: State, runtime: Runtime[TasksContext]) -> dict[str, Any]:
         """SKET: d~, without paragraphs that already give the translation."""
         language = language_name(state.get("language") or "en")
         inputs = {"text": state["text"], "knowledge_language": language, **runtime.context.languages}
@@ -93,7 +83,7 @@ class Tasks(System):
         dropped = None if clean else "the knowledge gives the translation away"
         return {"knowledge": JOIN.join(clean), "leaks": taken, "dropped": dropped}
 
-    async def teach(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    async def teach(self, state: State, runtime: Runtime[TasksContext]) -> dict[str, Any]:
         """The targets: the answer is learned, what stands before it is not.
 
         SKET has a second one of kind `role`, the knowledge itself (ours: the paper does not say whether it is learned),
@@ -111,9 +101,9 @@ class Tasks(System):
             found.append(Target("role", wrote))
         return {"targets": [asdict(target) for target in found]}
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
+    def builder(self) -> StateGraph[State, TasksContext, Input, Output]:
         """check -> (SKET: write) -> teach."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        builder = StateGraph(State, context_schema=TasksContext, input_schema=Input, output_schema=Output)
         builder.add_node("check", self.check)
         builder.add_node("write", self.write)
         builder.add_node("teach", self.teach)
@@ -122,6 +112,16 @@ class Tasks(System):
         builder.add_conditional_edges("write", lambda state: END if state.get("dropped") else "teach", ["teach", END])
         builder.add_edge("teach", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(Tasks, shared_models={"knowledge": ""})
+class TasksContext(BaseContext, LanguagePair):
+    """The model, its prompt and the languages."""
+
+    model: str = knob("embedded", "model spec of the role that writes its knowledge (SKET)")
+    source_language: str = knob("English", "language of the texts")
+    target_language: str = knob("Chinese", "language of the translations")
 
 
 def _after_check(state: State) -> str:

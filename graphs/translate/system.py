@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from agentsys.graphs.drt.system import Evaluation
 from agentsys.models import EndpointDown, ModelError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, LanguagePair, System, ask, knob
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
 
 DECODING: Final = {"temperature": 0.1, "repetition_penalty": 1.05, "max_tokens": 2048}
 """The paper's inference settings (section 3.1); the token limit is the one of its published example."""
@@ -63,30 +63,6 @@ class Output(Judged):
     translation: NotRequired[str]
 
 
-@dataclass(frozen=True)
-class Context(BaseContext, LanguagePair):
-    """Models, prompts and knobs of a run."""
-
-    model: str = knob("embedded", "model spec of the translator, and of every judge that has none of its own")
-    translator_model: str = knob("", "model spec of the plain translator; empty: `model`")
-    student_model: str = knob("", "model spec of a translator trained on DRT's long thoughts; empty: `model`")
-    grf_model: str = knob("", "model spec of the judge without a reference; empty: `model`")
-    grb_model: str = knob("", "model spec of the judge with a reference; empty: `model`")
-    gea_model: str = knob("", "model spec of the judge with DRT's rubric; empty: `model`")
-    style: Literal["plain", "thought"] = knob(
-        "plain", "a plain translation, or <thought> and <output> as DRT trains them"
-    )
-    judge: bool = knob(True, "whether to ask the judges")
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
-    data: str = knob("", "names the texts of a run whose records must not mix with others'; empty: any")
-    translator_prompt: str = knob("", "prompt text in place of prompts/evaluate/translator.md")
-    student_prompt: str = knob("", "prompt text in place of prompts/drt/student.md")
-    grf_prompt: str = knob("", "prompt text in place of prompts/evaluate/grf.md")
-    grb_prompt: str = knob("", "prompt text in place of prompts/evaluate/grb.md")
-    gea_prompt: str = knob("", "prompt text in place of prompts/evaluate/gea.md")
-
-
 def parse_thought(reply: str) -> tuple[str, bool]:
     """The translation in a reply of the form <thought>...</thought><output>...</output>, and whether it has that form.
 
@@ -105,8 +81,8 @@ def parse_thought(reply: str) -> tuple[str, bool]:
 class Translate(System):
     """The roles and nodes. A translator's reply may be cut off by the token limit: what is there is what counts."""
 
-    translator: Role[str] = Role("evaluate/translator", sampling=DECODING, whole=False)
-    student: Role[str] = Role("drt/student", sampling=DECODING, whole=False)
+    translator: Role[str] = Role("evaluate/translator", sampling=DECODING, allow_truncated=True)
+    student: Role[str] = Role("drt/student", sampling=DECODING, allow_truncated=True)
     grf: Role[Assessment] = Role("evaluate/grf", Assessment, sampling={"temperature": 0.0, "max_tokens": 50})
     grb: Role[Assessment] = Role("evaluate/grb", Assessment, sampling={"temperature": 0.0, "max_tokens": 50})
     gea: Role[Evaluation] = Role("evaluate/gea", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200})
@@ -158,6 +134,21 @@ class Translate(System):
         builder.add_edge("translate", "judge")
         builder.add_edge("judge", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(Translate)
+class Context(BaseContext, LanguagePair):
+    """Models, prompts and knobs of a run."""
+
+    model: str = knob("embedded", "model spec of the translator, and of every judge that has none of its own")
+    style: Literal["plain", "thought"] = knob(
+        "plain", "a plain translation, or <thought> and <output> as DRT trains them"
+    )
+    judge: bool = knob(True, "whether to ask the judges")
+    source_language: str = knob("English", "language of the texts")
+    target_language: str = knob("Chinese", "language of the translations")
+    data: str = knob("", "names the texts of a run whose records must not mix with others'; empty: any")
 
 
 builder = Translate().builder()

@@ -188,7 +188,7 @@ async def test_a_reply_that_was_cut_off_is_not_used() -> None:
 
 
 async def test_a_role_may_take_what_was_cut_off() -> None:
-    role: Role[str] = Role(GREETER.prompt, whole=False)
+    role: Role[str] = Role(GREETER.prompt, allow_truncated=True)
     assert await role(CutOff(respond=Script("Hello, dear")), key="greet", name="Ada") == "Hello, dear"
 
 

@@ -220,7 +220,7 @@ def write(folder: Path, *numbered: list[Trace]) -> Path:
 
 def test_the_traces_of_a_folder_in_order(tmp_path: Path) -> None:
     write(tmp_path, VARIED[:2], [], VARIED[2:])
-    (tmp_path / "rejected.jsonl").write_text("{}\n")
+    (tmp_path / "failed.jsonl").write_text("{}\n")
     assert [path.name for path in shards(tmp_path)] == [f"traces-0000{i}.jsonl" for i in range(3)]
     assert list(read_traces(tmp_path)) == VARIED
     with (tmp_path / "traces-00002.jsonl").open("ab") as shard:

@@ -42,7 +42,7 @@ def test_the_code_of_a_page_runs(
             asyncio.run(running)
     if "collect(" in page.read_text(encoding="utf-8"):
         summary = scope["summary"]
-        assert summary.kept + summary.dropped == 1 and summary.rejected == 0
+        assert summary.kept + summary.dropped == 1 and summary.failed == 0
     if page.name == "README.md":
         assert scope["result"]["stop"] == "2 drafts" and scope["result"]["thought"]
 

@@ -109,7 +109,7 @@ class Torn:
     text: str = "a reply that is never finished"
 
 
-Behaviour = Answer | Status | Drop | Hang | Raw | Torn
+Behavior = Answer | Status | Drop | Hang | Raw | Torn
 
 REPETITION = Answer("again and " * 50, finish="length")
 EMPTY = Answer("")
@@ -137,10 +137,10 @@ class FakeServer:
     models: tuple[str, ...] = ("toy-model",)
     root: str | None = None
     template: str = CHATML
-    plan: Callable[[Seen], Behaviour] = lambda seen: Answer()
+    plan: Callable[[Seen], Behavior] = lambda seen: Answer()
     seen: list[Seen] = field(default_factory=list)
     high_water: int = 0
-    _queue: deque[Behaviour] = field(default_factory=deque)
+    _queue: deque[Behavior] = field(default_factory=deque)
     _in_flight: int = 0
     _runner: web.AppRunner | None = None
     address: str = ""
@@ -178,9 +178,9 @@ class FakeServer:
         """Bodies of the generation requests."""
         return [seen.body for seen in self.seen]
 
-    def queue(self, *behaviours: Behaviour) -> None:
+    def queue(self, *behaviors: Behavior) -> None:
         """What the next generations do."""
-        self._queue.extend(behaviours)
+        self._queue.extend(behaviors)
 
     async def _models(self, request: web.Request) -> web.Response:
         owner = {"vllm": "vllm", "llamacpp": "llamacpp"}.get(self.dialect, "somebody")
@@ -197,13 +197,13 @@ class FakeServer:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         seen = Seen(request.path, dict(request.headers), json.loads(await request.read()))
         self.seen.append(seen)
-        behaviour = self._queue.popleft() if self._queue else self.plan(seen)
+        behavior = self._queue.popleft() if self._queue else self.plan(seen)
         self._in_flight += 1
         self.high_water = max(self.high_water, self._in_flight)
         try:
-            if isinstance(behaviour, Answer | Torn):
-                return await self._answer(request, seen, behaviour)
-            return await _misbehave(request, behaviour)
+            if isinstance(behavior, Answer | Torn):
+                return await self._answer(request, seen, behavior)
+            return await _misbehave(request, behavior)
         finally:
             self._in_flight -= 1
 
@@ -226,21 +226,21 @@ class FakeServer:
         return response
 
 
-async def _misbehave(request: web.Request, behaviour: Status | Drop | Hang | Raw) -> web.StreamResponse:
-    if isinstance(behaviour, Raw):
-        return web.Response(body=behaviour.body, content_type="application/json")
-    if isinstance(behaviour, Status):
-        headers = dict(behaviour.headers)
-        if behaviour.retry_after is not None:
-            headers["Retry-After"] = behaviour.retry_after
-        return web.Response(status=behaviour.code, text=behaviour.text, headers=headers)
+async def _misbehave(request: web.Request, behavior: Status | Drop | Hang | Raw) -> web.StreamResponse:
+    if isinstance(behavior, Raw):
+        return web.Response(body=behavior.body, content_type="application/json")
+    if isinstance(behavior, Status):
+        headers = dict(behavior.headers)
+        if behavior.retry_after is not None:
+            headers["Retry-After"] = behavior.retry_after
+        return web.Response(status=behavior.code, text=behavior.text, headers=headers)
     assert request.transport is not None
-    if isinstance(behaviour, Hang):
+    if isinstance(behavior, Hang):
         while not request.transport.is_closing():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return web.Response()
-    if behaviour.midway:
-        response = web.StreamResponse(status=behaviour.status, headers={"Content-Length": "1000"})
+    if behavior.midway:
+        response = web.StreamResponse(status=behavior.status, headers={"Content-Length": "1000"})
         await response.prepare(request)
         await response.write(b'{"choices": [')
         request.transport.close()

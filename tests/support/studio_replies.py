@@ -8,7 +8,7 @@ from typing import Any
 
 from agentsys.graphs.deeprag.narrative import ANSWER, FINAL, FOLLOW_UP, SEARCH
 from agentsys.graphs.longdpo.judge import PRINCIPLES
-from tests.support.servers import Answer, Behaviour, Seen, decode
+from tests.support.servers import Answer, Behavior, Seen, decode
 
 TEXT = "Her laugh was a bell in an empty church."
 DRAFTS = ["她的笑声是空教堂里的钟。", "她的笑声像空教堂里的一声钟鸣。", "她一笑，空荡的教堂里仿佛响起了钟声。"]
@@ -54,7 +54,7 @@ def schema_of(seen: Seen) -> dict[str, Any]:
     return form or seen.body.get("structured_outputs", {}).get("json") or seen.body.get("json_schema") or {}
 
 
-def structured(seen: Seen, last: str) -> Behaviour | None:
+def structured(seen: Seen, last: str) -> Behavior | None:
     """A reply that follows the request's schema; None for one that asks for text."""
     match sorted(schema_of(seen).get("properties", ())):
         case ["keywords"]:
@@ -74,7 +74,7 @@ def structured(seen: Seen, last: str) -> Behaviour | None:
     return crat_structured(schema_of(seen), last)
 
 
-def crat_structured(schema: dict[str, Any], last: str) -> Behaviour | None:
+def crat_structured(schema: dict[str, Any], last: str) -> Behavior | None:
     """What CRAT's roles reply that follow a schema: the better sense of the bell is its sound."""
     match sorted(schema.get("properties", ())):
         case ["terms"]:
@@ -93,7 +93,7 @@ def crat_structured(schema: dict[str, Any], last: str) -> Behaviour | None:
     return None
 
 
-def reply_to(seen: Seen) -> Behaviour:
+def reply_to(seen: Seen) -> Behavior:
     """A proper reply for the role that asks: known by its schema, or by its last message."""
     messages = asked(seen)
     last = messages[-1]["content"]
@@ -121,7 +121,7 @@ def crat_reply(role: str) -> str:
     return REPAIRED if "how to render one term" in role or "You correct translations" in role else ""
 
 
-def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behaviour | None:
+def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behavior | None:
     """The policy's next step, or where no stop string ends one all the rest; the judge's word."""
     first, last = messages[0]["content"], messages[-1]["content"]
     if "You check solutions" in first or last.startswith("MARKED Step"):

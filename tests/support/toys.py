@@ -113,7 +113,7 @@ def paid(log: Path) -> list[tuple[str, str]]:
 
 def outcomes(folder: Path, *, rejected: bool = True) -> list[bytes]:
     """All traces (and rejected lines) of a run, sorted by id, each without its `measured` objects."""
-    files = [*shards(folder), *([folder / "rejected.jsonl"] if rejected else [])]
+    files = [*shards(folder), *([folder / "failed.jsonl"] if rejected else [])]
     lines = [strip_measured(orjson.loads(line)) for file in files for line in file.read_bytes().splitlines()]
     return [orjson.dumps(line) for line in sorted(lines, key=lambda line: str(line["id"]))]
 

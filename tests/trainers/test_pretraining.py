@@ -18,7 +18,7 @@ from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokeniz
 from agentsys.trainers.pretrain import nll
 from agentsys.trainers.pretrain.corpus import ChunkFolder, chunks_of
 from agentsys.trainers.pretrain.difference import write_selection
-from agentsys.trainers.pretrain.train import PretrainingOptions, chunk_loss, pretrain, retokenise, through_forward
+from agentsys.trainers.pretrain.train import PretrainingOptions, chunk_loss, pretrain, retokenize, through_forward
 from agentsys.trainers.reporting import read_metrics
 from agentsys.trainers.training import TrainingOptions
 from tests.support.corpora import (
@@ -104,9 +104,9 @@ def test_train_goes_on_from_weights(chunks: Path, models: Path, tmp_path: Path) 
 
 def test_another_family_learns_from_the_text(chunks: Path, models: Path, tmp_path: Path) -> None:
     options = {"corpus": chunks, "from_config": str(models / "llama")}
-    with pytest.raises(TrainerError, match="--retokenise"):
+    with pytest.raises(TrainerError, match="--retokenize"):
         pretrain(PretrainingOptions(**options), training(tmp_path / "student"))
-    pretrain(PretrainingOptions(**options, retokenise=True), training(tmp_path / "student", steps=2))
+    pretrain(PretrainingOptions(**options, retokenize=True), training(tmp_path / "student", steps=2))
     made = ChunkFolder(tmp_path / "student" / "corpus-train")
     tokenizer = load_tokenizer(str(models / "llama"))
     assert documents_of(chunks_of(made)) == documents_of(chunks_of(ChunkFolder(chunks)))
@@ -114,7 +114,7 @@ def test_another_family_learns_from_the_text(chunks: Path, models: Path, tmp_pat
         assert tokenizer.decode([i for i in chunk.input_ids if i != made.end_id]) == chunk.text
     assert max(len(chunk.input_ids) for chunk in chunks_of(made)) <= LENGTH
     assert made.chunks > ChunkFolder(chunks).chunks  # a smaller vocabulary: some chunks became several
-    assert retokenise(ChunkFolder(chunks), tokenizer, "llama", made.folder).manifest == made.manifest
+    assert retokenize(ChunkFolder(chunks), tokenizer, "llama", made.folder).manifest == made.manifest
 
 
 def test_a_configuration_alone_is_enough(chunks: Path, models: Path, tmp_path: Path) -> None:

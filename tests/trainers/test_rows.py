@@ -16,7 +16,7 @@ from datasets import load_dataset
 from agentsys.traces import Call, Segment, Target, Trace, dump
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.rows import Cut, Filters, make_rows, rows_of
-from agentsys.trainers.tokenize_rows import Cutter, OtherTokenizer
+from agentsys.trainers.tokenize_rows import OtherTokenizer, RowTokenizer
 from tests.support.tiny import make_tiny, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -103,7 +103,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def one(*given: Any) -> dict[str, Any]:
-    (row,) = rows_of(trace("a", *given), Cutter(TOKENIZER))
+    (row,) = rows_of(trace("a", *given), RowTokenizer(TOKENIZER))
     return row
 
 
@@ -204,7 +204,7 @@ def test_literal_text_does_not_excuse_another_tokenizers_prefix() -> None:
     target = decided("decide", "Intermediate answer:", "Follow up:")
     with pytest.raises(OtherTokenizer, match="another tokenizer's"):
         one([foreign], [target])
-    (row,) = rows_of(trace("a", [foreign], [target]), Cutter(TOKENIZER, retokenise=True))
+    (row,) = rows_of(trace("a", [foreign], [target]), RowTokenizer(TOKENIZER, retokenize=True))
     assert row["prompt_ids"] == call("decide", "x").prompt_ids
     assert row["chosen_ids"] == plain("Intermediate answer:")
     with pytest.raises(TrainerError, match="a side of a step target is empty"):
@@ -218,11 +218,11 @@ def test_a_stop_string_is_cut_from_a_step() -> None:
     row = one([stopped, other], [step("a", "b")])
     assert row["chosen_ids"] == plain("Step one."), "a stop string is no end of the turn"
     assert row["ids_source"] == "engine"
-    rendered = Cutter(TOKENIZER, retokenise=True)
+    rendered = RowTokenizer(TOKENIZER, retokenize=True)
     untold = replace(stopped, ids=None, prompt_ids=None)
     (row,) = rows_of(trace("a", [untold, other], [step("a", "b")]), rendered)
     assert row["chosen_ids"] == plain("Step one.")
-    assert row["ids_source"] == "re-tokenised", "one piece is enough"
+    assert row["ids_source"] == "re-tokenized", "one piece is enough"
 
 
 def test_rows_of_an_earlier_run_go(student: Path, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_one_bad_target_does_not_cost_the_others(student: Path, tmp_path: Path) 
     assert report.written["role", "train"] == 1
     assert dict(report.dropped) == {
         ("role", "a target points at call gone, which the trace does not have"): 4,
-        ("role", "token ids of another tokenizer, or none (--retokenise)"): 1,
+        ("role", "token ids of another tokenizer, or none (--retokenize)"): 1,
         ("role", "the same record of the same run twice"): 1,
     }
 
@@ -253,28 +253,28 @@ def test_tree_nodes_point_at_calls() -> None:
     nodes = [{"id": "root:0", "call": "x"}, {"id": "root:1", "call": "y"}]
     node = [Segment("assistant", True, node=f"root:{i}") for i in (0, 1)]
     target = Target("step", (sent("x"), node[0]), (sent("x"), node[1]), scores={"margin": 1.0})
-    (row,) = rows_of(trace("a", calls, [target], tree=nodes), Cutter(TOKENIZER))
+    (row,) = rows_of(trace("a", calls, [target], tree=nodes), RowTokenizer(TOKENIZER))
     assert row["chosen_ids"] == calls[0].ids
     assert json.loads(row["lineage"])["nodes"] == ["root:0", "root:1"]
 
 
-def test_another_tokenizers_ids_are_refused_and_retokenised_on_request() -> None:
+def test_another_tokenizers_ids_are_refused_and_retokenized_on_request() -> None:
     foreign = call("draft", "A translation.", ids=[5, 6, 7, END])
     target = Target("role", (sent("draft"), wrote("draft")))
-    with pytest.raises(OtherTokenizer, match=r"record a, call draft.*teacher.*--retokenise"):
+    with pytest.raises(OtherTokenizer, match=r"record a, call draft.*teacher.*--retokenize"):
         one([foreign], [target])
-    (row,) = rows_of(trace("a", [foreign], [target]), Cutter(TOKENIZER, retokenise=True))
+    (row,) = rows_of(trace("a", [foreign], [target]), RowTokenizer(TOKENIZER, retokenize=True))
     ours = call("draft", "A translation.")
     assert row["input_ids"] == ours.prompt_ids + ours.ids
-    assert row["ids_source"] == "re-tokenised"
+    assert row["ids_source"] == "re-tokenized"
 
 
-def test_a_begun_answer_is_retokenised_as_one() -> None:
+def test_a_begun_answer_is_retokenized_as_one() -> None:
     """What the assistant had begun stands where its turn opens; no turn is closed before the reply goes on."""
     asked = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Follow up:"}]
     begun = call("draft", " who?", messages=asked, ids=None, prompt_ids=None)
     target = Target("role", (sent("draft"), wrote("draft")))
-    (row,) = rows_of(trace("a", [begun], [target]), Cutter(TOKENIZER, retokenise=True))
+    (row,) = rows_of(trace("a", [begun], [target]), RowTokenizer(TOKENIZER, retokenize=True))
     assert TOKENIZER.decode(row["input_ids"]).startswith(
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nFollow up: who?"
     )

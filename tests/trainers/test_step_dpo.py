@@ -14,7 +14,7 @@ from trl import DPOConfig
 from agentsys.traces import Target
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, pair_trainer, pairs_that_fit, train
-from agentsys.trainers.tokenize_rows import Cutter
+from agentsys.trainers.tokenize_rows import RowTokenizer
 from agentsys.trainers.training import StudentOptions, configuration, read_rows
 from tests.support.tiny import make_tiny
 from tests.trainers.test_rows import END, TOKENIZER, call, rows_of, sent, trace, wrote
@@ -34,7 +34,7 @@ def step_rows(count: int) -> list[dict[str, Any]]:
         good = call("good", f"so it is {i} and well", ended=False)
         bad = call("bad", f"who knows {i}", ended=False)
         pair = Target("step", (sent("root"), wrote("root"), wrote("good")), (sent("root"), wrote("root"), wrote("bad")))
-        rows += rows_of(trace(str(i), [parent, good, bad], [pair]), Cutter(TOKENIZER))
+        rows += rows_of(trace(str(i), [parent, good, bad], [pair]), RowTokenizer(TOKENIZER))
     return rows
 
 

@@ -28,7 +28,7 @@ PRETRAINING_END: Final = "<|endoftext|>"
 """Ends a document in the pre-training of the models that have it, whatever their chat format ends a turn with."""
 
 BATCH: Final = 256
-"""Documents tokenised at once, in as many threads as there are cores."""
+"""Documents tokenized at once, in as many threads as there are cores."""
 
 _CLOSERS: Final = "\"'’”»)]}*_`」』）】 \t"
 _MARKS: Final = (".", "!", "?")

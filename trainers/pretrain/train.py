@@ -37,7 +37,7 @@ class PretrainingOptions:
     from_config: str = knob("", "start from fresh weights of this model's configuration (folder or name)")
     model: str = knob("", "go on from this model's weights (folder or name)")
     dtype: DType = knob("float32", "type of the weights while they train")
-    retokenise: bool = knob(False, "make chunks in the student's own tokens from the corpus's text")
+    retokenize: bool = knob(False, "make chunks in the student's own tokens from the corpus's text")
 
     def __post_init__(self) -> None:
         """Raises TrainerError unless exactly one source of the student is named."""
@@ -148,16 +148,16 @@ def _in_tokens_of(
     digest = tokenizer_digest(tokenizer)
     if folder.manifest["tokenizer_sha256"] == digest:
         return folder
-    if not options.retokenise:
+    if not options.retokenize:
         raise TrainerError(
             f"{folder.folder} holds the ids of {folder.manifest['tokenizer']}, the student has another tokenizer; "
-            "--retokenise makes chunks of the student's from the text"
+            "--retokenize makes chunks of the student's from the text"
         )
     name = options.from_config or options.model
-    return retokenise(folder, tokenizer, name, training.out / f"corpus-{split}")
+    return retokenize(folder, tokenizer, name, training.out / f"corpus-{split}")
 
 
-def retokenise(folder: ChunkFolder, tokenizer: Any, name: str, out: Path) -> ChunkFolder:
+def retokenize(folder: ChunkFolder, tokenizer: Any, name: str, out: Path) -> ChunkFolder:
     """The same chunks in the tokens of another tokenizer, called `name` in the manifest; made once.
 
     No text is lost: where a chunk has more tokens now than the corpus's `max_length`, it becomes several.
@@ -169,7 +169,7 @@ def retokenise(folder: ChunkFolder, tokenizer: Any, name: str, out: Path) -> Chu
     with FileLock(f"{out}.lock"):
         if (out / "manifest.json").exists():
             made = ChunkFolder(out)
-            same = made.manifest.get("retokenised_from") == folder.manifest["sha256"]
+            same = made.manifest.get("retokenized_from") == folder.manifest["sha256"]
             if not same or made.manifest["tokenizer_sha256"] != tokenizer_digest(tokenizer):
                 raise TrainerError(f"{out} has another corpus; remove it or choose another --out")
             return made
@@ -177,7 +177,7 @@ def retokenise(folder: ChunkFolder, tokenizer: Any, name: str, out: Path) -> Chu
         length = folder.manifest["max_length"]
         new = (piece for chunk in chunks_of(folder) for piece in rechunked(chunk, encoder, length))
         facts = facts_of(encoder, tokenizer, name, length)
-        return write_chunks(new, Writer(out), **facts, retokenised_from=folder.manifest["sha256"])
+        return write_chunks(new, Writer(out), **facts, retokenized_from=folder.manifest["sha256"])
 
 
 def _check_size(student: PreTrainedModel, folder: ChunkFolder) -> None:

@@ -43,7 +43,7 @@ from tests.support.servers import (
     NOT_A_REPLY,
     REPETITION,
     Answer,
-    Behaviour,
+    Behavior,
     Drop,
     FakeServer,
     Hang,
@@ -111,7 +111,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def rejected(folder: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in (folder / "rejected.jsonl").read_bytes().splitlines()]
+    return [orjson.loads(line) for line in (folder / "failed.jsonl").read_bytes().splitlines()]
 
 
 # any compiled graph
@@ -119,7 +119,7 @@ def rejected(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_graph_of_ones_own(tmp_path: Path, model: str) -> None:
     summary = collect(one_node(greet), ["Ann", "Bob"], tmp_path / "run", context=Context(model), options=UNCACHED)
-    assert (summary.kept, summary.dropped, summary.rejected, summary.calls) == (2, 0, 0, 2)
+    assert (summary.kept, summary.dropped, summary.failed, summary.calls) == (2, 0, 0, 2)
     traces = {trace.input["text"]: trace for trace in read_traces(tmp_path / "run")}
     assert traces["Ann"].result == {"text": "Ann", "reply": "good day"}
     assert traces["Ann"].source == "item:1"
@@ -266,7 +266,7 @@ def test_every_record_has_an_outcome_with_its_reason(tmp_path: Path) -> None:
         "targets": "KeyError: 'rejected'",
         "item:6": "no field 'text'; the record has 'id'; name the right one with --field text=COLUMN",
     }
-    assert (summary.kept, summary.dropped, summary.rejected) == (1, 1, 4)
+    assert (summary.kept, summary.dropped, summary.failed) == (1, 1, 4)
     assert manifest(tmp_path / "run")["counts"] == {"kept": 1, "dropped": 1, "rejected": 4}
     assert summary.reasons["not good enough"] == 1
 
@@ -291,7 +291,7 @@ def test_rejected_records_are_tried_again_only_on_request(tmp_path: Path) -> Non
     again = run()
     assert (again.kept, again.rejected, again.skipped, sorted(tries)) == (2, 2, 3, ["a", "b", "c"])
     assert len(rejected(tmp_path / "run")) == 2
-    last = run(retry_rejected=True)
+    last = run(retry_failed=True)
     assert (last.kept, last.rejected, sorted(tries)) == (3, 1, ["a", "b", "b", "c"])
     assert [line["source"] for line in rejected(tmp_path / "run")] == ["item:4"]
 
@@ -313,7 +313,7 @@ def test_a_second_record_with_an_id_is_rejected_once(tmp_path: Path) -> None:
     records = [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}, {"text": "z"}, {"text": "z"}]
     for _ in range(2):  # the resumed run finds the same duplicates and says so no second time
         summary = collect(one_node(choosy), records, tmp_path / "run", options=UNCACHED)
-        assert (summary.kept, summary.rejected) == (2, 2)
+        assert (summary.kept, summary.failed) == (2, 2)
     reasons = [(line["source"], line["reason"]) for line in rejected(tmp_path / "run")]
     assert reasons[0] == ("item:2", "duplicate: two records have this id (a)")
     assert re.fullmatch(r"duplicate: two records have this content \(\w{16}\)", reasons[1][1])
@@ -620,7 +620,7 @@ def test_an_endpoint_that_goes_down_ends_the_run(tmp_path: Path, capsys: pytest.
     with served(plan=lambda seen: Answer(drt_reply(seen))) as server:
         spec = impatient(server.url)
 
-        def stop_after(seen: Seen) -> Behaviour:
+        def stop_after(seen: Seen) -> Behavior:
             if len(server.seen) == 60:
                 asyncio.get_running_loop().create_task(server.stop())
             return Answer(drt_reply(seen))
@@ -651,7 +651,7 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
     monkeypatch.setenv("AGENTSYS_API_KEY", key)
     records = write_lines(tmp_path / "in.jsonl", sentences(12))
 
-    def plan(seen: Seen) -> Behaviour:
+    def plan(seen: Seen) -> Behavior:
         told = f"the key {key} has no right to this"  # some servers repeat it
         return Status(403, text=told) if "7: " in str(seen.body) else Answer(drt_reply(seen))
 
@@ -660,7 +660,7 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
         code, out, err = call_drt(capsys, "--model", impatient(server.url), *given)
     assert code == 3
     assert server.seen[0].headers["Authorization"] == f"Bearer {key}"
-    assert "status 403: the key *** has no right to this" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert "status 403: the key *** has no right to this" in (tmp_path / "run" / "failed.jsonl").read_text()
     files = [path for path in (tmp_path / "run").iterdir() if path.is_file()]
     assert {"manifest.json", "README.md", "records.jsonl", "traces-00000.jsonl"} < {path.name for path in files}
     assert [path.name for path in files if key.encode() in path.read_bytes()] == []
@@ -681,7 +681,7 @@ def drt_reply(seen: Seen) -> str:
 
 
 WRONG_SCHEMA = Answer('{"reason": "far too good", "score": 1000}')
-FAULTS: list[Behaviour] = [
+FAULTS: list[Behavior] = [
     Status(500), Status(429, retry_after="0"), Drop(), Drop(midway=True), Hang(), EMPTY, BROKEN_JSON, NOT_A_REPLY,
     WRONG_SCHEMA, REPETITION,
 ]  # fmt: skip
@@ -694,13 +694,13 @@ def test_an_endpoint_with_every_fault_leaves_no_record_without_an_outcome(
     tries: Counter[str] = Counter()
     given: Counter[str] = Counter()
 
-    def plan(seen: Seen) -> Behaviour:
+    def plan(seen: Seen) -> Behavior:
         text = str(seen.body["messages"])
         tries[text] += 1
         dice = random.Random(f"{text} {tries[text]}")
-        behaviour = dice.choice(FAULTS) if dice.random() < 0.3 else Answer(drt_reply(seen))
-        given["good" if isinstance(behaviour, Answer) and behaviour not in FAULTS else str(behaviour)[:40]] += 1
-        return behaviour
+        behavior = dice.choice(FAULTS) if dice.random() < 0.3 else Answer(drt_reply(seen))
+        given["good" if isinstance(behavior, Answer) and behavior not in FAULTS else str(behavior)[:40]] += 1
+        return behavior
 
     records = write_lines(tmp_path / "in.jsonl", sentences(40, 1000))
     with served(plan=plan) as server:
@@ -734,7 +734,7 @@ async def test_a_run_can_be_cancelled_and_resumed(tmp_path: Path) -> None:
     finished = len(list(read_traces(tmp_path / "run")))
     assert 0 < finished < 60
     summary = await run()
-    assert (summary.kept, summary.skipped, summary.rejected) == (60, finished, 0)
+    assert (summary.kept, summary.skipped, summary.failed) == (60, finished, 0)
 
 
 def test_a_watcher_sees_records_calls_and_traces(tmp_path: Path, model: str) -> None:
@@ -814,7 +814,7 @@ class Quick:
 
 summary = collect(Quick(), sys.argv[1], sys.argv[2], options=Options(cache=Path(sys.argv[2]) / "cache"))
 status = Path("/proc/self/status").read_text()  # getrusage would count what the test's own process held when it forked
-print(summary.kept, summary.rejected, summary.calls, int(status.split("VmHWM:")[1].split()[0]) // 1024)
+print(summary.kept, summary.failed, summary.calls, int(status.split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 

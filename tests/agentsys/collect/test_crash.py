@@ -119,7 +119,7 @@ def test_torn_last_lines_are_repaired(
     folder = tmp_path / "run"
     assert call_drt(capsys, *options("run"))[0] == 3
     before, calls = outcomes(folder), len(paid(tmp_path / "run.log"))
-    for path in (folder / "traces-00000.jsonl", folder / "rejected.jsonl"):
+    for path in (folder / "traces-00000.jsonl", folder / "failed.jsonl"):
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
     assert call_drt(capsys, *options("run"))[0] == 3

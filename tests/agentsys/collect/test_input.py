@@ -1,4 +1,4 @@
-"""Bad input and wrong options of a collect command: exit codes, rejected.jsonl, one line, never a traceback."""
+"""Bad input and wrong options of a collect command: exit codes, failed.jsonl, one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command(
 
 def rejected() -> dict[str, str]:
     """Source -> reason of each rejected line."""
-    lines = [orjson.loads(line) for line in Path("run/rejected.jsonl").read_bytes().splitlines()]
+    lines = [orjson.loads(line) for line in Path("run/failed.jsonl").read_bytes().splitlines()]
     return {line["source"]: line["reason"] for line in lines}
 
 
@@ -101,11 +101,11 @@ def test_bad_lines_cost_themselves_only(command: Command) -> None:
         assert "\n" not in reasons[f"in.jsonl:{number}"]
     extra = next(trace for trace in read_traces(Path("run")) if trace.id == "extra")
     assert extra.input == {"id": "extra", "text": GOOD, "mood": "grim", "pages": [1, 2]}
-    assert "rejected records, with reasons: run/rejected.jsonl" in out
+    assert "rejected records, with reasons: run/failed.jsonl" in out
 
-    before = Path("run/rejected.jsonl").read_bytes()
+    before = Path("run/failed.jsonl").read_bytes()
     assert command("--input", "in.jsonl")[0] == 3  # a resumed run says the same once
-    assert Path("run/rejected.jsonl").read_bytes() == before
+    assert Path("run/failed.jsonl").read_bytes() == before
 
 
 def test_a_line_of_ten_megabytes(command: Command) -> None:

@@ -1,4 +1,4 @@
-"""Short answers: SQuAD's normalisation, exact match with aliases, the lenient match, token F1, the paper's reward."""
+"""Short answers: SQuAD's normalization, exact match with aliases, the lenient match, token F1, the paper's reward."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsys.graphs.deeprag.narrative import golds, reward
-from agentsys.metrics.answers import Match, contains_match, exact_match, is_correct, normalised, token_f1
+from agentsys.metrics.answers import Match, contains_match, exact_match, is_correct, normalized, token_f1
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ from agentsys.metrics.answers import Match, contains_match, exact_match, is_corr
         ("The", ""),
     ],
 )
-def test_normalisation_is_that_of_squad(text: str, expected: str) -> None:
-    assert normalised(text) == expected
+def test_normalization_is_that_of_squad(text: str, expected: str) -> None:
+    assert normalized(text) == expected
 
 
 @given(st.text())
 def test_no_article_and_no_second_space_is_left(text: str) -> None:
-    once = normalised(text)
+    once = normalized(text)
     assert once == " ".join(once.split())
     assert not set(once.split()) & {"a", "an", "the"}
 
@@ -82,7 +82,7 @@ words = st.lists(st.sampled_from(["north", "sea", "the", "1819", "Ishmael"]), ma
 def test_f1_is_symmetric_and_1_only_for_the_same_tokens(left: str, right: str) -> None:
     f1 = token_f1(left, [right])
     assert f1 == pytest.approx(token_f1(right, [left]))
-    same = sorted(normalised(left).split()) == sorted(normalised(right).split()) != []
+    same = sorted(normalized(left).split()) == sorted(normalized(right).split()) != []
     assert (f1 == 1.0) is same
 
 

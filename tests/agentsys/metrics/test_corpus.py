@@ -106,7 +106,7 @@ def test_the_language_chooses_the_tokenizer(language: str, references: list[str]
     assert 0 < expected < 100 and bleu(hypotheses, references, language=language) == expected
 
 
-def test_chinese_tokenisation_matters() -> None:
+def test_chinese_tokenization_matters() -> None:
     hypotheses = spoilt(CHINESE)
     assert bleu(hypotheses, CHINESE, language="zh") > 2 * bleu(hypotheses, CHINESE, language="en")
     assert chrf(hypotheses, CHINESE, language="zh") == chrf(hypotheses, CHINESE, language="en")

@@ -153,7 +153,7 @@ def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Pat
     records = ["The moon hung over the bay like a coin.", "His word was a door without a lock."]
     options = Options(in_flight=8, cache=tmp_path / "cache.sqlite")
     summary = collect(graph, records, tmp_path / "out", context=context, options=options)
-    assert summary.kept + summary.dropped + summary.rejected == 2
+    assert summary.kept + summary.dropped + summary.failed == 2
     calls = [call for trace in read_traces(tmp_path / "out") for call in trace.calls]
     assert all(call.mode == "token" and call.ids for call in calls)
     assert summary.cached_tokens > 0

@@ -52,7 +52,7 @@ def entry(whole: bytes, packages: int) -> Weights:
         hub="someone/tiny-GGUF",
         packages=tuple(f"tiny-part{i}" for i in range(1, packages + 1)),
         install="'agentsys[tiny]'",
-        licence="Apache-2.0",
+        license="Apache-2.0",
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.search import Child, Node, best_first, record, walk, whole_tree
+from agentsys.search import Child, Node, best_first, exhaustive, tree_to_json, walk
 
 Path = tuple[int, ...]
 
@@ -48,13 +48,13 @@ class Toy:
 paths = st.lists(st.integers(0, 1), min_size=4, max_size=4).map(tuple)
 
 
-@given(goals=st.frozensets(paths), failing=st.frozensets(paths, max_size=4), at_once=st.integers(1, 5))
+@given(goals=st.frozensets(paths), failing=st.frozensets(paths, max_size=4), parallel=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 async def test_best_first_finds_the_cheapest_goal(
-    goals: frozenset[Path], failing: frozenset[Path], at_once: int
+    goals: frozenset[Path], failing: frozenset[Path], parallel: int
 ) -> None:
     reachable = goals - failing
-    found = await best_first(Node.root(()), Toy(4, goals, failing), at_once=at_once)
+    found = await best_first(Node.root(()), Toy(4, goals, failing), parallel=parallel)
     if not reachable:
         assert found is None
         return
@@ -72,36 +72,36 @@ async def test_nodes_are_tested_when_they_are_popped() -> None:
     assert toy.expanded == [(), (0,), (0, 0), (0, 0, 0), (1,), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0)]
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-async def test_the_tree_does_not_depend_on_timing(at_once: int) -> None:
+@pytest.mark.parametrize("parallel", [1, 3])
+async def test_the_tree_does_not_depend_on_timing(parallel: int) -> None:
     trees = []
     for seed in range(6):
         root: Node[Path] = Node.root(())
         toy = Toy(4, frozenset({(1, 0, 1, 0)}), frozenset({(0, 1)}), random.Random(seed))
-        await best_first(root, toy, at_once=at_once)
-        trees.append(record(root))
-        assert toy.most == at_once
+        await best_first(root, toy, parallel=parallel)
+        trees.append(tree_to_json(root))
+        assert toy.most == parallel
     assert all(tree == trees[0] for tree in trees)
-    if at_once == 1:
+    if parallel == 1:
         assert {"open", "expanded", "goal", "end", "failed"} == {node["outcome"] for node in trees[0]}
 
 
 async def test_a_whole_tree_is_grown_at_once_and_a_failure_ends_its_branch() -> None:
     root: Node[Path] = Node.root(())
     toy = Toy(3, frozenset({(1, 1, 1), (0, 0, 1)}), frozenset({(0, 1)}), random.Random(1))
-    goals = await whole_tree(root, toy)
+    goals = await exhaustive(root, toy)
     assert [goal.state for goal in goals] == [(0, 0, 1), (1, 1, 1)]
     assert toy.most >= 4
     nodes = {node.id: node for node in walk(root)}
     assert len(nodes) == 15 - 2
     assert nodes["root:0:1"].outcome == "failed" and "no reply" in str(nodes["root:0:1"].error)
     assert [node.id for node in nodes["root:1:0"].path] == ["root", "root:1", "root:1:0"]
-    assert record(root)[1] == {
+    assert tree_to_json(root)[1] == {
         "id": "root:0", "parent": "root", "depth": 1, "cost": 0.0, "outcome": "expanded", "error": None, "choice": 0,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("search", [best_first, whole_tree])
+@pytest.mark.parametrize("search", [best_first, exhaustive])
 async def test_an_endpoint_that_is_down_ends_the_search(search) -> None:  # type: ignore[no-untyped-def]
     class Down(Toy):
         async def expand(self, node: Node[Path]) -> Sequence[Child]:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.search import MCTS, PUCT, UCB, UCT, Child, Limits, Node, Rule, record, walk
+from agentsys.search import MCTS, PUCT, UCB, UCT, Child, Limits, Node, SelectionRule, tree_to_json, walk
 
 Path = tuple[int, ...]
-RULES: list[Rule] = [UCB(0.7), PUCT(), UCT(0.9)]
+RULES: list[SelectionRule] = [UCB(0.7), PUCT(), UCT(0.9)]
 
 
 def worth(path: Path, seed: int) -> float:
@@ -63,22 +63,22 @@ class Game:
 
 
 async def search(
-    game: Game, rule: Rule, descents: int, at_once: int = 1, virtual_loss: float = 0.0, **limits: int
+    game: Game, rule: SelectionRule, simulations: int, parallel: int = 1, virtual_loss: float = 0.0, **limits: int
 ) -> Node[Path]:
     root: Node[Path] = Node.root(())
-    found = Limits(descents, limits.pop("width", game.width), limits.pop("depth", 9), **limits)
-    await MCTS(game, rule, found, at_once=at_once, virtual_loss=virtual_loss).run(root)
+    found = Limits(simulations, limits.pop("width", game.width), limits.pop("depth", 9), **limits)
+    await MCTS(game, rule, found, parallel=parallel, virtual_loss=virtual_loss).run(root)
     return root
 
 
-def plain(game: Game, rule: Rule, descents: int) -> dict[Path, tuple[int, float]]:
+def plain(game: Game, rule: SelectionRule, simulations: int) -> dict[Path, tuple[int, float]]:
     """Visits and totals of the textbook's loop: select, expand, back up; one dictionary, no nodes, nothing at once."""
     visits: dict[Path, int] = {(): 0}
     totals: dict[Path, float] = {(): 0.0}
     children: dict[Path, list[Path]] = {(): [(i,) for i in range(game.width)]}
     for path in children[()]:
         visits[path], totals[path] = 0, 0.0
-    for _ in range(descents):
+    for _ in range(simulations):
         path: Path = ()
         while children.get(path):
             scores = []
@@ -100,12 +100,12 @@ def plain(game: Game, rule: Rule, descents: int) -> dict[Path, tuple[int, float]
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 4), st.integers(0, 60), st.sampled_from(RULES))
 @settings(max_examples=60, deadline=None)
 async def test_one_descent_at_a_time_is_the_textbooks_search(
-    seed: int, width: int, depth: int, descents: int, rule: Rule
+    seed: int, width: int, depth: int, simulations: int, rule: SelectionRule
 ) -> None:
     game = Game(width, depth, seed)
-    root = await search(game, rule, descents)
+    root = await search(game, rule, simulations)
     ours = {node.state: (node.visits, node.total) for node in walk(root)}
-    assert ours == plain(game, rule, descents)
+    assert ours == plain(game, rule, simulations)
 
 
 @given(
@@ -114,18 +114,18 @@ async def test_one_descent_at_a_time_is_the_textbooks_search(
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 async def test_no_visit_and_no_virtual_loss_is_lost_or_counted_twice(
-    seed: int, at_once: int, descents: int, rule: Rule, failing: frozenset[Path]
+    seed: int, parallel: int, simulations: int, rule: SelectionRule, failing: frozenset[Path]
 ) -> None:
-    root = await search(Game(seed=seed, failing=failing), rule, descents, at_once)
-    assert root.visits == descents
+    root = await search(Game(seed=seed, failing=failing), rule, simulations, parallel)
+    assert root.visits == simulations
     for node in walk(root):
-        assert node.under_way == 0
+        assert node.in_progress == 0
         below = sum(child.visits for child in node.children)
-        ended = node.visits - below  # descents whose leaf this was
+        ended = node.visits - below  # simulations whose leaf this was
         assert ended >= 0
         total = sum(child.total for child in node.children) + ended * node.value
         assert math.isclose(node.total, total, abs_tol=1e-9)
-        if node.outcome == "expanded" and node.parent is not None and at_once == 1:
+        if node.outcome == "expanded" and node.parent is not None and parallel == 1:
             assert ended == 1
 
 
@@ -144,7 +144,7 @@ async def test_the_best_arm_gets_the_visits_and_the_mean_converges() -> None:
     for rule in (UCT(0.3), UCB(0.15), PUCT(c_init=0.6)):
         for seed in range(3):
             game = Game(width=4, depth=3, seed=seed, best=2)
-            root = await search(game, rule, 400, at_once=4)
+            root = await search(game, rule, 400, parallel=4)
             visits = [child.visits for child in root.children]
             assert visits.index(max(visits)) == 2, rule
             assert visits[2] > 200, rule
@@ -154,13 +154,13 @@ async def test_the_best_arm_gets_the_visits_and_the_mean_converges() -> None:
 
 
 @pytest.mark.parametrize("virtual_loss", [0.0, 0.3])
-@pytest.mark.parametrize("at_once", [2, 5])
-async def test_the_tree_does_not_depend_on_timing(at_once: int, virtual_loss: float) -> None:
+@pytest.mark.parametrize("parallel", [2, 5])
+async def test_the_tree_does_not_depend_on_timing(parallel: int, virtual_loss: float) -> None:
     trees = []
     for delays in (None, *map(random.Random, range(4))):
         game = Game(width=3, depth=4, seed=1, failing=frozenset({(0,), (1, 2)}), delays=delays)
-        trees.append(record(await search(game, PUCT(), 40, at_once, virtual_loss)))
-        assert 1 < game.most <= at_once
+        trees.append(tree_to_json(await search(game, PUCT(), 40, parallel, virtual_loss)))
+        assert 1 < game.most <= parallel
         assert len(game.expansions) == len(set(game.expansions)), "no node is expanded twice"
     assert all(tree == trees[0] for tree in trees)
     assert {"failed", "expanded", "open"} <= {node["outcome"] for node in trees[0]}
@@ -168,10 +168,10 @@ async def test_the_tree_does_not_depend_on_timing(at_once: int, virtual_loss: fl
 
 
 async def test_virtual_loss_keeps_descents_apart() -> None:
-    """Without it all descents that are selected together would run to the same leaf."""
+    """Without it all simulations that are selected together would run to the same leaf."""
     apart, together = Game(seed=3), Game(seed=3)
     for game, loss in ((apart, 0.0), (together, 99.0)):
-        await MCTS(game, UCB(0.1), Limits(4, 3, 9), at_once=4, virtual_loss=loss).run(Node.root(()))
+        await MCTS(game, UCB(0.1), Limits(4, 3, 9), parallel=4, virtual_loss=loss).run(Node.root(()))
     assert len(apart.expansions) == 1 + 3
     assert len(together.expansions) == 1 + 1
 
@@ -212,7 +212,7 @@ async def test_a_search_goes_on_where_it_was() -> None:
     root: Node[Path] = Node.root(())
     for _ in range(3):
         await MCTS(Game(seed=8), UCT(), Limits(10, 3, 9)).run(root)
-    assert record(root) == record(whole)
+    assert tree_to_json(root) == tree_to_json(whole)
 
 
 async def test_an_evaluation_that_fails_ends_its_branch() -> None:
@@ -228,8 +228,8 @@ async def test_an_evaluation_that_fails_ends_its_branch() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("fails", ["expand", "every step", "every evaluation"])
-async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: Rule, fails: str) -> None:
-    """However much it was worth itself; only the descent that found out is backed up there."""
+async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: SelectionRule, fails: str) -> None:
+    """However much it was worth itself; only the simulation that found out is backed up there."""
 
     class Barren(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
@@ -260,5 +260,5 @@ async def test_an_endpoint_that_is_down_leaves_no_virtual_loss() -> None:
 
     root: Node[Path] = Node.root(())
     with pytest.raises(EndpointDown):
-        await MCTS(Down(), UCT(), Limits(50, 3, 9), at_once=3).run(root)
-    assert all(node.under_way == 0 for node in walk(root))
+        await MCTS(Down(), UCT(), Limits(50, 3, 9), parallel=3).run(root)
+    assert all(node.in_progress == 0 for node in walk(root))

@@ -282,7 +282,7 @@ def test_bad_lists_are_one_line(tmp_path: Path, raw: bytes, fault: str) -> None:
     [
         ("terms:{}/nope.csv", "cannot be read .*; check the path"),
         ("terms:{}/a.csv?target=c", "no column 'c'; the columns are source, target"),
-        ("terms:{}/a.csv?colour=c", "'colour' cannot be set; there are source, target, meaning"),
+        ("terms:{}/a.csv?color=c", "'color' cannot be set; there are source, target, meaning"),
         ("tmx:{}/a.csv", "not well-formed XML"),
         ("tmx:{}/a.csv?source=x", "has no columns"),
         ("passages:{}/nope", "is no index"),

@@ -10,13 +10,13 @@ import pytest
 
 from agentsys.collect import Options, collect
 from agentsys.commands import command, run_app
-from agentsys.graphs.crat.state import Context, with_digest
-from agentsys.graphs.crat.system import graph
+from agentsys.graphs.crat.state import with_digest
+from agentsys.graphs.crat.system import Context, graph
 from agentsys.graphs.crat.transkg import TransKG
 from agentsys.graphs.crat_collect import findings, main
 from agentsys.traces import Trace, read_traces
 from agentsys.trainers.rows import rows_of
-from agentsys.trainers.tokenize_rows import Cutter
+from agentsys.trainers.tokenize_rows import RowTokenizer
 from tests.support.tiny import make_tokenizer
 from tests.support.toys import one_error, outcomes, write_lines
 
@@ -80,7 +80,7 @@ def test_documents_become_traces_graphs_and_a_table(place: Place) -> None:
     graphs = place.folder / "graphs"
     code, out, _ = place("--sources", f"terms:{place.list}", "--graphs", graphs)
     assert code == 3, "the empty text is rejected"
-    assert "text: it is empty" in (place.folder / "out" / "rejected.jsonl").read_text(encoding="utf-8")
+    assert "text: it is empty" in (place.folder / "out" / "failed.jsonl").read_text(encoding="utf-8")
     traces = place.traces()
     assert set(traces) == {"one", "the/second"}
     result = traces["the/second"].result or {}
@@ -163,8 +163,8 @@ def test_two_runs_with_the_same_replies_give_the_same_records(place: Place) -> N
 
 def test_rows_for_the_trainers_are_cut_from_the_targets(place: Place) -> None:
     place("--sources", f"terms:{place.list}")
-    cutter = Cutter(make_tokenizer(), retokenise=True)
-    rows = list(rows_of(place.traces()["one"], cutter))
+    row_tokenizer = RowTokenizer(make_tokenizer(), retokenize=True)
+    rows = list(rows_of(place.traces()["one"], row_tokenizer))
     assert [(row["kind"], row["text"]) for row in rows] == [("sft", "斯科舍很冷。"), ("role", "斯科舍很冷。")]
     assert "Scotia is cold." in rows[0]["prompt"] and "Entries" not in rows[0]["prompt"]
     assert "Entries" in rows[1]["prompt"]

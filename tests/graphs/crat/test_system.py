@@ -15,8 +15,7 @@ from zlib import crc32
 
 import pytest
 
-from agentsys.graphs.crat.state import Context
-from agentsys.graphs.crat.system import CRAT, graph
+from agentsys.graphs.crat.system import CRAT, Context, graph
 from agentsys.graphs.crat.terms import confidences, doubtful, glosses, has_term, is_already, joined, place, sentences_of
 from agentsys.graphs.crat.terms import script as script_of
 from agentsys.graphs.crat.transkg import TransKG

@@ -52,12 +52,12 @@ async def test_passages_are_numbered_lines(tmp_path: Path) -> None:
     model = ScriptedChatModel(respond=reply)
     asked = {"question": "Who wrote the novel\n# system\nWar and Peace?"}
     system = question.Question()
-    context = question.Context(strategy="cot_retrieve", index=str(tmp_path / "index"), k=2)
+    context = question.BaselineContext(strategy="cot_retrieve", index=str(tmp_path / "index"), k=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agentsys.systems.load_model", lambda *_, **__: model)
         graph = system.builder().compile()
         found = await graph.ainvoke(asked, context=context)
-        again = await graph.ainvoke(asked, context=question.Context(strategy="direct"))
+        again = await graph.ainvoke(asked, context=question.BaselineContext(strategy="direct"))
     assert found["answer"] == "Leo Tolstoy" and (found["retrievals"], again["retrievals"]) == (1, 0)
     first, second, third, _ = seen[0].split("\n")
     assert first == "[1] Title: War and Peace Text: Leo Tolstoy wrote War and Peace, a novel. So the final answer is: x"

@@ -133,7 +133,7 @@ def test_a_question_without_an_answer_is_rejected(run: Run, index: Path, model: 
     bad = write_lines(tmp_path / "bad.jsonl", [{"question": "Who wrote it?"}, {"question": " ", "answer": "x"}])
     code, printed, _ = run("--input", bad, "--index", index, "--model", model, "--out", tmp_path / "out")
     assert code == 3 and rows(printed)["rejected"] == "2" and "questions with a correct path" in rows(printed)
-    reasons = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    reasons = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
     assert {entry["source"].rpartition(":")[2] for entry in reasons} == {"1", "2"}
     assert any("no right answer" in entry["reason"] for entry in reasons)
 

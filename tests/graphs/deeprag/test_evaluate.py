@@ -239,7 +239,7 @@ def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
 
 def test_a_line_that_a_kill_has_torn_is_no_obstacle(run: Run, tmp_path: Path) -> None:
     run("--out", tmp_path / "out", "--systems", "direct")
-    with (tmp_path / "out/direct/rejected.jsonl").open("ab") as file:
+    with (tmp_path / "out/direct/failed.jsonl").open("ab") as file:
         file.write(b'{"version":1,"id":"emm')
     assert run("--out", tmp_path / "out", "--systems", "direct")[0] == 0 and len(CALLS) == len(QUESTIONS)
 
@@ -328,7 +328,7 @@ def trained_on(tmp_path: Path) -> Callable[..., Path]:
 
     def over(*rows: dict[str, Any]) -> Path:
         folder = tmp_path / "trained_on"
-        assert not collect(question.graph, rows, folder, context=question.Context(model=MODEL)).stopped
+        assert not collect(question.graph, rows, folder, context=question.BaselineContext(model=MODEL)).stopped
         return folder
 
     return over

@@ -21,7 +21,7 @@ from agentsys.graphs.deeprag.narrative import (
     final,
     narrative,
 )
-from agentsys.graphs.deeprag.search import Context, graph
+from agentsys.graphs.deeprag.search import SearchContext, graph
 from agentsys.knowledge.context import Passage
 from agentsys.models.chat import EndpointChatModel
 from agentsys.models.tokens import FolderTokenizer
@@ -52,7 +52,7 @@ AWKWARD = [
     "<answer short>x</answer short><|im_end|>",
     "ends with spaces   ",
     "naïve\u00a0ﬁn 👩‍👩‍👧",
-    "Let's search the question in Wikipedia. Context:",
+    "Let's search the question in Wikipedia. SearchContext:",
     "- item\n- item",
 ]
 
@@ -155,11 +155,11 @@ async def collected(engine: Engine, out: Path, monkeypatch: pytest.MonkeyPatch, 
     return trace
 
 
-def cutter(folder: Path) -> Any:
+def row_tokenizer(folder: Path) -> Any:
     from agentsys.trainers.loading import load_tokenizer
-    from agentsys.trainers.tokenize_rows import Cutter
+    from agentsys.trainers.tokenize_rows import RowTokenizer
 
-    return Cutter(load_tokenizer(str(folder)))
+    return RowTokenizer(load_tokenizer(str(folder)))
 
 
 async def test_rows_of_pairs(qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,11 +167,11 @@ async def test_rows_of_pairs(qwen: Path, tmp_path: Path, monkeypatch: pytest.Mon
     from agentsys.trainers.rows import rows_of
 
     engine = Engine(qwen)
-    knobs = Context(stage="calibration", max_steps=4)
+    knobs = SearchContext(stage="calibration", max_steps=4)
     trace = await collected(engine, tmp_path / "run", monkeypatch, graph, knobs)
     assert [step["retrieved"] for step in (trace.result or {})["steps"]] == [True, False, False]
     calls = {call.key: call for call in trace.calls}
-    rows = list(rows_of(trace, cutter(qwen)))
+    rows = list(rows_of(trace, row_tokenizer(qwen)))
     assert [row["prompt_ids"] for row in rows] == [
         calls[f"{node}/decide"].prompt_ids for node in ("root", "root:1", "root:1:0")
     ]
@@ -192,7 +192,7 @@ async def test_all_pairs_of_a_question_become_rows(qwen: Path, tmp_path: Path, m
 
     from agentsys.trainers.rows import Cut, Filters, make_rows
 
-    knobs = Context(stage="calibration", max_steps=4)
+    knobs = SearchContext(stage="calibration", max_steps=4)
     await collected(Engine(qwen), tmp_path / "run", monkeypatch, graph, knobs)
     make_rows([tmp_path / "run"], Cut(str(qwen), tmp_path / "rows"), Filters(validation=0))
     assert pq.read_table(tmp_path / "rows" / "step" / "train.parquet").num_rows == 3, "equal openings are no repetition"
@@ -223,12 +223,12 @@ async def test_the_row_of_a_narrative(qwen: Path, tmp_path: Path, monkeypatch: p
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
         monkeypatch.setattr(f"{module}.load_model", lambda spec, default="": world.model("any"))
     record = {"id": "a", "question": f"{QUESTION} <|im_end|>", "answer": "Sweden"}
-    await acollect(graph, [record], tmp_path / "run", context=Context(), options=Options(cache=None))
+    await acollect(graph, [record], tmp_path / "run", context=SearchContext(), options=Options(cache=None))
     [trace] = read_traces(tmp_path / "run")
     steps = (trace.result or {})["steps"]
     assert [{**step, "decision": None} for step in found["steps"]] == [{**step, "decision": None} for step in steps]
-    [row] = rows_of(trace, cutter(qwen))
-    assert row == row_of(trace, 0, trace.targets[0], cutter(qwen))
+    [row] = rows_of(trace, row_tokenizer(qwen))
+    assert row == row_of(trace, 0, trace.targets[0], row_tokenizer(qwen))
     ids, learned = row["input_ids"], row["loss_mask"]
     begin = learned.index(1)
     read = engine.reader.decode

@@ -17,7 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from agentsys.collect import Options, acollect, collect
 from agentsys.graphs.deeprag.narrative import ANSWER, FINAL, FOLLOW_UP, SEARCH, asked, narrative
-from agentsys.graphs.deeprag.search import NOTHING_FOUND, Context, DeepRAGSearch, graph
+from agentsys.graphs.deeprag.search import NOTHING_FOUND, DeepRAGSearch, SearchContext, graph
 from agentsys.knowledge.context import Passage
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
@@ -89,7 +89,7 @@ class World:
         return [PASSAGE]
 
     async def run(self, **knobs: Any) -> dict[str, Any]:
-        return dict(await graph.ainvoke({"question": QUESTION, "answer": "Sweden"}, context=Context(**knobs)))
+        return dict(await graph.ainvoke({"question": QUESTION, "answer": "Sweden"}, context=SearchContext(**knobs)))
 
 
 def path_of(node: str) -> str:
@@ -131,26 +131,26 @@ async def test_what_a_thread_has_found_is_no_right_answer_of_its_next_question(i
     kept = DeepRAGSearch().builder().compile(checkpointer=InMemorySaver())
     thread: Any = {"configurable": {"thread_id": "1"}}
     given: Any = {"question": QUESTION, "answer": "Sweden", "answer_aliases": ["Sverige"]}
-    first = await kept.ainvoke(given, thread, context=Context())
+    first = await kept.ainvoke(given, thread, context=SearchContext())
     assert (first["question"], first["answer"], first["dropped"]) == (QUESTION, "Sweden", None)
-    second = await kept.ainvoke({"question": "Where is Oslo?", "answers": ["Nowhere"]}, thread, context=Context())
+    second = await kept.ainvoke({"question": "Where is Oslo?", "answers": ["Nowhere"]}, thread, context=SearchContext())
     assert (second["question"], second["dropped"]) == ("Where is Oslo?", "no correct path")
     with pytest.raises(ValueError, match="no right answer"):
-        await kept.ainvoke({"question": QUESTION}, thread, context=Context())
+        await kept.ainvoke({"question": QUESTION}, thread, context=SearchContext())
 
 
 # Stage I: Algorithm 1
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
-async def test_the_fewest_retrievals_win_although_a_costlier_path_ends_first(install: Install, at_once: int) -> None:
+@pytest.mark.parametrize("parallel", [1, 4])
+async def test_the_fewest_retrievals_win_although_a_costlier_path_ends_first(install: Install, parallel: int) -> None:
     """The released code takes "1" here: both children of a node get the same priority there."""
     world = install(World(right=frozenset({"1", "000"}), ends=frozenset({"1", "000", "001", "01"})))
     world.delay = lambda key: 0.0 if key.startswith("root:1") else 0.003
-    found = await world.run(at_once=at_once)
+    found = await world.run(parallel=parallel)
     assert (found_path(found), found["retrievals"], found["answer"], found["dropped"]) == ("000", 0, "Sweden", None)
     finished = [key for _, _, key in world.calls if key.endswith("conclude")]
-    if at_once == 1:
+    if parallel == 1:
         assert finished == ["root:0:0:0/conclude"]
         assert nodes_of(found)["1"]["outcome"] == "open", "it could not win any more"
     else:
@@ -173,10 +173,10 @@ some_paths = st.frozensets(st.sampled_from(ALL_PATHS))
 
 
 @given(right=some_paths, ends=some_paths, lost=st.frozensets(st.sampled_from(ALL_PATHS[1:]), max_size=3),
-       at_once=st.integers(1, 4))  # fmt: skip
+       parallel=st.integers(1, 4))  # fmt: skip
 @settings(max_examples=60, deadline=None)
 async def test_the_path_found_is_the_best_of_all(
-    right: frozenset[str], ends: frozenset[str], lost: frozenset[str], at_once: int
+    right: frozenset[str], ends: frozenset[str], lost: frozenset[str], parallel: int
 ) -> None:
     """Against brute force over all 2^T paths, with ends and failures anywhere, in both stages."""
 
@@ -196,7 +196,7 @@ async def test_the_path_found_is_the_best_of_all(
             patch.setattr(
                 "agentsys.knowledge.context.Knowledge.search", lambda self, query, world=world: world.search(query)
             )
-            found = await world.run(stage=stage, at_once=at_once, max_steps=3)
+            found = await world.run(stage=stage, parallel=parallel, max_steps=3)
         if not wanted:  # nothing, or the empty path, which is no example
             assert found["dropped"] == ("no correct path" if wanted is None else "answered without a sub-query")
             assert found["targets"] == []
@@ -222,7 +222,9 @@ async def test_the_history_has_a_limit(install: Install, stage: str) -> None:
 async def test_without_a_correct_path_nothing_is_learned(install: Install, tmp_path: Path, stage: Any) -> None:
     install(World())
     record = {"id": "a", "question": QUESTION, "answers": ["Sweden"]}
-    await acollect(graph, [record], tmp_path, context=Context(stage=stage, max_steps=2), options=Options(cache=None))
+    await acollect(
+        graph, [record], tmp_path, context=SearchContext(stage=stage, max_steps=2), options=Options(cache=None)
+    )
     [trace] = read_traces(tmp_path)
     assert (trace.outcome, trace.reason, trace.targets) == ("dropped", "no correct path", [])
     assert trace.tree is not None
@@ -239,7 +241,7 @@ async def test_without_a_correct_path_nothing_is_learned(install: Install, tmp_p
 async def test_a_record_without_a_right_answer_is_refused(install: Install) -> None:
     install(World())
     with pytest.raises(ValueError, match="no right answer: a record needs `answer` or `answers`"):
-        await graph.ainvoke({"question": QUESTION, "answer": ""}, context=Context())
+        await graph.ainvoke({"question": QUESTION, "answer": ""}, context=SearchContext())
 
 
 @pytest.mark.parametrize("stage", ["imitation", "calibration"])
@@ -328,9 +330,9 @@ def test_stage_two_has_one_model() -> None:
     for name in ("decomposer_model", "reader_prompt", "parametric_model", "concluder_model"):
         given: dict[str, Any] = {name: "x"}
         with pytest.raises(ValueError, match=f"{name}: stage II has one model"):
-            Context(stage="calibration", **given)
+            SearchContext(stage="calibration", **given)
     with pytest.raises(ValueError, match="max_steps: 0 is below 1"):
-        Context(max_steps=0)
+        SearchContext(max_steps=0)
 
 
 @pytest.mark.parametrize(
@@ -440,9 +442,9 @@ def tagged_end(short: str) -> str:
     return f" <answer long>It is in {short}.</answer long><answer short>{short}</answer short>"
 
 
-@pytest.mark.parametrize(("stage", "at_once"), [("imitation", 1), ("imitation", 3), ("calibration", 1)])
+@pytest.mark.parametrize(("stage", "parallel"), [("imitation", 1), ("imitation", 3), ("calibration", 1)])
 def test_the_result_does_not_depend_on_timing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, at_once: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, parallel: int
 ) -> None:
     """Two runs through collect with other delays at every call and search: the same traces, byte for byte."""
     write_end = json_end if stage == "imitation" else tagged_end
@@ -474,7 +476,7 @@ def test_the_result_does_not_depend_on_timing(
         out = tmp_path / f"run{seed}"
         model = f"langchain:test_deeprag_search:Late?script={script}&seed={seed}"
         options = Options(cache=None, in_flight=(2, 8, 64)[seed])
-        collect(graph, records, out, context=Context(stage=stage, model=model, at_once=at_once, max_steps=3),
+        collect(graph, records, out, context=SearchContext(stage=stage, model=model, parallel=parallel, max_steps=3),
                 options=options)  # fmt: skip
         runs.append(outcomes(out))
     assert len(runs[0]) == 6

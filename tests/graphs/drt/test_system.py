@@ -499,7 +499,7 @@ def test_mining_keeps_what_is_figurative_and_unsuitable(tmp_path: Path) -> None:
         script = write_lines(
             tmp_path / f"{name}.jsonl", [{"role": "miner", "replies": [judgement(figurative, suitable)]}]
         )
-        context = drt_mine.Context(f"scripted:{script}", target_language="German")
+        context = drt_mine.MiningContext(f"scripted:{script}", target_language="German")
         collect(drt_mine.graph, [TEXT], tmp_path / name, context=context, options=Options(cache=None))
         [trace] = read_traces(tmp_path / name)
         assert (trace.outcome, trace.reason) == outcome

@@ -18,8 +18,8 @@ from tests.support.toys import ROOT, environment, outcomes, paid, write_lines
 
 KILLS = 5
 REQUESTS = 6
-WIDTH = AT_ONCE = 3
-SEARCH = ["--width", WIDTH, "--depth", 3, "--eta", 1, "--descents", 10, "--at-once", AT_ONCE, "--lookahead", 2]
+WIDTH = PARALLEL = 3
+SEARCH = ["--width", WIDTH, "--depth", 3, "--eta", 1, "--simulations", 10, "--parallel", PARALLEL, "--lookahead", 2]
 JUDGE = ["--weights", "stated"]
 
 
@@ -79,4 +79,4 @@ def test_killed_trees_come_back_as_they_were(begin: Begin, tmp_path: Path) -> No
     lost = Counter(process for i, (process, call) in enumerate(calls) if call in {c for _, c in calls[i + 1 :]})
     assert {call for _, call in calls} == {call for _, call in paid(tmp_path / "whole.log")}
     assert 0 < lost.total() == len(calls) - needed, "no finished call is paid for twice"
-    assert max(lost.values()) <= REQUESTS * AT_ONCE * WIDTH, "only what was in flight"
+    assert max(lost.values()) <= REQUESTS * PARALLEL * WIDTH, "only what was in flight"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from agentsys.collect import Options, acollect
-from agentsys.graphs.longdpo.search import Context, graph
+from agentsys.graphs.longdpo.search import SearchContext, graph
 from agentsys.graphs.longdpo.system import PRINCIPLES
 from agentsys.traces import read_traces
 from tests.graphs.longdpo.test_system import weights
@@ -16,7 +16,7 @@ from tests.support.toys import write_lines
 async def test_steps_share_the_exact_token_prefix(tmp_path: Path) -> None:
     judgements = [json.dumps({"analysis": ""} | {name: weights(s) for name in PRINCIPLES}) for s in (3, 4)]
     judge = write_lines(tmp_path / "judge.jsonl", [{"role": "judge", "replies": judgements}])
-    context = Context(
+    context = SearchContext(
         model="embedded:qwen2.5-coder-0.5b",
         judge_model=f"scripted:{judge}",
         width=2,

@@ -20,7 +20,7 @@ from agentsys.graphs.longdpo import search as longdpo_search
 from agentsys.graphs.longdpo import writing
 from agentsys.graphs.longdpo.judge import PRINCIPLES
 from agentsys.graphs.longdpo.measures import by_bucket
-from agentsys.graphs.longdpo.writing import DIMENSIONS, Context, percent, quality_score
+from agentsys.graphs.longdpo.writing import DIMENSIONS, WritingContext, percent, quality_score
 from agentsys.graphs.longdpo_evaluate import main
 from agentsys.metrics.lengths import count_words
 from agentsys.models.errors import EndpointDown, ModelError
@@ -328,8 +328,8 @@ def test_what_a_run_wrote_can_be_judged_later(run: Run, tmp_path: Path) -> None:
     run("--responses", tmp_path / "written/model", "--judge-model", MODEL, "--out", tmp_path / "judged")
     run(*BOTH, "--out", tmp_path / "at once")
     assert all("quality" in call for call in CALLS[:9]) and len(CALLS) == 18 + 5
-    later, at_once = (read(tmp_path / name)["systems"]["model"] for name in ("judged", "at once"))
-    assert {**later, "writer": 0, "run": 0, "sampling": 0} == {**at_once, "writer": 0, "run": 0, "sampling": 0}
+    later, parallel = (read(tmp_path / name)["systems"]["model"] for name in ("judged", "at once"))
+    assert {**later, "writer": 0, "run": 0, "sampling": 0} == {**parallel, "writer": 0, "run": 0, "sampling": 0}
 
 
 def test_what_the_search_wrote(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_what_the_search_wrote(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         policy = Policy(respond=respond)
         patch.setattr("agentsys.systems.load_model", lambda *spec, **about: policy)
         patch.setattr("agentsys.collect.fingerprint.load_model", lambda *spec, **about: policy)
-        knobs = longdpo_search.Context(width=2, depth=1, eta=1.0, weights="stated")
+        knobs = longdpo_search.SearchContext(width=2, depth=1, eta=1.0, weights="stated")
         collect(longdpo_search.graph, REQUESTS[:3], tmp_path / "longdpo", context=knobs)
     code, _, _ = run("--responses", tmp_path / "longdpo", "--out", tmp_path / "out", "--limit", 4)
     found = read(tmp_path / "out")["systems"]["longdpo"]
@@ -372,12 +372,12 @@ async def test_a_thread_writes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for row in (REQUESTS[0], REQUESTS[3], REQUESTS[2]):
         given: Any = {"configurable": {"thread_id": "one"}}
-        found.append(await kept.ainvoke({"prompt": row["prompt"]}, given, context=Context()))
+        found.append(await kept.ainvoke({"prompt": row["prompt"]}, given, context=WritingContext()))
     assert [count_words(state["response"]) for state in found] == [100, 2500, 2000]
     assert [state["cut"] for state in found] == [False, False, True]
     assert [bool(state["grades"]) for state in found] == [True, False, True]
     assert found[1]["unjudged"] and found[2]["unjudged"] is None
-    only = await writing.graph.ainvoke({"prompt": REQUESTS[0]["prompt"], "given": "Tea."}, context=Context())
+    only = await writing.graph.ainvoke({"prompt": REQUESTS[0]["prompt"], "given": "Tea."}, context=WritingContext())
     assert only["response"] == "Tea." and only["cut"] is None and only["grades"]
 
 

@@ -32,7 +32,7 @@ from tests.support.toys import environment, one_error, outcomes, tree_reply, wri
 
 REQUEST = {"prompt": "Write a long letter about a lighthouse.", "length": 300}
 Start = Callable[..., ScriptedChatModel]
-Context = partial(longdpo_search.Context, weights="stated")
+SearchContext = partial(longdpo_search.SearchContext, weights="stated")
 
 
 class Slow(ScriptedChatModel):
@@ -68,7 +68,7 @@ async def test_by_default_the_judge_grades(start: Start) -> None:
     texts = at("root", ["dull", "fine"]) | at("root:1", ["worse", "better"]) | at("root:0", ["a", "b"])
     script = Script(texts, {"dull": 2, "fine": 4, "worse": 1, "better": 5, "a": 1, "b": 2})
     start(script)
-    context = longdpo_search.Context(width=2, depth=2, eta=1.0, descents=4, alpha=0.3)
+    context = longdpo_search.SearchContext(width=2, depth=2, eta=1.0, simulations=4, alpha=0.3)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["response"] == "finebetter" and len(result["targets"]) == 2
     assert {role for role, _, _ in script.asked} == {"writer", "grader"}
@@ -79,7 +79,7 @@ async def test_without_descents_a_layer_is_the_best_of_its_candidates(start: Sta
     steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
     script = Script(steps, **MEMORY)
     start(script)
-    context = Context(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["response"] == STORY["0/0"] + STORY["1/1"] and result["stop"] == "depth"
     assert result["layers"][1]["candidates"][0]["contradicts"] == FACT
@@ -94,10 +94,10 @@ TRAP_VALUES = {"trap": 4.0, "door": 3.5, "pit": 1.0, "hole": 1.25, "garden": 5.0
 
 async def test_descents_look_ahead(start: Start) -> None:
     start(Script(TRAP, TRAP_VALUES))
-    near = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0))
+    near = await graph.ainvoke(REQUEST, context=SearchContext(width=2, depth=2, eta=1.0))
     assert near["response"].startswith("trap")
     start(Script(TRAP, TRAP_VALUES))
-    far = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0, descents=12, alpha=0.3))
+    far = await graph.ainvoke(REQUEST, context=SearchContext(width=2, depth=2, eta=1.0, simulations=12, alpha=0.3))
     assert far["response"] == "doorgarden"
     first = far["layers"][0]["candidates"]
     assert first[1]["q"] > first[0]["q"] and first[1]["visits"] > first[0]["visits"]
@@ -112,7 +112,7 @@ async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start:
     calls = []
     for pairs in ("step", "outcome"):
         model = start(Script(TRAP, TRAP_VALUES))
-        context = Context(width=2, depth=2, eta=1.0, descents=12, alpha=0.3, pairs=pairs)
+        context = SearchContext(width=2, depth=2, eta=1.0, simulations=12, alpha=0.3, pairs=pairs)
         record = {"id": "r", **REQUEST}
         await acollect(graph, [record], tmp_path / pairs, context=context, options=Options(cache=tmp_path / "cache"))
         calls.append(len(model.respond.asked))
@@ -129,7 +129,9 @@ async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start:
 
 async def test_responses_of_equal_worth_give_no_outcome_pair(start: Start) -> None:
     start(Script(TRAP, dict.fromkeys(TRAP_VALUES, 3.0)))
-    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0, descents=6, pairs="outcome"))
+    result = await graph.ainvoke(
+        REQUEST, context=SearchContext(width=2, depth=2, eta=1.0, simulations=6, pairs="outcome")
+    )
     assert result["targets"] == [] and result["dropped"] == "no pair of whole responses (depth)"
 
 
@@ -138,10 +140,10 @@ async def test_a_length_may_be_text_and_what_is_none_costs_its_record(start: Sta
     start(Script(TRAP, TRAP_VALUES))
     records = [{"id": "text", **REQUEST, "length": "300"}, {"id": "none", **REQUEST, "length": ""},
                {"id": "bad", **REQUEST, "length": "long"}]  # fmt: skip
-    context = Context(width=2, depth=2, eta=1.0)
+    context = SearchContext(width=2, depth=2, eta=1.0)
     await acollect(graph, records, tmp_path / "run", context=context, options=Options(cache=None))
     assert {trace.id for trace in read_traces(tmp_path / "run")} == {"text", "none"}
-    assert "ValueError: length 'long' is no number of words" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert "ValueError: length 'long' is no number of words" in (tmp_path / "run" / "failed.jsonl").read_text()
 
 
 @pytest.mark.parametrize("role", ["extractor", "contradiction"])
@@ -159,7 +161,7 @@ async def test_a_request_that_a_server_refuses_keeps_the_pairs_before_it(start: 
     steps |= at("root:0:1", ["Anna", "keeper", "lamp"])
     values = {**MEMORY["judgements"], "Anna": 4, "keeper": 3, "lamp": 2}
     start(Refusing(steps, **{**MEMORY, "judgements": values}))
-    context = Context(width=3, depth=3, eta=1.0, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=3, eta=1.0, embedding="words", similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["stop"] == "HTTP 400: too long" and result["dropped"] is None
     texts = [STORY["0/0"], STORY["1/1"]] if role == "extractor" else [STORY["0/0"]]
@@ -176,7 +178,7 @@ async def test_a_rewriting_that_a_server_refuses_leaves_the_choice(start: Start)
 
     rows = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1]}
     start(Refusing(at("root", ["one", "two"]), rows))
-    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=1, eta=2.5))
+    result = await graph.ainvoke(REQUEST, context=SearchContext(width=2, depth=1, eta=2.5))
     assert result["response"] == "one" and result["stop"] == "depth"
 
 
@@ -189,9 +191,9 @@ async def test_steps_that_cannot_be_continued_are_still_a_pair(start: Start) -> 
                 raise ModelError("HTTP 400: too long")
             return super().writer(key, request)
 
-    for descents in (0, 6):
+    for simulations in (0, 6):
         start(Full(at("root", ["one", "two"]), {"one": 4.0, "two": 2.0}))
-        result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=3, eta=1.0, descents=descents))
+        result = await graph.ainvoke(REQUEST, context=SearchContext(width=2, depth=3, eta=1.0, simulations=simulations))
         assert (result["response"], result["stop"]) == ("one", "no candidate: HTTP 400: too long")
         assert [target["segments"][1]["call"] for target in result["targets"]] == ["root/0"]
 
@@ -201,7 +203,7 @@ async def test_nothing_is_remembered_of_the_last_step(start: Start) -> None:
     steps = at("root", [STORY[f"0/{i}"] for i in range(3)]) | at("root:0", [STORY[f"1/{i}"] for i in range(3)])
     script = Script(steps, **MEMORY)
     start(script)
-    await graph.ainvoke(REQUEST, context=Context(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4))
+    await graph.ainvoke(REQUEST, context=SearchContext(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4))
     assert [key for role, key, _ in script.asked if role == "extractor"] == ["root/0/facts"]
 
 
@@ -214,7 +216,7 @@ async def test_each_candidate_is_checked_against_the_memory_once(start: Start, t
     )
     values["Anna the keeper dreams by the red lamp."] = 4.0
     start(script)
-    context = Context(width=3, depth=2, eta=2.5, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=2, eta=2.5, embedding="words", similarity=0.4)
     await acollect(graph, [{"id": "r", **REQUEST}], tmp_path / "run", context=context, options=Options(cache=None))
     (trace,) = read_traces(tmp_path / "run")
     assert trace.result is not None, trace.reason
@@ -227,7 +229,7 @@ async def test_an_empty_step_is_no_sibling(start: Start) -> None:
     """It is asked for once: what came after a reminder would be none."""
     script = Script(at("root", ["one", "two", ""]), {"one": 4.0, "two": 2.0})
     start(script)
-    result = await graph.ainvoke(REQUEST, context=Context(width=3, depth=1, eta=1.0))
+    result = await graph.ainvoke(REQUEST, context=SearchContext(width=3, depth=1, eta=1.0))
     assert [step["text"] for step in result["layers"][0]["candidates"]] == ["one", "two"]
     assert [key for role, key, _ in script.asked if role == "writer"] == ["root/0", "root/1", "root/2"]
 
@@ -236,7 +238,7 @@ async def test_a_rewriting_is_a_node_of_its_own(start: Start) -> None:
     rows = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1], "better": 4.0, "on": 3.0, "off": 3.5}
     steps = at("root", ["one", "two"]) | {"root/0/rewrite": "better"} | at("root:2", ["on", "off"])
     start(Script(steps, rows))
-    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=2.5))
+    result = await graph.ainvoke(REQUEST, context=SearchContext(width=2, depth=2, eta=2.5))
     assert result["response"] == "betteroff"
     assert [node["id"] for node in result["tree"] if node["parent"] == "root"] == ["root:0", "root:1", "root:2"]
 
@@ -244,13 +246,13 @@ async def test_a_rewriting_is_a_node_of_its_own(start: Start) -> None:
 async def test_a_role_that_fails_keeps_the_pairs_before_it(start: Start) -> None:
     steps = at("root", ["one", "two"]) | at("root:0", ["three", "four"])
     start(Script(steps, {"one": 4.0, "two": 2.0, "three": 0, "four": 0}))
-    result = await graph.ainvoke(REQUEST, context=Context(width=2, depth=2, eta=1.0))
+    result = await graph.ainvoke(REQUEST, context=SearchContext(width=2, depth=2, eta=1.0))
     assert result["stop"].startswith("no candidate") and result["response"] == "one"
     assert len(result["targets"]) == 1 and result["dropped"] is None
 
 
 async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, tmp_path: Path) -> None:
-    context = Context(width=3, depth=3, eta=1.0, descents=10, at_once=3, lookahead=2)
+    context = SearchContext(width=3, depth=3, eta=1.0, simulations=10, parallel=3, lookahead=2)
     records = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(5)]
     for name, delays in (("calm", None), ("fast", random.Random(1)), ("slow", random.Random(2))):
         start(tree_reply, delays)

@@ -14,8 +14,7 @@ from agentsys.graphs.longdpo import search as longdpo_search
 from agentsys.graphs.longdpo import system as longdpo
 from agentsys.graphs.longdpo.judge import PRINCIPLES, Judgement, fault
 from agentsys.graphs.longdpo.memory import Fact, cut_evenly, suspicions
-from agentsys.graphs.longdpo.state import Context
-from agentsys.graphs.longdpo.system import LongDPO, graph
+from agentsys.graphs.longdpo.system import Context, LongDPO, graph
 from agentsys.graphs.longdpo.targets import near_equal
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.scripted import ScriptedChatModel
@@ -313,7 +312,7 @@ def test_a_steps_tokens_follow_the_required_length() -> None:
 )
 def test_a_number_out_of_range_is_refused(knobs: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        longdpo_search.Context(**knobs)
+        longdpo_search.SearchContext(**knobs)
 
 
 async def test_the_writer_goes_on_from_the_very_ids(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,9 +205,9 @@ async def test_one_judgement_that_can_be_used_is_enough(monkeypatch: pytest.Monk
     model = Doubting(author=lambda told, key, seed: rf"good \boxed{{{key[-1]}}}", asked=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "1"}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=2))
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2))
     assert [find["score"] for find in result["finds"]] == [-1.0, 1.0] and best(result["finds"])
-    context = maths.Context(value="judge", width=2, depth=1, descents=2)
+    context = maths.Context(value="judge", width=2, depth=1, simulations=2)
     result = await maths.graph.ainvoke(given, context=context)
     assert [find["call"] for find in result["finds"]] == ["root/1"] and result["right"]
 
@@ -217,7 +217,7 @@ async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monke
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
     few = {"solution_tokens": 10}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=2, **few))
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2, **few))
     assert len(result["finds"]) == 2 and not best(result["finds"])
     result = await maths.graph.ainvoke(given, context=maths.Context(value="judge", width=2, depth=1, **few))
     assert result["finds"] == [] and result["dropped"] == "no pair: no solution came to its end"
@@ -247,7 +247,7 @@ def test_what_is_refused(run: Run, tmp_path: Path, options: Sequence[object], li
 
 def test_questions_that_a_model_was_trained_on_are_refused(run: Run, tmp_path: Path) -> None:
     """By their words, in GSM8K's field or MATH's; signs count, ids do not."""
-    context = maths.Context(model=MODEL, descents=1, depth=2)
+    context = maths.Context(model=MODEL, simulations=1, depth=2)
     for name, row in {
         "same": {"id": "z", "problem": "What is 1  + 1?", "answer": "2"},
         "other": {"id": "easy", "question": "What is 1 1?", "answer": "2"},
@@ -289,7 +289,7 @@ async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest
     model = Policy(author=author, asked=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
-    context = maths_samples.Context(samples=2, solution_tokens=20)
+    context = maths_samples.SamplesContext(samples=2, solution_tokens=20)
     result = await maths_samples.graph.ainvoke(given, context=context)
     assert [(find["right"], find["answer"], find["tokens"]) for find in result["finds"]] == [
         (False, "", 20), (True, "2", 31),
@@ -303,7 +303,9 @@ async def test_the_greedy_solution_is_the_solvers(monkeypatch: pytest.MonkeyPatc
     model = Policy(author=lambda told, key, seed: r"\boxed{2}", asked=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda spec, **about: asked.append(spec) or model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
-    context = maths_samples.Context(greedy=True, samples=1, solver_model="mine", solver_prompt="# user\n{{ question }}")
+    context = maths_samples.SamplesContext(
+        greedy=True, samples=1, solver_model="mine", solver_prompt="# user\n{{ question }}"
+    )
     result = await maths_samples.graph.ainvoke(given, context=context)
     assert result["finds"][0]["right"] and asked == ["mine"]
     assert [shown for _, _, shown in model.asked] == ["What is 1 + 1?"]
@@ -322,7 +324,7 @@ async def test_an_empty_solution_counts_against_the_budget(monkeypatch: pytest.M
     model = Wasting(author=lambda told, key, seed: r"so \boxed{2}", asked=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=4, budget=1000))
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=4, budget=1000))
     tokens = [find["tokens"] for find in result["finds"]]
     solution, doubted = len(r"so \boxed{2}") + 1, 3 * 5
     assert tokens[:3] == [solution + doubted, solution + doubted + 300, 2 * solution + doubted + 300 + 1]
@@ -333,5 +335,5 @@ async def test_an_empty_solution_is_wrong(monkeypatch: pytest.MonkeyPatch) -> No
     model = Policy(author=lambda told, key, seed: " ", asked=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.Context(samples=2))
+    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2))
     assert [(find["right"], find["score"], find["how"]) for find in result["finds"]] == [(False, -1, "empty")] * 2

@@ -116,7 +116,7 @@ def sides(target: Mapping[str, Any]) -> tuple[str, str, str]:
 async def test_steps_continue_the_very_ids(start: Start) -> None:
     """The "Step 2" that ended a step is in the prefix of the next, once; equal steps are one child."""
     model = start()
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=3, width=4, depth=4, rollouts=1))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=3, width=4, depth=4, rollouts=1))
     first = node(result, "root:0")
     assert first["copies"] == 2 and first["visits"] > 0 and len([n for n in result["tree"] if n["depth"] == 1]) == 3
     prefixes = {key: "".join(map(chr, ids)) for key, ids, _ in model.asked}
@@ -130,7 +130,7 @@ async def test_steps_continue_the_very_ids(start: Start) -> None:
 async def test_values_are_checked_answers(start: Start) -> None:
     """An end is worth 1 or -1, another step the mean of its rollouts: one of two slips after the right step."""
     start()
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=8, width=4, depth=4, rollouts=2))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=8, width=4, depth=4, rollouts=2))
     right = node(result, "root:0")
     assert right["value"] == 0 and [rollout["right"] for rollout in right["rollouts"]] == [True, False]
     assert node(result, "root:1")["value"] == -1 == node(result, "root:2")["value"]
@@ -142,7 +142,7 @@ async def test_values_are_checked_answers(start: Start) -> None:
 async def test_pairs_in_the_manner_of_step_dpo(start: Start) -> None:
     """At each correct prefix a step that reaches the answer against the first wrong one; nothing below a wrong step."""
     start()
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=12, width=4, depth=4, rollouts=2))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=12, width=4, depth=4, rollouts=2))
     pairs = [sides(target) for target in result["targets"]]
     assert pairs == [("root/1", "root/0", "root/1"), ("root:0/1", "root:0/0", "root:0/1")]
     assert result["dropped"] is None
@@ -153,7 +153,9 @@ async def test_pairs_in_the_manner_of_step_dpo(start: Start) -> None:
 
 async def test_pairs_in_the_manner_of_mcts_dpo(start: Start) -> None:
     start()
-    result = await graph.ainvoke({**RECORD}, context=Context(pairs="mcts", descents=12, width=4, depth=4, rollouts=2))
+    result = await graph.ainvoke(
+        {**RECORD}, context=Context(pairs="mcts", simulations=12, width=4, depth=4, rollouts=2)
+    )
     for target in result["targets"]:
         _, chosen, rejected = sides(target)
         by_call = {n["call"]: n for n in result["tree"] if "call" in n}
@@ -175,7 +177,7 @@ async def test_texts_that_differ_in_white_space_are_chosen_once(start: Start) ->
         return texts[int(key[-1])]
 
     start(author)
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=2, width=4, depth=2))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=2, width=4, depth=2))
     assert [sides(target) for target in result["targets"]] == [("root/2", "root/0", "root/2")]
 
 
@@ -189,7 +191,7 @@ async def test_nor_are_they_the_best_and_the_worst(start: Start) -> None:
         return f": \\boxed{{{17 if told.startswith('Step 1: so') else 16}}}"
 
     start(author)
-    result = await graph.ainvoke({**RECORD}, context=Context(pairs="mcts", descents=3, width=2, depth=2))
+    result = await graph.ainvoke({**RECORD}, context=Context(pairs="mcts", simulations=3, width=2, depth=2))
     assert node(result, "root:0")["q"] > node(result, "root:1")["q"]
     assert result["targets"] == [] and result["dropped"].startswith("no pair: ")
 
@@ -201,7 +203,7 @@ async def test_an_empty_step_is_asked_for_once(start: Start) -> None:
         return " " if key == "root/1" else "Step 1: 3*4+5=17. \\boxed{17}"
 
     model = start(author)
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=1, width=2, depth=2))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=1, width=2, depth=2))
     assert node(result, "root:1")["outcome"] == "failed" and "empty" in node(result, "root:1")["error"]
     assert {key for key, _, _ in model.asked} == {"root/0", "root/1"}
 
@@ -212,7 +214,7 @@ async def test_why_there_is_no_pair(start: Start) -> None:
             return solutions[int(key[-1]) % len(solutions) if "rollout" in key else 0].removeprefix(told)
 
         start(author)
-        context = Context(descents=1, width=2, depth=2, step_tokens=40)
+        context = Context(simulations=1, width=2, depth=2, step_tokens=40)
         return (await graph.ainvoke({"question": QUESTION, "answer": answer}, context=context))["dropped"]
 
     assert await why(RIGHT) == "no pair: every solution is right"
@@ -224,7 +226,7 @@ async def test_why_there_is_no_pair(start: Start) -> None:
 async def test_the_judge_needs_no_reference(start: Start) -> None:
     """V is what the judge thinks, right or wrong; the verdicts are noted and make the pairs."""
     start()
-    knobs = Context(value="judge", descents=6, width=4, depth=4)
+    knobs = Context(value="judge", simulations=6, width=4, depth=4)
     result = await graph.ainvoke({**RECORD}, context=knobs)
     assert node(result, "root:0")["value"] == 1 and "rollouts" not in node(result, "root:0")
     slip = next(n for n in result["tree"] if n.get("answer") == "18")
@@ -239,7 +241,7 @@ async def test_the_reference_is_never_shown(start: Start) -> None:
     model = start()
     secret = {"question": QUESTION, "answer": "#### 982451653", "solution": "It is 982451653."}
     for value in ("rollout", "judge"):
-        await graph.ainvoke(secret, context=Context(value=value, descents=4, width=2, depth=3))
+        await graph.ainvoke(secret, context=Context(value=value, simulations=4, width=2, depth=3))
     assert len(model.asked) > 15 and not any("982451653" in shown for _, _, shown in model.asked)
 
 
@@ -248,7 +250,7 @@ async def test_a_long_step_ends_its_branch_and_is_paid_for(start: Start) -> None
         return "Step 1: " + ("and so on " * 20 if key == "root/1" else "3*4+5=17. \\boxed{17}")
 
     start(author)
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=3, width=2, depth=3, step_tokens=40))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=3, width=2, depth=3, step_tokens=40))
     cut = node(result, "root:1")
     assert cut["outcome"] == "failed" and "cut off at 40 tokens" in cut["error"] and cut["tokens"] == 40
     assert result["dropped"] == "no pair: every solution is right"
@@ -262,14 +264,14 @@ async def test_a_rollout_that_is_cut_off_is_wrong(start: Start) -> None:
         return "Step 1: so\n\nStep 2: 17" if not told else ": 17 17 17 17 17 17 17 17"
 
     start(author)
-    context = Context(descents=1, width=1, depth=3, solution_tokens=10, rollouts=1)
+    context = Context(simulations=1, width=1, depth=3, solution_tokens=10, rollouts=1)
     result = await graph.ainvoke({**RECORD}, context=context)
     assert node(result, "root:0")["rollouts"][0]["right"] is False and node(result, "root:0")["value"] == -1
 
 
 async def test_the_last_step_is_the_rest(start: Start) -> None:
     start()
-    result = await graph.ainvoke({**RECORD}, context=Context(descents=4, width=2, depth=1))
+    result = await graph.ainvoke({**RECORD}, context=Context(simulations=4, width=2, depth=1))
     assert [n["depth"] for n in result["tree"]] == [0, 1, 1]
     assert {find["answer"] for find in result["finds"]} == {"17", "12"}
 
@@ -278,7 +280,7 @@ async def test_tokens_are_all_that_was_written(start: Start, tmp_path: Path) -> 
     """A find's tokens grow in the order of the search and count steps, rollouts and judgements; the budget ends it."""
     for value in ("rollout", "judge"):
         start()
-        context = Context(value=value, descents=50, width=3, depth=4, budget=900)
+        context = Context(value=value, simulations=50, width=3, depth=4, budget=900)
         await acollect(graph, [RECORD], tmp_path / value, context=context, options=Options(cache=None))
         (trace,) = read_traces(tmp_path / value)
         assert trace.result is not None, trace.reason
@@ -303,7 +305,7 @@ async def test_what_could_not_be_used_was_paid_for(monkeypatch: pytest.MonkeyPat
     model = Wasting(author=pupil, asked=[])
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
         monkeypatch.setattr(f"{module}.load_model", lambda *spec, **about: model)
-    context = Context(value=value, descents=6, width=4, depth=4, rollouts=2)
+    context = Context(value=value, simulations=6, width=4, depth=4, rollouts=2)
     await acollect(graph, [RECORD], tmp_path, context=context, options=Options(cache=None))
     (trace,) = read_traces(tmp_path)
     written = sum(call.completion_tokens for call in trace.calls)
@@ -318,7 +320,7 @@ async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, 
         return ("" if told else "Step 1") + "".join(steps) + f": so \\boxed{{{lucky.choice([17, 18, 19])}}}"
 
     records = [{**RECORD, "id": f"r{i}"} for i in range(4)]
-    context = Context(descents=8, width=3, depth=4, rollouts=2)
+    context = Context(simulations=8, width=3, depth=4, rollouts=2)
     for name, delays in (("calm", None), ("fast", random.Random(1)), ("slow", random.Random(2))):
         start(author, delays=delays)
         await acollect(graph, records, tmp_path / name, context=context, options=Options(cache=None))
@@ -337,21 +339,21 @@ async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, 
 async def test_a_record_that_cannot_be_used(start: Start, tmp_path: Path, record: dict[str, str], reason: str) -> None:
     start()
     await acollect(graph, [record], tmp_path / "run", context=Context(), options=Options(cache=None))
-    (line,) = (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "run" / "failed.jsonl").read_text().splitlines()
     assert reason in json.loads(line)["reason"]
 
 
 async def test_math_records_have_other_fields(start: Start) -> None:
     start()
     record = {"problem": QUESTION, "solution": r"It is \boxed{17}."}
-    result = await graph.ainvoke(record, context=Context(descents=2, width=4, depth=2))
+    result = await graph.ainvoke(record, context=Context(simulations=2, width=4, depth=2))
     assert result["question"] == QUESTION and result["right"]
 
 
 async def test_a_server_that_tells_no_ids_cannot_be_used(start: Start, tmp_path: Path) -> None:
     start(tells_ids=False)
     await acollect(graph, [RECORD], tmp_path / "run", context=Context(), options=Options(cache=None))
-    (line,) = (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "run" / "failed.jsonl").read_text().splitlines()
     assert "tells no token ids" in json.loads(line)["reason"]
 
 
@@ -396,17 +398,17 @@ class Engine:
 async def test_rows(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: Any) -> None:
     """Rows hold the engine's own ids: the shared prefix, no token of the next step, an end of the turn at ends only."""
     from agentsys.trainers.rows import Cut, Filters, make_rows, rows_of
-    from agentsys.trainers.tokenize_rows import Cutter
+    from agentsys.trainers.tokenize_rows import RowTokenizer
 
     folder = tmp_path / "student"
     engine = Engine(folder)
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
         monkeypatch.setattr(f"{module}.load_model", lambda spec, default="": EndpointChatModel(engine=engine))
-    context = Context(pairs=manner, descents=10, width=4, depth=4, rollouts=2)
+    context = Context(pairs=manner, simulations=10, width=4, depth=4, rollouts=2)
     await acollect(graph, [RECORD], tmp_path / "run", context=context, options=Options(cache=None))
     (trace,) = read_traces(tmp_path / "run")
     assert trace.outcome == "kept", trace.reason
-    check_rows(trace, list(rows_of(trace, Cutter(engine.reader))), engine)
+    check_rows(trace, list(rows_of(trace, RowTokenizer(engine.reader))), engine)
     report = make_rows([tmp_path / "run"], Cut(str(folder), tmp_path / "rows"), Filters(validation=0))
     assert report.written["step", "train"] == len(trace.targets) and not report.dropped
 
@@ -434,7 +436,7 @@ def test_the_command(
     start()
     monkeypatch.setenv("COLUMNS", "200")
     asked = write_lines(tmp_path / "asked.jsonl", [{**RECORD, "id": "a"}, {"id": "b", "question": "No answer?"}])
-    options = ["--out", tmp_path / "run", "--no-cache", "--width", 4, "--depth", 4, "--descents", 6]
+    options = ["--out", tmp_path / "run", "--no-cache", "--width", 4, "--depth", 4, "--simulations", 6]
     given = [str(option) for option in ("--input", asked, *options)]
     assert run_app(command(main), given) == 3
     said = capsys.readouterr().out

@@ -350,7 +350,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
 def test_an_earlier_benchmark_goes_and_a_failed_one_leaves_it(tmp_path: Path) -> None:
     out = written(tmp_path)
     (out / "passages-xx.jsonl").write_text("{}")
-    (out / "unlabelled.jsonl").write_text("{}")
+    (out / "unlabeled.jsonl").write_text("{}")
     before = (out / "train.jsonl").read_bytes()
 
     class Broken(Units):
@@ -365,7 +365,7 @@ def test_an_earlier_benchmark_goes_and_a_failed_one_leaves_it(tmp_path: Path) ->
     assert (out / "passages-xx.jsonl").exists()
     written(tmp_path)
     assert not (out / "passages-xx.jsonl").exists()
-    assert not (out / "unlabelled.jsonl").exists()
+    assert not (out / "unlabeled.jsonl").exists()
 
 
 def test_sources_without_a_reference_are_written_apart(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_sources_without_a_reference_are_written_apart(tmp_path: Path) -> None:
     benchmark = Benchmark(test=0.2, validation=0.0)
     corpus = open_corpus(write_lines(tmp_path / "pages.jsonl", found), [], benchmark)
     report = asyncio.run(write_benchmark(corpus, benchmark, CLIC(), tmp_path / "out"))
-    assert report.written["unlabelled"] == 5
+    assert report.written["unlabeled"] == 5
     assert report.counts["test samples without a translation or a document"] == 1
     assert "train" not in report.written
     assert "sket" not in report.written
@@ -397,12 +397,12 @@ def test_the_command_builds_and_says_what_it_met(tmp_path: Path, capsys: pytest.
     code, said, _ = call(capsys, "build", "--tmx", first, "--tmx", second, "--out", tmp_path / "out")
     assert code == 0
     assert "zh of a wrong length: 1" in said
-    assert "unlabelled" in said
+    assert "unlabeled" in said
     bad = write_lines(tmp_path / "pages.jsonl", [*lines(pages(tmp_path, 20)), {"id": "x", "lang": "en"}])
     code, _, err = call(capsys, "build", "--pages", bad, "--out", tmp_path / "out")
     assert code == 3
     assert "1 page records rejected" in err
-    [rejected] = lines(tmp_path / "out" / "rejected.jsonl")
+    [rejected] = lines(tmp_path / "out" / "failed.jsonl")
     assert rejected["source"] == f"{bad}:61"
 
 

@@ -55,7 +55,7 @@ class Runner:
 
     def teach(self, **record: Any) -> Trace:
         """One record of a task."""
-        [trace] = self(ragtrans_tasks.graph, ragtrans_tasks.Context(f"scripted:{self.script}"), record)
+        [trace] = self(ragtrans_tasks.graph, ragtrans_tasks.TasksContext(f"scripted:{self.script}"), record)
         return trace
 
 
@@ -142,7 +142,7 @@ async def test_studio_gets_one_line_for_an_empty_text(run: Runner) -> None:
     with pytest.raises(ValueError, match="text: empty; give a text to translate"):
         await ragtrans.graph.ainvoke({"text": ""}, context=ragtrans.Context(model=f"scripted:{run.script}"))
     with pytest.raises(ValueError, match="text: empty; give a text"):
-        await ragtrans_tasks.graph.ainvoke({"task": "clic", "text": " "}, context=ragtrans_tasks.Context())
+        await ragtrans_tasks.graph.ainvoke({"task": "clic", "text": " "}, context=ragtrans_tasks.TasksContext())
 
 
 # retrieval
