@@ -34,7 +34,7 @@ import orjson
 from langgraph.runtime import Runtime
 from loopback import Encode, Latency, Loopback, Served, log_of, serving
 
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.graphs.longdpo.search import LongDPOSearch, SearchContext, State
 from agentsys.graphs.longdpo.system import PRINCIPLES, Candidate, LongDPO
 from agentsys.models import load_model
@@ -204,7 +204,7 @@ def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, simul
     records = [{"prompt": f"Write story {i}.", "length": lengths[i % len(lengths)]} for i in range(args.trees)]
     log_of(url)
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(in_flight=slots, cache=Path(folder) / "cache.sqlite")
+        options = RunOptions(in_flight=slots, cache=Path(folder) / "cache.sqlite")
         wall, cpu = time.perf_counter(), time.process_time()
         summary = collect(graph, records, Path(folder) / "out", context=knobs, options=options)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

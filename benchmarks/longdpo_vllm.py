@@ -29,7 +29,7 @@ from typing import Any
 import orjson
 from saturation import JSON, forget
 
-from agentsys.collect import Options, acollect
+from agentsys.collect import RunOptions, acollect
 from agentsys.graphs.longdpo.search import SearchContext, graph
 from agentsys.graphs.longdpo.system import LongDPO
 from agentsys.models import load_model, wire
@@ -98,7 +98,7 @@ async def by_collect(served: Any, args: argparse.Namespace, out: Path) -> Side:
         model=args.endpoint, width=args.width, depth=args.depth, step_tokens=args.step_tokens, simulations=args.simulations,
         weights=args.weights,
     )  # fmt: skip
-    options = Options(in_flight=args.in_flight, cache=out.parent / "cache.sqlite")
+    options = RunOptions(in_flight=args.in_flight, cache=out.parent / "cache.sqlite")
     before, started = await counters(address), time.perf_counter()
     summary = await acollect(graph, requests(args.requests, args.length), out, context=knobs, options=options)
     seconds = time.perf_counter() - started

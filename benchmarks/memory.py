@@ -18,7 +18,7 @@ from typing import TypedDict
 import orjson
 from langgraph.graph import END, START, StateGraph
 
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
@@ -59,7 +59,7 @@ def main() -> None:
                 text = f"The {i}th lamp shone like a small and lonely moon."
                 file.write(orjson.dumps({"id": f"record-{i}", "text": text}) + b"\n")
         before, started = peak(), time.perf_counter()
-        summary = collect(graph, path, Path(folder) / "out", options=Options(cache=Path(folder) / "cache.sqlite"))
+        summary = collect(graph, path, Path(folder) / "out", options=RunOptions(cache=Path(folder) / "cache.sqlite"))
         seconds = time.perf_counter() - started
     assert (summary.kept, summary.calls) == (args.records, args.records), summary
     print(f"{args.records:,} records and calls, {seconds:.0f} s, Python {platform.python_version()}")

@@ -180,13 +180,13 @@ async def langgraph_loop(url: str, calls: int, width: int) -> int:
 
 
 async def collected(url: str, calls: int, width: int, *, cached: bool = True) -> int:
-    from agentsys.collect import Options, acollect
+    from agentsys.collect import RunOptions, acollect
     from agentsys.collect.runner import _rare_garbage_collection
     from agentsys.graphs.drt.system import Context, graph
 
     records = [{"text": f"{i}: {MESSAGES[1]['content']}"} for i in range(calls // CALLS_A_RECORD)]
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(in_flight=width, cache=Path(folder) / "cache.sqlite" if cached else None)
+        options = RunOptions(in_flight=width, cache=Path(folder) / "cache.sqlite", no_cache=not cached)
         context = Context(model=f"{url}/v1", score="stated", threshold=100, max_rounds=ROUNDS, min_steps=99)
         with _rare_garbage_collection():  # as `collect` does
             summary = await acollect(graph, records, Path(folder) / "out", context=context, options=options)

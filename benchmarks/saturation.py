@@ -29,7 +29,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
-from agentsys.collect import Options, acollect
+from agentsys.collect import RunOptions, acollect
 from agentsys.graphs.drt.system import Context
 from agentsys.models import load_model, wire
 from agentsys.roles import Role
@@ -80,7 +80,7 @@ async def by_collect(spec: str, records: int, width: int, requests: Path) -> dic
     await forget(served)
     with tempfile.TemporaryDirectory() as folder:
         context = Context(model=spec)
-        options = Options(in_flight=width, cache=Path(folder) / "cache.sqlite")
+        options = RunOptions(in_flight=width, cache=Path(folder) / "cache.sqlite")
         started = time.perf_counter()
         summary = await acollect(chain(), sentences(records), Path(folder) / "out", context=context, options=options)
         seconds = time.perf_counter() - started

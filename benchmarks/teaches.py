@@ -154,14 +154,16 @@ def part_1(data: Path, out: Path, size: Size) -> dict[str, Any]:
 
 def collected(data: Path, out: Path, size: Size) -> Path:
     """A DRT run of the default model over sentences that are in no test; resumed if it is there."""
-    from agentsys.collect import Options, collect
+    from agentsys.collect import RunOptions, collect
     from agentsys.graphs.drt.system import Context, graph
 
     tests = {pair["en"].casefold() for pair in read(data / "drt_metaphortrans" / "pairs.jsonl")}
     records = read(data / "drt_metaphortrans" / "with_thoughts.jsonl")
     sentences = [{"text": r["text"]} for r in records if r["text"].casefold() not in tests and len(r["text"]) < 160]
     run = out / "collected"
-    collect(graph, sentences[: size.collect], run, context=Context(model=f"embedded:{size.teacher}"), options=Options())
+    collect(
+        graph, sentences[: size.collect], run, context=Context(model=f"embedded:{size.teacher}"), options=RunOptions()
+    )
     return run
 
 

@@ -71,13 +71,13 @@ class Measured:
 
 def grow(url: str, index: Path, questions: int, depth: int, slots: int) -> Measured:
     """Whole trees of questions, by `collect`."""
-    from agentsys.collect import Options, collect
+    from agentsys.collect import RunOptions, collect
     from agentsys.graphs.deeprag.search import SearchContext, graph
 
     records = [{"question": f"What is the answer of all {i}?", "answer": "forty-two"} for i in range(questions)]
     knobs = SearchContext(stage="calibration", model=f"{url}/v1", max_steps=depth, index=str(index))
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(in_flight=slots, cache=Path(folder) / "cache.sqlite")
+        options = RunOptions(in_flight=slots, cache=Path(folder) / "cache.sqlite")
         wall, cpu = time.perf_counter(), time.process_time()
         summary = collect(graph, records, Path(folder) / "out", context=knobs, options=options)
         found = Measured(time.perf_counter() - wall, time.process_time() - cpu, summary.calls)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
 from agentsys.graphs.crat.state import with_digest
 from agentsys.graphs.crat.system import Context, graph
@@ -106,7 +106,7 @@ Graphs = Annotated[
 ]
 
 
-def main(run: RunOptions, context: Context, graphs: Graphs = None) -> None:
+def main(run: CollectOptions, context: Context, graphs: Graphs = None) -> None:
     """Translate with CRAT: unknown terms looked up, put into a knowledge graph, judged, and only then used.
 
     A record has a text, or the sentences of a document as a list. A run that is in --out is resumed.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
 from agentsys.graphs.deeprag.search import SearchContext, graph
 from agentsys.knowledge.context import with_index
@@ -42,7 +42,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     return rows
 
 
-def main(run: RunOptions, context: SearchContext) -> None:
+def main(run: CollectOptions, context: SearchContext) -> None:
     """Write DeepRAG's training data: the best path of each question (imitation), or pairs of decisions (calibration).
 
     A record has a question, and its right answers in the fields answer, answers and answer_aliases. A run that is in

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
 from agentsys.graphs.drt.mine import Books, mine
 from agentsys.graphs.drt.system import Context, graph
@@ -40,7 +40,7 @@ def write_records(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     return folder / "records.jsonl", means
 
 
-def main(run: RunOptions, context: Context, books: Books) -> None:
+def main(run: CollectOptions, context: Context, books: Books) -> None:
     """Write long-thought translation data with DRT: draft, advice, score, refinement, and the thought behind it all.
 
     Without --input and --book it takes the first 6 of the shipped sentences. A run that is in --out is resumed.

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
 from agentsys.graphs.longdpo.search import SearchContext, graph
@@ -42,7 +42,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     return rows
 
 
-def main(run: RunOptions, context: SearchContext) -> None:
+def main(run: CollectOptions, context: SearchContext) -> None:
     """Write stepwise preference pairs: a long response in layers, the best consistent step of each against another.
 
     A record has a prompt, and perhaps a length in words. A run that is in --out is resumed.

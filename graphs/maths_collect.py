@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
 from agentsys.graphs.maths.search import Context, graph
@@ -39,7 +39,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     ]
 
 
-def main(run: RunOptions, context: Context) -> None:
+def main(run: CollectOptions, context: Context) -> None:
     """Write preference pairs of steps: tree search over solutions whose answers are checked.
 
     A record has question and answer (GSM8K's "... #### 12"), or problem and answer or solution (MATH). A run that is in

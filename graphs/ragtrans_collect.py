@@ -14,7 +14,7 @@ from typing import ClassVar
 import orjson
 import typer
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, knob, run_app
 from agentsys.graphs.ragtrans.benchmark import TASKS, Report, mixed, open_corpus, write_benchmark
 from agentsys.graphs.ragtrans.samples import CLIC, Benchmark
@@ -96,7 +96,7 @@ def print_report(report: Report, out: Path) -> None:
         raise typer.Exit(3)
 
 
-def collect(run: RunOptions, context: Translation) -> None:
+def collect(run: CollectOptions, context: Translation) -> None:
     """Translate with documents. Records are those that `build` writes, or have text, document and perhaps reference.
 
     A run that is in --out is resumed.
@@ -156,7 +156,7 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     return rows + [(names[name], f"{fmean(found):.2f} (n={len(found)})") for name, found in scores.items()]
 
 
-def tasks(run: RunOptions, mix: Mix, context: Teaching) -> None:
+def tasks(run: CollectOptions, mix: Mix, context: Teaching) -> None:
     """Make the targets of CSC training: the benchmark's samples and the three tasks, mixed by weight.
 
     Only SKET asks a model. A run that is in --out is resumed.

@@ -29,8 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agentsys.collect import Options
-from agentsys.collect.command import RunOptions
+from agentsys.collect import Options, RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.commands import command, knob, run_app
 from agentsys.evaluation.report import plainly, write_report

@@ -22,11 +22,11 @@ from pydantic import PydanticUserError
 
 from agentsys.collect.card import data_card
 from agentsys.collect.fingerprint import context_models, differences, digest, fingerprint, source_digest
+from agentsys.collect.options import RunOptions
 from agentsys.collect.store import Finished, RunFolder, RunFolderError, id_hash
 from agentsys.models import EndpointDown
-from agentsys.models.cache import DEFAULT_LIMIT, CacheError, RequestCache, default_path
+from agentsys.models.cache import CacheError, RequestCache
 from agentsys.models.chat import AgentChatModel
-from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.prompt import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
@@ -44,22 +44,6 @@ MANIFEST_SECONDS: Final = 5.0
 RESERVED: Final = ("dropped", "targets", "tree")
 """What a graph's output may say of its trace: why it is dropped, what is worth learning, its search tree. The rest is
 the result."""
-
-
-@dataclass(slots=True)
-class Options:
-    """How to run. `in_flight` is requests at once, per endpoint; the cache is off if its path is None."""
-
-    limit: int | None = None
-    shuffle: bool = False
-    seed: int = 0
-    in_flight: int = DEFAULT_IN_FLIGHT
-    cache: Path | None = field(default_factory=default_path)
-    cache_limit: int = DEFAULT_LIMIT
-    retry_failed: bool = False
-    token_budget: int | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-    id_field: str = "id"
 
 
 @dataclass(slots=True)
@@ -113,7 +97,7 @@ def collect(
     out: str | Path,
     *,
     context: Any = None,
-    options: Options | None = None,
+    options: RunOptions | None = None,
     watch: Watcher | None = None,
 ) -> Summary:
     """Take every record through a compiled graph and append its trace to the folder `out`; resume what is there.
@@ -137,11 +121,11 @@ async def acollect(
     out: str | Path,
     *,
     context: Any = None,
-    options: Options | None = None,
+    options: RunOptions | None = None,
     watch: Watcher | None = None,
 ) -> Summary:
     """`collect`, for a program that has an event loop already."""
-    options = options or Options()
+    options = options or RunOptions()
     source = read_records(records, fields=options.fields, id_field=options.id_field, required=texts_of(graph))
     models = context_models(context)
     for model in models.values():
@@ -151,11 +135,11 @@ async def acollect(
     try:
         run_fingerprint = await fingerprint(graph, context)
         name = Path(records).name if isinstance(records, str | Path) else "items"
-        run_fingerprint["input"] = {"name": name, "fields": dict(options.fields), "id_field": options.id_field}
+        run_fingerprint["input"] = {"name": name, "fields": options.fields, "id_field": options.id_field}
         folder = RunFolder(Path(out))
         check_fingerprint(folder, run_fingerprint)
         again = folder.forget_failed() if options.retry_failed else set()
-        cache = RequestCache(options.cache, limit=options.cache_limit) if options.cache else None
+        cache = RequestCache(options.cache_path, limit=options.cache_bytes) if options.cache_path else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
         run = Run(graph, context, folder, cache, options, digest(run_fingerprint), watch)
@@ -197,7 +181,7 @@ def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
     raise RunFolderError(f"{folder.folder} was begun with other settings ({what}); choose another --out, or go back")
 
 
-def _capacity(models: Sequence[AgentChatModel], options: Options) -> int:
+def _capacity(models: Sequence[AgentChatModel], options: RunOptions) -> int:
     """Records under way at once."""
     requests = round(options.in_flight * RECORDS_PER_REQUEST)
     return max(model.records_under_way or requests for model in models) if models else requests
@@ -212,7 +196,7 @@ class Run:
         context: Any,
         folder: RunFolder,
         cache: RequestCache | None,
-        options: Options,
+        options: RunOptions,
         run_id: str,
         watch: Watcher | None,
     ) -> None:

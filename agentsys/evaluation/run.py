@@ -28,7 +28,7 @@ class Place:
 
     def runner(self, folder: Path, cache: Path | None = None) -> Options:
         """How a system's run goes; its request cache is in its folder unless one is given. Raises InputError."""
-        from agentsys.collect.command import RunOptions
+        from agentsys.collect import RunOptions
 
         file = cache or folder / "requests.sqlite"
         return RunOptions(in_flight=self.in_flight, cache=file, retry_failed=True).runner()

@@ -40,7 +40,7 @@ class Sample:
 
     def options(self) -> Options:
         """How they are read. Raises InputError."""
-        from agentsys.collect.command import RunOptions  # a graph that reads traces needs no command line
+        from agentsys.collect import RunOptions  # a graph that reads traces needs no command line
 
         return RunOptions(
             field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed

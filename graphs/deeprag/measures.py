@@ -18,7 +18,7 @@ from typing import Any, Final
 from rich.box import SIMPLE
 from rich.table import Table
 
-from agentsys.collect import Options
+from agentsys.collect import RunOptions
 from agentsys.evaluation.run import seconds_of
 from agentsys.evaluation.sample import Asked, read_rows
 from agentsys.graphs.deeprag.narrative import golds
@@ -187,7 +187,7 @@ def plot(systems: Mapping[str, Mapping[str, Any]], match: Match, title: str, fil
     figure.savefig(file, dpi=120)
 
 
-def read_questions(path: Path, options: Options) -> Iterator[Asked | BadRecord]:
+def read_questions(path: Path, options: RunOptions) -> Iterator[Asked | BadRecord]:
     """All questions in the file's order. Raises InputError."""
 
     def asked(record: Record) -> Asked:

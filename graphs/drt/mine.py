@@ -16,7 +16,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from agentsys.collect.command import RunOptions, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
@@ -128,7 +128,7 @@ def language_code(language: str) -> str:
     return code
 
 
-def mine(books: Books, run: RunOptions, context: Context) -> Path:
+def mine(books: Books, run: CollectOptions, context: Context) -> Path:
     """Mine books into <out>/mined and return the file of kept sentences; `limit` counts the sentences looked at."""
     language_code(context.source_language)
     for book in books.book:  # before anything is written

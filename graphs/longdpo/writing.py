@@ -20,7 +20,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from agentsys.collect import Options
+from agentsys.collect import RunOptions
 from agentsys.evaluation.sample import read_rows, traces_over
 from agentsys.metrics.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
@@ -182,7 +182,7 @@ class Response:
     error: str | None = None
 
 
-def read_requests(path: Path, options: Options) -> Iterator[Request | BadRecord]:
+def read_requests(path: Path, options: RunOptions) -> Iterator[Request | BadRecord]:
     """All requests in the file's order: `prompt`, and perhaps `length` in words. Raises InputError."""
 
     def request(record: Record) -> Request:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from agentsys.collect import Options
+from agentsys.collect import RunOptions
 from agentsys.collect.fingerprint import context_models
 from agentsys.evaluation.run import collected
 from agentsys.graphs import translate
@@ -183,7 +183,7 @@ def units_of(
         yield key, ({"id": key, "sentences": texts}, members)
 
 
-def translated(ready: System, pairs: Sequence[Pair], folder: Path, options: Options) -> Outcome:
+def translated(ready: System, pairs: Sequence[Pair], folder: Path, options: RunOptions) -> Outcome:
     """Take the pairs through a system into its folder; what is there already is not asked again.
 
     Raises what `check_inputs` and `collected` raise.
@@ -214,7 +214,7 @@ def _rows(trace: Trace, members: Sequence[Pair]) -> list[Row]:
     return rows
 
 
-def judged(rows: Sequence[Row], folder: Path, context: translate.Context, options: Options) -> dict[str, Any]:
+def judged(rows: Sequence[Row], folder: Path, context: translate.Context, options: RunOptions) -> dict[str, Any]:
     """Take rows through graphs/translate/system.py and write into them what it found; the run's manifest.
 
     A row with a translation is only judged, as a record of that translation: a document that has grown may have given
@@ -245,7 +245,7 @@ def _judged_as(row: Row) -> str:
 
 
 def _run(
-    graph: Any, inputs: Sequence[dict[str, Any]], folder: Path, context: Any, options: Options
+    graph: Any, inputs: Sequence[dict[str, Any]], folder: Path, context: Any, options: RunOptions
 ) -> tuple[dict[str, Trace], dict[str, Any]]:
     """The trace of each record by its id, rejected ones too, and the run's manifest. Raises what `collected` raises."""
     traces = {trace.id: trace for trace in collected(graph, inputs, folder, context, options)}

@@ -60,7 +60,7 @@ def sentences(count: int, unusable: int = 25) -> list[dict[str, str]]:
 
 
 class LoggedChatModel(ScriptedChatModel):
-    """`langchain:toys:LoggedChatModel?script=FILE&log=FILE&seconds=0.01`: each call made is a line of the log."""
+    """`langchain:tests.support.toys:LoggedChatModel?script=FILE&log=FILE&seconds=0.01`: logs one line per call."""
 
     log: str
 
@@ -79,9 +79,9 @@ class LoggedChatModel(ScriptedChatModel):
 
 
 class TreeChatModel(LoggedChatModel):
-    """`langchain:toys:TreeChatModel?log=FILE`: LongDPO's steps and judgements, each in its own time in each process.
+    """`langchain:tests.support.toys:TreeChatModel?log=FILE`: LongDPO's steps and judgements, after a random delay.
 
-    What it says belongs to the call's key and seed and to the text judged; now and then a judgement cannot be used.
+    The replies depend only on the call's key and seed and on the text judged; a few judgements are unusable.
     """
 
     def __init__(self, log: str, **settings: Any) -> None:

@@ -25,7 +25,7 @@ from langgraph.runtime import Runtime
 from typer.testing import CliRunner
 
 from agentsys.__main__ import app
-from agentsys.collect import Options, Summary, acollect, collect
+from agentsys.collect import RunOptions, Summary, acollect, collect
 from agentsys.collect.fingerprint import differences, roles_of, source_digest
 from agentsys.collect.report import ProgressView
 from agentsys.graphs.drt.system import Context as DrtContext
@@ -66,7 +66,7 @@ from tests.support.toys import (
 
 GREETER: Role[str] = Role(Prompt.parse("# system\nBe kind.\n# user\nGreet {{ text }}", "greeter"))
 PARTING: Role[str] = Role(Prompt.parse("# user\nSay good bye to {{ text }}", "parting"))
-UNCACHED = Options(cache=None)
+UNCACHED = RunOptions(no_cache=True)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def script(tmp_path: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path, script: Path) -> str:
     """A scripted model whose calls are counted in calls.log."""
-    return f"langchain:toys:LoggedChatModel?script={script}&log={tmp_path / 'calls.log'}"
+    return f"langchain:tests.support.toys:LoggedChatModel?script={script}&log={tmp_path / 'calls.log'}"
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_every_record_has_an_outcome_with_its_reason(tmp_path: Path) -> None:
         "item:6": "no field 'text'; the record has 'id'; name the right one with --field text=COLUMN",
     }
     assert (summary.kept, summary.dropped, summary.failed) == (1, 1, 4)
-    assert manifest(tmp_path / "run")["counts"] == {"kept": 1, "dropped": 1, "rejected": 4}
+    assert manifest(tmp_path / "run")["counts"] == {"kept": 1, "dropped": 1, "failed": 4}
     assert summary.reasons["not good enough"] == 1
 
 
@@ -284,15 +284,15 @@ def test_rejected_records_are_tried_again_only_on_request(tmp_path: Path) -> Non
 
     def run(**options: Any) -> Summary:
         records = [{"id": name, "text": name} for name in "abc"] + [{"id": "d", "text": ""}]
-        return collect(one_node(moody), records, tmp_path / "run", options=Options(cache=None, **options))
+        return collect(one_node(moody), records, tmp_path / "run", options=RunOptions(no_cache=True, **options))
 
-    assert (run().rejected, sorted(tries)) == (2, ["a", "b", "c"])
+    assert (run().failed, sorted(tries)) == (2, ["a", "b", "c"])
     broken.unlink()
     again = run()
-    assert (again.kept, again.rejected, again.skipped, sorted(tries)) == (2, 2, 3, ["a", "b", "c"])
+    assert (again.kept, again.failed, again.skipped, sorted(tries)) == (2, 2, 3, ["a", "b", "c"])
     assert len(rejected(tmp_path / "run")) == 2
     last = run(retry_failed=True)
-    assert (last.kept, last.rejected, sorted(tries)) == (3, 1, ["a", "b", "b", "c"])
+    assert (last.kept, last.failed, sorted(tries)) == (3, 1, ["a", "b", "b", "c"])
     assert [line["source"] for line in rejected(tmp_path / "run")] == ["item:4"]
 
 
@@ -330,7 +330,7 @@ def begun(tmp_path: Path, name: str, records: list[str], **options: Any) -> list
         if isinstance(event, Record):
             seen.append(event.data["text"])
 
-    collect(one_node(choosy), records, tmp_path / name, options=Options(cache=None, **options), watch=watch)
+    collect(one_node(choosy), records, tmp_path / name, options=RunOptions(no_cache=True, **options), watch=watch)
     return seen
 
 
@@ -353,7 +353,7 @@ def test_a_token_budget_ends_the_run_between_records(tmp_path: Path, model: str)
 
     def run(budget: int | None, name: str = "run") -> tuple[Summary, int]:
         begun: list[Record] = []
-        options = Options(cache=None, in_flight=2, token_budget=budget)  # three records under way
+        options = RunOptions(no_cache=True, in_flight=2, token_budget=budget)  # three records under way
         summary = collect(
             one_node(chat),
             [f"t{i}" for i in range(40)],
@@ -368,7 +368,7 @@ def test_a_token_budget_ends_the_run_between_records(tmp_path: Path, model: str)
     spent = first.prompt_tokens + first.completion_tokens
     assert first.stopped == "token budget"
     assert 100 <= spent <= 100 + 3 * 4 * (spent // first.calls)
-    assert (first.kept, first.rejected) == (begun, 0)  # what was begun is finished
+    assert (first.kept, first.failed) == (begun, 0)  # what was begun is finished
     last, begun = run(None)
     assert (last.stopped, last.kept, begun) == (None, 40, 40 - first.kept)
 
@@ -378,7 +378,8 @@ def test_a_token_budget_ends_the_run_between_records(tmp_path: Path, model: str)
 
 def test_a_second_run_pays_for_nothing(tmp_path: Path, model: str, calls: Callable[[], int]) -> None:
     def run(name: str, cache: Path | None) -> Summary:
-        return collect(drt, sentences(20, 7), tmp_path / name, context=DrtContext(model), options=Options(cache=cache))
+        options = RunOptions(cache=cache, no_cache=cache is None)
+        return collect(drt, sentences(20, 7), tmp_path / name, context=DrtContext(model), options=options)
 
     first = run("one", tmp_path / "shared.sqlite")
     needed = calls()
@@ -418,7 +419,7 @@ def test_an_edited_graph_is_another_run_and_pays_for_nothing_again(
     def run(*nodes: Any) -> Summary:
         builder = StateGraph(State, input_schema=Input).add_sequence(nodes)
         graph = builder.add_edge(START, nodes[0].__name__).compile(name="toy")
-        options = Options(cache=tmp_path / "shared.sqlite")
+        options = RunOptions(cache=tmp_path / "shared.sqlite")
         return collect(graph, ["Ann", "Bob"], tmp_path / f"{len(nodes)}", context=Context(model), options=options)
 
     first, edited = run(greet), run(greet, loudly)
@@ -460,7 +461,7 @@ def test_the_cache_stays_within_its_limit_while_a_run_fills_it(
 def run_folder(tmp_path: Path, model: str) -> Path:
     """A DRT run of 40 sentences in two sittings."""
     for limit in (15, None):
-        options = Options(cache=tmp_path / "cache.sqlite", limit=limit)
+        options = RunOptions(cache=tmp_path / "cache.sqlite", limit=limit)
         context = DrtContext(model, min_steps=3, source_language="English", target_language="German")
         collect(drt, sentences(40, 9), tmp_path / "run", context=context, options=options)
     return tmp_path / "run"
@@ -477,7 +478,7 @@ def test_the_manifest_adds_up(run_folder: Path, calls: Callable[[], int]) -> Non
         assert told["totals"][name] == sum(getattr(c, name) for c in everything) + sum(c[name] for c in lost)
     assert told["totals"]["seconds"] > 0
     counts = Counter(trace.outcome for trace in traces)
-    assert told["counts"] == {"kept": counts["kept"], "dropped": counts["dropped"], "rejected": 4}
+    assert told["counts"] == {"kept": counts["kept"], "dropped": counts["dropped"], "failed": 4}
     assert counts["kept"]
     assert counts["dropped"]
     assert {trace.run for trace in traces} == {told["run"]}
@@ -493,7 +494,7 @@ def test_the_data_card_says_where_the_rows_come_from(run_folder: Path) -> None:
     counts, totals = told["counts"], told["totals"]
     for line in (
         "# Traces of drt",
-        f"Run `{told['run']}`: {counts['kept']} records kept, {counts['dropped']} dropped by the method, 4 rejected.",
+        f"Run `{told['run']}`: {counts['kept']} records kept, {counts['dropped']} dropped by the method, 4 failed.",
         f"{totals['calls']} calls, {totals['prompt_tokens']} prompt and {totals['completion_tokens']} completion",
         f"| model | scripted | {told['fingerprint']['models']['model']['revision']} |",
         f"| evaluator | {told['fingerprint']['roles']['evaluator']['prompt'][:16]} |",
@@ -606,7 +607,7 @@ async def test_the_limit_on_requests_in_flight_is_reached_and_kept(
         await asyncio.gather(*asked)
         return {}
 
-    options = Options(cache=None, in_flight=7)
+    options = RunOptions(no_cache=True, in_flight=7)
     records = [f"t{i}" for i in range(40)]
     summary = await acollect(one_node(twice), records, tmp_path / "run", context=Context(server.url), options=options)
     assert summary.kept == 40
@@ -633,7 +634,7 @@ def test_an_endpoint_that_goes_down_ends_the_run(tmp_path: Path, capsys: pytest.
     assert "what is finished is on disk, and the same command goes on from there" in line
     finished = len(list(read_traces(tmp_path / "run")))
     assert 0 < finished < 30
-    assert manifest(tmp_path / "run")["counts"]["rejected"] <= 2  # those whose reply was cut off midway
+    assert manifest(tmp_path / "run")["counts"]["failed"] <= 2  # those whose reply was cut off midway
     assert manifest(tmp_path / "run")["totals"]["calls"] > 30
 
 
@@ -711,9 +712,9 @@ def test_an_endpoint_with_every_fault_leaves_no_record_without_an_outcome(
     assert set(given) == {"good", *(str(fault)[:40] for fault in FAULTS)}
     assert 0.2 < 1 - given["good"] / given.total() < 0.4
     ends: dict[str, Any] = {t.id: (t.outcome, t.reason) for t in read_traces(tmp_path / "run")}
-    ends |= {line["id"]: ("rejected", line["reason"]) for line in rejected(tmp_path / "run")}
+    ends |= {line["id"]: ("failed", line["reason"]) for line in rejected(tmp_path / "run")}
     assert set(ends) == {f"r{i}" for i in range(40)}
-    assert {outcome for outcome, _ in ends.values()} == {"kept", "dropped", "rejected"}
+    assert {outcome for outcome, _ in ends.values()} == {"kept", "dropped", "failed"}
     assert all(reason for outcome, reason in ends.values() if outcome != "kept")
 
 
@@ -726,7 +727,7 @@ async def test_a_run_can_be_cancelled_and_resumed(tmp_path: Path) -> None:
         return {"reply": "done"}
 
     def run() -> Any:
-        options = Options(cache=None, in_flight=2)
+        options = RunOptions(no_cache=True, in_flight=2)
         return acollect(one_node(slow), [f"t{i}" for i in range(60)], tmp_path / "run", options=options)
 
     with pytest.raises(TimeoutError):
@@ -744,7 +745,7 @@ def test_a_watcher_sees_records_calls_and_traces(tmp_path: Path, model: str) -> 
         ["Ann", ""],
         tmp_path / "run",
         context=Context(model),
-        options=Options(cache=None, in_flight=1),
+        options=RunOptions(no_cache=True, in_flight=1),
         watch=lambda summary, event: seen.append(event),
     )
     assert Counter(type(event).__name__ for event in seen) == {"Record": 1, "Call": 1, "Trace": 1, "NoneType": 1}
@@ -763,7 +764,7 @@ def test_progress_is_written_while_a_run_works(
 
     def run(name: str) -> str:
         heard.clear()
-        options = Options(cache=None, in_flight=1)
+        options = RunOptions(no_cache=True, in_flight=1)
         with ProgressView() as view:
             collect(one_node(listen), [f"t{i}" for i in range(6)], tmp_path / name, options=options, watch=view)
         return "".join(heard)
@@ -772,7 +773,7 @@ def test_progress_is_written_while_a_run_works(
     monkeypatch.setattr("agentsys.collect.report.QUIET_SECONDS", 0)
     assert re.search(r"^\d+ s: 1 records done, 1 under way, 1 kept, ", run("long"), re.MULTILINE)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"\d+ s: 6 records done, 0 under way, 6 kept, 0 dropped, 0 rejected, 0 calls, .*/s", last)
+    assert re.fullmatch(r"\d+ s: 6 records done, 0 under way, 6 kept, 0 dropped, 0 failed, 0 calls, .*/s", last)
 
 
 def test_a_command_shows_its_progress(
@@ -792,7 +793,7 @@ MANY = """
 import sys
 from pathlib import Path
 from tests.support.toys import one_node
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
@@ -812,7 +813,7 @@ class Quick:
     async def ainvoke(self, data, config, context=None):
         return {**data, **await node(data)}
 
-summary = collect(Quick(), sys.argv[1], sys.argv[2], options=Options(cache=Path(sys.argv[2]) / "cache"))
+summary = collect(Quick(), sys.argv[1], sys.argv[2], options=RunOptions(cache=Path(sys.argv[2]) / "cache"))
 status = Path("/proc/self/status").read_text()  # getrusage would count what the test's own process held when it forked
 print(summary.kept, summary.failed, summary.calls, int(status.split("VmHWM:")[1].split()[0]) // 1024)
 """

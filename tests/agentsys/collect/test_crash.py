@@ -56,7 +56,9 @@ def options(tmp_path: Path, script: Path, few: Path) -> Callable[..., list[objec
     """The options of a run in the folder `name`, with a request cache and a log of its own."""
 
     def make(name: str, records: Path = few, seconds: float = 0.0) -> list[object]:
-        model = f"langchain:toys:LoggedChatModel?script={script}&log={tmp_path / name}.log&seconds={seconds}"
+        model = (
+            f"langchain:tests.support.toys:LoggedChatModel?script={script}&log={tmp_path / name}.log&seconds={seconds}"
+        )
         here = ["--out", tmp_path / name, "--cache", tmp_path / f"{name}.sqlite", "--in-flight", IN_FLIGHT]
         return ["--model", model, "--input", records, "--min-steps", 2, *here]
 
@@ -320,14 +322,14 @@ def test_a_changed_setting_is_refused_with_its_name(
 
 
 def test_a_changed_role_is_refused_with_its_name(tmp_path: Path) -> None:
-    from agentsys.collect import Options, collect
+    from agentsys.collect import RunOptions, collect
     from agentsys.graphs.drt.system import DRT, Context
     from agentsys.prompt import Prompt
     from agentsys.roles import Role
 
     script = write_lines(tmp_path / "replies.jsonl", RULES)
     context = Context(model=f"scripted:{script}")
-    settings = Options(cache=None)
+    settings = RunOptions(no_cache=True)
     collect(DRT().builder().compile(name="drt"), sentences(2), tmp_path / "run", context=context, options=settings)
     other: Role[str] = Role(Prompt.parse("# user\nHow is {{ translation }}?", "mine"))
     changed = DRT(advisor=other).builder().compile(name="drt")

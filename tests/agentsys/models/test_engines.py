@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 from pydantic import BaseModel
 
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.graphs.drt.system import Context, Evaluation, graph
 from agentsys.models import load_model
 from agentsys.models.chat import EndpointChatModel, Served, reply_of
@@ -151,7 +151,7 @@ def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Pat
     )
     before = asyncio.run(prefix_hits(spec))
     records = ["The moon hung over the bay like a coin.", "His word was a door without a lock."]
-    options = Options(in_flight=8, cache=tmp_path / "cache.sqlite")
+    options = RunOptions(in_flight=8, cache=tmp_path / "cache.sqlite")
     summary = collect(graph, records, tmp_path / "out", context=context, options=options)
     assert summary.kept + summary.dropped + summary.failed == 2
     calls = [call for trace in read_traces(tmp_path / "out") for call in trace.calls]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.commands import command, run_app
 from agentsys.graphs.crat.state import with_digest
 from agentsys.graphs.crat.system import Context, graph
@@ -152,7 +152,7 @@ def test_two_runs_with_the_same_replies_give_the_same_records(place: Place) -> N
     context = with_digest(Context(place.model, sources=f"terms:{place.list}"))
     found = []
     for name in ("a", "b"):
-        collect(graph, place.input, place.folder / name, context=context, options=Options(cache=None))
+        collect(graph, place.input, place.folder / name, context=context, options=RunOptions(no_cache=True))
         found.append(outcomes(place.folder / name))
     assert found[0] == found[1]
     rows = dict(findings(read_traces(place.folder / "a")))

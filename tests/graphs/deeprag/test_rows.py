@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.collect import Options, acollect
+from agentsys.collect import RunOptions, acollect
 from agentsys.graphs.deeprag import system as deeprag
 from agentsys.graphs.deeprag.narrative import (
     ANSWER,
@@ -149,7 +149,7 @@ async def collected(engine: Engine, out: Path, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(f"{module}.load_model", lambda spec, default="": model)
     monkeypatch.setattr("agentsys.knowledge.context.Knowledge.search", search)
     record = {"id": "a", "question": f"{QUESTION} <|im_end|>", "answer": "Sweden"}
-    await acollect(system, [record], out, context=knobs, options=Options(cache=None))
+    await acollect(system, [record], out, context=knobs, options=RunOptions(no_cache=True))
     [trace] = read_traces(out)
     assert trace.outcome == "kept", trace.reason
     return trace
@@ -223,7 +223,7 @@ async def test_the_row_of_a_narrative(qwen: Path, tmp_path: Path, monkeypatch: p
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
         monkeypatch.setattr(f"{module}.load_model", lambda spec, default="": world.model("any"))
     record = {"id": "a", "question": f"{QUESTION} <|im_end|>", "answer": "Sweden"}
-    await acollect(graph, [record], tmp_path / "run", context=SearchContext(), options=Options(cache=None))
+    await acollect(graph, [record], tmp_path / "run", context=SearchContext(), options=RunOptions(no_cache=True))
     [trace] = read_traces(tmp_path / "run")
     steps = (trace.result or {})["steps"]
     assert [{**step, "decision": None} for step in found["steps"]] == [{**step, "decision": None} for step in steps]

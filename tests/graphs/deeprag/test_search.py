@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentsys.collect import Options, acollect, collect
+from agentsys.collect import RunOptions, acollect, collect
 from agentsys.graphs.deeprag.narrative import ANSWER, FINAL, FOLLOW_UP, SEARCH, asked, narrative
 from agentsys.graphs.deeprag.search import NOTHING_FOUND, DeepRAGSearch, SearchContext, graph
 from agentsys.knowledge.context import Passage
@@ -223,7 +223,7 @@ async def test_without_a_correct_path_nothing_is_learned(install: Install, tmp_p
     install(World())
     record = {"id": "a", "question": QUESTION, "answers": ["Sweden"]}
     await acollect(
-        graph, [record], tmp_path, context=SearchContext(stage=stage, max_steps=2), options=Options(cache=None)
+        graph, [record], tmp_path, context=SearchContext(stage=stage, max_steps=2), options=RunOptions(no_cache=True)
     )
     [trace] = read_traces(tmp_path)
     assert (trace.outcome, trace.reason, trace.targets) == ("dropped", "no correct path", [])
@@ -475,7 +475,7 @@ def test_the_result_does_not_depend_on_timing(
     for seed in range(3):
         out = tmp_path / f"run{seed}"
         model = f"langchain:test_deeprag_search:Late?script={script}&seed={seed}"
-        options = Options(cache=None, in_flight=(2, 8, 64)[seed])
+        options = RunOptions(no_cache=True, in_flight=(2, 8, 64)[seed])
         collect(graph, records, out, context=SearchContext(stage=stage, model=model, parallel=parallel, max_steps=3),
                 options=options)  # fmt: skip
         runs.append(outcomes(out))

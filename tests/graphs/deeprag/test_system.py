@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentsys.collect import Options, acollect, collect
+from agentsys.collect import RunOptions, acollect, collect
 from agentsys.graphs.deeprag.narrative import (
     ANSWER,
     FINAL,
@@ -487,7 +487,7 @@ async def test_a_run_over_http_records_the_chances_of_both_openings(
     question = f"Where did she study?\n{EVIL}"
     spec = Context(model=server_with_ids.url)
     await acollect(graph, [{"id": "a", "question": question}], tmp_path / "run", context=spec,
-                   options=Options(cache=None))  # fmt: skip
+                   options=RunOptions(no_cache=True))  # fmt: skip
     [trace] = read_traces(tmp_path / "run")
     assert trace.result is not None, trace.reason
     assert trace.result["answer"] == "Uppsala"
@@ -527,7 +527,7 @@ def test_a_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentsys.knowledge.context.Knowledge.search", search)
     knobs = Context(model="embedded:qwen2.5-coder-0.5b", max_steps=1, example=False)
     record = {"id": "a", "question": "Where was the poet Nils Varga born?"}
-    collect(graph, [record], tmp_path / "run", context=knobs, options=Options(cache=None))
+    collect(graph, [record], tmp_path / "run", context=knobs, options=RunOptions(no_cache=True))
     [trace] = read_traces(tmp_path / "run")
     assert trace.outcome == "kept", trace.reason
     assert trace.result is not None

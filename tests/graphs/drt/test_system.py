@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.graphs.drt import mine as drt_mine
 from agentsys.graphs.drt.mine import sentences
 from agentsys.graphs.drt.system import DRT, Context, Step, graph
@@ -62,7 +62,9 @@ class Runner:
         script = write_lines(self.folder / f"replies{self.runs}.jsonl", replies)
         spec = f"langchain:test_drt:{kind}?script={script}" if kind else f"scripted:{script}"
         out = self.folder / f"run{self.runs}"
-        collect(drt, [{"id": "r", "text": TEXT}], out, context=Context(spec, **knobs), options=Options(cache=None))
+        collect(
+            drt, [{"id": "r", "text": TEXT}], out, context=Context(spec, **knobs), options=RunOptions(no_cache=True)
+        )
         lines = [line for file in sorted(out.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
         [line] = lines
         return load(line)
@@ -500,7 +502,7 @@ def test_mining_keeps_what_is_figurative_and_unsuitable(tmp_path: Path) -> None:
             tmp_path / f"{name}.jsonl", [{"role": "miner", "replies": [judgement(figurative, suitable)]}]
         )
         context = drt_mine.MiningContext(f"scripted:{script}", target_language="German")
-        collect(drt_mine.graph, [TEXT], tmp_path / name, context=context, options=Options(cache=None))
+        collect(drt_mine.graph, [TEXT], tmp_path / name, context=context, options=RunOptions(no_cache=True))
         [trace] = read_traces(tmp_path / name)
         assert (trace.outcome, trace.reason) == outcome
         assert "German" in trace.calls[0].messages[0]["content"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from agentsys.collect import Options, acollect
+from agentsys.collect import RunOptions, acollect
 from agentsys.graphs.longdpo.search import SearchContext, graph
 from agentsys.graphs.longdpo.system import PRINCIPLES
 from agentsys.traces import read_traces
@@ -26,7 +26,7 @@ async def test_steps_share_the_exact_token_prefix(tmp_path: Path) -> None:
         weights="stated",
     )
     record = {"id": "letter", "prompt": "Write a long letter about a lighthouse. Do not stop.", "length": 900}
-    await acollect(graph, [record], tmp_path / "run", context=context, options=Options(cache=None))
+    await acollect(graph, [record], tmp_path / "run", context=context, options=RunOptions(no_cache=True))
     (trace,) = read_traces(tmp_path / "run")
     assert trace.result is not None, trace.reason
     calls = {call.key: call for call in trace.calls}

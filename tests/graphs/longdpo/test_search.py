@@ -16,7 +16,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from agentsys.collect import Options, acollect
+from agentsys.collect import RunOptions, acollect
 from agentsys.commands import command, run_app
 from agentsys.graphs.longdpo import search as longdpo_search
 from agentsys.graphs.longdpo import system as longdpo
@@ -114,7 +114,7 @@ async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start:
         model = start(Script(TRAP, TRAP_VALUES))
         context = SearchContext(width=2, depth=2, eta=1.0, simulations=12, alpha=0.3, pairs=pairs)
         record = {"id": "r", **REQUEST}
-        await acollect(graph, [record], tmp_path / pairs, context=context, options=Options(cache=tmp_path / "cache"))
+        await acollect(graph, [record], tmp_path / pairs, context=context, options=RunOptions(cache=tmp_path / "cache"))
         calls.append(len(model.respond.asked))
     assert calls[0] and calls[1] == 0, "the second run is the same tree from the request cache"
     step, outcome = (next(iter(read_traces(tmp_path / pairs))) for pairs in ("step", "outcome"))
@@ -141,7 +141,7 @@ async def test_a_length_may_be_text_and_what_is_none_costs_its_record(start: Sta
     records = [{"id": "text", **REQUEST, "length": "300"}, {"id": "none", **REQUEST, "length": ""},
                {"id": "bad", **REQUEST, "length": "long"}]  # fmt: skip
     context = SearchContext(width=2, depth=2, eta=1.0)
-    await acollect(graph, records, tmp_path / "run", context=context, options=Options(cache=None))
+    await acollect(graph, records, tmp_path / "run", context=context, options=RunOptions(no_cache=True))
     assert {trace.id for trace in read_traces(tmp_path / "run")} == {"text", "none"}
     assert "ValueError: length 'long' is no number of words" in (tmp_path / "run" / "failed.jsonl").read_text()
 
@@ -217,7 +217,9 @@ async def test_each_candidate_is_checked_against_the_memory_once(start: Start, t
     values["Anna the keeper dreams by the red lamp."] = 4.0
     start(script)
     context = SearchContext(width=3, depth=2, eta=2.5, embedding="words", similarity=0.4)
-    await acollect(graph, [{"id": "r", **REQUEST}], tmp_path / "run", context=context, options=Options(cache=None))
+    await acollect(
+        graph, [{"id": "r", **REQUEST}], tmp_path / "run", context=context, options=RunOptions(no_cache=True)
+    )
     (trace,) = read_traces(tmp_path / "run")
     assert trace.result is not None, trace.reason
     assert trace.result["response"].endswith("dreams by the red lamp."), trace.result["stop"]
@@ -256,7 +258,7 @@ async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, 
     records = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(5)]
     for name, delays in (("calm", None), ("fast", random.Random(1)), ("slow", random.Random(2))):
         start(tree_reply, delays)
-        await acollect(graph, records, tmp_path / name, context=context, options=Options(cache=None))
+        await acollect(graph, records, tmp_path / name, context=context, options=RunOptions(no_cache=True))
     calm, *others = (outcomes(tmp_path / name) for name in ("calm", "fast", "slow"))
     assert len(calm) == 5 and all(other == calm for other in others)
     trees = [trace.tree or [] for trace in read_traces(tmp_path / "calm")]

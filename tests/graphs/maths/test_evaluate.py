@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.language_models import FakeListChatModel
 
-from agentsys.collect import Options, collect
+from agentsys.collect import RunOptions, collect
 from agentsys.commands import command, run_app
 from agentsys.graphs.maths import samples as maths_samples
 from agentsys.graphs.maths import search as maths
@@ -258,7 +258,11 @@ def test_questions_that_a_model_was_trained_on_are_refused(run: Run, tmp_path: P
     try:
         for name in ("same", "other"):
             collect(
-                maths.graph, tmp_path / f"{name}.jsonl", tmp_path / name, context=context, options=Options(cache=None)
+                maths.graph,
+                tmp_path / f"{name}.jsonl",
+                tmp_path / name,
+                context=context,
+                options=RunOptions(no_cache=True),
             )
     finally:
         del QUESTIONS[-2:]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.collect import Options, acollect
+from agentsys.collect import RunOptions, acollect
 from agentsys.commands import command, run_app
 from agentsys.graphs.maths.search import Context, graph
 from agentsys.graphs.maths_collect import main
@@ -281,7 +281,7 @@ async def test_tokens_are_all_that_was_written(start: Start, tmp_path: Path) -> 
     for value in ("rollout", "judge"):
         start()
         context = Context(value=value, simulations=50, width=3, depth=4, budget=900)
-        await acollect(graph, [RECORD], tmp_path / value, context=context, options=Options(cache=None))
+        await acollect(graph, [RECORD], tmp_path / value, context=context, options=RunOptions(no_cache=True))
         (trace,) = read_traces(tmp_path / value)
         assert trace.result is not None, trace.reason
         written = sum(call.completion_tokens for call in trace.calls)
@@ -306,7 +306,7 @@ async def test_what_could_not_be_used_was_paid_for(monkeypatch: pytest.MonkeyPat
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
         monkeypatch.setattr(f"{module}.load_model", lambda *spec, **about: model)
     context = Context(value=value, simulations=6, width=4, depth=4, rollouts=2)
-    await acollect(graph, [RECORD], tmp_path, context=context, options=Options(cache=None))
+    await acollect(graph, [RECORD], tmp_path, context=context, options=RunOptions(no_cache=True))
     (trace,) = read_traces(tmp_path)
     written = sum(call.completion_tokens for call in trace.calls)
     assert written > 1000 and max(n["spent"] for n in trace.tree or ()) == written
@@ -323,7 +323,7 @@ async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, 
     context = Context(simulations=8, width=3, depth=4, rollouts=2)
     for name, delays in (("calm", None), ("fast", random.Random(1)), ("slow", random.Random(2))):
         start(author, delays=delays)
-        await acollect(graph, records, tmp_path / name, context=context, options=Options(cache=None))
+        await acollect(graph, records, tmp_path / name, context=context, options=RunOptions(no_cache=True))
     calm, *others = (outcomes(tmp_path / name) for name in ("calm", "fast", "slow"))
     assert len(calm) == 4 and all(other == calm for other in others)
     assert sum(len(trace.targets) for trace in read_traces(tmp_path / "calm")) >= 4
@@ -338,7 +338,7 @@ async def test_the_same_replies_give_the_same_traces_at_any_speed(start: Start, 
 )
 async def test_a_record_that_cannot_be_used(start: Start, tmp_path: Path, record: dict[str, str], reason: str) -> None:
     start()
-    await acollect(graph, [record], tmp_path / "run", context=Context(), options=Options(cache=None))
+    await acollect(graph, [record], tmp_path / "run", context=Context(), options=RunOptions(no_cache=True))
     (line,) = (tmp_path / "run" / "failed.jsonl").read_text().splitlines()
     assert reason in json.loads(line)["reason"]
 
@@ -352,7 +352,7 @@ async def test_math_records_have_other_fields(start: Start) -> None:
 
 async def test_a_server_that_tells_no_ids_cannot_be_used(start: Start, tmp_path: Path) -> None:
     start(tells_ids=False)
-    await acollect(graph, [RECORD], tmp_path / "run", context=Context(), options=Options(cache=None))
+    await acollect(graph, [RECORD], tmp_path / "run", context=Context(), options=RunOptions(no_cache=True))
     (line,) = (tmp_path / "run" / "failed.jsonl").read_text().splitlines()
     assert "tells no token ids" in json.loads(line)["reason"]
 
@@ -405,7 +405,7 @@ async def test_rows(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
         monkeypatch.setattr(f"{module}.load_model", lambda spec, default="": EndpointChatModel(engine=engine))
     context = Context(pairs=manner, simulations=10, width=4, depth=4, rollouts=2)
-    await acollect(graph, [RECORD], tmp_path / "run", context=context, options=Options(cache=None))
+    await acollect(graph, [RECORD], tmp_path / "run", context=context, options=RunOptions(no_cache=True))
     (trace,) = read_traces(tmp_path / "run")
     assert trace.outcome == "kept", trace.reason
     check_rows(trace, list(rows_of(trace, RowTokenizer(engine.reader))), engine)

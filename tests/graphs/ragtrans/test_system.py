@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentsys.collect import Options
+from agentsys.collect import RunOptions
 from agentsys.collect import collect as run_graph
 from agentsys.commands import command, run_app
 from agentsys.graphs.ragtrans import system as ragtrans
@@ -43,7 +43,7 @@ class Runner:
 
     def __call__(self, graph: Any, context: Any, *records: dict[str, Any]) -> list[Trace]:
         out = self.folder / f"run{len(list(self.folder.glob('run*')))}"
-        run_graph(graph, records, out, context=context, options=Options(cache=None))
+        run_graph(graph, records, out, context=context, options=RunOptions(no_cache=True))
         return [load(line) for file in sorted(out.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
 
     def translate(self, record: dict[str, Any] | None = None, rules: Sequence[Rule] = RULES, **knobs: Any) -> Trace:

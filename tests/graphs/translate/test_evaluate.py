@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.collect import Options
+from agentsys.collect import RunOptions
 from agentsys.commands import command, run_app
 from agentsys.graphs.translate.measures import measure
 from agentsys.graphs.translate.rows import Columns, Pair, Row, missing_of, read_pairs, with_terms
@@ -412,7 +412,7 @@ def test_a_translation_whose_judging_is_rejected_is_there_and_has_no_score(
 
     monkeypatch.setattr("agentsys.graphs.translate.system.Translate._score", broken)
     made = [Row(Pair("a1", "", 1, "The flu spreads.", ("流感在传播。",)), translation="流感。")]
-    judged(made, tmp_path / "judged", Translating(model=MODEL), Options(cache=None))
+    judged(made, tmp_path / "judged", Translating(model=MODEL), RunOptions(no_cache=True))
     assert made[0].translation == "流感。" and not made[0].scores
     found = missing_of(made)
     assert found["missing"] == [] and found["unscored"][0]["reasons"].keys() == {"GRF", "GRB", "GEA"}

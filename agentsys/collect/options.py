@@ -1,0 +1,68 @@
+"""The options of a run, one list for Python and for every collect command."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+from agentsys.knobs import knob
+from agentsys.models.cache import default_path
+from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
+from agentsys.records import SHUFFLE_BUFFER, InputError, check_seed
+
+MAX_IN_FLIGHT: Final = 100_000
+"""Requests that one run can have in flight."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How `collect` runs a graph over records. Raises InputError for a value out of range and for a malformed field."""
+
+    panel: ClassVar[str] = "Run"
+
+    field: list[str] = knob((), "graph field and column, as text=sentence; may be repeated")
+    id_field: str = knob("id", "column that holds the record's id; without it the id is a digest of the record")
+    limit: int | None = knob(None, "take only the first so many records")
+    shuffle: bool = knob(False, f"shuffle the input (in a buffer of {SHUFFLE_BUFFER:,} records)")
+    seed: int = knob(0, "seed of the shuffle")
+    in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
+    token_budget: int | None = knob(None, "start no new record after this many tokens, prompt and completion")
+    retry_failed: bool = knob(False, "try the failed records again", old_name="retry_rejected")
+    cache: Path | None = knob(None, "request cache file; by default one in the user's cache folder")
+    no_cache: bool = knob(False, "neither read nor write the request cache")
+    cache_limit: float = knob(20.0, "size in GB above which the oldest calls are removed from the cache")
+
+    def __post_init__(self) -> None:
+        for entry in self.field:
+            if not all(entry.partition("=")):
+                raise InputError(f"--field {entry}: give graph field and column, as --field text=sentence")
+        for name, bound in {"in_flight": 1, "limit": 1, "token_budget": 1, "cache_limit": 0}.items():
+            if (value := getattr(self, name)) is not None and value < bound:
+                raise InputError(f"--{name.replace('_', '-')} {value}: at least {bound} is needed")
+        if self.in_flight > MAX_IN_FLIGHT:
+            raise InputError(f"--in-flight {self.in_flight}: at most {MAX_IN_FLIGHT:,} requests can be in flight")
+        if not math.isfinite(self.cache_limit):
+            raise InputError(f"--cache-limit {self.cache_limit}: give a size in GB")
+        check_seed(self.seed)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The column of each graph field that `field` maps."""
+        pairs = [entry.partition("=") for entry in self.field]
+        return {name: column for name, _, column in pairs}
+
+    @property
+    def cache_path(self) -> Path | None:
+        """The request cache's file; None without a cache."""
+        return None if self.no_cache else Path(self.cache or default_path())
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_limit` in bytes."""
+        return int(self.cache_limit * 1e9)
+
+    def runner(self) -> RunOptions:
+        """The options themselves."""
+        return self
