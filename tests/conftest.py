@@ -1,15 +1,64 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what holds for every test: no network, one core per worker."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.servers import FakeServer
+
+NETWORK_LOG = Path(tempfile.mkdtemp(prefix="agentsys-tests-")) / "network.log"
+OFFLINE = Path(__file__).parent / "support" / "offline"
+
+
+def go_offline() -> None:
+    """Refuse the network to this process and its Python children, and tell hub clients not to try it."""
+    NETWORK_LOG.touch()
+    atexit.register(shutil.rmtree, NETWORK_LOG.parent, ignore_errors=True)
+    os.environ |= {"AGENTSYS_TEST_NETWORK_LOG": str(NETWORK_LOG), "HF_HUB_OFFLINE": "1"}
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+    if not hasattr(sys.modules.get("sitecustomize"), "refuse_network"):  # xdist's workers have it from PYTHONPATH
+        sys.modules.pop("sitecustomize", None)
+        sys.path.insert(0, str(OFFLINE))
+        import_module("sitecustomize")
+        sys.path.remove(str(OFFLINE))
+
+
+def keep_to_one_core() -> None:
+    """Under pytest-xdist each worker, with its engines and children, has a core: llama.cpp and torch slow each other
+    down where both want all cores."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+go_offline()
+keep_to_one_core()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers per core: much of the time is waiting, for servers and for child processes."""
+    return min(2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 8)
+
+
+@pytest.fixture(autouse=True)
+def loopback_only() -> Iterator[None]:
+    """Fails a test that tried to reach a network outside loopback, whatever became of the attempt."""
+    yield
+    if attempts := NETWORK_LOG.read_text(encoding="utf-8"):
+        NETWORK_LOG.write_text("", encoding="utf-8")
+        pytest.fail(f"a network outside loopback was tried:\n{attempts}")
 
 
 @pytest.fixture
