@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.modules import LINKED
 from tests.support.paths import ROOT
 
-PACKAGES = ("agentsys", "graphs", "trainers", "prompts")
 DRAFTS = ["他像风一样跑。", "他跑起来像一阵风。", "他一溜烟地跑了。"]
 RULES = [
     {"role": "keywords", "replies": [json.dumps({"keywords": [{"word": "e", "translation": "一"}]})]},
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: neither a stale build folder takes part, nor is one left behind."""
     source, out = tmp_path_factory.mktemp("source") / "agentsys", tmp_path_factory.mktemp("dist")
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "*.egg-info")
-    shutil.copytree(ROOT, source, ignore=unwanted)
+    shutil.copytree(ROOT, source, ignore=unwanted, symlinks=True)
     run(sys.executable, "-m", "pip", "wheel", *isolation(), "--no-deps", "-q", "-w", out, source, cwd=out)
     (built,) = out.glob("*.whl")
     return built
@@ -79,17 +79,21 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 def on_disk() -> Iterator[str]:
     """What belongs into the wheel: the packages' sources, prompts, examples, FSDP settings, the type checkers' mark."""
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*")):
+    for folder in ("agentsys", *LINKED):
+        for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in (".py", ".md", ".jsonl", ".yaml") or path.name == "py.typed":
-                yield path.relative_to(ROOT).as_posix()
+                name = path.relative_to(ROOT).as_posix()
+                yield f"agentsys/{name}" if folder in LINKED else name
 
 
 def test_contents(wheel: Path) -> None:
+    """One top-level name: any project may have folders called graphs, trainers and prompts."""
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    assert sorted(names) == sorted(on_disk())
-    assert {name.partition("/")[0] for name in names} == set(PACKAGES)  # neither tests nor benchmarks
-    assert {"agentsys/py.typed", "prompts/drt/advisor.md", "graphs/examples/similes.jsonl"} <= set(names)
+    assert sorted(names) == sorted(set(on_disk()))
+    assert {name.partition("/")[0] for name in names} == {"agentsys"}
+    assert {"agentsys/py.typed", "agentsys/prompts/drt/advisor.md", "agentsys/graphs/examples/similes.jsonl"} <= {
+        *names
+    }
 
 
 def test_requirements(wheel: Path) -> None:
@@ -103,11 +107,15 @@ def test_requirements(wheel: Path) -> None:
 
 
 def test_imports_come_from_the_wheel(python: Path, tmp_path: Path) -> None:
-    code = "import agentsys.roles, graphs.drt, prompts, trainers, langgraph, sys\n"
-    code += "print(*(sys.modules[m].__file__ for m in ('agentsys', 'graphs', 'prompts', 'trainers')), sep='\\n')"
-    found = [Path(line) for line in run(python, "-c", code, cwd=tmp_path).split()]
-    assert len(found) == 4
-    assert all(path.is_relative_to(python.parents[1]) for path in found)
+    """Also beside a project whose own folders have the same names."""
+    for name in LINKED:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('the project of the user')\n")
+    modules = ("agentsys.roles", "agentsys.graphs.drt", "agentsys.prompts", "agentsys.trainers")
+    code = f"import {', '.join(modules)}, langgraph, sys\n"
+    code += f"print(*(sys.modules[m].__file__ for m in {modules}), sep='\\n')"
+    files = [Path(line) for line in run(python, "-c", code, cwd=tmp_path).split()]
+    assert len(files) == len(modules)
+    assert all(path.is_relative_to(python.parents[1]) for path in files)
 
 
 def test_a_record_from_python(python: Path, tmp_path: Path) -> None:
