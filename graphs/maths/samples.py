@@ -1,7 +1,7 @@
-"""Solutions of a question that are written independently of each other: what tree search is compared with.
+"""Independent solutions of a question: the baselines that tree search is compared with.
 
 One greedy solution, or several sampled ones, each with the judge's score, so that one run gives accuracy, majority
-vote, pass@k and best-of-n at any number of tokens.
+vote, pass@k and best-of-n for any number of tokens.
 """
 
 from __future__ import annotations
@@ -9,106 +9,109 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 
-from agentsys.graphs.maths.search import Find, Input, Output, State, question_of
-from agentsys.graphs.maths.solver import Solver, Solving
+from agentsys.graphs.maths.solver import Solver, SolverContext
+from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
 from agentsys.metrics.maths import alike, reference_of
 from agentsys.roles import RoleError
 from agentsys.search import settled
-from agentsys.systems import System, knob
+from agentsys.systems import System, knob, one_node_graph
 
 ROUNDS: Final = 16
-"""Times `samples` after which a token budget is given up: for a model that writes next to nothing."""
+"""A token budget is given up after this many times `samples` solutions: for a model that writes next to nothing."""
 
 
 @dataclass(frozen=True)
-class SamplesContext(Solving):
-    """How many solutions, and how."""
+class SamplesContext(SolverContext):
+    """How many solutions, and how they are sampled."""
 
     greedy: bool = knob(False, "one solution at temperature 0, not judged")
-    samples: int = knob(8, "solutions at least")
-    budget: int = knob(0, "go on until so many tokens are written, judgements included; 0: no more than `samples`")
+    samples: int = knob(8, "minimum number of solutions")
+    budget: int = knob(
+        0, "sample until this many completion tokens are written, judgements included; 0: stop at `samples`"
+    )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
+        """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(solution_tokens=1, samples=1, budget=0)
         if self.greedy and (self.samples > 1 or self.budget):
-            raise ValueError("greedy: one solution is all there is; leave samples at 1 and budget at 0")
+            raise ValueError("greedy: decoding gives a single solution; set samples to 1 and budget to 0")
 
 
 @dataclass(frozen=True)
 class Samples(System):
-    """`Samples(Solver(judge=Role(...)))` replaces a role."""
+    """The baselines. `Samples(Solver(judge=Role(...)))` replaces a role."""
 
-    roles: Solver = Solver()
+    solver: Solver = Solver()
 
     async def sample(self, state: State, runtime: Runtime[SamplesContext]) -> dict[str, Any]:
-        """Solutions in the order of their numbers; `tokens` of each counts those before it.
+        """Solutions in the order of their numbers; the `tokens` of each include those before it.
 
-        Raises ValueError, and RoleError where no judgement could be used: none of the solutions would be the best one.
+        Raises ValueError, and RoleError if no solution could be judged: best-of-n would be arbitrary.
         """
         context, question, reference = runtime.context, question_of(state), reference_of(state)
-        finds: list[Find] = []
-        faults: list[RoleError] = []
-        spent = 0
-        while len(finds) < context.samples or (spent < context.budget and len(finds) < ROUNDS * context.samples):
-            keys = [f"sample/{len(finds) + i}" for i in range(self._due(context, len(finds), spent))]
-            for found in await settled(*(self._one(question, reference, context, key) for key in keys)):
-                if isinstance(found, Exception):
-                    raise found
-                find, fault = found
-                faults += [fault] if fault else []
-                spent += find["tokens"]
-                finds.append({**find, "tokens": spent})
-        if faults and len(faults) == sum(find["how"] != "empty" for find in finds):
-            raise faults[0]
-        groups = await alike([find["answer"] for find in finds])
+        solutions: list[Solution] = []
+        errors: list[RoleError] = []
+        tokens = 0
+        while len(solutions) < context.samples or (
+            tokens < context.budget and len(solutions) < ROUNDS * context.samples
+        ):
+            batch = range(len(solutions), len(solutions) + _batch_size(context, len(solutions), tokens))
+            work = (self._sample_one(question, reference, context, f"sample/{i}") for i in batch)
+            for result in await settled(*work):
+                if isinstance(result, Exception):
+                    raise result
+                solution, error = result
+                errors += [error] if error else []
+                tokens += solution["tokens"]
+                solutions.append({**solution, "tokens": tokens})
+        if errors and len(errors) == sum(solution["how"] != "empty" for solution in solutions):
+            raise errors[0]
+        groups = await alike([solution["answer"] for solution in solutions])
         return {
             "question": question,
-            "finds": [{**find, "group": group} for find, group in zip(finds, groups, strict=True)],
+            "solutions": [{**solution, "group": group} for solution, group in zip(solutions, groups, strict=True)],
         }
 
-    def _due(self, context: SamplesContext, there: int, spent: int) -> int:
-        """How many are written at once: `samples`, and for the rest of a budget as many as should fill it."""
-        if there < context.samples:
-            return context.samples
-        each = max(1, spent // there)
-        return max(1, min(context.samples, (context.budget - spent) // each))
-
-    async def _one(
+    async def _sample_one(
         self, question: str, reference: str, context: SamplesContext, key: str
-    ) -> tuple[Find, RoleError | None]:
-        """A solution with its verdict and score, and why there is no judgement where one was asked for.
+    ) -> tuple[Solution, RoleError | None]:
+        """A solution with its verdict and score, and the error if its judgement failed.
 
-        An empty one is wrong, one without a judgement is the last.
-        One that was cut off is not judged: it has no answer to choose, and no end that tree search could reach.
+        An empty solution is wrong; one without a judgement has the lowest score. A truncated one is not judged: it has
+        no answer to choose, and tree search could not finish it either.
         """
-        role = replace(self.roles.solver, sampling={"temperature": 0.0}) if context.greedy else self.roles.solver
-        find = Find(call=key, right=False, answer="", how="empty", score=-1.0, tokens=0, group=-1)
+        role = self.solver.solver
+        role = replace(role, sampling={"temperature": 0.0}) if context.greedy else role
+        solution = Solution(call=key, right=False, answer="", how="empty", score=-1.0, tokens=0, group=-1)
         try:
-            solved = await self.roles.rest(question, context, (), key, reference, role)
+            completion = await self.solver.complete(question, context, (), key, reference, role)
         except RoleError as err:
-            return {**find, "tokens": err.tokens}, None
-        right, answer, how = solved.verdict
-        find = {**find, "right": right, "answer": answer, "how": how, "tokens": solved.tokens}
+            return {**solution, "tokens": err.tokens}, None
+        right, answer, how = completion.verdict
+        solution = {**solution, "right": right, "answer": answer, "how": how, "tokens": completion.tokens}
         if context.greedy or how == "empty":
-            return find, None
+            return solution, None
         try:
-            chance, tokens = await self.roles.belief(question, context, solved.text, f"{key}/judge")
+            probability, tokens = await self.solver.judge_solution(question, context, completion.text, f"{key}/judge")
         except RoleError as err:
-            return {**find, "tokens": solved.tokens + err.tokens}, err
-        return {**find, "score": 2 * chance - 1, "tokens": solved.tokens + tokens}, None
+            return {**solution, "tokens": completion.tokens + err.tokens}, err
+        return {**solution, "score": 2 * probability - 1, "tokens": completion.tokens + tokens}, None
 
     def builder(self) -> StateGraph[State, SamplesContext, Input, Output]:
-        """One node."""
-        builder = StateGraph(State, context_schema=SamplesContext, input_schema=Input, output_schema=Output)
-        builder.add_node("sample", self.sample)
-        builder.add_edge(START, "sample")
-        builder.add_edge("sample", END)
-        return builder
+        """One node: all solutions of a question."""
+        return one_node_graph(self.sample, state=State, context=SamplesContext, input=Input, output=Output)
+
+
+def _batch_size(context: SamplesContext, count: int, tokens: int) -> int:
+    """How many solutions to sample in parallel: `samples` at first, then as many as should use up the budget."""
+    if count < context.samples:
+        return context.samples
+    tokens_each = max(1, tokens // count)
+    return max(1, min(context.samples, (context.budget - tokens) // tokens_each))
 
 
 builder = Samples().builder()

@@ -1,7 +1,7 @@
-"""The roles of stepwise maths: a policy that writes solutions step by step, and a judge. Neither sees the answer.
+"""The roles of stepwise maths: a policy that writes solutions step by step, and a judge. Neither sees the reference.
 
-A solution is written in numbered steps; "Step k" ends step k - 1. Its tokens, which the engine wrote, stay in the ids
-that the next step continues, and are in neither step's text.
+A solution has numbered steps; "Step k" ends step k - 1. The ids of this "Step k" are part of the prefix that step k
+continues; its text is in neither step.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from agentsys.traces import Call
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """s_(t+1) as it was written; two with the same text and end are one step.
+    """s_(t+1); two steps with the same text and the same end are equal.
 
-    `ids` are the engine's, without the end of the turn, but with the "Step k" that ended the step. From one that the
-    token limit has `cut` nothing goes on.
+    `ids` are the engine's, without the end of the turn, but with the "Step k" that ended the step. A `truncated` step
+    reached its token limit and cannot be continued.
     """
 
     text: str
     final: bool
     key: str = field(compare=False)
     ids: tuple[int, ...] = field(compare=False)
-    cut: bool = field(compare=False)
+    truncated: bool = field(compare=False)
     prior: float = field(compare=False)
     tokens: int = field(compare=False)
 
@@ -38,8 +38,8 @@ class Step:
 Path = tuple[Step, ...]
 
 
-class Solved(NamedTuple):
-    """A solution to its end: the call that ended it, the whole text, the verdict, and the tokens of that call."""
+class Completion(NamedTuple):
+    """A whole solution: the key of the call that ended it, its text, its verdict, and the tokens of that call."""
 
     call: str
     text: str
@@ -47,10 +47,10 @@ class Solved(NamedTuple):
     tokens: int
 
 
-def solution(steps: Sequence[str]) -> str:
-    """The texts s_1 .. s_t as one, with the "Step k" between them that no text holds."""
+def join_steps(texts: Sequence[str]) -> str:
+    """The texts of s_1 .. s_t as one solution, with the "Step k" between them that no step's text holds."""
     whole = ""
-    for number, text in enumerate(steps, 1):
+    for number, text in enumerate(texts, 1):
         if number > 1:
             whole += ("" if whole[-1:].isspace() else " ") + f"Step {number}"
         whole += text
@@ -58,79 +58,82 @@ def solution(steps: Sequence[str]) -> str:
 
 
 def prior(logprobs: Sequence[float] | None) -> float:
-    """P of a step: exp(sum of log-probabilities / length^1.25), as MCTS-DPO has it; 1 where none are told."""
+    """P of a step as in MCTS-DPO: exp(sum of log-probabilities / length^1.25); 1 without log-probabilities."""
     return math.exp(sum(logprobs) / len(logprobs) ** 1.25) if logprobs else 1.0
 
 
-def yes_or_no(word: str, inputs: Mapping[str, Any]) -> str | None:
-    """What is wrong with a judgement."""
+def check_yes_or_no(word: str, inputs: Mapping[str, Any]) -> str | None:
+    """Return why a judgement is rejected, or None."""
     return None if word.casefold().startswith(("yes", "no")) else "reply with Yes or No"
 
 
 @dataclass(frozen=True)
 class Solver(System):
-    """The roles. `Solver(judge=Role(...))` replaces one."""
+    """The two roles. `Solver(judge=Role(...))` replaces one."""
 
     solver: Role[str] = Role("maths/solver", allow_truncated=True, sampling={"temperature": 0.8, "top_p": 0.95})
     judge: Role[str] = Role(
         "maths/judge",
         allow_truncated=True,
-        check=yes_or_no,
+        check=check_yes_or_no,
         sampling={"temperature": 0.0, "max_tokens": 1, "logprobs": 10},
     )
 
-    async def step(self, question: str, context: Solving, path: Path, key: str, limit: int | None) -> Step:
-        """One s_(t+1) of at most so many tokens after the very ids of s_1 .. s_t. Without a limit it is all the rest.
+    async def write_step(self, question: str, context: SolverContext, path: Path, key: str, limit: int | None) -> Step:
+        """One s_(t+1) of at most `limit` tokens after the exact ids of s_1 .. s_t; without a limit all the rest.
 
         Raises RoleError, ModelError.
         """
         limits: dict[str, Any] = {"max_tokens": context.solution_tokens}
         if limit is not None:  # a space before "Step" is one token with it: the text ends between two tokens either way
-            after = f"Step {len(path) + 2}"
-            limits = {"max_tokens": limit, "stop": [f" {after}", after]}
-        written = await self._written(self.solver, question, context, path, key, limits)
-        if written.ids is None:
-            raise RoleError(f"solver ({key}): {written.model} tells no token ids, and only they can be continued")
-        kept = tuple(written.ids[: len(written.ids) - written.stop_ids])
-        cut = written.finish == "length"
-        final = not cut and (limit is None or written.stop_ids > 0)
-        return Step(written.text, final, key, kept, cut, prior(written.logprobs), written.completion_tokens)
+            next_step = f"Step {len(path) + 2}"
+            limits = {"max_tokens": limit, "stop": [f" {next_step}", next_step]}
+        call = await self._continue(self.solver, question, context, path, key, limits)
+        if call.ids is None:
+            raise RoleError(
+                f"solver ({key}): {call.model} returns no token ids, so a step cannot be continued; use embedded, "
+                "llama.cpp or vLLM"
+            )
+        ids = tuple(call.ids[: len(call.ids) - call.stop_ids])
+        truncated = call.finish == "length"
+        final = not truncated and (limit is None or call.stop_ids > 0)
+        return Step(call.text, final, key, ids, truncated, prior(call.logprobs), call.completion_tokens)
 
-    async def rest(
-        self, question: str, context: Solving, path: Path, key: str, reference: str, role: Role[str] | None = None
-    ) -> Solved:
+    async def complete(
+        self, question: str, context: SolverContext, path: Path, key: str, reference: str, role: Role[str] | None = None
+    ) -> Completion:
         """A whole solution that begins with the steps of `path`. Raises RoleError, ModelError."""
         limits = {"max_tokens": context.solution_tokens}
-        call = await self._written(role or self.solver, question, context, path, key, limits)
-        text = solution([*(step.text for step in path), call.text])
-        # What the limit cut off has no answer, whatever number it happens to end with.
+        call = await self._continue(role or self.solver, question, context, path, key, limits)
+        text = join_steps([*(step.text for step in path), call.text])
+        # A truncated solution has no answer, whatever number it happens to end with.
         verdict = Verdict(False, "", "empty") if call.finish == "length" else await check(text, reference)
-        return Solved(key, text, verdict, call.completion_tokens)
+        return Completion(key, text, verdict, call.completion_tokens)
 
-    async def _written(
-        self, role: Role[str], question: str, context: Solving, path: Path, key: str, limits: Mapping[str, Any]
+    async def _continue(
+        self, role: Role[str], question: str, context: SolverContext, path: Path, key: str, limits: Mapping[str, Any]
     ) -> Call:
-        # Asked once: what came after a reminder of an empty reply would be no sibling of the others.
+        # One attempt: a reply to a reminder about an empty reply would not be a sibling of the others.
         role = replace(role, sampling={**role.sampling, **limits}, attempts=1)
         ids = [i for step in path for i in step.ids]
         return (await ask(context, role, key=key, continue_ids=ids, question=question)).call
 
-    async def belief(self, question: str, context: Any, text: str, key: str) -> tuple[float, int]:
-        """P(Yes) / (P(Yes) + P(No)) of a solution so far, from the judge's first token, and the tokens it wrote.
+    async def judge_solution(self, question: str, context: SolverContext, text: str, key: str) -> tuple[float, int]:
+        """P(Yes) / (P(Yes) + P(No)) of a solution so far, from the judge's first token, and the judge's tokens.
 
-        1 or 0 where the server tells no log-probabilities. Raises RoleError.
+        1 or 0 if the server returns no log-probabilities. Raises RoleError.
         """
         answer = await ask(context, self.judge, key=key, question=question, solution=text)
         yes, no = await opening_logprobs(context, self.judge, answer.call, ("Yes", "No"))
         if yes is None and no is None:
             return float(answer.value.casefold().startswith("yes")), answer.call.completion_tokens
-        chances = [0.0 if p is None else math.exp(p) for p in (yes, no)]
-        return chances[0] / sum(chances), answer.call.completion_tokens
+        probabilities = [0.0 if p is None else math.exp(p) for p in (yes, no)]
+        return probabilities[0] / sum(probabilities), answer.call.completion_tokens
 
 
 @dataclass(frozen=True)
 @role_options(Solver)
-class Solving(BaseContext):
-    """The models and prompts of those who write and judge solutions."""
+class SolverContext(BaseContext):
+    """Models and prompts of the solver's roles, and the length of a solution."""
 
-    solution_tokens: int = knob(1024, "tokens of a solution or of its rest; one that is cut off there counts as wrong")
+    solution_tokens: int = knob(1024, "token limit of a solution or of its rest; a truncated one counts as wrong")
