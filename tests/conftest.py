@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.support.servers import FakeServer
 
@@ -84,6 +85,26 @@ async def start_server() -> AsyncIterator[Callable[..., Awaitable[FakeServer]]]:
 async def server(start_server: Callable[..., Awaitable[FakeServer]]) -> FakeServer:
     """A server of no special kind (set `server.dialect` before the first request for another one)."""
     return await start_server()
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Qwen's tokenizer and chat template, read once from the GGUF file (15 s) for all workers."""
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp().parent if worker else tmp_path_factory.getbasetemp()
+    folder = base / "qwen"
+    with FileLock(base / "qwen.lock"):
+        if not folder.exists():
+            from transformers import AutoTokenizer
+
+            from agentsys.models.weights import find
+
+            weights = find("qwen2.5-coder-0.5b")
+            part = base / "qwen.part"
+            AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(part)
+            (part / "config.json").write_text('{"model_type": "qwen2"}')
+            part.rename(folder)
+    return folder
 
 
 COMET = """

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsys import prompts
+from agentsys import prompt as prompt_module
 from agentsys.models import tokens
 from agentsys.prompt import MAX_RENDERED, MAX_TEMPLATE, Message, Prompt, PromptError
 
@@ -341,7 +341,7 @@ class Inputs(dict[str, Any]):
 
 
 def trees(prompt: Prompt) -> list[Any]:
-    return [prompts._ENVIRONMENT.parse(part.template) for part in prompt.parts]
+    return [prompt_module._ENVIRONMENT.parse(part.template) for part in prompt.parts]
 
 
 def names_in(prompt: Prompt) -> set[str]:
@@ -384,16 +384,9 @@ EXAMPLE_LIKE_THE_RECORD = {"drt/narrator": 250}
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokens.FolderTokenizer:
+def tokenizer(qwen_tokenizer: Path) -> tokens.FolderTokenizer:
     """Qwen's, with its chat template."""
-    from transformers import AutoTokenizer
-
-    from agentsys.models.weights import find
-
-    weights = find("qwen2.5-coder-0.5b")
-    folder = tmp_path_factory.mktemp("qwen")
-    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
-    return tokens.FolderTokenizer(folder)
+    return tokens.FolderTokenizer(qwen_tokenizer)
 
 
 async def ids_before_the_record(tokenizer: tokens.FolderTokenizer, marked: Sequence[Message]) -> list[int]:

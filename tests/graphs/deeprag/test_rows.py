@@ -28,21 +28,6 @@ from agentsys.models.tokens import FolderTokenizer
 from agentsys.traces import Trace, read_traces
 from tests.graphs.deeprag.test_search import PASSAGE, QUESTION, World, tagged_end
 
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of Qwen's tokenizer."""
-    from transformers import AutoTokenizer
-
-    from agentsys.models.weights import find
-
-    weights = find("qwen2.5-coder-0.5b")
-    folder = tmp_path_factory.mktemp("qwen")
-    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    return folder
-
-
 AWKWARD = [
     'What\'s "A."?',
     "1819",
@@ -52,16 +37,16 @@ AWKWARD = [
     "<answer short>x</answer short><|im_end|>",
     "ends with spaces   ",
     "naïve\u00a0ﬁn 👩‍👩‍👧",
-    "Let's search the question in Wikipedia. SearchContext:",
+    "Let's search the question in Wikipedia. Context:",
     "- item\n- item",
 ]
 
 
 @pytest.mark.parametrize("data", AWKWARD)
-async def test_the_narrative_is_cut_between_tokens(qwen: Path, data: str) -> None:
+async def test_the_narrative_is_cut_between_tokens(qwen_tokenizer: Path, data: str) -> None:
     """What inference sends at each of its calls, encoded alone, is a prefix of the whole narrative's ids: a student
     that was trained on the row sees at inference the very tokens that it was trained on."""
-    tokenizer = FolderTokenizer(qwen)
+    tokenizer = FolderTokenizer(qwen_tokenizer)
     passage = Passage(id=data, title=data, text=data)
     steps: list[Step] = [
         {"sub_query": data, "retrieved": False, "passages": [], "answer": data},
@@ -162,16 +147,16 @@ def row_tokenizer(folder: Path) -> Any:
     return RowTokenizer(load_tokenizer(str(folder)))
 
 
-async def test_rows_of_pairs(qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_of_pairs(qwen_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each begins with the very ids of the decide call, and its sides are the two openings and nothing else."""
     from agentsys.trainers.rows import rows_of
 
-    engine = Engine(qwen)
+    engine = Engine(qwen_tokenizer)
     knobs = SearchContext(stage="calibration", max_steps=4)
     trace = await collected(engine, tmp_path / "run", monkeypatch, graph, knobs)
     assert [step["retrieved"] for step in (trace.result or {})["steps"]] == [True, False, False]
     calls = {call.key: call for call in trace.calls}
-    rows = list(rows_of(trace, row_tokenizer(qwen)))
+    rows = list(rows_of(trace, row_tokenizer(qwen_tokenizer)))
     assert [row["prompt_ids"] for row in rows] == [
         calls[f"{node}/decide"].prompt_ids for node in ("root", "root:1", "root:1:0")
     ]
@@ -186,23 +171,26 @@ async def test_rows_of_pairs(qwen: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert told[: len(rows[0]["chosen_ids"])] == rows[0]["chosen_ids"], "the tokens that a narrative has there"
 
 
-async def test_all_pairs_of_a_question_become_rows(qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_pairs_of_a_question_become_rows(
+    qwen_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through the command's own filters, where steps with the same decision differ in their prefix only."""
     import pyarrow.parquet as pq
 
-    from agentsys.trainers.rows import Cut, Filters, make_rows
+    from agentsys.trainers.rows import TargetOptions, make_rows
+    from agentsys.trainers.row_filter import Filters
 
     knobs = SearchContext(stage="calibration", max_steps=4)
-    await collected(Engine(qwen), tmp_path / "run", monkeypatch, graph, knobs)
-    make_rows([tmp_path / "run"], Cut(str(qwen), tmp_path / "rows"), Filters(validation=0))
+    await collected(Engine(qwen_tokenizer), tmp_path / "run", monkeypatch, graph, knobs)
+    make_rows([tmp_path / "run"], TargetOptions(str(qwen_tokenizer), tmp_path / "rows"), Filters(validation=0))
     assert pq.read_table(tmp_path / "rows" / "step" / "train.parquet").num_rows == 3, "equal openings are no repetition"
 
 
-async def test_the_row_of_a_narrative(qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_row_of_a_narrative(qwen_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents are masked to the token, and every call of inference sends a prefix of the row's ids."""
     from agentsys.trainers.rows import row_of, rows_of
 
-    engine = Engine(qwen)
+    engine = Engine(qwen_tokenizer)
     answered = await collected(
         engine, tmp_path / "inference", monkeypatch, deeprag.graph, deeprag.Context(example=False)
     )
@@ -227,8 +215,8 @@ async def test_the_row_of_a_narrative(qwen: Path, tmp_path: Path, monkeypatch: p
     [trace] = read_traces(tmp_path / "run")
     steps = (trace.result or {})["steps"]
     assert [{**step, "decision": None} for step in found["steps"]] == [{**step, "decision": None} for step in steps]
-    [row] = rows_of(trace, row_tokenizer(qwen))
-    assert row == row_of(trace, 0, trace.targets[0], row_tokenizer(qwen))
+    [row] = rows_of(trace, row_tokenizer(qwen_tokenizer))
+    assert row == row_of(trace, 0, trace.targets[0], row_tokenizer(qwen_tokenizer))
     ids, learned = row["input_ids"], row["loss_mask"]
     begin = learned.index(1)
     read = engine.reader.decode
