@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import orjson
 
@@ -17,48 +18,53 @@ from agentsys.graphs.drt.system import Context, graph
 from agentsys.records import InputError
 from agentsys.traces import read_traces
 
-EXAMPLES = Path(__file__).parent / "examples" / "similes.jsonl"
+EXAMPLES: Final = Path(__file__).parent / "examples" / "similes.jsonl"
 """Fourteen English sentences with similes and metaphors, written for this project."""
-EXAMPLES_TAKEN = 6
+DEFAULT_EXAMPLES: Final = 6
+"""How many of them a run without --input, --book and --limit takes."""
 
 
 def write_records(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """The kept records in the published format, {"text", "trans", "thought"}, and the mean score of each round."""
-    scores: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    temporary = folder / ".records.jsonl.tmp"
+    """Write the kept records in the published format, {"text", "trans", "thought"}.
+
+    Returns the file and the table rows with the mean score of each round.
+    """
+    sums: defaultdict[int, float] = defaultdict(float)
+    counts: Counter[int] = Counter()
+    path, temporary = folder / "records.jsonl", folder / ".records.jsonl.tmp"
     with temporary.open("wb") as file:
         for trace in read_traces(folder):
             result = trace.result or {}
             for k, step in enumerate(result.get("steps", [])):
-                scores[k][0] += step["score"]
-                scores[k][1] += 1
+                sums[k] += step["score"]
+                counts[k] += 1
             if trace.outcome == "kept":
                 file.write(orjson.dumps({name: result[name] for name in ("text", "trans", "thought")}) + b"\n")
-    os.replace(temporary, folder / "records.jsonl")
+    os.replace(temporary, path)
     names = {0: "mean score of the first draft"}
-    means = [(names.get(k, f"mean score after round {k}"), f"{s / n:.1f} (n={n:.0f})") for k, (s, n) in scores.items()]
-    return folder / "records.jsonl", means
+    rows = [(names.get(k, f"mean score after round {k}"), f"{sums[k] / n:.1f} (n={n})") for k, n in counts.items()]
+    return path, rows
 
 
 def main(run: CollectOptions, context: Context, books: Books) -> None:
-    """Write long-thought translation data with DRT: draft, advice, score, refinement, and the thought behind it all.
+    """Write long-thought translation data with DRT: draft, advice, score, refinements, and the thought behind them.
 
-    Without --input and --book it takes the first 6 of the shipped sentences. A run that is in --out is resumed.
+    Without --input and --book the first 6 of the shipped sentences are used. An unfinished run in --out is resumed.
     """
     if (books.miner_model or books.miner_prompt) and not books.book:
-        raise InputError("--miner-model, --miner-prompt: nothing is mined; name a --book")
+        raise InputError("--miner-model and --miner-prompt need a book to mine; add --book FILE")
+    source = books.book[0] if books.book else run.input
+    run = replace(run, out=run.out or Path("runs") / (f"drt-{source.stem}" if source else "drt"))
     records = run.input
-    named = books.book[0] if books.book else run.input
-    run = replace(run, out=run.out or Path("runs") / (f"drt-{named.stem}" if named else "drt"))
     if books.book:
         records = mine(books, run, context)
     elif records is None:
         records = EXAMPLES
-        run = replace(run, limit=run.limit or EXAMPLES_TAKEN)
+        run = replace(run, limit=run.limit or DEFAULT_EXAMPLES)
     summary = run_with_view(graph, records, run, context)
-    path, means = write_records(summary.out)
+    path, rows = write_records(summary.out)
     print(f"traces and data-set card: {summary.out}\nrecords (text, trans, thought): {path}")
-    finish(summary, run, means)
+    finish(summary, run, rows)
 
 
 if __name__ == "__main__":
