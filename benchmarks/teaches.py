@@ -28,12 +28,13 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from agentsys.graphs.drt.system import STUDENT
+from agentsys.graphs.drt.targets import STUDENT
 from agentsys.metrics.corpus import mean_with_interval, score_corpus
 from agentsys.traces import Segment, Target, Trace, dump
 from agentsys.trainers.generate import SamplingOptions, generate
 from agentsys.trainers.loading import load_causal_lm, load_tokenizer
-from agentsys.trainers.training import RowOptions, StudentOptions, TrainingOptions
+from agentsys.trainers.row_files import RowOptions
+from agentsys.trainers.training import StudentOptions, TrainingOptions
 
 LANGUAGES = {"source_language": "English", "target_language": "Chinese"}
 SEED = 0
@@ -84,12 +85,16 @@ def answer_of(record: Mapping[str, str], thought: bool) -> str:
 
 def rows_from(traces: Iterable[Trace], folder: Path, size: Size, kind: str = "sft", validation: float = 0.15) -> Path:
     """Rows of traces with a share of the inputs for validation; the folder of the kind."""
-    from agentsys.trainers.rows import Cut, Filters, make_rows, print_report
+    from agentsys.trainers.row_filter import Filters
+    from agentsys.trainers.rows import TargetOptions, make_rows, print_report
 
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
     (run / "traces-00000.jsonl").write_bytes(b"".join(dump(trace) for trace in traces))
-    cut, filters = Cut(size.student, folder / "rows"), Filters(max_length=size.max_length, validation=validation)
+    cut, filters = (
+        TargetOptions(size.student, folder / "rows"),
+        Filters(max_length=size.max_length, validation=validation),
+    )
     print_report(make_rows([run], cut, filters), folder / "rows")
     return folder / "rows" / kind
 
@@ -186,28 +191,29 @@ def part_2(data: Path, out: Path, size: Size) -> dict[str, Any]:
 
 def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     """SFT, distillation, and distillation after a warm-up, all on the same rows; measured against the teacher."""
-    from agentsys.trainers.distill import DistillOptions, ScoredOptions, measure
-    from agentsys.trainers.teacher import Scoring, Speed
+    from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, measure
+    from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
     from agentsys.trainers.teacher import main as score
-    from agentsys.trainers.warmup_distill import Warmup, WarmupOptions, distil_both
+    from agentsys.trainers.warmup import Warmup, WarmupOptions
+    from agentsys.trainers.warmup_distill import distill_both
 
     records = random.Random(SEED + 1).sample(read(data / "drt_metaphortrans" / "with_thoughts.jsonl"), 3 * size.train)
     traces = [composed(f"m{i}", r["text"], answer_of(r, False)) for i, r in enumerate(records)]
     rows = rows_from(traces, out, size, validation=0.3)
     for split in ("train", "validation"):
-        scoring = Scoring(rows / f"{split}.parquet", out / "scored" / split, size.teacher)
-        score(scoring, Speed(dtype="bfloat16", batch_tokens=2048))
+        scoring = TeacherOptions(rows / f"{split}.parquet", out / "scored" / split, size.teacher)
+        score(scoring, SpeedOptions(dtype="bfloat16", batch_tokens=2048))
     warm = WarmupOptions(
         size.teacher, "bfloat16", prompts=2 * size.train, held_out=16, eta=0.01,
         warm_learning_rate=1e-4 if size.lora else 1e-6,
-        distil=out / "scored" / "train", distil_validation=out / "scored" / "validation",
+        distill=out / "scored" / "train", distill_validation=out / "scored" / "validation",
     )  # fmt: skip
     training = settings(out, 2, 2e-4 if size.lora else 1e-5)
     sampling = SamplingOptions(answer_tokens=96, sample_batch=24)
     warmup = Warmup(RowOptions(rows, max_length=size.max_length), size.options, warm, sampling, training)
     warmed = warmup.warmed()
     result: dict[str, Any] = {"before": warmup.report(size.student), "warmed": warmup.report(str(warmed))}
-    distil_both(warmup, warmed, DistillOptions(), training)
+    distill_both(warmup, warmed, DistillOptions(), training)
     alone = fine_tune(rows, out / "sft", size)
     scored = ScoredOptions(rows=out / "scored" / "validation", max_length=size.max_length)
     folders = {"untrained": size.student, "SFT alone": str(alone)}
@@ -239,7 +245,8 @@ def part_4(data: Path, out: Path, size: Size) -> dict[str, Any]:
 def part_5(data: Path, out: Path, size: Size) -> dict[str, Any]:
     """Step-level DPO on pairs of drafts from our own rounds."""
     from agentsys.traces import read_traces
-    from agentsys.trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, train
+    from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions
+    from agentsys.trainers.step_dpo import train
 
     run = collected(data, out.parent / "2", size)
     rows = rows_from(read_traces(run), out, size, "step", validation=0.3)
