@@ -1,4 +1,8 @@
-"""Models: `load_model(spec)` makes a LangChain chat model from a string. docs/models.md describes the specs."""
+"""Language models: `load_model(spec)` returns a LangChain chat model for a string (docs/models.md).
+
+The package holds specs and sampling settings, the chat model and its wire formats, endpoints with retries, engines
+(remote, embedded, child process), weights, the scripted model of tests, and the request cache.
+"""
 
 from agentsys.models.errors import EndpointDown, ModelError, SpecError
 from agentsys.models.spec import load_model

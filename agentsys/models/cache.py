@@ -1,8 +1,8 @@
-"""The request cache: every finished call, in one SQLite file, so that no call is paid for twice.
+"""The request cache: replies of finished calls in one SQLite file, so that no call is paid for twice.
 
-An entry is found by the call's identity (design: model and revision, prompt, sampling, schema, record id, key), not by
-the code that asked. A call counts as finished when its entry is committed; a writer thread commits whatever has
-gathered while the last commit ran, so that hundreds of calls in flight share one commit.
+The key of an entry is the call's identity (model and revision, messages, sampling, schema, record, key), so it does not
+depend on the calling code. A call is finished when its entry is committed. A writer thread commits all entries that
+arrived during the previous commit, so that hundreds of calls in flight share one commit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Final
 from agentsys.paths import cache_folder
 
 DEFAULT_LIMIT: Final = 20 * 2**30
-"""Bytes that the cache file may take before the oldest entries go."""
+"""Maximum size of the cache file in bytes; beyond it the oldest entries are dropped."""
 
 TRIM_COMMITS: Final = 1000
-"""The writer looks at the file's size after so many commits."""
+"""The writer checks the file size every so many commits."""
 VACUUM: Final = "PRAGMA incremental_vacuum"
-"""For `executescript`: `execute` would give back a single page."""
+"""For `executescript`: `execute` frees only one page."""
 _SCHEMA = "CREATE TABLE IF NOT EXISTS calls (identity BLOB PRIMARY KEY, reply BLOB NOT NULL)"
 
 
@@ -31,7 +31,7 @@ class CacheError(ValueError):
 
 
 def default_path() -> Path:
-    """The cache file in the user's cache folder."""
+    """Return the path of the cache file in the user's cache folder."""
     return cache_folder() / "requests.sqlite"
 
 
@@ -46,30 +46,30 @@ class RequestCache:
             self._reader = self._connect()
             self._limit = limit
             self._trim(self._reader)
-            self._connection = self._connect()  # the writer's; here, so that a failure is not the thread's
+            self._connection = self._connect()  # the writer's; opened here so that a failure raises here
         except (OSError, sqlite3.Error) as err:
-            raise CacheError(f"request cache {path}: {err}; choose another place with --cache, or --no-cache") from None
+            raise CacheError(f"request cache {path}: {err}; choose another file with --cache, or --no-cache") from None
         self._pending: list[tuple[bytes, bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._wake = threading.Condition()
         self._closing = False
-        self._writer = threading.Thread(target=self._write, name="request-cache", daemon=True)
+        self._writer = threading.Thread(target=self._write_entries, name="request-cache", daemon=True)
         self._writer.start()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; a power cut may lose the last commits
+        connection.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; a power failure may lose recent commits
         connection.execute(_SCHEMA)
         return connection
 
     def get(self, identity: bytes) -> bytes | None:
-        """The reply stored for this identity (about 10 microseconds), or None."""
+        """Return the reply stored under this identity (about 10 microseconds), or None."""
         row = self._reader.execute("SELECT reply FROM calls WHERE identity = ?", (identity,)).fetchone()
         return row[0] if row else None
 
     async def put(self, identity: bytes, reply: bytes) -> None:
-        """Store a reply; returns once it is committed. Raises CacheError if the disk is full, say."""
+        """Store a reply; returns once it is committed. Raises CacheError if it cannot be written, as on a full disk."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         with self._wake:
@@ -79,7 +79,8 @@ class RequestCache:
             self._wake.notify()
         await done
 
-    def _write(self) -> None:
+    def _write_entries(self) -> None:
+        """Commit pending entries until the cache is closed. Runs in the writer thread."""
         connection = self._connection
         commits = 0
         while True:
@@ -104,28 +105,28 @@ class RequestCache:
                 error = CacheError(f"request cache {self.path}: {err}; free some space, or move it with --cache")
             for loop in {entry[2] for entry in batch}:
                 futures = [entry[3] for entry in batch if entry[2] is loop]
-                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    loop.call_soon_threadsafe(_settle, futures, error)
+                with suppress(RuntimeError):  # the loop is closed, so nothing waits for the futures
+                    loop.call_soon_threadsafe(_resolve, futures, error)
 
     def stats(self) -> dict[str, Any]:
-        """{"path", "entries", "bytes"} of the cache file."""
+        """Return {"path", "entries", "bytes"} of the cache file."""
         entries = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
-        return {"path": str(self.path), "entries": entries, "bytes": _bytes(self._reader)}
+        return {"path": str(self.path), "entries": entries, "bytes": _size_in_bytes(self._reader)}
 
     def clear(self) -> None:
-        """Remove every entry and give the space back."""
+        """Remove every entry and free the disk space."""
         self._reader.execute("DELETE FROM calls")
         self._reader.executescript(VACUUM)
 
     def _trim(self, connection: sqlite3.Connection) -> None:
-        while _bytes(connection) > self._limit:
+        while _size_in_bytes(connection) > self._limit:
             oldest = "SELECT identity FROM calls ORDER BY rowid LIMIT max(1, (SELECT count(*) / 10 FROM calls))"
             if connection.execute(f"DELETE FROM calls WHERE identity IN ({oldest})").rowcount == 0:
                 return
             connection.executescript(VACUUM)
 
     def close(self) -> None:
-        """Commit what is pending and close the file."""
+        """Commit pending entries and close the file."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -133,12 +134,12 @@ class RequestCache:
         self._reader.close()
 
 
-def _bytes(connection: sqlite3.Connection) -> int:
+def _size_in_bytes(connection: sqlite3.Connection) -> int:
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
 
 
-def _settle(futures: list[asyncio.Future[None]], error: CacheError | None) -> None:
+def _resolve(futures: list[asyncio.Future[None]], error: CacheError | None) -> None:
     for future in futures:
         if future.done():
             continue

@@ -1,7 +1,10 @@
-"""EndpointChatModel: a LangChain chat model that keeps what other clients drop.
+"""EndpointChatModel: a LangChain chat model that keeps token ids, log-probabilities and timings.
 
 In token mode it renders the conversation itself and exchanges token ids with the engine; in chat mode it sends
-messages. Either way the reply's AIMessage carries the whole Reply in `response_metadata["reply"]`.
+messages. Either way the AIMessage carries the whole Reply in `response_metadata["reply"]`.
+
+The path of a call: `Role` -> `get_reply` -> `complete` -> `Endpoint.post` -> `wire.parse_reply`. Where a LangChain
+callback listens, LangChain's `ainvoke` stands between `get_reply` and `complete`.
 """
 
 from __future__ import annotations
@@ -21,82 +24,83 @@ from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field
 
 from agentsys.models import tokens, wire
-from agentsys.models.endpoint import Endpoint, without_key
+from agentsys.models.endpoint import Endpoint, mask_key
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.sampling import DEFAULTS, check
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
-_NO_REPLY = (KeyError, TypeError, IndexError, AttributeError)
-"""What reading a server's JSON raises if it is no reply."""
+_MALFORMED_REPLY = (KeyError, TypeError, IndexError, AttributeError)
+"""Exceptions of the wire module for a server's JSON that is not a reply."""
 
 _CANNOT_CONTINUE = (
-    "{}: this server tells no token ids, so a begun answer cannot go on; name vLLM, llama.cpp or the embedded engine"
+    "{}: this server does not return token ids, so a partial answer cannot be continued; "
+    "use vLLM, llama.cpp or the embedded engine"
 )
 
 
 class Served(Protocol):
-    """A running engine: what a model needs to know of it before the first request."""
+    """A running engine: where requests go, in which dialect, and which model answers."""
 
     endpoint: Endpoint
     dialect: wire.Dialect
     model: str
-    """The name that requests carry."""
+    """Model name in requests."""
     name: str
-    """The name that traces carry."""
+    """Model name in traces."""
     revision: str | None
     tokenizer: tokens.Tokenizer | None
 
 
 class Engine(Protocol):
-    """Something that can be brought up and then serves one model."""
+    """Serves one model; started at the first request."""
 
     async def serve(self) -> Served:
-        """Bring it up if it is not up yet. Raises EndpointDown."""
+        """Start the engine if needed and return it. Raises EndpointDown."""
         ...
 
     records_per_request: float
-    """Records that a run should have under way for each request in flight."""
+    """Records that a run should keep in progress per request in flight."""
 
     @property
     def capacity(self) -> int:
-        """Requests that may be in flight at once."""
+        """Maximum number of requests in flight."""
         ...
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Limit the requests in flight at once, per address."""
+        """Set the maximum number of requests in flight per address."""
         ...
 
     async def aclose(self) -> None:
-        """Stop what was started."""
+        """Close connections and stop a server that this process started."""
         ...
 
 
 class AgentChatModel(BaseChatModel):
-    """A chat model of ours: besides what LangChain asks for, it says who it is and how it samples."""
+    """Base class of the chat models in agentsys: LangChain's interface plus identity, sampling and full replies."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     sampling: dict[str, Any] = Field(default_factory=dict)
 
     def settings(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The sampling of a request: our defaults, the role's over them, the model spec's over both."""
+        """Return the sampling settings of a request: DEFAULTS < the role's `defaults` < the model spec's."""
         return {**DEFAULTS, **check(defaults), **self.sampling}
 
     @abstractmethod
     async def identity(self) -> dict[str, Any]:
-        """{"name", "revision"} of the model: part of a call's identity, unlike the address. Brings the engine up."""
+        """Return {"name", "revision"} of the model, which identify a call (the address does not). Starts the engine."""
 
     @abstractmethod
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
-        """The reply to messages of the form {"role", "content"}: what `ainvoke` does, without LangChain around it."""
+        """Send messages {"role", "content"} to the engine and return its reply: `ainvoke` without LangChain."""
 
-    async def reply(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
-        """The reply to messages: through LangChain if a callback listens, straight to the engine if none does.
+    async def get_reply(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
+        """Return the reply to messages: through LangChain where a callback listens, else directly by `complete`.
 
-        In a bulk run nobody listens, and LangChain's messages, managers and events cost as much as all the rest.
+        Bulk runs have no callbacks, and LangChain's messages, managers and events would double the cost of a call.
         """
-        if callbacks_listen():
-            return reply_of(await self.ainvoke(cast("Any", list(messages)), **kwargs))
+        if has_callbacks():
+            return reply_from_message(await self.ainvoke(cast("Any", list(messages)), **kwargs))
         return await self.complete(messages, **kwargs)
 
     async def _agenerate(
@@ -106,7 +110,7 @@ class AgentChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        reply = await self.complete([_plain(message) for message in messages], stop=stop, **kwargs)
+        reply = await self.complete([_message_to_dict(message) for message in messages], stop=stop, **kwargs)
         message = AIMessage(content=reply.text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -117,20 +121,20 @@ class AgentChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        """LangChain's synchronous call, for a script without an event loop."""
+        """LangChain's synchronous call, for scripts without an event loop."""
         return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
 
     async def token_ids(self, text: str) -> list[int] | None:
-        """Ids of a plain text, or None where the tokenizer is not known."""
+        """Return the token ids of a plain text, or None if the tokenizer is unavailable."""
         return None
 
     @property
-    def records_under_way(self) -> int | None:
-        """How many records a run should have under way for this engine; None: a few more than requests in flight."""
+    def records_in_progress(self) -> int | None:
+        """How many records a run should keep in progress for this engine; None: slightly more than requests."""
         return None
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Limit the requests in flight at once, per address."""
+        """Set the maximum number of requests in flight per address."""
 
     async def aclose(self) -> None:
         """Close connections and stop an engine that this process started."""
@@ -139,10 +143,10 @@ class AgentChatModel(BaseChatModel):
 class EndpointChatModel(AgentChatModel):
     """A chat model behind an OpenAI-compatible server: vLLM, the embedded llama.cpp, or any other.
 
-    `ainvoke` takes, besides LangChain's arguments, `schema` (JSON schema that the reply must follow), `seed`,
-    `sampling` (defaults for settings that the model spec leaves open) and `continue_ids` (token mode: ids of an answer
-    begun earlier, which the reply extends exactly; trailing stop tokens are cut). Where the last message is the
-    assistant's, the reply goes on from its text.
+    Besides LangChain's arguments, `ainvoke` and `complete` take `schema` (JSON schema that the reply must follow),
+    `seed`, `sampling` (defaults for settings that the model spec leaves open) and `continue_ids` (token mode: ids of a
+    partial answer, which the reply extends exactly; trailing stop tokens are removed). If the last message is the
+    assistant's, the reply continues its text.
     """
 
     engine: Any
@@ -152,16 +156,16 @@ class EndpointChatModel(AgentChatModel):
         return "agentsys-endpoint"
 
     async def identity(self) -> dict[str, Any]:
-        """{"name", "revision"} of the model: part of a call's identity, unlike the address. Brings the engine up."""
+        """See AgentChatModel.identity."""
         served = await self.engine.serve()
         return {"name": served.name, "revision": served.revision}
 
     async def token_ids(self, text: str) -> list[int] | None:
-        """Ids of a plain text, or None where the tokenizer is not known."""
+        """See AgentChatModel.token_ids."""
         served = await self.engine.serve()
         return await served.tokenizer.encode(text, special=False) if served.tokenizer else None
 
-    async def _request(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> tuple[wire.Request, Served]:
+    async def _build_request(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> tuple[wire.Request, Served]:
         served: Served = await self.engine.serve()
         sampling = self.settings(kwargs.get("sampling") or {})
         if kwargs.get("seed") is not None:
@@ -169,15 +173,18 @@ class EndpointChatModel(AgentChatModel):
         if kwargs.get("stop"):
             sampling["stop"] = kwargs["stop"]
         chat = [dict(message) for message in messages]
-        ids = await self._prompt_ids(served, chat, await self._begun(served, chat, kwargs.get("continue_ids") or []))
+        prefix = await self._take_answer_prefix(served, chat, kwargs.get("continue_ids") or [])
+        ids = await self._prompt_ids(served, chat, prefix)
         return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
 
-    async def _begun(self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]) -> list[int]:
-        """The ids that the answer begins with: those of a last message of the assistant's, which leaves the chat."""
+    async def _take_answer_prefix(
+        self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
+    ) -> list[int]:
+        """Return the ids that the answer starts with; a final assistant message is removed from `chat` and encoded."""
         if not chat or chat[-1]["role"] != "assistant":
             return continue_ids
         if continue_ids:
-            raise ModelError("an answer is begun by continue_ids or by a last message of the assistant's, not by both")
+            raise ModelError("continue_ids and a final assistant message exclude each other; pass only one of them")
         if served.tokenizer is None:
             raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
         return await served.tokenizer.encode(chat.pop()["content"], special=False)
@@ -191,7 +198,7 @@ class EndpointChatModel(AgentChatModel):
             return None
         if any(not isinstance(message["content"], str) for message in chat):
             if continue_ids:
-                raise ModelError(f"{served.name}: an answer can be continued only after messages of text")
+                raise ModelError(f"{served.name}: an answer can be continued only if all messages are plain text")
             return None
         try:
             ids = await tokens.render(served.tokenizer, chat)
@@ -205,16 +212,16 @@ class EndpointChatModel(AgentChatModel):
 
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
         """See AgentChatModel.complete. Raises ModelError, EndpointDown."""
-        request, served = await self._request(messages, **kwargs)
-        route, body = wire.payload(request, served.dialect, served.model, stream=False)
+        request, served = await self._build_request(messages, **kwargs)
+        route, body = wire.build_payload(request, served.dialect, served.model, stream=False)
         measured: dict[str, Any] = {}
-        answer = await served.endpoint.post(route, body, measured)
+        response = await served.endpoint.post(route, body, measured)
         try:
-            reply = wire.parse(answer, request)
-        except _NO_REPLY as err:
-            shown = without_key(str(answer))[:200]
-            raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {shown}") from None
-        _complete(reply, served, measured)
+            reply = wire.parse_reply(response, request)
+        except _MALFORMED_REPLY as err:
+            excerpt = mask_key(str(response))[:200]
+            raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {excerpt}") from None
+        _add_client_fields(reply, served, measured)
         return reply
 
     async def _astream(
@@ -224,35 +231,36 @@ class EndpointChatModel(AgentChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request, served = await self._request([_plain(message) for message in messages], stop=stop, **kwargs)
-        route, body = wire.payload(request, served.dialect, served.model, stream=True)
+        chat = [_message_to_dict(message) for message in messages]
+        request, served = await self._build_request(chat, stop=stop, **kwargs)
+        route, body = wire.build_payload(request, served.dialect, served.model, stream=True)
         measured: dict[str, Any] = {}
-        collector = wire.Collector(request)
+        builder = wire.ReplyBuilder(request)
         started = time.perf_counter()
         async for piece in served.endpoint.stream(route, body, measured):
             try:
-                text = collector.add(piece)
-            except _NO_REPLY as err:
+                text = builder.add(piece)
+            except _MALFORMED_REPLY as err:
                 raise ModelError(f"{measured['address']}{route}: not a reply: {err!r}") from None
             measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
             if text:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=text))
         measured["seconds"] = round(time.perf_counter() - started, 4)
-        if not collector.finished:
-            raise ModelError(f"{measured['address']}{route}: the stream broke off before the reply was finished")
-        reply = collector.reply()
-        _complete(reply, served, measured)
+        if not builder.finished:
+            raise ModelError(f"{measured['address']}{route}: the stream ended before the reply was finished")
+        reply = builder.build()
+        _add_client_fields(reply, served, measured)
         last = AIMessageChunk(content="", response_metadata={"reply": reply}, usage_metadata=_usage(reply))
         yield ChatGenerationChunk(message=last)
 
     @property
-    def records_under_way(self) -> int | None:
-        """See AgentChatModel.records_under_way."""
+    def records_in_progress(self) -> int | None:
+        """See AgentChatModel.records_in_progress."""
         engine: Engine = self.engine
         return round(engine.capacity * engine.records_per_request)
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Limit the requests in flight at once, per address."""
+        """Set the maximum number of requests in flight per address."""
         self.engine.set_in_flight(in_flight)
 
     async def aclose(self) -> None:
@@ -260,23 +268,24 @@ class EndpointChatModel(AgentChatModel):
         await self.engine.aclose()
 
 
-def _plain(message: BaseMessage) -> dict[str, Any]:
+def _message_to_dict(message: BaseMessage) -> dict[str, Any]:
     role = _ROLES.get(message.type.removesuffix("MessageChunk").lower())
     if role is None:
-        raise ModelError(f"a message of type '{message.type}' cannot be sent; there are {', '.join(_ROLES)}")
+        raise ModelError(f"messages of type '{message.type}' cannot be sent; use {', '.join(_ROLES)}")
     return {"role": role, "content": message.content}
 
 
-def callbacks_listen() -> bool:
-    """Whether a LangChain callback would see a call made now: Studio's stream, a tracer, a handler of the user's."""
+def has_callbacks() -> bool:
+    """Whether a LangChain callback would see a call made now: Studio's stream, a tracer, a user's handler."""
     config = var_child_runnable_config.get()
     callbacks = config.get("callbacks") if config else None
     if config is None:
-        return True  # not inside a graph: let LangChain look
+        return True  # outside a graph, only LangChain knows
     return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
 
 
-def _complete(reply: wire.Reply, served: Served, measured: dict[str, Any]) -> None:
+def _add_client_fields(reply: wire.Reply, served: Served, measured: dict[str, Any]) -> None:
+    """Set the fields that the wire format does not carry: `stop_ids` and `measured`."""
     if reply.ids and served.tokenizer and reply.finish == "stop":
         reply.stop_ids = int(reply.ids[-1] in served.tokenizer.stop_ids)
     if reply.cached_tokens is not None:
@@ -295,8 +304,8 @@ def _usage(reply: wire.Reply) -> UsageMetadata:
     return usage
 
 
-def reply_of(message: AIMessage) -> wire.Reply:
-    """The whole reply behind an AIMessage; from another integration's message, what LangChain keeps of it."""
+def reply_from_message(message: AIMessage) -> wire.Reply:
+    """Return the reply that an AIMessage carries; for another integration's message, what LangChain keeps of it."""
     reply = message.response_metadata.get("reply")
     if isinstance(reply, wire.Reply):
         return reply

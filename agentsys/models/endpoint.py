@@ -1,4 +1,4 @@
-"""One endpoint: its addresses, its limit on requests in flight, its retries, and what it says of its model."""
+"""HTTP endpoints: addresses that share the load, a limit on requests in flight, and retries."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
     import aiohttp
 
 DEFAULT_IN_FLIGHT: Final = 64
-"""Requests in flight per endpoint, unless the spec or the command says otherwise."""
-FAILED_SECONDS: Final = 10.0
-"""How long an address that failed is the last choice among several."""
-RETRIED: Final = frozenset({408, 429, *range(500, 600)})
-"""HTTP statuses worth another try: a time-out, too many requests, the server's faults. Any other is the request's."""
+"""Default limit of requests in flight per address."""
+COOLDOWN_SECONDS: Final = 10.0
+"""Seconds for which an address that failed is used only if all others have failed too."""
+RETRYABLE_STATUSES: Final = frozenset({408, 429, *range(500, 600)})
+"""Retryable HTTP statuses: timeouts, rate limits and server errors."""
 
 
-_LONGEST_LINE: Final = 2**24
-"""Bytes of one line of a stream: vLLM's first one holds the ids of the whole prompt."""
+_MAX_LINE_BYTES: Final = 2**24
+"""Longest line of a stream in bytes: vLLM's first line holds the ids of the whole prompt."""
 
 
-class _Again(Exception):
-    """A failure worth another try, with the server's Retry-After in seconds where it sent one."""
+class _RetryableError(Exception):
+    """A failure that a retry may fix.
 
-    def __init__(self, reason: str, *, after: float | None = None, refused: bool = False) -> None:
+    `retry_after` is the server's Retry-After in seconds; `refused` means that the connection failed.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None, refused: bool = False) -> None:
         super().__init__(reason)
-        self.after = after
+        self.retry_after = retry_after
         self.refused = refused
 
 
@@ -49,8 +52,8 @@ class RetryPolicy:
 
 
 @dataclass(slots=True)
-class _Live:
-    """What belongs to one event loop."""
+class _LoopState:
+    """Session and request limit of one event loop."""
 
     loop: asyncio.AbstractEventLoop
     session: aiohttp.ClientSession
@@ -59,10 +62,10 @@ class _Live:
 
 @dataclass
 class Endpoint:
-    """An HTTP server, or several that serve the same model, behind one limit.
+    """An HTTP server, or several that serve the same model, with one limit on requests in flight.
 
-    `addresses` are base URLs without the `/v1`. Each request goes to the address with the fewest in flight; after a
-    failed connection the next try takes another one.
+    `addresses` are base URLs without the `/v1`. Each request goes to the address with the fewest requests in flight;
+    a retry goes to another address if there is one.
     """
 
     addresses: list[str]
@@ -71,70 +74,72 @@ class Endpoint:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     _busy: dict[str, int] = field(default_factory=dict)
     _failed: dict[str, float] = field(default_factory=dict)
-    _live: _Live | None = None
+    _state: _LoopState | None = None
 
-    def _now(self) -> _Live:
-        """The session and limit of the running loop: a program may call asyncio.run more than once."""
+    def _loop_state(self) -> _LoopState:
+        """Return the state of the running loop: a program may call asyncio.run more than once."""
         loop = asyncio.get_running_loop()
-        if self._live is None or self._live.loop is not loop:
+        if self._state is None or self._state.loop is not loop:
             import aiohttp
 
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
-                read_bufsize=_LONGEST_LINE // 2,  # aiohttp refuses a line of more than twice that
+                read_bufsize=_MAX_LINE_BYTES // 2,  # aiohttp rejects lines longer than twice this size
                 timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
                 headers=_authorization(),
             )
-            self._live = _Live(loop, session, asyncio.Semaphore(self.in_flight * len(self.addresses)))
-        return self._live
+            self._state = _LoopState(loop, session, asyncio.Semaphore(self.in_flight * len(self.addresses)))
+        return self._state
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Change the limit; takes effect for the next event loop if requests are already under way."""
+        """Set the maximum number of requests in flight per address; requests already sent are not counted."""
         self.in_flight = in_flight
-        if self._live is not None:
-            self._live.limit = asyncio.Semaphore(in_flight * len(self.addresses))
+        if self._state is not None:
+            self._state.limit = asyncio.Semaphore(in_flight * len(self.addresses))
 
     async def get(self, route: str) -> Any:
-        """The JSON at a route, or None if the server has no such route."""
-        return await self._tried(lambda address: self._once(address, route, None))
+        """Return the JSON at a route, or None if the server has no such route."""
+        return await self._with_retries(lambda address: self._fetch_json(address, route, None))
 
     async def post(self, route: str, body: Mapping[str, Any], measured: dict[str, Any] | None = None) -> Any:
-        """The JSON reply to a request. Raises ModelError for a refusal, EndpointDown if nobody answers."""
+        """Send a request and return the JSON response.
+
+        Fills `measured` with address, retries and seconds. Raises ModelError if the server refuses the request,
+        EndpointDown if no server is reachable.
+        """
         data = orjson.dumps(body)
-        live = self._now()
-        async with live.limit:
-            return await self._tried(lambda address: self._once(address, route, data), measured)
+        async with self._loop_state().limit:
+            return await self._with_retries(lambda address: self._fetch_json(address, route, data), measured)
 
     async def stream(
         self, route: str, body: Mapping[str, Any], measured: dict[str, Any]
     ) -> AsyncIterator[dict[str, Any]]:
-        """The pieces of a server-sent event stream. Retries until the stream is open, not after."""
+        """Yield the events of a server-sent event stream. Retries only until the stream is open."""
         data = orjson.dumps(body)
-        live = self._now()
-        async with live.limit:
-            opened = await self._tried(lambda address: self._open(address, route, data), measured)
+        async with self._loop_state().limit:
+            response = await self._with_retries(lambda address: self._open(address, route, data), measured)
             try:
-                async for line in opened.content:
+                async for line in response.content:
                     if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
                         yield orjson.loads(line[6:])
             except (TimeoutError, OSError, ValueError, _client_error()) as err:
-                raise ModelError(f"{measured['address']}: the stream broke off: {_short(err)}") from None
+                raise ModelError(f"{measured['address']}: the stream ended early: {_short_message(err)}") from None
             finally:
-                opened.close()
+                response.close()
 
-    async def _tried(self, once: Callable[[str], Awaitable[Any]], measured: dict[str, Any] | None = None) -> Any:
-        """The result of `once` at some address, with retries; a first try that succeeds costs no retry machinery."""
+    async def _with_retries(self, send: Callable[[str], Awaitable[Any]], measured: dict[str, Any] | None = None) -> Any:
+        """Return the result of `send` at some address, with retries; tenacity is used only after a first failure."""
         record: dict[str, Any] = {} if measured is None else measured
         record |= {"retries": 0, "address": ""}
-        refused: set[str] = set()  # addresses that have refused since one answered
+        refused: set[str] = set()  # addresses that refused the connection since one last accepted it
 
         async def attempt() -> Any:
-            address = record["address"] = self._pick(avoid=record["address"])
+            address = record["address"] = self._choose_address(avoid=record["address"])
             self._busy[address] = self._busy.get(address, 0) + 1
             started = time.perf_counter()
             try:
-                return await once(address)
-            except _Again as err:
+                return await send(address)
+            except _RetryableError as err:
                 refused.add(address) if err.refused else refused.clear()
                 self._failed[address] = time.monotonic()
                 raise
@@ -145,41 +150,43 @@ class Endpoint:
         try:
             try:
                 return await attempt()
-            except _Again as err:
+            except _RetryableError as err:
                 if self.retry.attempts == 1:
                     raise
-                if len(self.addresses) == 1 or err.after is not None:
-                    await asyncio.sleep(self._seconds_before(1, err))
+                if len(self.addresses) == 1 or err.retry_after is not None:
+                    await asyncio.sleep(self._backoff_seconds(1, err))
             retrying = AsyncRetrying(
                 stop=stop_after_attempt(self.retry.attempts - 1),
                 wait=self._wait,
-                retry=retry_if_exception_type(_Again),
+                retry=retry_if_exception_type(_RetryableError),
                 before=lambda state: record.update(retries=state.attempt_number),
                 reraise=True,
             )
             return await retrying(attempt)
-        except _Again as err:
+        except _RetryableError as err:
             tries = record["retries"] + 1
             if err.refused and refused == set(self.addresses):
-                raise EndpointDown(f"no server answers at {', '.join(self.addresses)}: {err}") from None
+                raise EndpointDown(f"no server is reachable at {', '.join(self.addresses)}: {err}") from None
             raise ModelError(f"{record['address']}: {err} (tried {tries} times)") from None
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        return self._seconds_before(state.attempt_number + 1, error)
+        return self._backoff_seconds(state.attempt_number + 1, error)
 
-    def _seconds_before(self, retry: int, error: BaseException | None) -> float:
-        """Backoff before the n-th retry; a Retry-After is honored, with jitter so that not all come at once."""
+    def _backoff_seconds(self, retry: int, error: BaseException | None) -> float:
+        """Return the wait before the n-th retry; a Retry-After gets jitter so that clients do not return together."""
         backoff = random.uniform(0, min(self.retry.longest, self.retry.first * 2**retry))
-        after = error.after if isinstance(error, _Again) else None
+        after = error.retry_after if isinstance(error, _RetryableError) else None
         return backoff if after is None else min(after, 10 * self.retry.longest) + min(backoff, self.retry.first)
 
-    def _pick(self, avoid: str) -> str:
-        """The address with the fewest in flight; last the one that has just failed, or any that failed lately."""
-        lately = time.monotonic() - FAILED_SECONDS
-        return min(self.addresses, key=lambda a: (a == avoid, self._failed.get(a, 0.0) > lately, self._busy.get(a, 0)))
+    def _choose_address(self, avoid: str) -> str:
+        """Return the address with the fewest requests in flight; `avoid` and those that failed recently come last."""
+        recently = time.monotonic() - COOLDOWN_SECONDS
+        return min(
+            self.addresses, key=lambda a: (a == avoid, self._failed.get(a, 0.0) > recently, self._busy.get(a, 0))
+        )
 
-    async def _once(self, address: str, route: str, data: bytes | None) -> Any:
+    async def _fetch_json(self, address: str, route: str, data: bytes | None) -> Any:
         response = await self._open(address, route, data)
         try:
             if response.status == 404 and data is None:
@@ -187,53 +194,54 @@ class Endpoint:
             body = await response.read()
             return orjson.loads(body)
         except orjson.JSONDecodeError:
-            start = without_key(body[:80].decode(errors="replace"))
-            raise _Again(f"the reply is not JSON: {start!r}") from None
+            excerpt = mask_key(body[:80].decode(errors="replace"))
+            raise _RetryableError(f"the reply is not JSON: {excerpt!r}") from None
         except (TimeoutError, OSError) as err:
-            raise _Again(_short(err)) from None
+            raise _RetryableError(_short_message(err)) from None
         except _client_error() as err:
-            raise _Again(_short(err)) from None
+            raise _RetryableError(_short_message(err)) from None
         finally:
             response.release()
 
     async def _open(self, address: str, route: str, data: bytes | None) -> aiohttp.ClientResponse:
         import aiohttp
 
-        session = self._now().session
+        session = self._loop_state().session
         headers = {"Content-Type": "application/json"} if data is not None else None
         method = "GET" if data is None else "POST"
         try:
             response = await session.request(method, address + route, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as err:
-            raise _Again(_short(err), refused=True) from None
+            raise _RetryableError(_short_message(err), refused=True) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as err:
-            raise _Again(_short(err)) from None
+            raise _RetryableError(_short_message(err)) from None
         if response.status == 200 or (response.status == 404 and data is None):
             return response
         try:
-            text = without_key((await response.text(errors="replace")).replace("\n", " "))[:300]
+            text = mask_key((await response.text(errors="replace")).replace("\n", " "))[:300]
         except (TimeoutError, aiohttp.ClientError, OSError) as err:
-            text = _short(err)
+            text = _short_message(err)
         response.release()
-        if response.status in RETRIED:
-            raise _Again(f"status {response.status}: {text}", after=_retry_after(response.headers.get("Retry-After")))
+        if response.status in RETRYABLE_STATUSES:
+            seconds = _parse_retry_after(response.headers.get("Retry-After"))
+            raise _RetryableError(f"status {response.status}: {text}", retry_after=seconds)
         raise ModelError(f"{address}{route}: status {response.status}: {text}")
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
-        if self._live is not None and self._live.loop is asyncio.get_running_loop():
-            await self._live.session.close()
-            self._live = None
+        if self._state is not None and self._state.loop is asyncio.get_running_loop():
+            await self._state.session.close()
+            self._state = None
 
 
 def _authorization() -> dict[str, str]:
-    """The key comes from the environment only, and goes nowhere but into this header."""
+    """Return the header with the API key, which comes from the environment and is used nowhere else."""
     key = os.environ.get("AGENTSYS_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def without_key(text: str) -> str:
-    """Some servers repeat the key in what they say of it."""
+def mask_key(text: str) -> str:
+    """Replace the API key in a server's text: some servers repeat it in their error messages."""
     key = os.environ.get("AGENTSYS_API_KEY")
     return text.replace(key, "***") if key else text
 
@@ -244,8 +252,8 @@ def _client_error() -> type[Exception]:
     return aiohttp.ClientError
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Seconds in a Retry-After header (a number, or an HTTP date)."""
+def _parse_retry_after(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After header (a number or an HTTP date), or None."""
     if header is None:
         return None
     try:
@@ -259,5 +267,5 @@ def _retry_after(header: str | None) -> float | None:
             return None
 
 
-def _short(err: BaseException) -> str:
+def _short_message(err: BaseException) -> str:
     return (str(err) or type(err).__name__).replace("\n", " ")[:200]

@@ -1,4 +1,4 @@
-"""Engines: a server somewhere, llama.cpp inside this process, and a server started as a child."""
+"""Engines: a remote server, llama.cpp inside this process, and a server started as a child process."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
 from agentsys.models.errors import EndpointDown, ModelError
 
 EMBEDDED_SLOTS: Final = 4
-"""Sequences that the embedded engine generates at once."""
+"""Sequences that the embedded engine generates in parallel."""
 EMBEDDED_CONTEXT: Final = 8192
-"""Tokens of context for one of them."""
+"""Context length in tokens of each sequence."""
 TRANSFORMERS_IN_FLIGHT: Final = 2
-"""Requests in flight to the server of transformers: it writes one reply at a time, and the next one waits there."""
+"""Requests in flight to `transformers serve`: it generates one reply at a time, and one more waits there."""
 START_SECONDS: Final = 1800
-"""How long a child server may take to come up (a large model loads for minutes)."""
+"""Seconds that a child server may take to start (a large model loads for minutes)."""
 
 
 class LoopLock:
-    """One asyncio.Lock for each event loop: a program may call asyncio.run more than once."""
+    """One asyncio.Lock per event loop: a program may call asyncio.run more than once."""
 
     def __init__(self) -> None:
         self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
     def __call__(self) -> asyncio.Lock:
-        """The lock of the running loop."""
+        """Return the lock of the running loop."""
         return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
@@ -56,30 +56,30 @@ class ServedModel:
 
 
 class LlamaCppTokenizer:
-    """The tokenizer of a llama.cpp server, asked over HTTP; texts seen before are remembered."""
+    """The tokenizer of a llama.cpp server, called over HTTP; results are cached."""
 
     def __init__(self, endpoint: Endpoint, template: str, special: dict[str, str]) -> None:
         self._endpoint = endpoint
-        self._known: dict[tuple[str, bool], list[int]] = {}
+        self._ids: dict[tuple[str, bool], list[int]] = {}
         self.template = template
         self.special = special
         self.stop_ids: frozenset[int] = frozenset()
 
     async def encode(self, text: str, *, special: bool) -> list[int]:
-        """See tokens.Tokenizer.encode; one request of about a millisecond for a new text."""
-        known = self._known.get((text, special))
-        if known is None:
+        """See tokens.Tokenizer.encode. A new text costs one request of about a millisecond."""
+        ids = self._ids.get((text, special))
+        if ids is None:
             body = {"content": text, "parse_special": special, "add_special": False}
-            known = (await self._endpoint.post("/tokenize", body))["tokens"] if text else []
-            if len(self._known) > 4096:
-                self._known.clear()
-            self._known[text, special] = known
-        return known
+            ids = (await self._endpoint.post("/tokenize", body))["tokens"] if text else []
+            if len(self._ids) > 4096:
+                self._ids.clear()
+            self._ids[text, special] = ids
+        return ids
 
 
 @dataclass
 class RemoteEngine:
-    """Servers that somebody else started. What they are is found out at the first request."""
+    """Servers that were started elsewhere. Their model and dialect are detected at the first request."""
 
     records_per_request: ClassVar[float] = 1.5
     endpoint: Endpoint
@@ -90,29 +90,29 @@ class RemoteEngine:
     _lock: LoopLock = field(default_factory=LoopLock)
 
     async def serve(self) -> ServedModel:
-        """Ask the server what it serves, once. Raises EndpointDown, or ModelError for an unknown model."""
+        """Ask the server for its model, once. Raises EndpointDown, or ModelError for an unknown model."""
         if self._served is None:
             async with self._lock():
                 if self._served is None:
-                    self._served = await self._find_out()
+                    self._served = await self._detect()
         return self._served
 
     @property
     def capacity(self) -> int:
-        """Requests in flight at once, over all addresses."""
+        """Maximum number of requests in flight, over all addresses."""
         return self.endpoint.in_flight * len(self.endpoint.addresses)
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Requests in flight at once, per address."""
+        """Set the maximum number of requests in flight per address."""
         self.endpoint.set_in_flight(in_flight)
 
-    async def _find_out(self) -> ServedModel:
+    async def _detect(self) -> ServedModel:
         listing = await self.endpoint.get("/v1/models")
         entries = (listing or {}).get("data") or []
         names = [entry["id"] for entry in entries]
         if self.model is None and len(names) != 1:
-            where, what = self.endpoint.addresses[0], ", ".join(names[:20])
-            raise ModelError(f"{where} serves {len(names)} models ({what}): add #NAME to the URL")
+            address, listed = self.endpoint.addresses[0], ", ".join(names[:20])
+            raise ModelError(f"{address} serves {len(names)} models ({listed}): add #NAME to the URL")
         model = self.model or names[0]
         if names and model not in names:
             raise ModelError(f"{self.endpoint.addresses[0]} has no model '{model}'; it has {', '.join(names[:20])}")
@@ -123,7 +123,7 @@ class RemoteEngine:
         revision = self.revision
         root = str(entry.get("root") or model)
         if dialect == "llamacpp":
-            tokenizer = await self._llamacpp()
+            tokenizer = await self._make_llamacpp_tokenizer()
         elif dialect == "vllm":
             tokenizer = await asyncio.to_thread(find_tokenizer, root)
             revision = revision or await asyncio.to_thread(folder_revision, Path(root))
@@ -136,7 +136,7 @@ class RemoteEngine:
             tokenizer,
         )
 
-    async def _llamacpp(self) -> LlamaCppTokenizer:
+    async def _make_llamacpp_tokenizer(self) -> LlamaCppTokenizer:
         props = await self.endpoint.get("/props")
         special = {name: props.get(name, "") for name in ("bos_token", "eos_token")}
         tokenizer = LlamaCppTokenizer(self.endpoint, props["chat_template"], special)
@@ -149,16 +149,16 @@ class RemoteEngine:
 
 
 def find_tokenizer(root: str) -> tokens.Tokenizer | None:
-    """The tokenizer of a model folder or hub name (its local copy, or the hub if it can be reached), or None."""
+    """Load the tokenizer of a model folder or hub name (local copy, or the hub if reachable); None if unavailable."""
     folder = Path(root)
     if not folder.is_dir():
         try:
             from huggingface_hub import snapshot_download
 
-            wanted = ["tokenizer*", "chat_template*", "generation_config.json"]
-            folder = Path(snapshot_download(root, allow_patterns=wanted))
-        except Exception as err:  # whatever the hub's client raises: no tokenizer is no failure, chat mode is used
-            print(f"{root}: no tokenizer here ({type(err).__name__}); using the chat route", file=sys.stderr)
+            patterns = ["tokenizer*", "chat_template*", "generation_config.json"]
+            folder = Path(snapshot_download(root, allow_patterns=patterns))
+        except Exception as err:  # whatever the hub's client raises: without a tokenizer, chat mode is used
+            print(f"{root}: tokenizer not available ({type(err).__name__}); using the chat route", file=sys.stderr)
             return None
     try:
         return tokens.FolderTokenizer(folder)
@@ -168,7 +168,10 @@ def find_tokenizer(root: str) -> tokens.Tokenizer | None:
 
 
 def folder_revision(folder: Path) -> str | None:
-    """A digest of a model folder: sizes, first and last MiB of weights, configuration and tokenizer. None if none."""
+    """Return a digest of a model folder: sizes, first and last MiB of weights, configuration and tokenizer.
+
+    None if there is no such folder.
+    """
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
@@ -185,9 +188,9 @@ def folder_revision(folder: Path) -> str | None:
 
 @dataclass
 class EmbeddedEngine:
-    """llama.cpp inside this process, serving on loopback. It lives as long as the process: starting takes seconds."""
+    """llama.cpp inside this process, serving on loopback. It lives until the process ends, as a start takes seconds."""
 
-    records_per_request: ClassVar[float] = 1.0  # a slot keeps its record's prefix
+    records_per_request: ClassVar[float] = 1.0  # a slot keeps the prefix of its record
     weights: str
     slots: int = EMBEDDED_SLOTS
     context: int = EMBEDDED_CONTEXT
@@ -196,7 +199,7 @@ class EmbeddedEngine:
     _lock: LoopLock = field(default_factory=LoopLock)
 
     async def serve(self) -> ServedModel:
-        """Join or find the weights and start the server, once a process. Raises ModelError."""
+        """Locate the weights and start the server, once per process. Raises EndpointDown."""
         if self._remote is None:
             async with self._lock():
                 if self._remote is None:
@@ -205,25 +208,25 @@ class EmbeddedEngine:
 
     @property
     def capacity(self) -> int:
-        """Sequences that the engine generates at once."""
+        """Sequences that the engine generates in parallel."""
         return self.slots
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Nothing to do: what the engine generates at once is its number of slots, and more would only queue there."""
+        """Do nothing: the limit is the number of slots, and further requests would only queue in the engine."""
 
     def _start(self) -> RemoteEngine:
         try:
             path = weights.find(self.weights)
         except weights.WeightsError as err:
             raise EndpointDown(str(err)) from None
-        server = self._server = _llamacpp_server(str(path), self.slots, self.context)  # lives while this engine does
-        entry = weights.CATALOGUE.get(self.weights)
+        server = self._server = _start_llamacpp(str(path), self.slots, self.context)  # kept alive by this engine
+        entry = weights.CATALOG.get(self.weights)
         revision = entry.sha256[:16] if entry else _file_revision(path)
         endpoint = Endpoint([server.listening_address], in_flight=self.slots, timeout=1800)
         return RemoteEngine(endpoint, name=entry.name if entry else path.stem, revision=revision)
 
     async def aclose(self) -> None:
-        """Close the connections; the engine itself stays up for the next run in this process."""
+        """Close the connections; the engine stays up for the next run in this process."""
         if self._remote is not None:
             await self._remote.aclose()
 
@@ -235,7 +238,7 @@ def _file_revision(path: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _llamacpp_server(path: str, slots: int, context: int) -> Any:
+def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     try:
         from xllamacpp import CommonParams, Server
     except ImportError:
@@ -246,14 +249,16 @@ def _llamacpp_server(path: str, slots: int, context: int) -> Any:
     params.n_ctx = slots * context
     params.kv_unified = False
     params.cpuparams.poll = params.cpuparams_batch.poll = 0  # waiting threads sleep: with polling, any other busy
-    # process on the machine slows generation many times over (23 against 1 to 6 tokens/s, measured on two cores)
+    # process on the machine slows generation from 23 to between 1 and 6 tokens/s (measured on two cores)
+    if hasattr(os, "sched_getaffinity") and (cores := len(os.sched_getaffinity(0))) < (os.cpu_count() or 1):
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores  # it counts the whole machine's
     params.verbosity = -1
     return Server(params)
 
 
 @dataclass
 class ChildEngine:
-    """A server started as a child process: `vllm` or `transformers`. It is stopped with this process."""
+    """A server started as a child process: `vllm` or `transformers`. It stops with this process."""
 
     records_per_request: ClassVar[float] = 1.5
     kind: str
@@ -261,18 +266,18 @@ class ChildEngine:
     in_flight: int = DEFAULT_IN_FLIGHT
     context: int | None = None
     max_logprobs: int | None = None
-    """Log-probabilities a token that vLLM may be asked for, if more than its 20 (trainers/teacher.py)."""
+    """vLLM's limit on log-probabilities per token, if more than its default of 20 (trainers/teacher.py)."""
     _process: subprocess.Popen[bytes] | None = None
     _remote: RemoteEngine | None = None
     _log: Path | None = None
     _lock: LoopLock = field(default_factory=LoopLock)
 
     def __post_init__(self) -> None:
-        """The server of transformers has a limit of its own."""
+        """Apply the limit of `transformers serve`."""
         self.set_in_flight(self.in_flight)
 
     async def serve(self) -> ServedModel:
-        """Start the server and wait until it is healthy. Raises EndpointDown with the end of its log."""
+        """Start the server and wait until it is healthy. Raises EndpointDown with the last error of its log."""
         async with self._lock():
             if self._remote is None:
                 self._remote = await self._start()
@@ -280,22 +285,22 @@ class ChildEngine:
 
     def _command(self, port: int) -> list[str]:
         python = os.environ.get("AGENTSYS_VLLM_PYTHON", sys.executable)
-        where = ["--host", "127.0.0.1", "--port", str(port)]
+        address = ["--host", "127.0.0.1", "--port", str(port)]
         if self.kind == "transformers":
-            return [python, "-m", "transformers.cli.transformers", "serve", self.model, *where]
-        served = ["--model", self.model, "--served-model-name", Path(self.model).name]
+            return [python, "-m", "transformers.cli.transformers", "serve", self.model, *address]
+        model = ["--model", self.model, "--served-model-name", Path(self.model).name]
         length = ["--max-model-len", str(self.context)] if self.context else []
         logprobs = ["--max-logprobs", str(self.max_logprobs)] if self.max_logprobs else []
-        more = ["--enable-prompt-tokens-details"]  # so that a reply tells its cached tokens
-        return [python, "-m", "vllm.entrypoints.openai.api_server", *served, *where, *length, *logprobs, *more]
+        details = ["--enable-prompt-tokens-details"]  # replies report their cached tokens
+        return [python, "-m", "vllm.entrypoints.openai.api_server", *model, *address, *length, *logprobs, *details]
 
     @property
     def capacity(self) -> int:
-        """Requests in flight at once."""
+        """Maximum number of requests in flight."""
         return self.in_flight
 
     def set_in_flight(self, in_flight: int) -> None:
-        """Requests in flight at once; at most TRANSFORMERS_IN_FLIGHT where that is the server."""
+        """Set the maximum number of requests in flight; TRANSFORMERS_IN_FLIGHT at most for `transformers`."""
         if self.kind == "transformers":
             in_flight = min(in_flight, TRANSFORMERS_IN_FLIGHT)
         self.in_flight = in_flight
@@ -313,14 +318,14 @@ class ChildEngine:
             )
         atexit.register(self._stop)
         endpoint = Endpoint([f"http://127.0.0.1:{port}"], self.in_flight)
-        await self._healthy(endpoint)
+        await self._wait_until_healthy(endpoint)
         path = Path(self.model)
         engine = RemoteEngine(endpoint, name=path.name, revision=await asyncio.to_thread(folder_revision, path))
-        if self.kind == "transformers":  # its /v1/models lists the hub's cache, not what it serves
+        if self.kind == "transformers":  # its /v1/models lists the hub cache, not the served model
             engine._served = ServedModel(endpoint, "transformers", self.model, path.name, engine.revision, None)
         return engine
 
-    async def _healthy(self, endpoint: Endpoint) -> None:
+    async def _wait_until_healthy(self, endpoint: Endpoint) -> None:
         probe = Endpoint(endpoint.addresses, retry=RetryPolicy(attempts=1))
         deadline = time.monotonic() + START_SECONDS
         route = "/health" if self.kind == "transformers" else "/v1/models"
@@ -356,7 +361,7 @@ class ChildEngine:
             process.kill()
 
     async def aclose(self) -> None:
-        """Stop the child."""
+        """Close the connections and stop the child process."""
         if self._remote is not None:
             await self._remote.aclose()
             self._remote = None

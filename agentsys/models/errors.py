@@ -1,23 +1,23 @@
-"""What can go wrong between a role and a model. Every message is one line that names the fix."""
+"""Errors of models. Every message is one line that names the fix."""
 
 from __future__ import annotations
 
 
-class ModelError(RuntimeError):  # of the errors that end a run, Studio's server shows only built-in kinds in words
-    """A request failed for good. It ends the record that asked, not the run.
+class ModelError(RuntimeError):  # Studio's server shows the message only of subclasses of built-in errors
+    """A request failed for good. It fails the record, not the run.
 
-    `tokens` were written all the same.
+    `tokens` counts completion tokens that were generated nevertheless.
     """
 
     tokens: int = 0
 
 
 class SpecError(ValueError):
-    """A model spec that cannot be used: unknown form, unknown option, or not allowed in this place."""
+    """A model spec that cannot be used: unknown form, unknown option, or not allowed in Studio."""
 
 
 class EndpointDown(ModelError):
-    """Nobody answers at an address, an engine cannot start, or it cannot do what the system needs.
+    """No server is reachable, an engine cannot start, or it lacks a feature that the system needs.
 
-    It ends the run: no other record can do better.
+    It ends the run, because every other record would fail too.
     """

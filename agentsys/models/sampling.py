@@ -8,7 +8,7 @@ from typing import Any, Final
 from agentsys.models.errors import SpecError
 
 DEFAULTS: Final[Mapping[str, Any]] = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 1024}
-"""What holds where neither the role nor the model spec says otherwise. Everything else is off."""
+"""Settings that apply unless the role or the model spec sets them. All other settings are off."""
 
 SETTINGS: Final[Mapping[str, tuple[type, float, float]]] = {
     "temperature": (float, 0, 2),
@@ -22,24 +22,24 @@ SETTINGS: Final[Mapping[str, tuple[type, float, float]]] = {
     "logprobs": (int, 0, 1_000),
     "seed": (int, 0, 2**31 - 1),
 }
-"""Name -> type, least and greatest value. `logprobs` is the number of alternatives recorded for each token."""
+"""Name -> type, minimum and maximum. `logprobs` is the number of alternatives recorded per token."""
 
 
 def check(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with their types; text such as "0.2" is converted. Raises SpecError for an unknown or bad one."""
+    """Return the settings with their types ("0.2" becomes 0.2). Raises SpecError for an unknown or invalid one."""
     checked: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "stop":
             checked[name] = [value] if isinstance(value, str) else list(value)
             continue
         if name not in SETTINGS:
-            raise SpecError(f"no sampling setting '{name}'; there are {', '.join(SETTINGS)}, stop")
-        kind, least, greatest = SETTINGS[name]
+            raise SpecError(f"unknown sampling setting '{name}'; use one of {', '.join(SETTINGS)}, stop")
+        number_type, minimum, maximum = SETTINGS[name]
         try:
-            number = kind(value)
+            number = number_type(value)
         except (TypeError, ValueError, OverflowError):
-            raise SpecError(f"{name}={value}: a number is needed") from None
-        if not least <= number <= greatest:
-            raise SpecError(f"{name}={value}: must be from {least:g} to {greatest:g}")
+            raise SpecError(f"{name}={value}: must be a number") from None
+        if not minimum <= number <= maximum:
+            raise SpecError(f"{name}={value}: must be from {minimum:g} to {maximum:g}")
         checked[name] = number
     return checked

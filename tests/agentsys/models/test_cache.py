@@ -1,4 +1,4 @@
-"""The request cache against the real thing: kills, two processes, a full disk."""
+"""The request cache under real conditions: kills, two processes, a full disk."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from agentsys.models.cache import CacheError, RequestCache, default_path
 
 @pytest.fixture
 def open_cache(tmp_path: Path) -> Iterator[Callable[..., RequestCache]]:
-    """`open_cache()` opens the test's one file; closes what was opened."""
-    opened: list[RequestCache] = []
+    """`open_cache()` opens one file per test; the fixture closes every cache."""
+    caches: list[RequestCache] = []
 
-    def make(kind: type[RequestCache] = RequestCache, **settings: int) -> RequestCache:
-        opened.append(kind(tmp_path / "deep" / "requests.sqlite", **settings))
-        return opened[-1]
+    def make(cache_class: type[RequestCache] = RequestCache, **settings: int) -> RequestCache:
+        caches.append(cache_class(tmp_path / "deep" / "requests.sqlite", **settings))
+        return caches[-1]
 
     yield make
-    for cache in opened:
+    for cache in caches:
         cache.close()
 
 
@@ -54,14 +54,14 @@ async def test_get_and_put(open_cache) -> None:
     assert stats["bytes"] > 0
 
 
-async def test_it_outlives_the_process_that_wrote_it(open_cache) -> None:
+async def test_entries_outlive_the_object_that_wrote_them(open_cache) -> None:
     first = open_cache()
     await first.put(key(1), b"one")
     first.close()
     assert open_cache().get(key(1)) == b"one"
 
 
-async def test_closing_commits_what_is_pending(open_cache) -> None:
+async def test_closing_commits_pending_entries(open_cache) -> None:
     cache = open_cache()
     puts = [asyncio.ensure_future(cache.put(key(i), b"x")) for i in range(50)]
     await asyncio.sleep(0)
@@ -73,7 +73,7 @@ async def test_closing_commits_what_is_pending(open_cache) -> None:
 
 
 class Counting(RequestCache):
-    """Counts commits, and holds the first one back until it is let go."""
+    """Counts commits, and blocks them until `go` is set."""
 
     def _connect(self) -> sqlite3.Connection:
         connection = super()._connect()
@@ -126,8 +126,8 @@ def start_writer(path: Path, start: int) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(start)], stdout=subprocess.PIPE, text=True)
 
 
-def awaited(writer: subprocess.Popen[str], count: int) -> list[int]:
-    """The entries that a writer says are stored, up to its kill after at least `count`."""
+def kill_after(writer: subprocess.Popen[str], count: int) -> list[int]:
+    """Kill a writer after it has stored at least `count` entries; return those that it reported as stored."""
     assert writer.stdout is not None
     assert writer.stdout.readline() == "open\n"
     lines = [writer.stdout.readline() for _ in range(count)]
@@ -138,9 +138,9 @@ def awaited(writer: subprocess.Popen[str], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [1, 137, 900])
-def test_what_was_awaited_survives_a_kill(tmp_path: Path, count: int) -> None:
+def test_entries_that_were_awaited_survive_a_kill(tmp_path: Path, count: int) -> None:
     path = tmp_path / "requests.sqlite"
-    stored = awaited(start_writer(path, 0), count)
+    stored = kill_after(start_writer(path, 0), count)
     assert len(stored) >= count
     cache = RequestCache(path)
     assert [i for i in stored if cache.get(key(i)) != b"%d" % i] == []
@@ -153,7 +153,7 @@ async def test_two_processes_share_the_file(tmp_path: Path) -> None:
     mine = RequestCache(path)
     writers = [start_writer(path, start) for start in (0, 1_000_000)]
     await fill(mine, range(5_000_000, 5_000_100))
-    stored = [i for writer in writers for i in await asyncio.to_thread(awaited, writer, 200)]
+    stored = [i for writer in writers for i in await asyncio.to_thread(kill_after, writer, 200)]
     assert len(stored) >= 400
     assert [i for i in stored if mine.get(key(i)) != b"%d" % i] == []
     assert all(mine.get(key(i)) for i in range(5_000_000, 5_000_100))
@@ -164,9 +164,9 @@ async def test_the_limit_drops_the_oldest(open_cache) -> None:
     cache = open_cache()
     await fill(cache, range(500))
     await fill(cache, range(500, 1000))
-    whole = cache.stats()["bytes"]
+    size = cache.stats()["bytes"]
     cache.close()
-    limit = whole // 2
+    limit = size // 2
     cache = open_cache(limit=limit)
     stats = cache.stats()
     assert stats["bytes"] <= limit
@@ -178,7 +178,7 @@ async def test_the_limit_drops_the_oldest(open_cache) -> None:
     assert open_cache(limit=0).stats()["entries"] == 0
 
 
-async def test_clear_gives_the_space_back(open_cache) -> None:
+async def test_clear_frees_the_disk_space(open_cache) -> None:
     cache = open_cache()
     await fill(cache, range(500))
     before = cache.stats()["bytes"]
@@ -190,12 +190,12 @@ async def test_clear_gives_the_space_back(open_cache) -> None:
     assert cache.get(key(1)) == b"again"
 
 
-def on_disk(path: Path) -> int:
-    """Bytes of the file, and of its write-ahead log if it has one."""
+def bytes_on_disk(path: Path) -> int:
+    """Return the size of the file, with its write-ahead log if it has one."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
-def test_the_command_shows_the_cache_and_makes_it_smaller(open_cache) -> None:
+def test_the_command_shows_and_shrinks_the_cache(open_cache) -> None:
     cache = open_cache()
     asyncio.run(fill(cache, range(1000)))
     cache.close()
@@ -203,15 +203,15 @@ def test_the_command_shows_the_cache_and_makes_it_smaller(open_cache) -> None:
     def command(*options: str) -> str:
         done = CliRunner().invoke(app, ["cache", "--path", str(cache.path), *options])
         assert done.exit_code == 0, done.output
-        said, _, told = done.stdout.partition(": ")
-        assert said == str(cache.path)
-        assert told.endswith(f" calls, {on_disk(cache.path) / 1e6:.1f} MB\n")
-        return told.partition(" ")[0]
+        path, _, summary = done.stdout.partition(": ")
+        assert path == str(cache.path)
+        assert summary.endswith(f" calls, {bytes_on_disk(cache.path) / 1e6:.1f} MB\n")
+        return summary.partition(" ")[0]
 
-    assert on_disk(cache.path) > 1_000_000
+    assert bytes_on_disk(cache.path) > 1_000_000
     assert [command(), command("--limit", "1")] == ["1,000", "1,000"]
     entries = int(command("--limit", "0.0005"))
-    assert on_disk(cache.path) <= 500_000
+    assert bytes_on_disk(cache.path) <= 500_000
     left = open_cache()
     assert [i for i in range(1000) if left.get(key(i))] == list(range(1000 - entries, 1000))
     assert 200 < entries < 500
@@ -219,20 +219,20 @@ def test_the_command_shows_the_cache_and_makes_it_smaller(open_cache) -> None:
     assert CliRunner().invoke(app, ["cache", "--path", str(cache.path), "--limit", "-1"]).exit_code == 2
     assert command() == str(entries)  # a limit below zero removes nothing
     assert command("--clear") == "0"
-    assert on_disk(cache.path) < 50_000
+    assert bytes_on_disk(cache.path) < 50_000
 
 
-def test_the_command_makes_no_cache_of_a_mistyped_path(tmp_path: Path) -> None:
+def test_the_command_creates_no_cache_at_a_mistyped_path(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["cache", "--path", str(tmp_path / "reqests.sqlite")])
     assert done.exit_code == 2 and "no such file" in done.output and not list(tmp_path.iterdir())
 
 
-def test_the_command_is_about_the_users_cache(isolated_cache: Path) -> None:
+def test_the_command_uses_the_users_cache_by_default(isolated_cache: Path) -> None:
     assert CliRunner().invoke(app, ["cache"]).stdout.startswith(f"{isolated_cache / 'requests.sqlite'}: 0 calls, ")
 
 
 class Small(RequestCache):
-    """On a disk that has 20 pages."""
+    """A cache on a disk that has 20 pages."""
 
     pages = 20
 
@@ -242,7 +242,7 @@ class Small(RequestCache):
         return connection
 
 
-async def test_a_full_disk_is_an_error_that_says_what_to_do(open_cache) -> None:
+async def test_a_full_disk_is_an_error_that_names_the_fix(open_cache) -> None:
     cache = open_cache(Small)
     await cache.put(key(0), b"small")
     with pytest.raises(CacheError, match=r"requests\.sqlite: database or disk is full; .*--cache") as caught:
@@ -274,13 +274,13 @@ async def test_a_disk_that_is_really_full(small_disk: Path) -> None:
         await fill(cache, range(1, 400), size=10_000)
     assert cache.get(key(0)) == b"small"
     cache.close()
-    room = os.statvfs(small_disk)
-    (small_disk / "filler").write_bytes(b"x" * (room.f_bavail * room.f_bsize))
+    free = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(b"x" * (free.f_bavail * free.f_bsize))
     with pytest.raises(CacheError, match="--cache"):
         RequestCache(small_disk / "other.sqlite")
 
 
-async def test_everybody_who_waits_hears_of_a_full_disk(open_cache) -> None:
+async def test_every_waiting_put_raises_on_a_full_disk(open_cache) -> None:
     cache = open_cache(Small)
     results = await asyncio.gather(*(cache.put(key(i), b"x" * 9000) for i in range(100)), return_exceptions=True)
     failed = [i for i, result in enumerate(results) if isinstance(result, CacheError)]
@@ -288,19 +288,19 @@ async def test_everybody_who_waits_hears_of_a_full_disk(open_cache) -> None:
     assert [i for i in range(100) if cache.get(key(i)) is None] == failed
 
 
-@pytest.mark.parametrize("wrong", ["file in the way", "folder", "no database"])
-def test_a_path_that_cannot_be_written(tmp_path: Path, wrong: str) -> None:
+@pytest.mark.parametrize("obstacle", ["file in the way", "folder", "no database"])
+def test_a_path_that_cannot_be_written(tmp_path: Path, obstacle: str) -> None:
     blocker = tmp_path / "blocker"
-    if wrong == "folder":
+    if obstacle == "folder":
         blocker.mkdir()
     else:
         blocker.write_bytes(b"this is no SQLite file at all, whatever its name says" * 100)
-    path = blocker / "requests.sqlite" if wrong == "file in the way" else blocker
+    path = blocker / "requests.sqlite" if obstacle == "file in the way" else blocker
     with pytest.raises(CacheError, match="--cache, or --no-cache") as caught:
         RequestCache(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    if wrong == "no database":
+    if obstacle == "no database":
         assert blocker.read_bytes().startswith(b"this is no SQLite")
 
 
@@ -312,7 +312,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
         RequestCache(folder / "requests.sqlite")
 
 
-async def test_a_cancelled_put_disturbs_nobody(open_cache) -> None:
+async def test_a_cancelled_put_does_not_disturb_others(open_cache) -> None:
     cache = open_cache()
     task = asyncio.ensure_future(cache.put(key(1), b"x"))
     await asyncio.sleep(0)
@@ -321,7 +321,7 @@ async def test_a_cancelled_put_disturbs_nobody(open_cache) -> None:
     assert cache.get(key(2)) == b"y"
 
 
-def test_a_loop_that_is_gone_disturbs_nobody(open_cache) -> None:
+def test_a_closed_loop_does_not_disturb_others(open_cache) -> None:
     cache = open_cache()
 
     async def leave() -> None:

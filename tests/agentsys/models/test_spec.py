@@ -1,4 +1,4 @@
-"""Model specs: every form, its options, what they share, and what a browser must not be able to name."""
+"""Model specs: every form, its options, shared engines, and what a browser must not be able to name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngin
 from agentsys.models.sampling import check
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.spec import split_spec
-from agentsys.models.weights import CATALOGUE, DEFAULT
+from agentsys.models.weights import CATALOG, DEFAULT
 from tests.support.servers import Answer, FakeServer
 
 # Forms
@@ -31,15 +31,15 @@ def engine(spec: str) -> Any:
 
 
 def test_embedded() -> None:
-    found = engine("embedded")
-    assert isinstance(found, EmbeddedEngine)
-    assert (found.weights, found.slots, found.context) == (DEFAULT, EMBEDDED_SLOTS, EMBEDDED_CONTEXT)
+    default = engine("embedded")
+    assert isinstance(default, EmbeddedEngine)
+    assert (default.weights, default.slots, default.context) == (DEFAULT, EMBEDDED_SLOTS, EMBEDDED_CONTEXT)
     assert load_model() is load_model("embedded")
-    for name in CATALOGUE:
+    for name in CATALOG:
         assert engine(f"embedded:{name}").weights == name
-    found = engine("embedded:/models/my.gguf?slots=2&context=512")
-    assert (found.weights, found.slots, found.context) == ("/models/my.gguf", 2, 512)
-    assert load_model("embedded?slots=2").records_under_way == 2
+    custom = engine("embedded:/models/my.gguf?slots=2&context=512")
+    assert (custom.weights, custom.slots, custom.context) == ("/models/my.gguf", 2, 512)
+    assert load_model("embedded?slots=2").records_in_progress == 2
 
 
 @pytest.mark.parametrize(
@@ -54,20 +54,20 @@ def test_embedded() -> None:
     ],
 )
 def test_servers(spec: str, addresses: list[str], model: str | None) -> None:
-    found = engine(spec)
-    assert isinstance(found, RemoteEngine)
-    assert (found.endpoint.addresses, found.model) == (addresses, model)
-    assert found.endpoint.timeout == 600
+    remote = engine(spec)
+    assert isinstance(remote, RemoteEngine)
+    assert (remote.endpoint.addresses, remote.model) == (addresses, model)
+    assert remote.endpoint.timeout == 600
     assert engine(f"{spec}?timeout=30").endpoint.timeout == 30
 
 
 @pytest.mark.parametrize("kind", ["vllm", "transformers"])
 def test_children(kind: str) -> None:
-    found = engine(f"{kind}:Qwen/Qwen2.5-7B-Instruct")
-    assert isinstance(found, ChildEngine)
-    assert (found.kind, found.model, found.context) == (kind, "Qwen/Qwen2.5-7B-Instruct", None)
-    assert "Qwen/Qwen2.5-7B-Instruct" in found._command(1234)
-    assert "1234" in found._command(1234)
+    child = engine(f"{kind}:Qwen/Qwen2.5-7B-Instruct")
+    assert isinstance(child, ChildEngine)
+    assert (child.kind, child.model, child.context) == (kind, "Qwen/Qwen2.5-7B-Instruct", None)
+    assert "Qwen/Qwen2.5-7B-Instruct" in child._command(1234)
+    assert "1234" in child._command(1234)
     assert "512" in engine("vllm:m?context=512")._command(1234)
 
 
@@ -82,7 +82,7 @@ def test_scripted(tmp_path: Path) -> None:
     for i, text in enumerate(['{"role": "x"}', "[1]", "{", '{"replies": 5}']):
         broken = tmp_path / f"{i}.jsonl"
         broken.write_text(text)
-        with pytest.raises(SpecError, match="no rule"):
+        with pytest.raises(SpecError, match="not a rule"):
             load_model(f"scripted:{broken}")
 
 
@@ -108,7 +108,7 @@ async def test_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
         "langchain:": "langchain:",
         "langchain:my_models:Mine?size=big": "size",
         "langchain:my_models:NeedsKey": "set MY_KEY",
-        "langchain:my_models:nothing": "no LangChain chat model",
+        "langchain:my_models:nothing": "not a LangChain chat model",
     }.items():
         with pytest.raises(SpecError, match=complaint) as caught:
             load_model(spec)
@@ -117,15 +117,15 @@ async def test_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("spec", ["gpt-4", "ollama:llama3", "/models/my.gguf", "vllm:", "transformers", "http//x/v1"])
 def test_an_unknown_form_lists_the_forms(spec: str) -> None:
-    with pytest.raises(SpecError, match="no model spec") as caught:
+    with pytest.raises(SpecError, match="not a model spec") as caught:
         load_model(spec)
     for form in ("embedded", "http://host:port/v1", "vllm:MODEL", "transformers:", "scripted:FILE", "langchain:MODULE"):
         assert form in str(caught.value)
 
 
 @pytest.mark.parametrize("spec", ["http://", "http:///v1", "https:one", "http://a/v1,ftp://b/v1", "http://a/v1,"])
-def test_a_url_that_is_none(spec: str) -> None:
-    with pytest.raises(SpecError, match="is no URL"):
+def test_an_invalid_url(spec: str) -> None:
+    with pytest.raises(SpecError, match="is not a server URL"):
         load_model(spec)
 
 
@@ -139,7 +139,7 @@ def test_keys_in_a_url_are_refused(spec: str) -> None:
 
 
 def test_keys_in_options_are_refused() -> None:
-    with pytest.raises(SpecError, match="no sampling setting 'api_key'") as caught:
+    with pytest.raises(SpecError, match="unknown sampling setting 'api_key'") as caught:
         load_model("http://one/v1?api_key=secret")
     assert "secret" not in str(caught.value)
 
@@ -150,18 +150,18 @@ def test_keys_in_options_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ("heat=1", "no sampling setting 'heat'; there are temperature, top_p"),
-        ("temperature=hot", "temperature=hot: a number is needed"),
-        ("temperature=", "temperature=: a number is needed"),
-        ("temperature", "temperature=: a number is needed"),
+        ("heat=1", "unknown sampling setting 'heat'; use one of temperature, top_p"),
+        ("temperature=hot", "temperature=hot: must be a number"),
+        ("temperature=", "temperature=: must be a number"),
+        ("temperature", "temperature=: must be a number"),
         ("temperature=3", "temperature=3: must be from 0 to 2"),
         ("temperature=-0.1", "must be from 0 to 2"),
         ("temperature=nan", "must be from 0 to 2"),
         ("top_p=inf", "must be from 0 to 1"),
         ("max_tokens=0", "must be from 1"),
-        ("max_tokens=1.5", "a number is needed"),
+        ("max_tokens=1.5", "must be a number"),
         ("seed=-1", "must be from 0"),
-        ("timeout=soon", "whole number"),
+        ("timeout=soon", "must be an integer"),
         ("timeout=0", "timeout=0: .*at least 1"),
         ("slots=2", "no option 'slots'"),
         ("context=2", "no option 'context'"),
@@ -189,8 +189,8 @@ def test_settings_of_a_role_are_checked_too(value: Any) -> None:
 
 
 def test_settings_get_their_types() -> None:
-    given = {"temperature": "0.5", "max_tokens": "7", "stop": "END", "top_k": 3}
-    assert check(given) == {"temperature": 0.5, "max_tokens": 7, "stop": ["END"], "top_k": 3}
+    settings = {"temperature": "0.5", "max_tokens": "7", "stop": "END", "top_k": 3}
+    assert check(settings) == {"temperature": 0.5, "max_tokens": 7, "stop": ["END"], "top_k": 3}
     assert check({"stop": ("a", "b")}) == {"stop": ["a", "b"]}
 
 
@@ -247,7 +247,7 @@ async def test_the_limit_holds_over_specs(server: FakeServer) -> None:
 
 @pytest.fixture
 def studio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this process were the LangGraph server."""
+    """Makes this process look like the LangGraph server."""
     monkeypatch.setitem(sys.modules, "langgraph_api", types.ModuleType("langgraph_api"))
     monkeypatch.delenv("AGENTSYS_ENDPOINTS", raising=False)
 
@@ -276,13 +276,13 @@ REFUSED = [
 @pytest.mark.parametrize("spec", REFUSED)
 @pytest.mark.parametrize("as_default", [False, True], ids=["given", "inherited"])
 def test_studio_refuses(studio: None, monkeypatch: pytest.MonkeyPatch, spec: str, as_default: bool) -> None:
-    monkeypatch.setattr("agentsys.models.spec._load", lambda *given: pytest.fail("something was loaded"))
+    monkeypatch.setattr("agentsys.models.spec._load", lambda *arguments: pytest.fail("something was loaded"))
     with pytest.raises(SpecError, match=r"^in Studio, "):
         load_model("?temperature=0" if as_default else spec, default=spec if as_default else "embedded")
 
 
-def test_studio_accepts_catalogue_names(studio: None) -> None:
-    for spec in ("embedded", "embedded?temperature=0.1", "", *(f"embedded:{name}" for name in CATALOGUE)):
+def test_studio_accepts_catalog_names(studio: None) -> None:
+    for spec in ("embedded", "embedded?temperature=0.1", "", *(f"embedded:{name}" for name in CATALOG)):
         assert isinstance(load_model(spec).engine, EmbeddedEngine)
 
 
@@ -308,16 +308,16 @@ def test_studio_accepts_allowed_urls(studio: None, monkeypatch: pytest.MonkeyPat
             load_model(spec)
 
 
-def test_outside_of_studio_everything_goes() -> None:
+def test_outside_studio_every_spec_is_allowed() -> None:
     assert "langgraph_api" not in sys.modules
     for spec in ("http://169.254.169.254/v1", "vllm:x", "embedded:x.gguf"):
         load_model(spec)
 
 
-# An embedded engine that is not there
+# Engines that cannot start
 
 
-async def test_without_the_engine_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_engine_names_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     weights = tmp_path / "some.gguf"
     weights.write_bytes(b"GGUF")
@@ -325,14 +325,14 @@ async def test_without_the_engine_it_says_what_to_install(tmp_path: Path, monkey
         await load_model(f"embedded:{weights}").ainvoke("hi")
 
 
-async def test_without_the_weights_it_says_what_to_do(tmp_path: Path) -> None:
+async def test_missing_weights_name_the_fix(tmp_path: Path) -> None:
     with pytest.raises(EndpointDown, match=r"give an existing \.gguf file or a name"):
         await load_model(f"embedded:{tmp_path}/none.gguf").ainvoke("hi")
-    with pytest.raises(SpecError, match=r"embedded:nobody: the catalogue has qwen2.5-coder-1.5b"):
+    with pytest.raises(SpecError, match=r"embedded:nobody: not in the catalog; use qwen2.5-coder-1.5b"):
         load_model("embedded:nobody")
 
 
-async def test_a_child_that_cannot_start_shows_the_end_of_its_log(
+async def test_a_child_that_cannot_start_shows_the_last_error_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python"

@@ -1,4 +1,4 @@
-"""The weights catalogue: joined from small distributions that importlib.metadata really finds, cached, never half."""
+"""The weights catalog: files joined from small real distributions, cached, and never incomplete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from agentsys.models import weights
-from agentsys.models.weights import CATALOGUE, DEFAULT, Weights, WeightsError, find
+from agentsys.models.weights import CATALOG, DEFAULT, Weights, WeightsError, find
 from agentsys.paths import cache_folder
 from tests.support.paths import ROOT
 
@@ -58,7 +58,7 @@ def entry(whole: bytes, packages: int) -> Weights:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder and no hub; returns the folder of the weights."""
+    """An empty cache folder and no hub; the value is the folder of the weights."""
     monkeypatch.setenv("AGENTSYS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     return tmp_path / "cache" / "weights"
@@ -66,31 +66,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on sys.path with the 22 packages of the catalogue's only entry."""
+    """A folder on sys.path with the 22 packages of the catalog's only entry."""
     folder = tmp_path / "site"
     for i, content in enumerate(PARTS, start=1):
         distribution(folder, f"tiny-part{i}", content)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(weights, "CATALOGUE", {NAME: entry(WHOLE, 22)})
+    monkeypatch.setattr(weights, "CATALOG", {NAME: entry(WHOLE, 22)})
     return folder
 
 
 @pytest.fixture
 def hashes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one with every SHA-256 that is begun."""
-    begun: list[int] = []
+    """Grows by one with every new SHA-256 object."""
+    hashes: list[int] = []
     real = hashlib.sha256
 
     def counting() -> object:
-        begun.append(1)
+        hashes.append(1)
         return real()
 
     monkeypatch.setattr(weights, "hashlib", SimpleNamespace(sha256=counting))
-    return begun
+    return hashes
 
 
-def left_in(folder: Path) -> set[str]:
-    """What is in the folder apart from the lock, which filelock may or may not remove."""
+def files_in(folder: Path) -> set[str]:
+    """Return the names in the folder except the lock, which filelock may or may not remove."""
     return {path.name for path in folder.iterdir()} - {f"{FILE}.lock"}
 
 
@@ -98,33 +98,33 @@ def test_parts_are_joined_in_numeric_order(site: Path, cache: Path) -> None:
     path = find(NAME)
     assert path == cache / FILE
     assert path.read_bytes() == WHOLE
-    assert left_in(cache) == {FILE, f"{FILE}.sha256"}
+    assert files_in(cache) == {FILE, f"{FILE}.sha256"}
     assert not [module for module in sys.modules if module.startswith("tiny_part")]
 
 
 def test_a_package_may_hold_the_whole_file(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path / "site", "tiny-part1", WHOLE, FILE)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr(weights, "CATALOGUE", {NAME: entry(WHOLE, 1)})
+    monkeypatch.setattr(weights, "CATALOG", {NAME: entry(WHOLE, 1)})
     assert find(NAME).read_bytes() == WHOLE
 
 
 @pytest.mark.parametrize("content", [b"x" * len(PARTS[6]), PARTS[6][:-1]], ids=["changed", "short"])
 def test_a_wrong_checksum_leaves_nothing_and_names_both_digests(site: Path, cache: Path, content: bytes) -> None:
     (site / "tiny_part7" / "data" / "part.bin").write_bytes(content)
-    found = hashlib.sha256(b"".join([*PARTS[:6], content, *PARTS[7:]])).hexdigest()
+    actual_digest = hashlib.sha256(b"".join([*PARTS[:6], content, *PARTS[7:]])).hexdigest()
     with pytest.raises(WeightsError) as caught:
         find(NAME)
     message = str(caught.value)
-    assert entry(WHOLE, 22).sha256 in message and found in message
+    assert entry(WHOLE, 22).sha256 in message and actual_digest in message
     assert "pip install --force-reinstall 'agentsys[tiny]'" in message and "\n" not in message
-    assert left_in(cache) == set()
+    assert files_in(cache) == set()
 
 
-@pytest.mark.parametrize("gone", ["the package", "its data file"])
-def test_a_missing_part_is_named_with_the_fix(site: Path, cache: Path, gone: str) -> None:
+@pytest.mark.parametrize("missing", ["the package", "its data file"])
+def test_a_missing_part_is_named_with_the_fix(site: Path, cache: Path, missing: str) -> None:
     (site / "tiny_part7" / "data" / "part.bin").unlink()
-    if gone == "the package":
+    if missing == "the package":
         for file in (site / "tiny_part7-1.0.dist-info").iterdir():
             file.unlink()
         (site / "tiny_part7-1.0.dist-info").rmdir()
@@ -133,13 +133,13 @@ def test_a_missing_part_is_named_with_the_fix(site: Path, cache: Path, gone: str
     message = str(caught.value)
     assert "package tiny-part7 is missing (1 of 22 are)" in message
     assert "pip install 'agentsys[tiny]'" in message and "agentsys[hub]" in message and "\n" not in message
-    assert left_in(cache) == set()
+    assert files_in(cache) == set()
 
 
 def test_a_cached_file_is_reused_without_hashing(site: Path, hashes: list[int]) -> None:
     first = find(NAME)
     assert len(hashes) == 1
-    (site / "tiny_part7" / "data" / "part.bin").unlink()  # the sources are not looked at either
+    (site / "tiny_part7" / "data" / "part.bin").unlink()  # the sources are not read either
     assert find(NAME) == first
     assert len(hashes) == 1
 
@@ -155,11 +155,11 @@ def test_a_touched_file_is_hashed_once_more_and_kept(site: Path, hashes: list[in
 
 
 @pytest.mark.parametrize("damaged", [WHOLE[:-1], b"x" + WHOLE[1:]], ids=["size", "mtime"])
-def test_a_damaged_cached_file_is_made_again(site: Path, damaged: bytes) -> None:
+def test_a_damaged_cached_file_is_replaced(site: Path, damaged: bytes) -> None:
     path = find(NAME)
     before = path.stat()
     path.write_bytes(damaged)
-    if len(damaged) != len(WHOLE):  # the size alone must give it away
+    if len(damaged) != len(WHOLE):  # the size alone must show it
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     else:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
@@ -176,7 +176,7 @@ def test_a_torn_stamp_means_hashing_again(site: Path, cache: Path, hashes: list[
 def test_a_file_put_into_the_cache_by_hand_is_checked_and_used(
     cache: Path, hashes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "CATALOGUE", {NAME: entry(WHOLE, 22)})
+    monkeypatch.setattr(weights, "CATALOG", {NAME: entry(WHOLE, 22)})
     cache.mkdir(parents=True)
     (cache / FILE).write_bytes(WHOLE)
     assert find(NAME) == cache / FILE
@@ -184,22 +184,22 @@ def test_a_file_put_into_the_cache_by_hand_is_checked_and_used(
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, file: Path) -> list[tuple[str, str]]:
-    asked: list[tuple[str, str]] = []
+    downloads: list[tuple[str, str]] = []
 
     def hf_hub_download(repo_id: str, filename: str) -> str:
-        asked.append((repo_id, filename))
+        downloads.append((repo_id, filename))
         if not file.exists():
             raise ConnectionError("no route\nto the hub")
         return str(file)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=hf_hub_download))
-    return asked
+    return downloads
 
 
-def test_the_hub_is_asked_last_and_checked_too(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "CATALOGUE", {NAME: entry(WHOLE, 22)})
+def test_the_hub_comes_last_and_is_verified_too(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "CATALOG", {NAME: entry(WHOLE, 22)})
     file = tmp_path / "downloaded"
-    asked = fake_hub(monkeypatch, file)
+    downloads = fake_hub(monkeypatch, file)
     with pytest.raises(WeightsError, match=r"someone/tiny-GGUF.*no route to the hub.*agentsys"):
         find(NAME)
     file.write_bytes(WHOLE[::-1])
@@ -207,15 +207,15 @@ def test_the_hub_is_asked_last_and_checked_too(cache: Path, tmp_path: Path, monk
         find(NAME)
     file.write_bytes(WHOLE)
     assert find(NAME).read_bytes() == WHOLE
-    assert asked == [("someone/tiny-GGUF", FILE)] * 3
+    assert downloads == [("someone/tiny-GGUF", FILE)] * 3
     find(NAME)
-    assert len(asked) == 3
+    assert len(downloads) == 3
 
 
 def test_packages_come_before_the_hub(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fake_hub(monkeypatch, tmp_path / "none")
+    downloads = fake_hub(monkeypatch, tmp_path / "none")
     find(NAME)
-    assert asked == []
+    assert downloads == []
 
 
 def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
     code = (
         "from dataclasses import replace\n"
         "from agentsys.models import weights\n"
-        "weights.CATALOGUE['x'] = replace(weights.CATALOGUE[weights.DEFAULT], name='x', packages=('tiny-part1',))\n"
+        "weights.CATALOG['x'] = replace(weights.CATALOG[weights.DEFAULT], name='x', packages=('tiny-part1',))\n"
         "try:\n    weights.find('x')\nexcept weights.WeightsError as error:\n    print(error)\n"
     )
     env = os.environ | {"AGENTSYS_CACHE": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
@@ -232,7 +232,7 @@ def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
     assert "HF_HUB_OFFLINE" in ran.stdout and "pip install 'agentsys[weights]'" in ran.stdout
 
 
-def test_progress_is_one_line_where_stderr_is_no_terminal(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_one_line_if_stderr_is_not_a_terminal(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = find(NAME)
     assert capfd.readouterr() == ("", "joining tiny: 2.4 kB\n")
     path.unlink()
@@ -240,14 +240,14 @@ def test_progress_is_one_line_where_stderr_is_no_terminal(site: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_unknown_name_lists_the_catalogue() -> None:
+def test_an_unknown_name_lists_the_catalog() -> None:
     with pytest.raises(WeightsError) as caught:
         find("qwen3")
     assert "'qwen3'" in str(caught.value)
-    assert all(name in str(caught.value) for name in CATALOGUE)
+    assert all(name in str(caught.value) for name in CATALOG)
 
 
-def test_a_gguf_path_is_taken_as_it_is_or_missed_by_name(tmp_path: Path) -> None:
+def test_a_gguf_path_is_used_as_it_is_or_reported_missing(tmp_path: Path) -> None:
     file = tmp_path / "own.gguf"
     with pytest.raises(WeightsError, match=r"no such weights file: .*own\.gguf"):
         find(str(file))
@@ -273,24 +273,24 @@ def test_a_read_only_folder_names_the_variable(site: Path, cache: Path) -> None:
     cache.chmod(0o700)
 
 
-def test_too_little_room_is_said_before_writing(site: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_before_writing(site: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(WeightsError, match=f"{len(WHOLE)} bytes needed, 1000 bytes free.*AGENTSYS_CACHE"):
         find(NAME)
-    assert left_in(cache) == set()
+    assert files_in(cache) == set()
 
 
-def test_a_disk_that_fills_up_on_the_way_leaves_no_temporary_file(
+def test_a_disk_that_fills_up_during_writing_leaves_no_temporary_file(
     site: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
-        assert left_in(cache) == {f"{FILE}.part"}
+        assert files_in(cache) == {f"{FILE}.part"}
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightsError, match=f"No space left on device.*{len(WHOLE)} bytes needed, .* bytes free"):
         find(NAME)
-    assert left_in(cache) == set()
+    assert files_in(cache) == set()
 
 
 BIG = [b"a" * 100_000, b"b" * 1000]
@@ -298,7 +298,7 @@ CHILD = f"""
 import sys
 from agentsys.models import weights
 sys.path.insert(0, sys.argv[1])
-weights.CATALOGUE = {{"tiny": weights.{entry(b"".join(BIG), 2)!r}}}
+weights.CATALOG = {{"tiny": weights.{entry(b"".join(BIG), 2)!r}}}
 print("started", flush=True)
 print(weights.find("tiny"))
 """
@@ -307,26 +307,26 @@ print(weights.find("tiny"))
 @pytest.fixture
 def start(tmp_path: Path, cache: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts a process that joins the two packages of BIG; none outlives the test."""
-    started: list[subprocess.Popen[str]] = []
+    processes: list[subprocess.Popen[str]] = []
 
     def run() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CHILD, str(tmp_path / "site")]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(process)
+        processes.append(process)
         assert process.stdout and process.stdout.readline() == "started\n"
         return process
 
     yield run
-    for process in started:
+    for process in processes:
         process.kill()
         process.communicate()
 
 
 @pytest.fixture
 def pipe(tmp_path: Path, cache: Path) -> Path:
-    """Two packages, the second of which is a named pipe: a process that joins them stops there until it is fed."""
+    """Two packages, the second of which is a named pipe: a process that joins them blocks until data is written."""
     if not hasattr(os, "mkfifo"):
-        pytest.skip("no named pipes here")
+        pytest.skip("this system has no named pipes")
     distribution(tmp_path / "site", "tiny-part1", BIG[0])
     file = distribution(tmp_path / "site", "tiny-part2", BIG[1])
     file.unlink()
@@ -354,31 +354,31 @@ def test_kill_in_the_middle_then_a_clean_run(
     out, err = start().communicate()
     assert out == f"{cache / FILE}\n", err
     assert (cache / FILE).read_bytes() == b"".join(BIG)
-    assert left_in(cache) == {FILE, f"{FILE}.sha256"}
+    assert files_in(cache) == {FILE, f"{FILE}.sha256"}
 
 
 def test_two_processes_at_once_join_once(pipe: Path, cache: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
     both = [start(), start()]
     wait_for_first_part(cache)
-    time.sleep(0.3)  # lets the second one come to the lock, or without a lock into the first one's way
-    pipe.write_bytes(BIG[1])  # feeds one reader: a second join would wait for ever or see half of it
+    time.sleep(0.3)  # time for the second process to reach the lock
+    pipe.write_bytes(BIG[1])  # feeds one reader: a second join would wait forever or read a part
     done = [process.communicate() for process in both]
     assert [out for out, _ in done] == [f"{cache / FILE}\n"] * 2, done
     assert "".join(err for _, err in done).count("joining") == 1
     assert (cache / FILE).read_bytes() == b"".join(BIG)
 
 
-def test_the_catalogue_agrees_with_the_extras() -> None:
-    assert DEFAULT in CATALOGUE
-    assert [len(CATALOGUE[f"qwen2.5-coder-{size}"].packages) for size in ("1.5b", "0.5b")] == [22, 6]
+def test_the_catalog_agrees_with_the_extras() -> None:
+    assert DEFAULT in CATALOG
+    assert [len(CATALOG[f"qwen2.5-coder-{size}"].packages) for size in ("1.5b", "0.5b")] == [22, 6]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, name in (("weights", "qwen2.5-coder-1.5b"), ("weights-small", "qwen2.5-coder-0.5b")):
-        assert tuple(pin.split("==")[0] for pin in extras[extra]) == CATALOGUE[name].packages
-        assert CATALOGUE[name].install == f"'agentsys[{extra}]'"
-    for name, known in CATALOGUE.items():
-        assert name == known.name
-        assert len(known.sha256) == 64 and set(known.sha256) <= set("0123456789abcdef")
-        assert known.file.endswith(".gguf") and known.size > 0 and known.hub.count("/") == 1
+        assert tuple(pin.split("==")[0] for pin in extras[extra]) == CATALOG[name].packages
+        assert CATALOG[name].install == f"'agentsys[{extra}]'"
+    for name, listed in CATALOG.items():
+        assert name == listed.name
+        assert len(listed.sha256) == 64 and set(listed.sha256) <= set("0123456789abcdef")
+        assert listed.file.endswith(".gguf") and listed.size > 0 and listed.hub.count("/") == 1
 
 
 def test_the_cache_folder_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -389,11 +389,11 @@ def test_the_cache_folder_is_the_users_unless_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_real_half_billion_weights() -> None:
-    """Uses the user's own cache on purpose: half a gigabyte is joined once, not at every run of the tests."""
-    known = CATALOGUE["qwen2.5-coder-0.5b"]
+    """Uses the user's cache on purpose: half a gigabyte is joined once, not at every run of the tests."""
+    listed = CATALOG["qwen2.5-coder-0.5b"]
     try:
-        metadata.distribution(known.packages[0])
+        metadata.distribution(listed.packages[0])
     except metadata.PackageNotFoundError:
-        pytest.skip(f"pip install {known.install}")
-    with find(known.name).open("rb") as file:
-        assert hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+        pytest.skip(f"pip install {listed.install}")
+    with find(listed.name).open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == listed.sha256
