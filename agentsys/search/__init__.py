@@ -1,4 +1,4 @@
-"""Tree search in plain asyncio: nodes, and searches over a problem that expands them."""
+"""Tree search in asyncio: best-first, exhaustive and Monte Carlo search over problems whose steps are model calls."""
 
 from __future__ import annotations
 

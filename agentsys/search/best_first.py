@@ -1,6 +1,6 @@
-"""Best-first search and whole trees over a problem whose steps are calls of models.
+"""Best-first and exhaustive search over a problem whose steps are model calls.
 
-Both give the same tree for the same replies, however fast each reply comes.
+For the same replies both give the same tree, however long each reply takes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ S = TypeVar("S")
 
 
 class Child(NamedTuple):
-    """A step from a node: the state after it, its cost (at least 0), and what the trace records of it.
+    """A step from a node: the state it leads to, its cost (at least 0), and `step`, the JSON that the trace records.
 
-    A step whose call failed has `error`, and its branch ends there. `prior` is for rules that ask how likely it was.
+    A step whose call failed has `error`, which ends its branch. `prior` is the probability P that PUCT uses.
     """
 
     state: Any
@@ -31,24 +31,24 @@ class Child(NamedTuple):
 
 
 class Problem(Protocol[S]):
-    """What is searched."""
+    """The problem that a search solves."""
 
     async def expand(self, node: Node[S]) -> Sequence[Child]:
-        """The steps from a node, in a fixed order; none if it is an end. May raise ModelError: the branch ends."""
+        """Return the steps from a node in a fixed order, none for a leaf. A ModelError ends the branch."""
         ...
 
     def is_goal(self, node: Node[S]) -> bool:
-        """Whether an end is right. Asked after `expand` gave no step."""
+        """Whether a leaf is a goal. Called after `expand` has returned no steps."""
         ...
 
 
 async def best_first(root: Node[S], problem: Problem[S], *, parallel: int = 1) -> Node[S] | None:
-    """Uniform-cost search: the goal of least cost, or None. Of goals with equal cost the first in `Node.order`.
+    """Uniform-cost search: return the goal with the lowest cost, or None. Ties go to the first in `Node.order`.
 
-    Nodes are expanded in that order, `parallel` of them together: expansion i is chosen when expansions 1 .. i - parallel
-    have ended, in order, so that the tree does not depend on timing. With parallel = 1 every node is tested when it is
-    popped (Dijkstra 1959); above, a few nodes may be expanded that a sequential search would not have reached. Nodes
-    that could not beat the goal stay "open".
+    Nodes are expanded in that order, up to `parallel` at a time: expansion i is chosen when expansions
+    1 .. i - parallel have finished, in order, so that the tree does not depend on timing. With parallel = 1 every node
+    is tested when it is popped (Dijkstra 1959); with more, a few nodes may be expanded that a sequential search would
+    not reach. Nodes that cannot beat the goal stay "open".
     """
     frontier: list[tuple[Any, Node[S]]] = [(root.order, root)]
     running: deque[tuple[Node[S], asyncio.Task[None]]] = deque()
@@ -74,18 +74,18 @@ async def best_first(root: Node[S], problem: Problem[S], *, parallel: int = 1) -
 
 
 async def exhaustive(root: Node[S], problem: Problem[S]) -> list[Node[S]]:
-    """Expand every node, branches at once; the goals in `Node.order`. The problem bounds the depth."""
-    await _grow(root, problem)
+    """Expand every node, all branches in parallel; return the goals in `Node.order`. The problem limits the depth."""
+    await _expand_subtree(root, problem)
     return sorted((node for node in walk(root) if node.outcome == "goal"), key=lambda node: node.order)
 
 
-async def _grow(node: Node[S], problem: Problem[S]) -> None:
+async def _expand_subtree(node: Node[S], problem: Problem[S]) -> None:
     await _expand(node, problem)
-    await settled(*(_grow(child, problem) for child in node.children if child.outcome == "open"))
+    await settled(*(_expand_subtree(child, problem) for child in node.children if child.outcome == "open"))
 
 
 async def _expand(node: Node[S], problem: Problem[S]) -> None:
-    """Give a node its children and its outcome. A call that failed for good ends its branch only."""
+    """Set a node's children and outcome. A failed call ends only its branch."""
     try:
         steps = await problem.expand(node)
     except EndpointDown:

@@ -1,12 +1,12 @@
-"""Monte Carlo tree search over a problem whose steps are calls of models, many simulations of one tree under way at once.
+"""Monte Carlo tree search over a problem whose steps are model calls, with several simulations of a tree in parallel.
 
-A simulation selects a leaf s_L by a rule, expands it (its children are evaluated right away), and backs up the leaf's
-value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean of what was found
-below s. Until its first visit a child is worth its own evaluation V. A terminal leaf is backed up at every visit.
+A simulation selects a leaf s_L by a rule, expands it (its children are evaluated immediately), and backs up the leaf's
+value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean value below s. Before
+its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit.
 
-While simulations are under way, each node on their paths counts one more visit with the value `virtual_loss` for each of
-them, which keeps them apart (Chaslot et al. 2008). Simulation i is selected when simulations 1 .. i - W have been backed up,
-and they are backed up in order: the same replies give the same nodes and counts, however fast each comes.
+A simulation in progress counts as one more visit with the value `virtual_loss` at every node on its path, which keeps
+parallel simulations apart (Chaslot et al. 2008). Simulation i is selected when simulations 1 .. i - W have been backed
+up, and they are backed up in order: the same replies give the same tree and counts, however long each reply takes.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ S = TypeVar("S")
 
 
 class MCTSProblem(Protocol[S]):
-    """What is searched."""
+    """The problem that MCTS solves."""
 
     async def expand(self, node: Node[S], n: int) -> Sequence[Child]:
-        """At most n steps from a node. May raise ModelError: the branch ends."""
+        """Return at most n steps from a node. A ModelError ends the branch."""
         ...
 
     async def evaluate(self, nodes: Sequence[Node[S]]) -> Sequence[float | ModelError]:
-        """V of each of these siblings, or why it has none: that branch ends."""
+        """Return V of each of these siblings, or a ModelError, which ends its branch."""
         ...
 
     def is_terminal(self, node: Node[S]) -> bool:
-        """Whether nothing comes after a node."""
+        """Whether no step can follow a node."""
         ...
 
 
 class SelectionRule(Protocol):
-    """How attractive a child is; the search goes to the greatest, of equals to the first."""
+    """Scores the children of a node; the search follows the highest score, the first of equal ones."""
 
     def __call__(self, parent_visits: int, child_visits: int, value: float, prior: float) -> float:
-        """The score of a child with Q or V `value`; visits include those under way."""
+        """Return the score of a child whose Q or V is `value`; visits include simulations in progress."""
         ...
 
 
@@ -54,7 +54,7 @@ class SelectionRule(Protocol):
 class UCB:
     """LongDPO's rule: v_i + alpha sqrt(2 ln(N_i / (1 + n_i))), N_i visits of the parent, n_i of the child.
 
-    Where N_i < 1 + n_i the root is of a negative number: the bonus is 0. The paper does not tell its alpha.
+    If N_i < 1 + n_i, the square root is undefined and the bonus is 0. The paper does not report its alpha.
     """
 
     alpha: float = 0.5
@@ -80,7 +80,7 @@ class PUCT:
 
 @dataclass(frozen=True, slots=True)
 class UCT:
-    """Q + c sqrt(ln N / n) (Kocsis and Szepesvari 2006); a child that was never visited comes first."""
+    """Q + c sqrt(ln N / n) (Kocsis and Szepesvari 2006); unvisited children come first."""
 
     c: float = 1.414
 
@@ -93,10 +93,10 @@ class UCT:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a search ends. `tokens` counts what the steps of expanded nodes say of themselves (`step["tokens"]`), a step
-    with `copies` so many times.
+    """Limits of a search: simulations, children per node (`width`), depth, tokens and seconds.
 
-    A limit on `seconds` makes the tree depend on timing; the others do not.
+    `tokens` limits the sum of `step["tokens"]` over all steps, each counted `step["copies"]` times. A limit on `seconds`
+    makes the tree depend on timing; the others do not.
     """
 
     simulations: int = 16
@@ -106,19 +106,19 @@ class Limits:
     seconds: float | None = None
 
 
-class _Grown(NamedTuple):
+class _EvaluatedStep(NamedTuple):
     step: Child
     value: float | ModelError
 
 
-class _Descent(NamedTuple):
+class _Simulation(NamedTuple):
     path: list[Node[Any]]
-    expansion: asyncio.Task[list[_Grown]] | None
-    """None if the leaf is an end, or another simulation under way expands it."""
+    expansion: asyncio.Task[list[_EvaluatedStep]] | None
+    """None if the leaf is terminal, or another simulation in progress expands it."""
 
 
 class MCTS:
-    """A search with its limits. Nodes hold all that it knows, so `run` goes on where it was, or searches a subtree."""
+    """A search with its limits. All its state is in the nodes, so `run` can continue a search or start at any node."""
 
     def __init__(
         self,
@@ -129,39 +129,39 @@ class MCTS:
         parallel: int = 1,
         virtual_loss: float = 0.0,
     ) -> None:
-        """`parallel` is W; `virtual_loss` the value that a simulation under way is taken to have: the scale's lowest."""
+        """`parallel` is W; `virtual_loss` is the assumed value of a simulation in progress: the lowest possible V."""
         self.problem, self.rule, self.limits = problem, rule, limits
         self.parallel, self.virtual_loss = parallel, virtual_loss
         self.tokens = 0
         self._expanding: set[Node[Any]] = set()
 
     async def run(self, root: Node[Any]) -> None:
-        """Expand the root if it has no children, then descend until a limit is reached."""
-        began = time.monotonic()
-        left = self.limits.simulations
-        running: deque[_Descent] = deque()
-        if root.outcome == "open" and not self._is_end(root):
-            self._grow(root, await self._outcome(asyncio.create_task(self._expand(root))))
+        """Expand the root if it has no children, then run simulations until a limit is reached."""
+        started = time.monotonic()
+        remaining = self.limits.simulations
+        running: deque[_Simulation] = deque()
+        if root.outcome == "open" and not self._is_leaf(root):
+            self._add_children(root, await self._result_of(asyncio.create_task(self._expand(root))))
         try:
             while True:
-                while left and len(running) < self.parallel and not self._spent(began):
-                    running.append(self._descend(root))
-                    left -= 1
+                while remaining and len(running) < self.parallel and not self._limit_reached(started):
+                    running.append(self._start_simulation(root))
+                    remaining -= 1
                 if not running:
                     return
                 await self._finish(running[0])
                 running.popleft()
         finally:
-            await self._give_up(running)
+            await self._cancel(running)
 
-    def _spent(self, began: float) -> bool:
-        """Whether the tokens or the time are used up."""
+    def _limit_reached(self, started: float) -> bool:
+        """Whether the limit on tokens or on seconds is reached."""
         limits = self.limits
-        late = limits.seconds is not None and time.monotonic() - began >= limits.seconds
-        return late or (limits.tokens is not None and self.tokens >= limits.tokens)
+        timed_out = limits.seconds is not None and time.monotonic() - started >= limits.seconds
+        return timed_out or (limits.tokens is not None and self.tokens >= limits.tokens)
 
-    def _descend(self, root: Node[Any]) -> _Descent:
-        """Select a leaf and begin its expansion."""
+    def _start_simulation(self, root: Node[Any]) -> _Simulation:
+        """Select a leaf, add the virtual loss to its path and start its expansion."""
         path = [root]
         while live := [child for child in path[-1].children if not child.dead]:
             parent = path[-1]
@@ -169,29 +169,32 @@ class MCTS:
         for node in path:
             node.in_progress += 1
         leaf = path[-1]
-        if leaf.outcome != "open" or leaf in self._expanding or self._is_end(leaf):
-            return _Descent(path, None)
+        if leaf.outcome != "open" or leaf in self._expanding or self._is_leaf(leaf):
+            return _Simulation(path, None)
         self._expanding.add(leaf)
-        return _Descent(path, asyncio.create_task(self._expand(leaf)))
+        return _Simulation(path, asyncio.create_task(self._expand(leaf)))
 
     def _score(self, parent: Node[Any], child: Node[Any]) -> float:
         visits = child.visits + child.in_progress
         value = (child.total + child.in_progress * self.virtual_loss) / visits if visits else child.value
         return self.rule(parent.visits + parent.in_progress, visits, value, child.prior)
 
-    def _is_end(self, node: Node[Any]) -> bool:
+    def _is_leaf(self, node: Node[Any]) -> bool:
         return node.depth >= self.limits.depth or self.problem.is_terminal(node)
 
-    async def _expand(self, node: Node[Any]) -> list[_Grown]:
-        """The steps from a node with their values. They join the tree when it is this simulation's turn."""
-        steps = _merged(await self.problem.expand(node, self.limits.width))
-        aside = Node(node.id, node.state, node.parent, node.cost)
-        children = [aside.add(step.state, step.cost, step.step) for step in steps]
-        sound = [child for child, step in zip(children, steps, strict=True) if step.error is None]
-        values = iter(await self.problem.evaluate(sound) if sound else ())
-        return [_Grown(step, step.error or next(values)) for step in steps]
+    async def _expand(self, node: Node[Any]) -> list[_EvaluatedStep]:
+        """Return the steps from a node with their values. `_finish` adds them to the tree, in order."""
+        steps = _merge_equal_steps(await self.problem.expand(node, self.limits.width))
+        copy = Node(node.id, node.state, node.parent, node.cost)
+        children = [copy.add(step.state, step.cost, step.step) for step in steps]
+        valid = [child for child, step in zip(children, steps, strict=True) if step.error is None]
+        values = iter(await self.problem.evaluate(valid) if valid else ())
+        return [_EvaluatedStep(step, step.error or next(values)) for step in steps]
 
-    async def _outcome(self, expansion: asyncio.Task[list[_Grown]] | None) -> list[_Grown] | ModelError:
+    async def _result_of(
+        self, expansion: asyncio.Task[list[_EvaluatedStep]] | None
+    ) -> list[_EvaluatedStep] | ModelError:
+        """Await an expansion; a ModelError is its result, other exceptions are raised."""
         try:
             return await expansion if expansion else []
         except EndpointDown:
@@ -199,26 +202,26 @@ class MCTS:
         except ModelError as err:
             return err
 
-    async def _finish(self, simulation: _Descent) -> None:
-        """Give the leaf its children, back its value up and take the virtual loss away."""
+    async def _finish(self, simulation: _Simulation) -> None:
+        """Add the children of the leaf, back up its value and remove the virtual loss."""
         leaf = simulation.path[-1]
-        grown = await self._outcome(simulation.expansion)
+        result = await self._result_of(simulation.expansion)
         if simulation.expansion:
             self._expanding.discard(leaf)
-            self._grow(leaf, grown)
+            self._add_children(leaf, result)
         elif leaf.outcome == "open" and self.problem.is_terminal(leaf):
-            leaf.outcome = "end"  # one at the depth limit stays open: a deeper search may go on from it
+            leaf.outcome = "end"  # a leaf at the depth limit stays open: a deeper search may continue there
         for node in simulation.path:
             node.in_progress -= 1
             node.visits += 1
             node.total += leaf.value
 
-    def _grow(self, node: Node[Any], grown: list[_Grown] | ModelError) -> None:
-        if isinstance(grown, ModelError):
-            node.outcome, node.error = "failed", str(grown)
+    def _add_children(self, node: Node[Any], result: list[_EvaluatedStep] | ModelError) -> None:
+        if isinstance(result, ModelError):
+            node.outcome, node.error = "failed", str(result)
             return
-        node.outcome = "expanded" if grown else "end"
-        for step, value in grown:
+        node.outcome = "expanded" if result else "end"
+        for step, value in result:
             child = node.add(step.state, step.cost, step.step)
             child.prior = step.prior
             self.tokens += int(child.step.get("tokens", 0)) * int(child.step.get("copies", 1))
@@ -227,28 +230,27 @@ class MCTS:
             else:
                 child.value = value
 
-    async def _give_up(self, running: deque[_Descent]) -> None:
-        """An error or a cancellation: what is under way leaves no virtual loss behind."""
+    async def _cancel(self, running: deque[_Simulation]) -> None:
+        """Cancel simulations in progress after an error or a cancellation, and remove their virtual loss."""
         for simulation in running:
             for node in simulation.path:
                 node.in_progress -= 1
             if simulation.expansion:
                 simulation.expansion.cancel()
                 self._expanding.discard(simulation.path[-1])
-        await asyncio.gather(*(d.expansion for d in running if d.expansion), return_exceptions=True)
+        await asyncio.gather(*(s.expansion for s in running if s.expansion), return_exceptions=True)
 
 
-def _merged(steps: Sequence[Child]) -> list[Child]:
-    """Steps that lead to equal states are one, whose prior is the sum; `copies` says how many they were."""
-    found: list[Child] = []
+def _merge_equal_steps(steps: Sequence[Child]) -> list[Child]:
+    """Merge steps that lead to equal states into one, with the sum of their priors and their number as `copies`."""
+    merged: list[Child] = []
     for step in steps:
-        twin = next(
-            (i for i, old in enumerate(found) if not (old.error or step.error) and old.state == step.state), None
-        )
-        if twin is None:
-            found.append(step)
+        same = (i for i, old in enumerate(merged) if not (old.error or step.error) and old.state == step.state)
+        index = next(same, None)
+        if index is None:
+            merged.append(step)
             continue
-        old = found[twin]
-        about = {**(old.step or {}), "copies": (old.step or {}).get("copies", 1) + 1}
-        found[twin] = old._replace(prior=old.prior + step.prior, step=about)
-    return found
+        old = merged[index]
+        data = {**(old.step or {}), "copies": (old.step or {}).get("copies", 1) + 1}
+        merged[index] = old._replace(prior=old.prior + step.prior, step=data)
+    return merged

@@ -1,4 +1,4 @@
-"""The nodes of a search tree, and how a trace records them."""
+"""The nodes of a search tree, and their JSON form in traces."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 Outcome = Literal["open", "expanded", "goal", "end", "failed"]
-"""Not reached by the search; it has children; an end that is right; an end that is not; a call failed."""
+"""Not expanded; has children; a leaf that is a goal; a leaf that is not; a call failed."""
 
 
 @dataclass(slots=True, eq=False)
 class Node(Generic[S]):
-    """A state s and how it was reached. The root's id is "root", its second child's "root:1".
+    """A state s and the path to it. The root's id is "root", its second child's "root:1".
 
-    `cost` is g(s), the sum of the steps' costs from the root. `step` is what led here and `found` what the problem saw
-    when it expanded the node; both are JSON and go into the trace, the state does not. Monte Carlo search adds V
-    (`value`), P (`prior`), N (`visits`), W (`total`) and how many simulations are under way through the node.
+    `cost` is g(s), the sum of the steps' costs from the root. `step` describes the step to this node, `observation`
+    what the problem learned when it expanded the node; both are JSON and go into the trace, the state does not. Monte
+    Carlo search uses V (`value`), P (`prior`), N (`visits`), W (`total`) and the number of simulations in progress.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Node(Generic[S]):
     parent: Node[S] | None = None
     cost: float = 0.0
     step: dict[str, Any] = field(default_factory=dict)
-    found: dict[str, Any] = field(default_factory=dict)
+    observation: dict[str, Any] = field(default_factory=dict)
     children: list[Node[S]] = field(default_factory=list)
     outcome: Outcome = "open"
     error: str | None = None
@@ -42,11 +42,11 @@ class Node(Generic[S]):
 
     @staticmethod
     def root(state: S) -> Node[S]:
-        """A tree's first node."""
+        """Return the root of a new tree."""
         return Node("root", state)
 
     def add(self, state: S, cost: float = 0.0, step: dict[str, Any] | None = None) -> Node[S]:
-        """A new child, reached by a step of this cost."""
+        """Append and return a child, reached by a step of this cost."""
         child = Node(f"{self.id}:{len(self.children)}", state, self, self.cost + cost, step or {})
         self.children.append(child)
         return child
@@ -58,36 +58,36 @@ class Node(Generic[S]):
 
     @property
     def q(self) -> float:
-        """Q: the mean of what was backed up, or V before the first visit."""
+        """Q: the mean of the values that were backed up, or V before the first visit."""
         return self.total / self.visits if self.visits else self.value
 
     @property
     def dead(self) -> bool:
-        """Whether its branch has ended in failed calls: its own, or those of every step after it."""
+        """Whether the branch has ended in failed calls: the node's own, or those of all its children."""
         return self.outcome == "failed" or (bool(self.children) and all(child.dead for child in self.children))
 
     @property
     def path(self) -> list[Node[S]]:
-        """The nodes from the root to this one, both included."""
+        """Nodes from the root to this one, both included."""
         return [*(self.parent.path if self.parent else ()), self]
 
     @property
     def order(self) -> tuple[float, int, tuple[int, ...]]:
-        """Cheapest first; of equals the shallowest, then the leftmost. No two nodes of a tree are equal."""
+        """Sort key: cost, then depth, then position from the left. No two nodes of a tree are equal."""
         return self.cost, self.depth, tuple(int(part) for part in self.id.split(":")[1:])
 
 
 def walk(root: Node[S]) -> Iterator[Node[S]]:
-    """All nodes, parents before children, left before right."""
+    """Yield all nodes, parents before children, from left to right."""
     yield root
     for child in root.children:
         yield from walk(child)
 
 
 def tree_to_json(root: Node[Any]) -> list[dict[str, Any]]:
-    """The tree as a trace holds it: {id, parent, depth, cost, outcome, error} a node, with what step and found add.
+    """Return the tree as a list of nodes {id, parent, depth, cost, outcome, error} plus `step` and `observation`.
 
-    Where there were visits, also {visits, value, q}.
+    After Monte Carlo search also {visits, value, q}.
     """
     return [
         {
@@ -99,19 +99,19 @@ def tree_to_json(root: Node[Any]) -> list[dict[str, Any]]:
             "error": node.error,
             **({"visits": node.visits, "value": node.value, "q": node.q} if root.visits else {}),
             **node.step,
-            **node.found,
+            **node.observation,
         }
         for node in walk(root)
     ]
 
 
-async def settled(*work: Awaitable[T]) -> list[T | ModelError]:
-    """Results in order, with the error of a call that failed for good in its place.
+async def settled(*awaitables: Awaitable[T]) -> list[T | ModelError]:
+    """Await all and return their results in order; a call that failed has its ModelError as its result.
 
-    All are waited for, so that what a trace holds does not depend on which was faster. Any other exception (an endpoint
-    that is down, a run being stopped) is raised once all have ended.
+    All of them finish before this returns, so that a trace does not depend on timing. Any other exception (an endpoint
+    that is down, a cancelled run) is raised once all have finished.
     """
-    results = await asyncio.gather(*work, return_exceptions=True)
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException) and (
             not isinstance(result, ModelError) or isinstance(result, EndpointDown)

@@ -157,10 +157,10 @@ class Question:
         if query is None:
             end = await self.writer.conclude(self.question, steps, context, f"{node.id}/conclude")
             correct = is_correct(end.short, self.golds, context.match)
-            node.found = {"answer": end.short, "long_answer": end.long, "well_formed": end.well_formed}
-            node.found |= {"correct": correct, "call": f"{node.id}/conclude"}
+            node.observation = {"answer": end.short, "long_answer": end.long, "well_formed": end.well_formed}
+            node.observation |= {"correct": correct, "call": f"{node.id}/conclude"}
             return []
-        node.found = {"sub_query": query}
+        node.observation = {"sub_query": query}
         children, failure = await settled(self._answers(node, query), self._decision(node, query))
         if isinstance(failure, ModelError):
             raise failure
@@ -171,7 +171,7 @@ class Question:
         if self.narrator is not None:
             key = f"{node.id}/decide"
             decision = await self.narrator.decide(self.question, node.state, query, self.context, key)
-            node.found |= {"decision": decision, "call": key}
+            node.observation |= {"decision": decision, "call": key}
 
     async def _answers(self, node: Node[tuple[Step, ...]], query: str) -> list[Child]:
         """delta = parametric, at no cost, and delta = retrieve, at the cost of one."""
@@ -191,7 +191,7 @@ class Question:
 
     def is_goal(self, node: Node[tuple[Step, ...]]) -> bool:
         """R > -infinity: the answer is right."""
-        return bool(node.found["correct"])
+        return bool(node.observation["correct"])
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,8 @@ class DeepRAGSearch(System):
         return {
             "question": state["question"],
             "steps": list(goal.state),
-            "answer": goal.found["answer"],
-            "long_answer": goal.found["long_answer"],
+            "answer": goal.observation["answer"],
+            "long_answer": goal.observation["long_answer"],
             "retrievals": retrievals(goal.state),
             "tree": tree_to_json(root),
             "dropped": fault,
@@ -271,7 +271,7 @@ def _unfit(goal: Node[tuple[Step, ...]], stage: str) -> str | None:
         return "answered without a sub-query"
     if stage == "calibration":
         return None
-    if not goal.found["well_formed"]:
+    if not goal.observation["well_formed"]:
         return "the final answer has no tags"
     listed = any(step["answer"].startswith(("1. ", "2. ", "3. ")) for step in goal.state)
     return "an answer is a list" if listed else None
@@ -288,7 +288,7 @@ def imitation_target(question: str, goal: Node[tuple[Step, ...]], narrator: Deep
     """The narrative with its documents masked; decisions, sub-queries and answers are learned (appendix B.1)."""
     asked = narrator.decomposer.text.render({"question": question, "narrative": "", "example": False, "steps": []})
     prompt = masked(message for message in asked if message["role"] != "assistant")
-    end = Conclusion(goal.found["long_answer"], goal.found["answer"], True)
+    end = Conclusion(goal.observation["long_answer"], goal.observation["answer"], True)
     told = [*pieces(goal.state), (final(end), True)]
     answer = [Segment("assistant", learned, text=text) for text, learned in told]
     scores = {"retrievals": goal.cost, "steps": float(len(goal.state))}
@@ -301,7 +301,7 @@ def calibration_pair(node: Node[tuple[Step, ...]], child: Node[tuple[Step, ...]]
     Only the opening differs; neither answers nor documents of step i are in the pair. The sentence keeps the end of its
     line: a tokenizer may join the two, and without it the pair would teach a last token that no narrative has.
     """
-    sent = Segment("user", False, prompt=node.found["call"])
+    sent = Segment("user", False, prompt=node.observation["call"])
     openings = [Segment("assistant", True, text=text) for text in (f"{SEARCH}\n", ANSWER)]
     chosen, rejected = openings if child.state[-1]["retrieved"] else reversed(openings)
     scores = {"margin": 1.0, "retrievals": child.cost, "step": float(child.depth)}

@@ -1,4 +1,4 @@
-"""Monte Carlo tree search on problems whose answers are known, against a plain sequential implementation."""
+"""Monte Carlo tree search on problems with known answers, compared with a plain sequential implementation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Path = tuple[int, ...]
 RULES: list[SelectionRule] = [UCB(0.7), PUCT(), UCT(0.9)]
 
 
-def worth(path: Path, seed: int) -> float:
-    """A value in 0..1 that belongs to a path."""
+def random_value(path: Path, seed: int) -> float:
+    """Return a value in 0..1 that depends only on the path and the seed."""
     return random.Random(f"{seed}:{path}").random()
 
 
 @dataclass
 class Game:
-    """Every node has `width` steps down to `depth`; a seed fixes the values, and the arm `best` has the greatest."""
+    """Every node has `width` steps down to `depth`; a seed fixes the values, and the arm `best` has the highest."""
 
     width: int = 3
     depth: int = 3
@@ -36,12 +36,12 @@ class Game:
     delays: random.Random | None = None
     expansions: list[Path] = field(default_factory=list)
     running: int = 0
-    most: int = 0
+    most_running: int = 0
 
     async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
         self.expansions.append(node.state)
         self.running += 1
-        self.most = max(self.most, self.running)
+        self.most_running = max(self.most_running, self.running)
         await asyncio.sleep(self.delays.random() / 300 if self.delays else 0)
         self.running -= 1
         if node.state in self.failing:
@@ -54,8 +54,8 @@ class Game:
 
     def value(self, path: Path) -> float:
         if self.best is None:
-            return worth(path, self.seed)
-        noise = 0.4 * (worth(path, self.seed) - 0.5)
+            return random_value(path, self.seed)
+        noise = 0.4 * (random_value(path, self.seed) - 0.5)
         return (0.7 if path[0] == self.best else 0.45) + noise
 
     def is_terminal(self, node: Node[Path]) -> bool:
@@ -66,13 +66,13 @@ async def search(
     game: Game, rule: SelectionRule, simulations: int, parallel: int = 1, virtual_loss: float = 0.0, **limits: int
 ) -> Node[Path]:
     root: Node[Path] = Node.root(())
-    found = Limits(simulations, limits.pop("width", game.width), limits.pop("depth", 9), **limits)
-    await MCTS(game, rule, found, parallel=parallel, virtual_loss=virtual_loss).run(root)
+    all_limits = Limits(simulations, limits.pop("width", game.width), limits.pop("depth", 9), **limits)
+    await MCTS(game, rule, all_limits, parallel=parallel, virtual_loss=virtual_loss).run(root)
     return root
 
 
-def plain(game: Game, rule: SelectionRule, simulations: int) -> dict[Path, tuple[int, float]]:
-    """Visits and totals of the textbook's loop: select, expand, back up; one dictionary, no nodes, nothing at once."""
+def textbook_search(game: Game, rule: SelectionRule, simulations: int) -> dict[Path, tuple[int, float]]:
+    """Return visits and totals of a sequential loop: select, expand, back up."""
     visits: dict[Path, int] = {(): 0}
     totals: dict[Path, float] = {(): 0.0}
     children: dict[Path, list[Path]] = {(): [(i,) for i in range(game.width)]}
@@ -90,22 +90,22 @@ def plain(game: Game, rule: SelectionRule, simulations: int) -> dict[Path, tuple
             children[path] = [(*path, i) for i in range(game.width)]
             for child in children[path]:
                 visits[child], totals[child] = 0, 0.0
-        gained = game.value(path)
+        value = game.value(path)
         for end in range(len(path) + 1):
             visits[path[:end]] += 1
-            totals[path[:end]] += gained
+            totals[path[:end]] += value
     return {path: (visits[path], totals[path]) for path in visits}
 
 
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 4), st.integers(0, 60), st.sampled_from(RULES))
 @settings(max_examples=60, deadline=None)
-async def test_one_descent_at_a_time_is_the_textbooks_search(
+async def test_one_simulation_at_a_time_equals_the_textbook_search(
     seed: int, width: int, depth: int, simulations: int, rule: SelectionRule
 ) -> None:
     game = Game(width, depth, seed)
     root = await search(game, rule, simulations)
     ours = {node.state: (node.visits, node.total) for node in walk(root)}
-    assert ours == plain(game, rule, simulations)
+    assert ours == textbook_search(game, rule, simulations)
 
 
 @given(
@@ -129,8 +129,8 @@ async def test_no_visit_and_no_virtual_loss_is_lost_or_counted_twice(
             assert ended == 1
 
 
-async def test_equal_steps_were_all_paid_for() -> None:
-    """A step that was written three times is one child, and counts three times against a limit on tokens."""
+async def test_equal_steps_all_count_against_the_token_limit() -> None:
+    """A step that was generated three times is one child, and counts three times against a limit on tokens."""
 
     class Same(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
@@ -149,7 +149,7 @@ async def test_the_best_arm_gets_the_visits_and_the_mean_converges() -> None:
             assert visits.index(max(visits)) == 2, rule
             assert visits[2] > 200, rule
     few, many = [await search(Game(width=2, depth=3, seed=5), UCT(0.3), n) for n in (40, 4000)]
-    best = max(worth((i, j, k), 5) for i in (0, 1) for j in (0, 1) for k in (0, 1))
+    best = max(random_value((i, j, k), 5) for i in (0, 1) for j in (0, 1) for k in (0, 1))
     assert abs(many.q - best) < 0.02 < abs(few.q - best)
 
 
@@ -160,15 +160,15 @@ async def test_the_tree_does_not_depend_on_timing(parallel: int, virtual_loss: f
     for delays in (None, *map(random.Random, range(4))):
         game = Game(width=3, depth=4, seed=1, failing=frozenset({(0,), (1, 2)}), delays=delays)
         trees.append(tree_to_json(await search(game, PUCT(), 40, parallel, virtual_loss)))
-        assert 1 < game.most <= parallel
+        assert 1 < game.most_running <= parallel
         assert len(game.expansions) == len(set(game.expansions)), "no node is expanded twice"
     assert all(tree == trees[0] for tree in trees)
     assert {"failed", "expanded", "open"} <= {node["outcome"] for node in trees[0]}
     assert {"visits", "value", "q"} <= set(trees[0][0])
 
 
-async def test_virtual_loss_keeps_descents_apart() -> None:
-    """Without it all simulations that are selected together would run to the same leaf."""
+async def test_virtual_loss_keeps_simulations_apart() -> None:
+    """Without it, all parallel simulations would select the same leaf."""
     apart, together = Game(seed=3), Game(seed=3)
     for game, loss in ((apart, 0.0), (together, 99.0)):
         await MCTS(game, UCB(0.1), Limits(4, 3, 9), parallel=4, virtual_loss=loss).run(Node.root(()))
@@ -182,14 +182,14 @@ async def test_limits() -> None:
     assert max(len(node.children) for node in walk(root)) == 2
     assert {node.outcome for node in walk(root) if node.depth == 2} <= {"end", "open"}
     root = await search(Game(width=2), UCT(), 50, tokens=60)
-    assert sum(1 for node in walk(root)) - 1 == 6, "ten tokens a step"
+    assert sum(1 for node in walk(root)) - 1 == 6, "ten tokens per step"
     slow = Game(width=2, depth=9, delays=random.Random(0))
     root = Node.root(())
     await MCTS(slow, UCT(), Limits(10_000, 2, 9, seconds=0.05)).run(root)
     assert 0 < root.visits < 10_000
 
 
-async def test_a_deeper_search_goes_on_from_the_limit() -> None:
+async def test_a_deeper_search_continues_below_the_depth_limit() -> None:
     root: Node[Path] = Node.root(())
     for depth in (1, 2, 3):
         await MCTS(Game(width=2, depth=3), UCT(), Limits(20, 2, depth)).run(root)
@@ -197,7 +197,7 @@ async def test_a_deeper_search_goes_on_from_the_limit() -> None:
     assert {node.outcome for node in walk(root) if node.visits and node.depth == 3} == {"end"}
 
 
-async def test_equal_children_are_one() -> None:
+async def test_equal_children_are_merged() -> None:
     class Twins(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
             same = Child((*node.state, 0), 0.0, {"tokens": 1}, prior=0.25)
@@ -207,15 +207,15 @@ async def test_equal_children_are_one() -> None:
     assert [(c.state, c.prior, c.step.get("copies")) for c in root.children] == [((0,), 0.5, 2), ((1,), 0.5, None)]
 
 
-async def test_a_search_goes_on_where_it_was() -> None:
-    whole = await search(Game(seed=8), UCT(), 30)
+async def test_a_search_can_be_continued() -> None:
+    uninterrupted = await search(Game(seed=8), UCT(), 30)
     root: Node[Path] = Node.root(())
     for _ in range(3):
         await MCTS(Game(seed=8), UCT(), Limits(10, 3, 9)).run(root)
-    assert tree_to_json(root) == tree_to_json(whole)
+    assert tree_to_json(root) == tree_to_json(uninterrupted)
 
 
-async def test_an_evaluation_that_fails_ends_its_branch() -> None:
+async def test_a_failed_evaluation_ends_its_branch() -> None:
     class Half(Game):
         async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
             values = await super().evaluate(nodes)
@@ -229,7 +229,7 @@ async def test_an_evaluation_that_fails_ends_its_branch() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("fails", ["expand", "every step", "every evaluation"])
 async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: SelectionRule, fails: str) -> None:
-    """However much it was worth itself; only the simulation that found out is backed up there."""
+    """However high its own value is, only the simulation that expanded it is backed up there."""
 
     class Barren(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
@@ -237,7 +237,7 @@ async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: Selecti
                 raise ModelError("no step")
             steps = await super().expand(node, n)
             if node.state == (0,) and fails == "every step":
-                return [Child(None, error=ModelError("cut off")) for _ in steps]
+                return [Child(None, error=ModelError("truncated")) for _ in steps]
             return steps
 
         async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
@@ -255,7 +255,7 @@ async def test_an_endpoint_that_is_down_leaves_no_virtual_loss() -> None:
     class Down(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
             if len(node.state) == 2:
-                raise EndpointDown("nobody answers")
+                raise EndpointDown("no server is reachable")
             return await super().expand(node, n)
 
     root: Node[Path] = Node.root(())
