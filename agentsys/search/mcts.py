@@ -1,8 +1,8 @@
 """Monte Carlo tree search over a problem whose steps are model calls, with several simulations of a tree in parallel.
 
 A simulation selects a leaf s_L by a rule, expands it (its children are evaluated immediately), and backs up the leaf's
-value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean value below s. Before
-its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit.
+value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean value below s.
+Before its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit.
 
 A simulation in progress counts as one more visit with the value `virtual_loss` at every node on its path, which keeps
 parallel simulations apart (Chaslot et al. 2008). Simulation i is selected when simulations 1 .. i - W have been backed
@@ -95,8 +95,8 @@ class UCT:
 class Limits:
     """Limits of a search: simulations, children per node (`width`), depth, tokens and seconds.
 
-    `tokens` limits the sum of `step["tokens"]` over all steps, each counted `step["copies"]` times. A limit on `seconds`
-    makes the tree depend on timing; the others do not.
+    `tokens` limits the sum of `step["tokens"]` over all steps, each counted `step["copies"]` times. A limit on
+    `seconds` makes the tree depend on timing; the others do not.
     """
 
     simulations: int = 16
