@@ -1,4 +1,4 @@
-"""What CRAT's roles answer, what its graph holds, and its settings. graphs/crat/system.py is the system."""
+"""CRAT's replies, state and options. graphs/crat/system.py is the system."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
-from agentsys.knobs import listed
+from agentsys.knobs import split_names
 from agentsys.knowledge import index_digest
+from agentsys.knowledge.passages import KnowledgeError
 from agentsys.prompt import one_line
 from agentsys.systems import BaseContext, LanguagePair, knob
 from agentsys.terms.item import Kind
-from agentsys.terms.sources import load_sources
+from agentsys.terms.sources import PassageSource, load_sources
 
-CHANGING: Final = ("polysemy", "low_conf")
-"""Kinds of terms that can mean something else in another sentence of one document."""
+CONTEXT_DEPENDENT: Final = ("polysemy", "low_conf")
+"""Kinds of terms that can mean something else in another sentence of the same document."""
 
 UNPLACED: Final = "substitution"
-"""`rejected_by` of a candidate without which the sentence was translated: it is put aside, to be the last choice."""
+"""`rejected_by` of a candidate that the substituted translation lacks: it is put aside as the last choice."""
 
 
 class FoundTerm(BaseModel):
-    """A term as the identifier writes it, without its place."""
+    """A term as the identifier lists it, without its position."""
 
     term: str
     kind: Literal["polysemy", "proper", "acronym", "new", "domain"]
@@ -41,7 +42,7 @@ class FoundTerms(BaseModel):
 
 
 class Relation(BaseModel):
-    """Something that the text says of a term."""
+    """A relation that the text states about a term."""
 
     term: str
     relation: str
@@ -49,32 +50,32 @@ class Relation(BaseModel):
 
 
 class Relations(BaseModel):
-    """The grapher's reply."""
+    """The knowledge-graph constructor's reply."""
 
     relations: Annotated[list[Relation], Field(max_length=8)]
 
 
 class Sense(BaseModel):
-    """What a term can mean, and how it is then translated."""
+    """One meaning of a term and its translation."""
 
     meaning: str
     translation: str
 
 
 class Senses(BaseModel):
-    """The informant's reply: another model as a source."""
+    """The reply of the LLM that is asked as a source."""
 
     senses: Annotated[list[Sense], Field(min_length=1, max_length=3)]
 
 
 class Names(BaseModel):
-    """The searcher's reply: what else to look a term up under."""
+    """The query expander's reply: other names under which to look a term up."""
 
     names: Annotated[list[str], Field(max_length=3)]
 
 
 class Relevance(BaseModel):
-    """Check 1: is this what the term means here? Before the verdict: what it is here, what the entry speaks of."""
+    """Check 1: does the entry have the term's meaning here? The verdict follows what the term and the entry mean."""
 
     here: str
     entry: str
@@ -82,12 +83,12 @@ class Relevance(BaseModel):
 
     @property
     def reason(self) -> str:
-        """Why, in one line."""
+        """The reason, in one line."""
         return f"here it is {one_line(self.here)}, in the entry {one_line(self.entry)}"
 
 
 class Invariance(BaseModel):
-    """Check 2: does the concept stay the same? Before the verdict: what the term was, what came back."""
+    """Check 2: does the concept stay the same? The verdict follows the concept before and after back-translation."""
 
     first: str
     last: str
@@ -95,7 +96,7 @@ class Invariance(BaseModel):
 
     @property
     def reason(self) -> str:
-        """Why, in one line."""
+        """The reason, in one line."""
         return f"it was {one_line(self.first)}, it came back as {one_line(self.last)}"
 
 
@@ -110,7 +111,7 @@ class Counterfactual(BaseModel):
 class Mention(TypedDict):
     """A term in a sentence: characters `start` to `end` of sentence number `sentence`.
 
-    `confidence` is there where the translator's own probabilities named it (kind low_conf); `node` is the term's node
+    `confidence` is set where the translator's own probabilities flagged it (kind low_conf); `node` is the term's node
     in the graph, which its other mentions share.
     """
 
@@ -124,10 +125,11 @@ class Mention(TypedDict):
 
 
 class Sentence(TypedDict):
-    """A sentence and what was found out about it before anything is looked up.
+    """A sentence and its terms, before retrieval.
 
-    `gap` is the white space behind it in the text. `invented` are terms that are not in the sentence, `nested` those
-    that stand only inside longer ones; `faults` say what failing roles and sources left out.
+    `gap` is the white space after it in the text; `already` marks a sentence in the target language. `invented` terms
+    are not in the sentence, `nested` ones only inside longer terms; `faults` are the errors of failed roles and
+    sources.
     """
 
     text: str
@@ -140,12 +142,12 @@ class Sentence(TypedDict):
 
 
 class Candidate(TypedDict):
-    """An item of knowledge and the judge's verdicts on it, with their reasons.
+    """An item of knowledge with the judge's verdicts and their reasons.
 
-    `item` is the first item with this translation that has a meaning, else the first; `sources` are all that told it.
-    A check that was not needed is None. `rejected_by` is the check that it failed, "failed call", "substitution" where
-    the sentence was translated without it and another was accepted, "a better one" of those that passed, or "" where it
-    was accepted or not judged.
+    `item` is the first item with this translation that has a meaning, else the first; `sources` are all that returned
+    it. A check that was not needed is None. `rejected_by` is the check that it failed, "failed call", "substitution"
+    where the substituted translation lacks it and another was accepted, "a better one" where it passed but another was
+    accepted, or "" where it was accepted or not judged.
     """
 
     item: dict[str, Any]
@@ -162,12 +164,11 @@ class Candidate(TypedDict):
 
 
 class Decision(TypedDict):
-    """What is known of a term, judged in sentence number `sentence`; `number` is the mention's place among its terms.
+    """The candidates of a term, judged in sentence number `sentence`; `number` is the mention's place in it.
 
-    `node` is the term's node in the graph, "" without one: then nothing is shared. `retrievals` is 1, or 2 where the
-    first brought nothing that could be accepted. `reused` marks the decision of an earlier sentence that was found to
-    hold here too. `faults` say what a failing role left out of the second retrieval, or of the look at an earlier
-    decision.
+    `node` is the term's node in the graph, "" without one: then nothing is shared. `retrievals` is 1, or 2 where
+    nothing of the first was accepted. `reused` marks another sentence's decision that holds here too. `faults` are the
+    errors of failed roles in the second retrieval or in the check of another sentence's decision.
     """
 
     surface: str
@@ -181,12 +182,12 @@ class Decision(TypedDict):
     faults: list[str]
 
 
-class Rendered(TypedDict):
+class SentenceTranslation(TypedDict):
     """A sentence's translation. `key` is the call that wrote it, `asked` the translator's own call.
 
     `status`: "entries" (translated with knowledge), "no entry" (terms, but nothing accepted), "no term", "already in
-    the target language" (returned as it is). `checked` are the accepted translations, `missing` those that the first
-    translation lacked, `left` those that the final one lacks.
+    the target language" (returned unchanged). `checked` are the accepted translations, `missing` those that the first
+    translation lacks, `left` those that the final one lacks.
     """
 
     translation: str
@@ -200,59 +201,59 @@ class Rendered(TypedDict):
 
 
 class Input(TypedDict):
-    """A text, which is cut into sentences, or the sentences of a document, which are left out of Studio's form."""
+    """Graph input: a text, which is split into sentences, or a document's sentences (not in Studio's form)."""
 
     text: NotRequired[str]
     sentences: NotRequired[SkipJsonSchema[list[str]]]
 
 
-class Found(TypedDict):
-    """What the nodes find out. `graph` is TransKG.as_json(), None where the graph is switched off."""
+class Results(TypedDict):
+    """What the nodes write. `graph` is TransKG.as_json(), None where the graph is off."""
 
     document: NotRequired[list[Sentence]]
     graph: NotRequired[dict[str, Any] | None]
     decisions: NotRequired[list[Decision]]
-    rendered: NotRequired[list[Rendered]]
+    rendered: NotRequired[list[SentenceTranslation]]
     translation: NotRequired[str]
     translations: NotRequired[list[str]]
     targets: NotRequired[list[dict[str, Any]]]
 
 
-class State(Input, Found):
-    """A document on its way."""
+class State(Input, Results):
+    """Graph state: the input and the results."""
 
 
-class Output(Found):
-    """The translation, a list of it by sentence, and everything behind it."""
+class Output(Results):
+    """Graph output: the translation as a text and by sentence, and how it came about."""
 
 
 @dataclass(frozen=True)
 class Knobs(BaseContext, LanguagePair):
-    """The knobs of a run; graphs/crat/system.py adds the models and prompts of the roles."""
+    """The options of a run; graphs/crat/system.py adds the roles' models and prompts."""
 
     source_language: str = knob("English", "language of the texts")
     target_language: str = knob("Chinese", "language of the translations")
-    sources: str = knob("", "where knowledge comes from: specs as terms:FILE.csv, separated by commas")
-    sources_digest: SkipJsonSchema[str] = knob(
-        "", "stands for the sources' content; the command fills it in", hidden=True
-    )
-    informed: bool = knob(True, "whether a model is asked as a source too")
+    sources: str = knob("", "knowledge sources: specs such as terms:FILE.csv, separated by commas")
+    sources_digest: SkipJsonSchema[str] = knob("", "digest of the sources' content; set by the command", hidden=True)
+    llm_source: bool = knob(True, "ask a model as a source too", old_name="informed")
     signals: Literal["both", "identifier", "confidence"] = knob(
-        "both", "what finds unknown terms: a role, the translator's own token probabilities, or both"
+        "both", "how unknown terms are found: a role, the translator's token probabilities, or both"
     )
-    confidence: float = knob(0.5, "a gloss less probable than this (mean of its tokens, 0-1) is an unknown term")
-    judge: bool = knob(True, "whether knowledge is judged; without the judge all of it reaches the translator")
-    graph: bool = knob(True, "whether there is a knowledge graph: relations in the text, terms shared by sentences")
-    candidates: int = knob(3, "candidates of a term that are judged at most")
-    again: bool = knob(True, "whether to look once more, under other names, where nothing was accepted")
-    repair: bool = knob(True, "whether a translation that lacks an accepted term is repaired, once")
+    confidence: float = knob(0.5, "glosses less probable than this (mean over tokens, 0-1) are unknown terms")
+    judge: bool = knob(True, "judge the retrieved knowledge; otherwise all of it reaches the translator")
+    graph: bool = knob(True, "build a knowledge graph: relations in the text, terms shared by sentences")
+    candidates: int = knob(3, "maximum number of candidates judged per term and retrieval")
+    retrieve_again: bool = knob(
+        True, "retrieve once more, under other names, if no candidate is accepted", old_name="again"
+    )
+    repair: bool = knob(True, "repair a translation that lacks an accepted term, once")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
+        """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(candidates=1)
         if not 0 <= self.confidence <= 1:
-            raise ValueError(f"confidence: {self.confidence:g} is not from 0 to 1")
+            raise ValueError(f"confidence: {self.confidence:g} is not between 0 and 1")
         for name in ("source_language", "target_language"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name}: it is empty; name a language, such as English")
@@ -260,15 +261,12 @@ class Knobs(BaseContext, LanguagePair):
     @property
     def specs(self) -> list[str]:
         """The specs in `sources`."""
-        return listed(self.sources)
+        return split_names(self.sources)
 
     async def aclose(self) -> None:
-        """Close the connections of passages' embedding endpoints; `collect` does at its end."""
-        from agentsys.knowledge.passages import KnowledgeError
-        from agentsys.terms.sources import PassageSource, load_sources
-
+        """Close the connections of the passage indexes' embedding endpoints; `collect` calls it at the end of a run."""
         specs = [spec for spec in self.specs if spec.startswith("passages:")]
-        with suppress(KnowledgeError):  # what cannot be opened has nothing to close
+        with suppress(KnowledgeError):  # a source that cannot be opened has no connection
             for source in await asyncio.to_thread(load_sources, specs, self.source_language, self.target_language):
                 if isinstance(source, PassageSource):
                     await source.aclose()
@@ -278,9 +276,9 @@ K = TypeVar("K", bound=Knobs)
 
 
 def with_digest(context: K) -> K:
-    """The context with a digest of what its sources hold, which becomes part of the run's fingerprint.
+    """The context with a digest of its sources' content, which becomes part of the run's fingerprint.
 
-    Raises KnowledgeError, before anything is asked, for a source that cannot be used.
+    Raises KnowledgeError, before any model is called, for a source that cannot be used.
     """
     if not context.specs:
         return context

@@ -1,11 +1,10 @@
-"""CRAT: a translation whose unknown terms are looked up, put into a knowledge graph, judged, and only then used.
+"""CRAT as a graph: its agents, its nodes, and the order in which a sentence or a document goes through them.
 
-"A Multi-Agent Framework for Causality-Enhanced Reflective and Retrieval-Augmented Translation with Large Language
-Models" (Chen et al. 2024). Unknown terms are found for all sentences at once; the graph (TransKG) grows over them
-from the text itself and from external sources; a causal judge accepts or rejects each candidate; the translator sees
-what was accepted, and a check makes sure that it used it. One sentence goes through nodes that a person can step
-through. The sentences of a document go through the same methods side by side: one waits for an earlier one only where
-that one decides a term of both. docs/crat.md says what the paper leaves open and what was chosen.
+Unknown terms are identified in all sentences first; the knowledge graph (TransKG) is built from the text and from
+external sources; a causal judge accepts or rejects each candidate; the translator sees the accepted ones, and a check
+makes sure that it used them. A single sentence goes through one node per step. The sentences of a document go through
+the same steps concurrently: a sentence waits for another only where that one decides a term of both. docs/crat.md says
+what the paper leaves open and what was chosen.
 """
 
 from __future__ import annotations
@@ -14,15 +13,27 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agentsys.graphs.crat.document import facts as facts_of
-from agentsys.graphs.crat.document import known, may_differ, needed, relate, rooted, undecided, valid, with_verdicts
-from agentsys.graphs.crat.judge import Judge, accepted, blank, shown
+from agentsys.graphs.crat.candidates import accept_last_choice, accepted_candidate, blank_candidate, prompt_entry
+from agentsys.graphs.crat.document import (
+    add_mentions,
+    add_relations,
+    add_verdicts,
+    facts_by_node,
+    find_decisions,
+    find_new_terms,
+    make_decisions,
+    may_differ,
+    select_decisions,
+)
+from agentsys.graphs.crat.judge import CausalJudge
+from agentsys.graphs.crat.retrieval import Retrieval
 from agentsys.graphs.crat.state import (
+    Candidate,
     Decision,
     FoundTerms,
     Input,
@@ -30,85 +41,100 @@ from agentsys.graphs.crat.state import (
     Mention,
     Output,
     Relations,
-    Rendered,
     Sentence,
+    SentenceTranslation,
     State,
 )
-from agentsys.graphs.crat.terms import confidences, doubtful, has_term, is_already, joined, place, sentences_of
+from agentsys.graphs.crat.targets import make_targets
+from agentsys.graphs.crat.terms import (
+    TermGuess,
+    gloss_confidences,
+    has_term,
+    is_in_target_language,
+    join_translations,
+    low_confidence_terms,
+    place_terms,
+    read_sentences,
+)
 from agentsys.graphs.crat.transkg import TransKG
 from agentsys.models.errors import ModelError
-from agentsys.roles import Role, load_prompt
+from agentsys.roles import Role
 from agentsys.search import settled
-from agentsys.systems import ask, role_options
+from agentsys.systems import System, ask, role_options
 from agentsys.terms.index import term_key
-from agentsys.terms.item import Item, Kind
+from agentsys.terms.item import Item
 from agentsys.text.languages import language
-from agentsys.traces import Segment, Target, masked
 
 __all__ = ["CRAT", "Context", "builder", "graph"]
 
 T = TypeVar("T")
 
-STUDENT = load_prompt("evaluate/translator")
-"""The plain translator's prompt, which a student learns to answer without any knowledge in it."""
-ALIKE: Final = 0.5
-"""A repair is as similar as this at least to the translation that it repairs: 2 x equal characters / all characters."""
+MIN_REPAIR_SIMILARITY: Final = 0.5
+"""A repair must be at least this similar to the translation it repairs: 2 x equal characters / all characters."""
 
 
 @dataclass(frozen=True)
-class CRAT(Judge):
-    """The roles and nodes of CRAT. `CRAT(back=Role(...), sources=(mine,))` replaces a role and adds a source."""
+class CRAT(System):
+    """The agents and nodes of CRAT.
+
+    `CRAT(retrieval=Retrieval(sources=(mine,)), causal_judge=CausalJudge(relevance=Role(...)))` adds a source and
+    replaces a role of the judge.
+    """
 
     identifier: Role[FoundTerms] = Role("crat/identifier", FoundTerms, sampling={"temperature": 0.0, "max_tokens": 400})
     glosser: Role[str] = Role(
         "crat/glosser", allow_truncated=True, sampling={"temperature": 0.0, "max_tokens": 400, "logprobs": 1}
     )
-    grapher: Role[Relations] = Role("crat/grapher", Relations, sampling={"temperature": 0.0, "max_tokens": 500})
+    kg_constructor: Role[Relations] = Role(
+        "crat/kg_constructor", Relations, sampling={"temperature": 0.0, "max_tokens": 500}
+    )
+    retrieval: Retrieval = Retrieval()
+    causal_judge: CausalJudge = CausalJudge()
     translator: Role[str] = Role("crat/translator", sampling={"temperature": 0.0, "max_tokens": 1000})
     repairer: Role[str] = Role("crat/repairer", sampling={"temperature": 0.0, "max_tokens": 1000})
 
     async def identify(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """Unknown terms of all sentences. The input leaves the state: a thread's next one may be of the other form.
+        """Unknown terms of all sentences.
 
+        The input is cleared, because a thread's next one may have the other form; and so are a thread's old results.
         Raises InputError for an empty text, KnowledgeError for a source that cannot be used.
         """
         context = runtime.context
-        pieces = sentences_of(state.get("text"), state.get("sentences"), context.source_language)
-        await self.opened(context)  # what may not be read ends the run before anything is asked
-        found = await settled(*(self._look_at(context, i, text, gap) for i, (text, gap) in enumerate(pieces)))
-        begun: dict[str, Any] = {"graph": None, "decisions": [], "rendered": [], "targets": []}  # a thread goes on
-        return {**begun, "document": _all(found), "text": "", "sentences": []}
+        sentences = read_sentences(state.get("text"), state.get("sentences"), context.source_language)
+        await self.retrieval.open_sources(context)  # an unusable source ends the run before the first call
+        work = (self._find_terms(context, i, text, gap) for i, (text, gap) in enumerate(sentences))
+        document = _all(await settled(*work))
+        cleared: dict[str, Any] = {"graph": None, "decisions": [], "rendered": [], "targets": []}
+        return {**cleared, "document": document, "text": "", "sentences": []}
 
-    async def _look_at(self, context: Context, i: int, text: str, gap: str) -> Sentence:
-        """One sentence: what the identifier names and what the translator doubts, placed in the text."""
+    async def _find_terms(self, context: Context, i: int, text: str, gap: str) -> Sentence:
+        """One sentence with the terms that the identifier lists and those that the translator is unsure of."""
         sentence = Sentence(text=text, gap=gap, already=False, mentions=[], invented=[], nested=[], faults=[])
-        if is_already(text, context.source_language, context.target_language):
+        if is_in_target_language(text, context.source_language, context.target_language):
             return {**sentence, "already": True}
-        work = [self._named(context, i, text)] if context.signals != "confidence" else []
-        work += [self._doubted(context, i, text)] if context.signals != "identifier" else []
-        found = await settled(*work)
-        terms = [term for part in found if not isinstance(part, ModelError) for term in part[0]]
-        faults = [fault for part in found for fault in ([str(part)] if isinstance(part, ModelError) else part[1])]
-        mentions, invented, nested = place(text, i, terms)
+        work = [self._list_terms(context, i, text)] if context.signals != "confidence" else []
+        work += [self._find_unsure_words(context, i, text)] if context.signals != "identifier" else []
+        results = await settled(*work)
+        guesses = [guess for result in results if not isinstance(result, ModelError) for guess in result[0]]
+        faults = [fault for r in results for fault in ([str(r)] if isinstance(r, ModelError) else r[1])]
+        mentions, invented, nested = place_terms(text, i, guesses)
         return {**sentence, "mentions": mentions, "invented": invented, "nested": nested, "faults": faults}
 
-    async def _named(
-        self, context: Context, i: int, text: str
-    ) -> tuple[list[tuple[str, Kind, float | None]], list[str]]:
+    async def _list_terms(self, context: Context, i: int, text: str) -> tuple[list[TermGuess], list[str]]:
+        """The identifier's terms. Raises RoleError."""
         answer = await ask(context, self.identifier, key=f"identify/{i}", text=text, **context.languages)
-        return [(found.term, found.kind, None) for found in answer.value.terms], []
+        return [(item.term, item.kind, None) for item in answer.value.terms], []
 
-    async def _doubted(
-        self, context: Context, i: int, text: str
-    ) -> tuple[list[tuple[str, Kind, float | None]], list[str]]:
-        """The model-free signal: source words whose glosses the translator's own probabilities hold least likely."""
+    async def _find_unsure_words(self, context: Context, i: int, text: str) -> tuple[list[TermGuess], list[str]]:
+        """Source words whose glosses are the least probable under the translator's model. Raises RoleError."""
         answer = await ask(context, self.glosser, key=f"gloss/{i}", text=text, **context.languages)
-        found = await confidences(context, self.glosser, answer.call)
-        if found is None:
-            return [], ["glosser: the model tells no log-probabilities"]
-        mentions, _, _ = place(text, i, [(word, "low_conf", None) for word, _ in found])
-        placed = {term_key(mention["surface"]) for mention in mentions}  # a gloss of another word is no doubt of ours
-        return doubtful([pair for pair in found if term_key(pair[0]) in placed], context.confidence), []
+        confidences = await gloss_confidences(context, self.glosser, answer.call)
+        if confidences is None:
+            return [], ["glosser: the model returns no log-probabilities"]
+        mentions, _, _ = place_terms(text, i, [(word, "low_conf", None) for word, _ in confidences])
+        in_sentence = {term_key(mention["surface"]) for mention in mentions}  # glosses of other words do not count
+        confidences = [pair for pair in confidences if term_key(pair[0]) in in_sentence]
+        return low_confidence_terms(confidences, context.confidence), []
 
     async def build(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """TransKG: relations from the text and items from the sources, in the order of the sentences.
@@ -116,59 +142,60 @@ class CRAT(Judge):
         A term is looked up for the first sentence that has it. Raises ValueError for a source that cannot be used.
         """
         context, document = runtime.context, list(state["document"])
-        spoken = language(context.source_language)
-        graph = TransKG(spoken.primary if spoken else "") if context.graph else None
+        source_tag = language(context.source_language)
+        graph = TransKG(source_tag.primary if source_tag else "") if context.graph else None
         if graph is not None:
-            document = [{**sentence, "mentions": rooted(graph, sentence["mentions"])} for sentence in document]
-        due = undecided(document)
-        pairs = await settled(*(self._knowledge(context, document, i, due[i]) for i in range(len(document))))
+            document = [{**sentence, "mentions": add_mentions(graph, sentence["mentions"])} for sentence in document]
+        new_terms = find_new_terms(document)
+        work = (self._gather_knowledge(context, document, i, terms) for i, terms in enumerate(new_terms))
+        results = await settled(*work)
         decisions: list[Decision] = []
-        for i, (related, (looked, faults)) in enumerate(_all(pairs)):
+        for i, (relations, (items_by_term, faults)) in enumerate(_all(results)):
             if graph is not None:
-                faults = [*relate(graph, document[i], related), *faults]
+                faults = [*add_relations(graph, document[i], relations), *faults]
             document[i] = {**document[i], "faults": [*document[i]["faults"], *faults]}
-            decisions += known(graph, due[i], looked)
+            decisions += make_decisions(graph, new_terms[i], items_by_term)
         return {"document": document, "graph": graph.as_json() if graph else None, "decisions": decisions}
 
-    async def _knowledge(
-        self, context: Context, document: Sequence[Sentence], i: int, due: Sequence[tuple[int, Mention]]
+    async def _gather_knowledge(
+        self, context: Context, document: Sequence[Sentence], i: int, new_terms: Sequence[tuple[int, Mention]]
     ) -> tuple[Relations | ModelError, tuple[list[list[Item]], list[str]]]:
-        """Internal knowledge about a sentence's terms, and external knowledge about those it is the first to have."""
-        terms = [mention["surface"] for _, mention in due]
-        keys = [f"{i}/{number}" for number, _ in due]
-        work: list[Any] = [self.retrieve(context, document[i]["text"], terms, keys)]
-        work += [self._relations(context, document, i)] if context.graph and document[i]["mentions"] else []
-        looked, *related = cast("list[Any]", await settled(*work))
-        return (related or [Relations(relations=[])])[0], looked
+        """Internal knowledge about all terms of a sentence, and external knowledge about its new ones."""
+        surfaces = [mention["surface"] for _, mention in new_terms]
+        keys = [f"{i}/{number}" for number, _ in new_terms]
+        work: list[Any] = [self.retrieval.retrieve(context, document[i]["text"], surfaces, keys)]
+        work += [self._extract_relations(context, document, i)] if context.graph and document[i]["mentions"] else []
+        external, *internal = cast("list[Any]", await settled(*work))
+        return (internal or [Relations(relations=[])])[0], external
 
-    async def _relations(self, context: Context, document: Sequence[Sentence], i: int) -> Relations:
-        """Internal knowledge: what a sentence and its neighbours say of its terms. Raises RoleError."""
+    async def _extract_relations(self, context: Context, document: Sequence[Sentence], i: int) -> Relations:
+        """Internal knowledge: what a sentence and its neighbors state about its terms. Raises RoleError."""
         sentence = document[i]
         before, after = (document[j]["text"] if 0 <= j < len(document) else "" for j in (i - 1, i + 1))
-        about = {"text": sentence["text"], "before": before, "after": after, **context.languages}
+        inputs = {"text": sentence["text"], "before": before, "after": after, **context.languages}
         terms = [mention["surface"] for mention in sentence["mentions"]]
-        return (await ask(context, self.grapher, key=f"graph/{i}", terms=terms, **about)).value
+        return (await ask(context, self.kg_constructor, key=f"graph/{i}", terms=terms, **inputs)).value
 
-    async def judge_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """The terms of one sentence, judged."""
-        text, facts = state["document"][0]["text"], facts_of(state)
+    async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Decisions on the terms of one sentence."""
+        text, facts = state["document"][0]["text"], facts_by_node(state)
         work = (self.decide(runtime.context, text, d, facts.get(d["node"], [])) for d in state["decisions"])
         decisions = _all(await settled(*work))
-        return {"decisions": decisions, "graph": with_verdicts(state, decisions, runtime.context)}
+        return {"decisions": decisions, "graph": add_verdicts(state, decisions, runtime.context)}
 
-    async def translate_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """One sentence with what was accepted. Raises RoleError."""
-        rendered = await self.translate(runtime.context, state["document"][0], 0, state["decisions"])
+    async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The translation of one sentence with the accepted entries. Raises RoleError."""
+        rendered = await self.translate_sentence(runtime.context, state["document"][0], 0, state["decisions"])
         return {"rendered": [rendered]}
 
-    async def check_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """Every accepted term is in the translation, or it is repaired once."""
-        rendered = [await self.check(runtime.context, state["document"][0], 0, state["rendered"][0])]
-        return _result(runtime.context, state["document"], rendered)
+    async def check(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Check that the translation has every accepted term; repair it once otherwise."""
+        rendered = [await self.repair_sentence(runtime.context, state["document"][0], 0, state["rendered"][0])]
+        return _results(runtime.context, state["document"], rendered)
 
-    async def document_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """Judge, translate and check many sentences. A sentence waits for the decisions on its own terms alone."""
-        context, document, facts = runtime.context, state["document"], facts_of(state)
+    async def document(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Judge, translate and check many sentences. A sentence waits only for the decisions on its own terms."""
+        context, document, facts = runtime.context, state["document"], facts_by_node(state)
         deciding = [
             asyncio.ensure_future(
                 self.decide(context, document[d["sentence"]]["text"], d, facts.get(d["node"], []))
@@ -176,78 +203,117 @@ class CRAT(Judge):
             for d in state["decisions"]
         ]  # fmt: skip
 
-        async def one(i: int) -> tuple[list[Decision], Rendered]:
-            shared = [await deciding[at] for at in needed(document[i], state["decisions"])]
-            own = await self._adapted(context, document[i], shared, facts)
-            rendered = await self.translate(context, document[i], i, [*own, *shared])
-            return own, await self.check(context, document[i], i, rendered)
+        async def finish(i: int) -> tuple[list[Decision], SentenceTranslation]:
+            shared = [await deciding[index] for index in find_decisions(document[i], state["decisions"])]
+            own = await self._adapt_decisions(context, document[i], shared, facts)
+            rendered = await self.translate_sentence(context, document[i], i, [*own, *shared])
+            return own, await self.repair_sentence(context, document[i], i, rendered)
 
-        # The decisions too: where a sentence ends early, those that only it waited for still have to end.
-        work: list[Awaitable[Any]] = [*(one(i) for i in range(len(document))), *deciding]
+        # The decisions too: if a sentence fails early, those that only it waited for still have to end.
+        work: list[Awaitable[Any]] = [*(finish(i) for i in range(len(document))), *deciding]
         results = _all(await settled(*work))
-        found, decisions = results[: len(document)], results[len(document) :]
-        graph = with_verdicts(state, decisions, context)
-        more = [decision for own, _ in found for decision in own]
+        finished, decisions = results[: len(document)], results[len(document) :]
+        graph = add_verdicts(state, decisions, context)
         return {
-            "decisions": [*decisions, *more],
+            "decisions": [*decisions, *(decision for own, _ in finished for decision in own)],
             "graph": graph,
-            **_result(context, document, [rendered for _, rendered in found]),
+            **_results(context, document, [rendered for _, rendered in finished]),
         }
 
-    async def _adapted(
+    async def decide(self, context: Context, text: str, decision: Decision, facts: Sequence[str]) -> Decision:
+        """Judge a term's candidates in a sentence; if none is accepted, retrieve once more. Raises no RoleError.
+
+        Candidates that are rejected already stay rejected.
+        """
+        if not context.judge:
+            return decision
+        rejected = [candidate for candidate in decision["candidates"] if candidate["rejected_by"]]
+        waiting = [candidate for candidate in decision["candidates"] if not candidate["rejected_by"]]
+        judged = await self._judge_some(context, text, decision, waiting[: context.candidates], facts, len(rejected))
+        first, rest = [*rejected, *judged], waiting[context.candidates :]
+        decision = {**decision, "candidates": [*first, *rest]}
+        if not context.retrieve_again or accepted_candidate(decision):
+            return accept_last_choice(decision)
+        if len(rest) < context.candidates:  # otherwise the candidates left over fill the second round
+            key = f"{decision['sentence']}/{decision['number']}/again"
+            decision, new = await self.retrieval.retrieve_more(context, text, decision, key)
+            rest = [*rest, *new]
+        more = await self._judge_some(context, text, decision, rest[: context.candidates], facts, len(first))
+        return accept_last_choice({**decision, "candidates": [*first, *more, *rest[context.candidates :]]})
+
+    async def _judge_some(
+        self,
+        context: Context,
+        text: str,
+        decision: Decision,
+        candidates: Sequence[Candidate],
+        facts: Sequence[str],
+        start: int,
+    ) -> list[Candidate]:
+        """Some candidates of a term with their verdicts; `start` is the number of the first, for the calls' keys."""
+        keys = [f"judge/{decision['sentence']}/{decision['number']}/{start + i}" for i in range(len(candidates))]
+        inputs = {"text": text, "term": decision["surface"], **context.languages}
+        return await self.causal_judge.judge_candidates(context, inputs, candidates, facts, keys)
+
+    async def _adapt_decisions(
         self, context: Context, sentence: Sentence, shared: Sequence[Decision], facts: dict[str, list[str]]
     ) -> list[Decision]:
-        """Decisions of this sentence's own on terms that may mean something else here than where they were decided."""
+        """A sentence's own decisions on terms that may have another meaning here than where they were decided."""
         by_node = {decision["node"]: decision for decision in shared}
         work = [
-            self._again_here(context, sentence["text"], by_node[node], mention, number, facts.get(node, []))
+            self._judge_in_sentence(context, sentence["text"], by_node[node], mention, number, facts.get(node, []))
             for number, mention in enumerate(sentence["mentions"])
             if context.judge and may_differ(by_node.get(node := mention.get("node", "")), mention)
         ]
         return _all(await settled(*work))
 
-    async def _again_here(
-        self, context: Context, text: str, decision: Decision, mention: Mention, number: int, told: Sequence[str]
+    async def _judge_in_sentence(
+        self, context: Context, text: str, decision: Decision, mention: Mention, number: int, facts: Sequence[str]
     ) -> Decision:
-        """What was accepted elsewhere, if it is relevant here too; else the other candidates are judged here."""
-        chosen = accepted(decision)
-        anew = [blank(c["item"], c["sources"]) for c in decision["candidates"] if c is not chosen]
-        about = {"text": text, "term": mention["surface"], **context.languages}
-        here: Decision = {
+        """Another sentence's accepted candidate if it is relevant here too; otherwise the others are judged here."""
+        accepted = accepted_candidate(decision)
+        others = [blank_candidate(c["item"], c["sources"]) for c in decision["candidates"] if c is not accepted]
+        own: Decision = {
             **decision,
             "surface": mention["surface"], "kind": mention["kind"], "sentence": mention["sentence"], "number": number,
-            "candidates": anew, "retrievals": 1, "faults": [],
+            "candidates": others, "retrievals": 1, "faults": [],
         }  # fmt: skip
-        if chosen is None:
-            return await self.decide(context, text, here, told)
+        if accepted is None:
+            return await self.decide(context, text, own, facts)
+        inputs = {"text": text, "term": mention["surface"], **context.languages}
+        blank = blank_candidate(accepted["item"], accepted["sources"])
         key = f"judge/{mention['sentence']}/{number}/shared"
-        [looked] = await settled(self.relevant(context, about, blank(chosen["item"], chosen["sources"]), told, key))
-        if isinstance(looked, ModelError):  # then what holds for the document holds here
-            return {**here, "candidates": [chosen], "reused": True, "faults": [str(looked)]}
-        if looked["relevant"]:
-            return {**here, "candidates": [{**looked, "accepted": True}], "reused": True}
-        return await self.decide(context, text, {**here, "candidates": [looked, *anew]}, told)
+        [result] = await settled(self.causal_judge.check_relevance(context, inputs, blank, facts, key))
+        if isinstance(result, ModelError):  # the document's decision then holds here
+            return {**own, "candidates": [accepted], "reused": True, "faults": [str(result)]}
+        if result["relevant"]:
+            return {**own, "candidates": [{**result, "accepted": True}], "reused": True}
+        return await self.decide(context, text, {**own, "candidates": [result, *others]}, facts)
 
-    async def translate(self, context: Context, sentence: Sentence, i: int, decisions: Sequence[Decision]) -> Rendered:
-        """Sentence i with the entries of its terms: accepted ones, or without the judge all. Raises RoleError."""
+    async def translate_sentence(
+        self, context: Context, sentence: Sentence, i: int, decisions: Sequence[Decision]
+    ) -> SentenceTranslation:
+        """Translate sentence i with its terms' accepted entries, or with all if the judge is off. Raises RoleError."""
         if sentence["already"]:
-            return _rendered(sentence["text"], "already in the target language")
-        known = valid(sentence, decisions)
-        entries = [entry for decision in known for entry in _entries(context, decision)]
+            return _translation(sentence["text"], "already in the target language")
+        own_decisions = select_decisions(sentence, decisions)
+        entries = [entry for decision in own_decisions for entry in _entries(context, decision)]
         inputs = {"text": sentence["text"], "entries": entries, **context.languages}
         answer = await ask(context, self.translator, key=f"translate/{i}", **inputs)
-        wanted = [str(c["item"]["target"]).strip() for decision in known if (c := accepted(decision))]
-        checked = list(dict.fromkeys(target for target in wanted if target))
+        accepted = [candidate for decision in own_decisions if (candidate := accepted_candidate(decision))]
+        targets = [str(candidate["item"]["target"]).strip() for candidate in accepted]
+        checked = list(dict.fromkeys(target for target in targets if target))
         missing = [target for target in checked if not has_term(target, answer.value)]
-        rendered = _rendered(
-            answer.value, "entries" if entries else "no entry" if sentence["mentions"] else "no term", answer.call.key
-        )
+        status: Any = "entries" if entries else "no entry" if sentence["mentions"] else "no term"
+        rendered = _translation(answer.value, status, answer.call.key)
         return {**rendered, "checked": checked, "missing": missing, "left": missing}
 
-    async def check(self, context: Context, sentence: Sentence, i: int, rendered: Rendered) -> Rendered:
-        """A translation that lacks accepted terms is repaired, once.
+    async def repair_sentence(
+        self, context: Context, sentence: Sentence, i: int, rendered: SentenceTranslation
+    ) -> SentenceTranslation:
+        """Repair a translation that lacks accepted terms, once.
 
-        A repair is not taken if it lacks as many, or is another text, such as a list of the terms.
+        A repair is refused if it lacks as many terms, or is a different text, such as a list of the terms.
         """
         if not rendered["missing"] or not context.repair:
             return rendered
@@ -256,28 +322,40 @@ class CRAT(Judge):
         if isinstance(answer, ModelError):
             return rendered
         left = [target for target in rendered["checked"] if not has_term(target, answer.value)]
-        alike = SequenceMatcher(None, rendered["translation"], answer.value, autojunk=False).ratio()
-        if len(left) >= len(rendered["missing"]) or alike < ALIKE:
+        similarity = SequenceMatcher(None, rendered["translation"], answer.value, autojunk=False).ratio()
+        if len(left) >= len(rendered["missing"]) or similarity < MIN_REPAIR_SIMILARITY:
             return rendered
         return {**rendered, "translation": answer.value, "key": answer.call.key, "left": left, "repaired": True}
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """identify -> build -> judge -> translate -> check for a sentence, identify -> build -> document for many."""
         builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
-        builder.add_node("identify", self.identify)
-        builder.add_node("build", self.build)
-        for name in ("judge", "translate", "check", "document"):
-            builder.add_node(name, getattr(self, f"{name}_node"))
+        for node in (self.identify, self.build, self.judge, self.translate, self.check, self.document):
+            builder.add_node(node.__name__, node)
         builder.add_edge(START, "identify")
         builder.add_edge("identify", "build")
-        builder.add_conditional_edges(
-            "build", lambda state: "judge" if len(state["document"]) == 1 else "document", ["judge", "document"]
-        )
+        builder.add_conditional_edges("build", _after_build, ["judge", "document"])
         builder.add_edge("judge", "translate")
         builder.add_edge("translate", "check")
         builder.add_edge("check", END)
         builder.add_edge("document", END)
         return builder
+
+
+@dataclass(frozen=True)
+@role_options(
+    CRAT,
+    shared_models={"glosser": "translator", "repairer": "translator"},
+    old_names={
+        "llm_source": "informant", "query_expander": "searcher", "kg_constructor": "grapher", "back_translator": "back",
+    },
+)  # fmt: skip
+class Context(Knobs):
+    """Models, prompts and options of a run. The translator's model also glosses (for its probabilities) and repairs."""
+
+
+def _after_build(state: State) -> Literal["judge", "document"]:
+    return "judge" if len(state["document"]) == 1 else "document"
 
 
 def _all(results: Sequence[T | ModelError]) -> list[T]:
@@ -288,52 +366,31 @@ def _all(results: Sequence[T | ModelError]) -> list[T]:
     return [result for result in results if not isinstance(result, ModelError)]
 
 
-@dataclass(frozen=True)
-@role_options(CRAT, shared_models={"glosser": "translator", "repairer": "translator"})
-class Context(Knobs):
-    """Models, prompts and knobs of a run. Glosses and repairs are the translator's: its own probabilities count."""
-
-
 def _entries(context: Context, decision: Decision) -> list[dict[str, str]]:
-    """What the translator is told of a term."""
-    chosen = accepted(decision)
-    used = ([chosen] if chosen else []) if context.judge else decision["candidates"]
-    return [{"term": decision["surface"], **shown(candidate["item"])} for candidate in used]
+    """The entries of a term that the translator sees."""
+    accepted = accepted_candidate(decision)
+    candidates = ([accepted] if accepted else []) if context.judge else decision["candidates"]
+    return [{"term": decision["surface"], **prompt_entry(candidate["item"])} for candidate in candidates]
 
 
-def _rendered(translation: str, status: Any, key: str = "") -> Rendered:
-    return Rendered(
+def _translation(translation: str, status: Any, key: str = "") -> SentenceTranslation:
+    return SentenceTranslation(
         translation=translation, status=status, key=key, asked=key, checked=[], missing=[], left=[], repaired=False
     )
 
 
-def _result(context: Context, document: Sequence[Sentence], rendered: list[Rendered]) -> dict[str, Any]:
-    """The translations, as a list and as one text, and what is worth learning from them."""
-    translations = [one["translation"] for one in rendered]
-    text = joined(translations, [sentence["gap"] for sentence in document], context.target_language)
+def _results(context: Context, document: Sequence[Sentence], rendered: list[SentenceTranslation]) -> dict[str, Any]:
+    """The translations, as a list and as one text, and their training targets."""
+    translations = [item["translation"] for item in rendered]
+    text = join_translations(translations, [sentence["gap"] for sentence in document], context.target_language)
     pairs = zip(document, rendered, strict=True)
-    learned = [target for sentence, one in pairs if one["key"] for target in targets(context, sentence["text"], one)]
+    targets = [t for sentence, item in pairs if item["key"] for t in make_targets(context, sentence["text"], item)]
     return {
         "rendered": rendered,
         "translations": translations,
         "translation": text,
-        "targets": [asdict(target) for target in learned],
+        "targets": [asdict(target) for target in targets],
     }
-
-
-def targets(context: Context, text: str, rendered: Rendered) -> list[Target]:
-    """What is worth learning of a sentence: the final translation, from the source alone and from the entries.
-
-    The `role` target shows what the translator was sent and the final translation, which a repair may have written.
-    """
-    checked = len(rendered["checked"])
-    kept = 100.0 * (checked - len(rendered["left"])) / checked if checked else 100.0
-    scores = {"score": kept, "terms": float(checked), "repaired": float(rendered["repaired"])}
-    written = Segment("assistant", True, call=rendered["key"])
-    asked = STUDENT.render({"text": text, **context.languages})
-    prompt = masked(asked)
-    sent = Segment("user", False, prompt=rendered["asked"])
-    return [Target("sft", (*prompt, written), scores=scores), Target("role", (sent, written), scores=scores)]
 
 
 builder = CRAT().builder()

@@ -1,15 +1,15 @@
-"""TransKG: what is known of the terms of a text that threaten its translation, as a graph (CRAT, Chen et al. 2024).
+"""TransKG: a knowledge graph of the unknown terms of a text (CRAT, Chen et al. 2024).
 
 Nodes are terms, concepts and translations; the same term, meaning or translation is one node for the whole document.
 Internal knowledge (from the text) is an edge between terms and concepts with a relation of any name. External
-knowledge comes as items, and its edges are
+knowledge comes as items, whose edges are
 
     term -means-> concept -rendered_as-> translation      an item with a meaning and a translation
-    term -means-> concept                                 one that explains only
-    term -translates-> translation                        one that translates only
+    term -means-> concept                                 an item with a meaning only
+    term -translates-> translation                        an item with a translation only
 
-Every edge carries its evidence, its source and its origin. The edges of an item carry the item, a number that they
-share, and the judge's verdict: the graph alone holds everything, and goes through JSON and GraphML.
+Every edge has its evidence, source and origin. The edges of an item also have the item's fields, its number and the
+judge's verdict. The graph is thus self-contained; it can be written as JSON and GraphML.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from agentsys.terms.item import Item, Origin, Term, needs
 
 Verdict = Literal["accepted", "rejected"]
 
-_NO_XML: Final = {code: " " for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
-"""Characters that XML cannot hold."""
+_INVALID_IN_XML: Final = {code: " " for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
+"""Characters that are not allowed in XML."""
 
 
 class TransKG:
     """The graph of one document; it grows sentence by sentence. `graph` is a networkx.MultiDiGraph.
 
-    A term is known by its surface without case (an acronym with its capitals), in English also by its singular or
-    regular plural. Translations and meanings are the same where they differ in case, white space or Chinese script
-    only; the first writing is kept.
+    A term is identified by its surface without case (an acronym with its capitals), in English also by its singular or
+    regular plural. Translations and meanings that differ only in case, white space or Chinese script are the same node;
+    the first spelling is kept.
     """
 
     def __init__(self, language: str = "en") -> None:
@@ -44,20 +44,20 @@ class TransKG:
         import networkx as nx
 
         self.graph: Any = nx.MultiDiGraph(language=language)
-        self._items = 0
+        self._item_count = 0
 
     def add_term(self, term: Term) -> str:
-        """Add a term of the text where it stands; the id of its node."""
+        """Add an occurrence of a term in the text; returns the id of its node."""
         node = self._term(term.surface, "internal")
-        data, where = self.graph.nodes[node], asdict(term)
+        data, occurrence = self.graph.nodes[node], asdict(term)
         data["origin"] = "internal"
-        if where not in data.setdefault("found", []):
-            data["found"].append(where)
+        if occurrence not in data.setdefault("found", []):
+            data["found"].append(occurrence)
         return node
 
     def terms(self) -> list[Term]:
-        """Every term of the text with every place where it was found, in order of arrival."""
-        return [Term(**where) for _, data in self.graph.nodes(data=True) for where in data.get("found", ())]
+        """All occurrences of the terms in the text, in insertion order."""
+        return [Term(**item) for _, data in self.graph.nodes(data=True) for item in data.get("found", ())]
 
     def relate(
         self,
@@ -68,10 +68,10 @@ class TransKG:
         evidence: str,
         sentence: int,
     ) -> None:
-        """Add what sentence number `sentence` says of a term, given by its surface or its node's id.
+        """Add a relation that sentence number `sentence` states about a term, given by its surface or its node's id.
 
-        The same relation of the same two nodes is kept once, with the evidence that came first; a relation of a node to
-        itself says nothing and is left out.
+        The same relation between the same two nodes is kept once, with the first evidence; a relation of a node to
+        itself is left out.
         """
         start = src if src in self.graph else self._term(src, "internal")
         end = self._term(dst_label, "internal") if dst_kind == "term" else self._node("concept", dst_label, "internal")
@@ -82,45 +82,45 @@ class TransKG:
             )
 
     def add_item(self, item: Item, surface: str = "") -> None:
-        """Add an item about the term with this surface, by default about the term that it names.
+        """Add an item about the term with this surface, by default the item's own term.
 
-        Another source that says the same is kept as further evidence; the same item is not added twice. Raises
+        The same content from another source is kept as further evidence; the same item is not added twice. Raises
         KnowledgeError for an item with neither a translation nor a meaning.
         """
         node = self._term(surface or item.term, item.origin)
-        if item not in self._said(node):
-            self._add(node, item)
+        if item not in self._items_of(node):
+            self._add_edges(node, item)
 
     def items(self, surface: str) -> list[Item]:
-        """What is known of a term in order of arrival; of items with the same translation and meaning the first."""
-        return _distinct(self._said(self._find(surface)))
+        """The items of a term in insertion order; of items with the same translation and meaning the first."""
+        return _distinct(self._items_of(self._find(surface)))
 
     def facts(self, surface: str) -> list[str]:
-        """What the text says of a term, as lines "term - relation - other", in the order of the sentences."""
+        """Internal knowledge about a term, as lines "term - relation - other", in the order of the sentences."""
         node = self._find(surface)
         if node is None:
             return []
         label = self.graph.nodes(data="label")
         edges = [*self.graph.out_edges(node, data=True), *self.graph.in_edges(node, data=True)]
-        said = sorted((edge for edge in edges if "item" not in edge[2]), key=lambda edge: edge[2]["sentence"])
-        return [f"{label[start]} - {edge['relation']} - {label[end]}" for start, end, edge in said]
+        internal = sorted((edge for edge in edges if "item" not in edge[2]), key=lambda edge: edge[2]["sentence"])
+        return [f"{label[start]} - {edge['relation']} - {label[end]}" for start, end, edge in internal]
 
     def accept(self, surface: str, item: Item) -> None:
-        """Let an item stand for the term in the whole document, in place of one accepted before; added if need be."""
-        self._judge(self._term(surface, item.origin), item, "accepted")
+        """Mark an item as the term's accepted one, in place of an earlier one; the item is added if it is new."""
+        self._set_verdict(self._term(surface, item.origin), item, "accepted")
 
     def reject(self, surface: str, item: Item) -> None:
-        """Mark an item, and what says the same, as not fit for this document; added if need be."""
-        self._judge(self._term(surface, item.origin), item, "rejected")
+        """Mark an item, and those with the same content, as rejected; the item is added if it is new."""
+        self._set_verdict(self._term(surface, item.origin), item, "rejected")
 
     def accepted(self, surface: str) -> Item | None:
-        """The item that stands for a term, None if none was accepted."""
+        """The accepted item of a term, None if there is none."""
         node = self._find(surface)
         accepted = self._with_verdict(node, "accepted") if node else []
         return accepted[0] if accepted else None
 
     def rejected(self, surface: str) -> list[Item]:
-        """The items of a term that were rejected, in order of arrival."""
+        """The rejected items of a term, in insertion order."""
         node = self._find(surface)
         return self._with_verdict(node, "rejected") if node else []
 
@@ -129,7 +129,7 @@ class TransKG:
         return {
             "language": self.graph.graph["language"],
             "nodes": [
-                {"id": node, **data, **({"found": [dict(where) for where in data["found"]]} if "found" in data else {})}
+                {"id": node, **data, **({"found": [dict(item) for item in data["found"]]} if "found" in data else {})}
                 for node, data in self.graph.nodes(data=True)
             ],
             "edges": [{"src": start, "dst": end, **edge} for start, end, edge in self.graph.edges(data=True)],
@@ -137,32 +137,32 @@ class TransKG:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The graph that `as_json` wrote."""
-        found = cls(data["language"])
+        """The graph that `as_json` returned."""
+        transkg = cls(data["language"])
         for node in data["nodes"]:
-            found.graph.add_node(node["id"], **{name: value for name, value in node.items() if name != "id"})
+            transkg.graph.add_node(node["id"], **{name: value for name, value in node.items() if name != "id"})
             if "found" in node:
-                found.graph.nodes[node["id"]]["found"] = [dict(where) for where in node["found"]]
+                transkg.graph.nodes[node["id"]]["found"] = [dict(item) for item in node["found"]]
         for edge in data["edges"]:
-            rest = {name: value for name, value in edge.items() if name not in ("src", "dst")}
-            found.graph.add_edge(edge["src"], edge["dst"], **rest)
-        found._items = 1 + max((edge["item"] for edge in data["edges"] if "item" in edge), default=-1)
-        return found
+            attributes = {name: value for name, value in edge.items() if name not in ("src", "dst")}
+            transkg.graph.add_edge(edge["src"], edge["dst"], **attributes)
+        transkg._item_count = 1 + max((edge["item"] for edge in data["edges"] if "item" in edge), default=-1)
+        return transkg
 
     def write_graphml(self, path: str | Path) -> None:
-        """Write the graph as GraphML: yEd, Gephi, Cytoscape and networkx read it."""
+        """Write the graph as GraphML, which yEd, Gephi, Cytoscape and networkx read."""
         import networkx as nx
 
         plain = nx.MultiDiGraph()
         for node, data in self.graph.nodes(data=True):
-            where = ", ".join(f"{one['sentence']}:{one['start']}-{one['end']}" for one in data.get("found", ()))
-            plain.add_node(_xml(node), label=_xml(data["label"]), kind=data["kind"], origin=data["origin"], found=where)
+            spans = ", ".join(f"{item['sentence']}:{item['start']}-{item['end']}" for item in data.get("found", ()))
+            plain.add_node(_xml(node), label=_xml(data["label"]), kind=data["kind"], origin=data["origin"], found=spans)
         for start, end, edge in self.graph.edges(data=True):
             plain.add_edge(_xml(start), _xml(end), **{name: _xml(value) for name, value in edge.items()})
         nx.write_graphml(plain, path)
 
     def draw(self, path: str | Path) -> None:
-        """Draw the graph as a PNG: terms, concepts and translations from left to right, accepted edges bold."""
+        """Draw the graph as a PNG: terms, concepts and translations from left to right; accepted edges are bold."""
         from agentsys.graphs.crat.transkg_figure import draw
 
         draw(self.graph, path)
@@ -176,31 +176,31 @@ class TransKG:
 
     def _find(self, surface: str) -> str | None:
         """The node of a term, also of its plural or singular; None if there is none."""
-        written = forms(surface, self.graph.graph["language"])
-        keys = [name_key(form) for form in written]
-        if not is_acronym(surface):  # "BANKS" is a plural of "bank" too
-            keys += [term_key(form) for form in written]
+        term_forms = forms(surface, self.graph.graph["language"])
+        keys = [name_key(form) for form in term_forms]
+        if not is_acronym(surface):  # "BANKS" is also a plural of "bank"
+            keys += [term_key(form) for form in term_forms]
         return next((f"term:{key}" for key in keys if f"term:{key}" in self.graph), None)
 
     def _term(self, surface: str, origin: Origin) -> str:
         return self._find(surface) or self._node("term", surface, origin)
 
-    def _add(self, node: str, item: Item) -> None:
+    def _add_edges(self, node: str, item: Item) -> None:
         if not (item.target.strip() or item.meaning.strip()):
             raise KnowledgeError(f"an item about '{item.term}' has neither a target nor a meaning; give one of them")
-        said = {**asdict(item), "item": self._items, "verdict": ""}
-        self._items += 1
+        attributes = {**asdict(item), "item": self._item_count, "verdict": ""}
+        self._item_count += 1
         relation = "translates"
         if item.meaning.strip():
             concept = self._node("concept", item.meaning, item.origin)
-            self.graph.add_edge(node, concept, relation="means", **said)
+            self.graph.add_edge(node, concept, relation="means", **attributes)
             node, relation = concept, "rendered_as"
         if item.target.strip():
             translation = self._node("translation", item.target, item.origin)
-            self.graph.add_edge(node, translation, relation=relation, **said)
+            self.graph.add_edge(node, translation, relation=relation, **attributes)
 
-    def _numbered(self, node: str) -> list[tuple[int, Item, Verdict | Literal[""]]]:
-        """Each item of a term with its number and its verdict, in order of arrival."""
+    def _numbered_items(self, node: str) -> list[tuple[int, Item, Verdict | Literal[""]]]:
+        """(number, item, verdict) of each item of a term, in insertion order."""
         names = [field.name for field in fields(Item)]
         return sorted(
             (
@@ -208,29 +208,29 @@ class TransKG:
                 for _, _, edge in self.graph.out_edges(node, data=True)
                 if "item" in edge
             ),
-            key=lambda found: found[0],
+            key=lambda numbered: numbered[0],
         )
 
-    def _said(self, node: str | None) -> list[Item]:
-        return [item for _, item, _ in self._numbered(node)] if node else []
+    def _items_of(self, node: str | None) -> list[Item]:
+        return [item for _, item, _ in self._numbered_items(node)] if node else []
 
-    def _judge(self, node: str, item: Item, verdict: Verdict) -> None:
-        if not any(_content(other) == _content(item) for other in self._said(node)):
-            self._add(node, item)
+    def _set_verdict(self, node: str, item: Item, verdict: Verdict) -> None:
+        if not any(_content(other) == _content(item) for other in self._items_of(node)):
+            self._add_edges(node, item)
         verdicts: dict[int, str] = {}
-        for number, other, before in self._numbered(node):
+        for number, other, old_verdict in self._numbered_items(node):
             if _content(other) == _content(item):
                 verdicts[number] = verdict
-            elif verdict == before == "accepted":
+            elif verdict == old_verdict == "accepted":
                 verdicts[number] = ""
-        there = {end for _, end in self.graph.out_edges(node)}
-        for _, _, edge in self.graph.out_edges([node, *there], data=True):
+        neighbors = {end for _, end in self.graph.out_edges(node)}
+        for _, _, edge in self.graph.out_edges([node, *neighbors], data=True):
             edge_number = edge.get("item")
             if edge_number in verdicts:
                 edge["verdict"] = verdicts[edge_number]
 
     def _with_verdict(self, node: str, verdict: Verdict) -> list[Item]:
-        return _distinct(item for _, item, found in self._numbered(node) if found == verdict)
+        return _distinct(item for _, item, own_verdict in self._numbered_items(node) if own_verdict == verdict)
 
 
 def _content(item: Item) -> tuple[str, str]:
@@ -238,7 +238,7 @@ def _content(item: Item) -> tuple[str, str]:
 
 
 def _distinct(items: Iterable[Item]) -> list[Item]:
-    """Of items with the same translation and meaning the first."""
+    """The items, of those with the same translation and meaning only the first."""
     first: dict[tuple[str, str], Item] = {}
     for item in items:
         first.setdefault(_content(item), item)
@@ -246,4 +246,4 @@ def _distinct(items: Iterable[Item]) -> list[Item]:
 
 
 def _xml(value: Any) -> Any:
-    return value.translate(_NO_XML) if isinstance(value, str) else value
+    return value.translate(_INVALID_IN_XML) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""A TransKG as a picture for a person: terms on the left, what they mean in the middle, translations on the right."""
+"""Draws a TransKG: terms on the left, their meanings in the middle, translations on the right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 COLUMNS: Final = ("term", "concept", "translation")
-COLOURS: Final = {"term": "#ffe0b2", "concept": "#cfe2f3", "translation": "#d5e8d4"}
+COLORS: Final = {"term": "#ffe0b2", "concept": "#cfe2f3", "translation": "#d5e8d4"}
 STYLES: Final[dict[str, dict[str, Any]]] = {
     "accepted": {"linewidth": 2.6, "color": "black"},
     "rejected": {"linewidth": 0.8, "color": "#b0b0b0", "linestyle": ":"},
@@ -23,7 +23,7 @@ FONTS: Final = (
     "Source Han Sans CN", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS",
 )  # fmt: skip
-"""Fonts with Chinese characters, the first that is installed is used for what the usual font lacks."""
+"""Fonts with Chinese characters; the first installed one is the fallback for the default font."""
 
 _WIDTH: Final = 34
 _LONGEST: Final = 3 * _WIDTH
@@ -32,12 +32,12 @@ _COLUMN: Final = 4.8
 _TALLEST: Final = 200.0
 _DPI: Final = 110
 _FARTHEST: Final = 0.25
-"""Columns that an arc may bow out to the left: its label must stay in the picture."""
+"""How far an arc may bow out to the left, in columns: its label must stay in the picture."""
 _WIDE: Final = re.compile(r"[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff00-\uff60]")
 
 
 def draw(graph: Any, path: str | Path) -> None:
-    """Write the PNG. Warns in one line where no installed font has the characters that the labels need."""
+    """Write the PNG. Warns once if the labels have Chinese characters and no installed font has them."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -54,14 +54,14 @@ def draw(graph: Any, path: str | Path) -> None:
         for column, kind in enumerate(COLUMNS):
             axes.text(column, -0.9, f"{kind}s", ha="center", va="center", fontsize=12)
         boxes = {node: _box(axes, places[node], data) for node, data in graph.nodes(data=True)}
-        figure.draw_without_rendering()  # gives the boxes their size, at which the arrows end
+        figure.draw_without_rendering()  # sets the size of the boxes, where the arrows end
         for start, end, edge in graph.edges(data=True):
             _arrow(axes, boxes[start], boxes[end], edge)
         figure.savefig(path, format="png")
 
 
 def _places(graph: Any) -> dict[str, tuple[int, float]]:
-    """Column and row of each node: terms in order of arrival, the others by the mean row of what leads to them."""
+    """Column and row of each node: terms in insertion order, the others by the mean row of their predecessors."""
     places: dict[str, tuple[int, float]] = {}
     for column, kind in enumerate(COLUMNS):
         nodes = [node for node, data in graph.nodes(data=True) if data["kind"] == kind]
@@ -81,17 +81,17 @@ def _places(graph: Any) -> dict[str, tuple[int, float]]:
 
 
 def _box(axes: Any, place: tuple[int, float], data: dict[str, Any]) -> Any:
-    """A node's label in its box; dashed where it comes from outside the text."""
+    """A node's label in its box; dashed for external nodes."""
     border = {"linestyle": "-" if data["origin"] == "internal" else "--", "edgecolor": "#606060", "linewidth": 0.8}
-    box = {"boxstyle": "round,pad=0.35", "facecolor": COLOURS[data["kind"]], **border}
+    box = {"boxstyle": "round,pad=0.35", "facecolor": COLORS[data["kind"]], **border}
     return _text(axes, place, "\n".join(_lines(data["label"])), fontsize=8, bbox=box, zorder=3)
 
 
 def _arrow(axes: Any, start: Any, end: Any, edge: dict[str, Any]) -> None:
-    """An arrow between two boxes; internal relations carry their name, the others are known by their columns."""
+    """An arrow between two boxes; only internal relations are labeled, the others follow from their columns."""
     (left, top), (right, bottom) = start.get_position(), end.get_position()
-    # Within a column the arrow makes an arc to the left, past what stands between; the vertical axis points down. The
-    # middle of the arc lies half the bend times the arrow's length beside the straight line.
+    # Within a column the arrow is an arc to the left, around the boxes in between; the vertical axis points down. The
+    # middle of the arc lies half the bend times the arrow's length off the straight line.
     origin, unit = axes.transData.transform([(0, 0), (1, 1)])
     length = abs((bottom - top) * (unit[1] - origin[1]))
     size = min(0.4, 2 * _FARTHEST * (unit[0] - origin[0]) / length) if left == right and length else 0.0
@@ -99,12 +99,12 @@ def _arrow(axes: Any, start: Any, end: Any, edge: dict[str, Any]) -> None:
     arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "shrinkB": 1}
     patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
     style = {**arrow, **patches, **STYLES[edge.get("verdict", "")]}
-    drawn = axes.annotate("", xy=(right, bottom), xytext=(left, top), arrowprops=style, zorder=2)
+    arrow_patch = axes.annotate("", xy=(right, bottom), xytext=(left, top), arrowprops=style, zorder=2)
     if "item" not in edge:
         white = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
         middle = axes.transData.transform(((left + right) / 2, (top + bottom) / 2)) - (size / 2 * length, 0)
         place = axes.transData.inverted().transform(middle)
-        _text(axes, place, _shorten(edge["relation"], _WIDTH), fontsize=7, bbox=white, zorder=drawn.zorder + 0.5)
+        _text(axes, place, _shorten(edge["relation"], _WIDTH), fontsize=7, bbox=white, zorder=arrow_patch.zorder + 0.5)
 
 
 def _text(axes: Any, place: Any, text: str, **style: Any) -> Any:
@@ -118,7 +118,7 @@ def _lines(label: str) -> list[str]:
 
 
 def _shorten(label: str, length: int) -> str:
-    """As much of a label as is no wider than so many letters; a Chinese character is as wide as two."""
+    """The label, shortened to a width of `length` letters; a Chinese character is two letters wide."""
     widths = list(accumulate(2 if _WIDE.match(char) else 1 for char in label))
     if not widths or widths[-1] <= length:
         return label
@@ -126,15 +126,15 @@ def _shorten(label: str, length: int) -> str:
 
 
 def _families(labels: str) -> Sequence[str]:
-    """matplotlib's own font, then one with Chinese characters if the labels have any."""
+    """matplotlib's default font, then one with Chinese characters if the labels have any."""
     from matplotlib import rcParams
     from matplotlib.font_manager import fontManager
 
-    usual = list(rcParams["font.family"])
+    default = list(rcParams["font.family"])
     if not _WIDE.search(labels):
-        return usual
+        return default
     installed = {font.name for font in fontManager.ttflist}
     fallback = [font for font in FONTS if font in installed][:1]
     if not fallback:
         warnings.warn("no font with Chinese characters is installed; install Noto Sans CJK to read them", stacklevel=4)
-    return usual + fallback
+    return default + fallback

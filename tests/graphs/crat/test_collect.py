@@ -1,4 +1,4 @@
-"""CRAT's command with a scripted model: what it finds, its graphs, resuming, what a user can get wrong."""
+"""CRAT's command with a scripted model: its table, graphs, resuming, wrong options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 from agentsys.collect import RunOptions, collect
 from agentsys.commands import command, run_app
+from agentsys.graphs.crat.measures import summarize
 from agentsys.graphs.crat.state import with_digest
 from agentsys.graphs.crat.system import Context, graph
 from agentsys.graphs.crat.transkg import TransKG
-from agentsys.graphs.crat_collect import findings, main
+from agentsys.graphs.crat_collect import main
 from agentsys.traces import Trace, read_traces
 from agentsys.trainers.rows import rows_of
 from agentsys.trainers.tokenize_rows import RowTokenizer
@@ -27,14 +28,14 @@ RULES: list[dict[str, Any]] = [
     },
     {"role": "glosser", "replies": ["Scotia = 斯科舍"]},
     {
-        "role": "grapher",
+        "role": "kg_constructor",
         "replies": [json.dumps({"relations": [{"term": "Scotia", "relation": "is", "object": "cold"}]})],
     },
-    {"role": "informant", "replies": [json.dumps({"senses": [{"meaning": "a song", "translation": "斯科提亚"}]})]},
+    {"role": "llm_source", "replies": [json.dumps({"senses": [{"meaning": "a song", "translation": "斯科提亚"}]})]},
     {"role": "relevance", "replies": ['{"here": "a land", "entry": "a land", "relevant": true}']},
     {"role": "substituter", "key": "judge/0/0/1/*", "replies": ["斯科提亚很冷。"]},
     {"role": "substituter", "replies": ["斯科舍很冷。"]},
-    {"role": "back", "replies": ["Scotia is cold."]},
+    {"role": "back_translator", "replies": ["Scotia is cold."]},
     {"role": "invariance", "key": "judge/0/0/1/*", "replies": ['{"first": "a land", "last": "a song", "same": false}']},
     {"role": "invariance", "replies": ['{"first": "a land", "last": "a land", "same": true}']},
     {"role": "counterfactual", "replies": ['{"reason": "so", "changes": true, "better": "entry"}']},
@@ -49,8 +50,8 @@ RECORDS = [
 ]
 
 
-class Place:
-    """A folder with a script, records and a term list; runs the command there."""
+class Workspace:
+    """A folder with a script, records and a term list; a call runs the command there."""
 
     def __init__(self, folder: Path, capsys: Any) -> None:
         self.folder, self.capsys = folder, capsys
@@ -60,41 +61,41 @@ class Place:
         self.list.write_text("source,target\nScotia,斯科舍\n", encoding="utf-8")
 
     def __call__(self, *options: object) -> tuple[int, str, str]:
-        given = ["--input", self.input, "--out", self.folder / "out", "--model", self.model, "--no-cache", *options]
+        arguments = ["--input", self.input, "--out", self.folder / "out", "--model", self.model, "--no-cache", *options]
         self.capsys.readouterr()
-        code = run_app(command(main), [str(option) for option in given])
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
+        code = run_app(command(main), [str(argument) for argument in arguments])
+        output = self.capsys.readouterr()
+        return code, output.out, output.err
 
     def traces(self) -> dict[str, Trace]:
         return {trace.id: trace for trace in read_traces(self.folder / "out")}
 
 
 @pytest.fixture
-def place(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
+def workspace(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("COLUMNS", "200")
-    return Place(tmp_path, capsys)
+    return Workspace(tmp_path, capsys)
 
 
-def test_documents_become_traces_graphs_and_a_table(place: Place) -> None:
-    graphs = place.folder / "graphs"
-    code, out, _ = place("--sources", f"terms:{place.list}", "--graphs", graphs)
-    assert code == 3, "the empty text is rejected"
-    assert "text: it is empty" in (place.folder / "out" / "failed.jsonl").read_text(encoding="utf-8")
-    traces = place.traces()
+def test_documents_become_traces_graphs_and_a_table(workspace: Workspace) -> None:
+    graphs = workspace.folder / "graphs"
+    code, out, _ = workspace("--sources", f"terms:{workspace.list}", "--graphs", graphs)
+    assert code == 3, "the empty text fails"
+    assert "text: it is empty" in (workspace.folder / "out" / "failed.jsonl").read_text(encoding="utf-8")
+    traces = workspace.traces()
     assert set(traces) == {"one", "the/second"}
     result = traces["the/second"].result or {}
     assert result["translations"] == ["斯科舍很冷。", "斯科舍也很远。", "那里很冷。"]
     assert result["rendered"][0]["repaired"] and result["rendered"][2]["status"].startswith("already")
-    chosen = TransKG.from_json(result["graph"]).accepted("Scotia")
-    assert chosen is not None and (chosen.target, chosen.source) == ("斯科舍", "terms.csv:2")
+    accepted = TransKG.from_json(result["graph"]).accepted("Scotia")
+    assert accepted is not None and (accepted.target, accepted.source) == ("斯科舍", "terms.csv:2")
     assert [target.kind for target in traces["the/second"].targets] == ["sft", "role"] * 2
     for line in (
         "4 in 2 documents (entries 3, already in the target language 1)",
         "3 (proper 3)",
         "3 invented, 0 inside longer ones",
         "2, 0 of them after a second retrieval",
-        "4; a term was accepted 2 times",
+        "4; accepted for 2 terms",
         "relevance 0, substitution 0, invariance 2, counterfactual 0, failed call 0",
         "3 of 3 (2 missing at first, 2 sentences repaired)",
     ):
@@ -104,26 +105,26 @@ def test_documents_become_traces_graphs_and_a_table(place: Place) -> None:
     assert (graphs / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_a_source_holds_and_what_could_not_be_used_is_said(place: Place) -> None:
-    place.list.write_text("source,target\nScotia,斯科舍\nScotia,苏格兰\n,无\n", encoding="utf-8")
+def test_the_command_reports_the_entries_of_each_source(workspace: Workspace) -> None:
+    workspace.list.write_text("source,target\nScotia,斯科舍\nScotia,苏格兰\n,无\n", encoding="utf-8")
     unit = "<tu><tuv xml:lang='{}'><seg>It is cold.</seg></tuv><tuv xml:lang='zh'><seg>很冷。</seg></tuv></tu>"
-    memory = place.folder / "m.tmx"
+    memory = workspace.folder / "m.tmx"
     units = "".join(map(unit.format, ("en", "cz", "cz")))
     memory.write_text(f"<tmx version='1.4'><header/><body>{units}</body></tmx>", encoding="utf-8")
-    _, out, _ = place("--sources", f"terms:{place.list},tmx:{memory}")
+    _, out, _ = workspace("--sources", f"terms:{workspace.list},tmx:{memory}")
     unused = "not used (blank, broken or in other languages)"
     assert f"terms:terms.csv: 2 entries, 1 terms with rival translations, 1 {unused}\n" in out
     assert f"tmx:m.tmx: 1 entries, 2 {unused}\n" in out
 
 
-def test_a_run_is_resumed_but_not_with_another_term_list(place: Place) -> None:
-    sources = ("--sources", f"terms:{place.list}")
-    place("--limit", 1, *sources)
-    assert len(place.traces()) == 1
-    place(*sources)
-    assert len(place.traces()) == 2
-    place.list.write_text("source,target\nScotia,苏格兰\n", encoding="utf-8")
-    code, _, err = place(*sources)
+def test_a_run_is_resumed_but_not_with_another_term_list(workspace: Workspace) -> None:
+    sources = ("--sources", f"terms:{workspace.list}")
+    workspace("--limit", 1, *sources)
+    assert len(workspace.traces()) == 1
+    workspace(*sources)
+    assert len(workspace.traces()) == 2
+    workspace.list.write_text("source,target\nScotia,苏格兰\n", encoding="utf-8")
+    code, _, err = workspace(*sources)
     assert code == 2 and "knobs.sources_digest" in one_error(err)
 
 
@@ -137,34 +138,34 @@ def test_a_run_is_resumed_but_not_with_another_term_list(place: Place) -> None:
         (["--graphs", __file__], "it is a file; name a folder"),
     ],
 )
-def test_what_a_user_got_wrong_is_one_line_and_nothing_is_written(place: Place, options: list[Any], fix: str) -> None:
-    code, _, err = place(*options)
+def test_a_wrong_option_is_one_line_and_nothing_is_written(workspace: Workspace, options: list[Any], fix: str) -> None:
+    code, _, err = workspace(*options)
     assert code == 2 and fix in one_error(err)
-    assert not (place.folder / "out").exists()
+    assert not (workspace.folder / "out").exists()
 
 
-def test_the_input_has_to_be_named(capsys: Any) -> None:
+def test_the_input_is_required(capsys: Any) -> None:
     assert run_app(command(main), []) == 2
     assert "--input: name a file" in one_error(capsys.readouterr().err)
 
 
-def test_two_runs_with_the_same_replies_give_the_same_records(place: Place) -> None:
-    context = with_digest(Context(place.model, sources=f"terms:{place.list}"))
-    found = []
+def test_two_runs_with_the_same_replies_give_the_same_records(workspace: Workspace) -> None:
+    context = with_digest(Context(workspace.model, sources=f"terms:{workspace.list}"))
+    runs = []
     for name in ("a", "b"):
-        collect(graph, place.input, place.folder / name, context=context, options=RunOptions(no_cache=True))
-        found.append(outcomes(place.folder / name))
-    assert found[0] == found[1]
-    rows = dict(findings(read_traces(place.folder / "a")))
-    calls = sum(len(trace.calls) for trace in read_traces(place.folder / "a"))
-    assert rows["calls and tokens written a sentence"].startswith(f"{calls / 4:.1f}, ")
-    assert dict(findings([]))["terms found"] == "0 (none)"
+        collect(graph, workspace.input, workspace.folder / name, context=context, options=RunOptions(no_cache=True))
+        runs.append(outcomes(workspace.folder / name))
+    assert runs[0] == runs[1]
+    rows = dict(summarize(read_traces(workspace.folder / "a")))
+    calls = sum(len(trace.calls) for trace in read_traces(workspace.folder / "a"))
+    assert rows["calls and completion tokens per sentence"].startswith(f"{calls / 4:.1f}, ")
+    assert dict(summarize([]))["terms found"] == "0 (none)"
 
 
-def test_rows_for_the_trainers_are_cut_from_the_targets(place: Place) -> None:
-    place("--sources", f"terms:{place.list}")
+def test_the_targets_become_rows_for_the_trainers(workspace: Workspace) -> None:
+    workspace("--sources", f"terms:{workspace.list}")
     row_tokenizer = RowTokenizer(make_tokenizer(), retokenize=True)
-    rows = list(rows_of(place.traces()["one"], row_tokenizer))
+    rows = list(rows_of(workspace.traces()["one"], row_tokenizer))
     assert [(row["kind"], row["text"]) for row in rows] == [("sft", "斯科舍很冷。"), ("role", "斯科舍很冷。")]
     assert "Scotia is cold." in rows[0]["prompt"] and "Entries" not in rows[0]["prompt"]
     assert "Entries" in rows[1]["prompt"]

@@ -1,4 +1,4 @@
-"""TransKG: nodes that are shared, items, verdicts, what goes through JSON, GraphML and a picture, and scripts."""
+"""TransKG: shared nodes, items, verdicts, JSON, GraphML, the picture, and Chinese scripts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def example() -> TransKG:
     graph.add_term(Term("Scotia", "proper", 0, 6, 1))
     graph.relate("Scotia", "is the name of", "bank", "term", "Scotia, a bank", 1)
     graph.relate("bank", "takes", "deposits", "concept", "It takes deposits.", 0)
-    for one in (
+    for entry in (
         item("bank", "银行", BANK),
         item("bank", "河岸", SHORE),
         item("Scotia", "丰业"),
         item("Scotia", "", "a region of Canada"),
     ):
-        graph.add_item(one)
+        graph.add_item(entry)
     return graph
 
 
@@ -88,7 +88,7 @@ def test_a_term_is_one_node_in_any_case_and_number(surface: str) -> None:
     first = graph.add_term(Term("bank", "polysemy", 0, 4, 0))
     assert graph.add_term(Term(surface, "polysemy", 9, 13, 3)) == first
     graph.add_item(item("bank", "银行"))
-    assert [one.target for one in graph.items(surface)] == ["银行"]
+    assert [entry.target for entry in graph.items(surface)] == ["银行"]
     assert [term.sentence for term in graph.terms()] == [0, 3]
 
 
@@ -103,48 +103,48 @@ def test_a_term_is_one_node_in_any_case_and_number(surface: str) -> None:
         ("fr", "Fils", "fils", True),
     ],
 )
-def test_an_acronym_is_no_word_and_only_english_has_its_plural(language: str, one: str, other: str, same: bool) -> None:
+def test_an_acronym_is_not_a_word_and_only_english_has_plurals(language: str, one: str, other: str, same: bool) -> None:
     graph = TransKG(language)
     first = graph.add_term(Term(one, "domain", 0, 4, 0))
-    again = TransKG.from_json(graph.as_json())
-    for found in (graph, again):
-        assert (found.add_term(Term(other, "domain", 0, 4, 1)) == first) is same
+    restored = TransKG.from_json(graph.as_json())
+    for transkg in (graph, restored):
+        assert (transkg.add_term(Term(other, "domain", 0, 4, 1)) == first) is same
 
 
-def test_the_same_place_is_kept_once() -> None:
+def test_the_same_occurrence_is_kept_once() -> None:
     graph = TransKG()
     for _ in range(2):
         graph.add_term(Term("bank", "polysemy", 0, 4, 0))
     assert graph.terms() == [Term("bank", "polysemy", 0, 4, 0)]
 
 
-def test_an_item_can_be_about_another_term_than_the_source_names() -> None:
+def test_an_item_can_be_added_to_another_term() -> None:
     graph = TransKG()
     graph.add_term(Term("COVID-19", "new", 0, 8, 0))
     graph.add_item(item("Coronavirus disease 2019", "新冠肺炎"), "covid-19")
-    assert [one.term for one in graph.items("COVID-19")] == ["Coronavirus disease 2019"]
+    assert [entry.term for entry in graph.items("COVID-19")] == ["Coronavirus disease 2019"]
     assert not graph.items("Coronavirus disease 2019")
 
 
 def test_items_come_in_order_and_the_same_content_once() -> None:
     graph = TransKG()
-    said = [
+    items = [
         item("virus", "病毒", source="a.csv:2"),
         item("virus", "毒", source="a.csv:3"),
         item("Virus", "病毒", source="b.csv:9"),
     ]
-    for one in (*said, *said):
-        graph.add_item(one)
-    assert graph.items("virus") == said[:2]
-    # The second source stays as evidence.
+    for entry in (*items, *items):
+        graph.add_item(entry)
+    assert graph.items("virus") == items[:2]
+    # The second source is kept as evidence.
     assert sorted(edge["source"] for _, _, edge in graph.graph.edges(data=True)) == ["a.csv:2", "a.csv:3", "b.csv:9"]
 
 
-def test_traditional_and_simplified_translations_are_one_node_with_the_first_writing() -> None:
+def test_traditional_and_simplified_translations_are_one_node_with_the_first_spelling() -> None:
     graph = TransKG()
     graph.add_item(item("quarantine", "隔離"))
     graph.add_item(item("quarantine", "隔离", source="other.csv:2"))
-    assert [one.target for one in graph.items("quarantine")] == ["隔離"]
+    assert [entry.target for entry in graph.items("quarantine")] == ["隔離"]
     assert len(graph.graph) == 2
     graph.accept("quarantine", item("quarantine", "隔离"))
     assert graph.accepted("quarantine") == item("quarantine", "隔離")
@@ -194,22 +194,22 @@ def test_a_verdict_holds_for_all_edges_of_the_item_and_for_no_other_term() -> No
     assert graph.accepted("trust") is None
 
 
-def test_accepting_an_item_that_is_not_there_adds_it() -> None:
+def test_accepting_a_new_item_adds_it() -> None:
     graph = TransKG()
     graph.accept("bank", item("bank", "银行"))
     assert graph.accepted("bank") == item("bank", "银行") and graph.items("bank") == [item("bank", "银行")]
 
 
-def test_through_json_and_on() -> None:
+def test_a_graph_restored_from_json_can_grow() -> None:
     graph = example()
     graph.accept("bank", graph.items("bank")[0])
     data = json.loads(json.dumps(graph.as_json()))
-    again = TransKG.from_json(data)
-    assert again.as_json() == graph.as_json() == data
-    assert again.accepted("bank") == graph.accepted("bank") and again.terms() == graph.terms()
-    again.add_item(item("bank", "库"))
-    again.add_term(Term("bank", "polysemy", 1, 5, 7))
-    assert [one.target for one in again.items("bank")] == ["银行", "河岸", "库"]
+    restored = TransKG.from_json(data)
+    assert restored.as_json() == graph.as_json() == data
+    assert restored.accepted("bank") == graph.accepted("bank") and restored.terms() == graph.terms()
+    restored.add_item(item("bank", "库"))
+    restored.add_term(Term("bank", "polysemy", 1, 5, 7))
+    assert [entry.target for entry in restored.items("bank")] == ["银行", "河岸", "库"]
     assert data == graph.as_json()
     assert TransKG.from_json(TransKG().as_json()).as_json() == {"language": "en", "nodes": [], "edges": []}
 
@@ -235,9 +235,9 @@ def test_the_picture(tmp_path: Path) -> None:
     graph.draw(tmp_path / "graph.png")
     assert (tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
     TransKG().draw(tmp_path / "empty.png")
-    places = _places(graph.graph)
-    assert {place[0] for node, place in places.items() if node.startswith("concept:")} == {1}
-    assert len(set(places.values())) == len(places) == len(graph.graph)
+    positions = _places(graph.graph)
+    assert {position[0] for node, position in positions.items() if node.startswith("concept:")} == {1}
+    assert len(set(positions.values())) == len(positions) == len(graph.graph)
 
 
 def test_missing_fonts_are_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_missing_fonts_are_one_warning(tmp_path: Path, monkeypatch: pytest.Monke
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         example().draw(tmp_path / "graph.png")
-    assert [str(one.message)[:34] for one in caught] == ["no font with Chinese characters is"]
+    assert [str(entry.message)[:34] for entry in caught] == ["no font with Chinese characters is"]
 
 
 def test_a_missing_library_is_one_line() -> None:
