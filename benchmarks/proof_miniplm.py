@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from agentsys.trainers.loading import folder_of, load_tokenizer
-from agentsys.trainers.pretrain.chunks import Encoder, chunked
-from agentsys.trainers.pretrain.corpus import ChunkFolder, Writer, facts_of, read_documents, write_chunks
+from agentsys.trainers.pretrain.chunks import Encoder, chunk_documents
+from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_documents, write_chunks
 from agentsys.trainers.pretrain.difference import select, write_selection
-from agentsys.trainers.pretrain.scores import Scoring, score_all
+from agentsys.trainers.pretrain.scores import ScoringJob, score_all
 from agentsys.trainers.pretrain.train import PretrainingOptions, pretrain
 from agentsys.trainers.training import TrainingOptions
 
@@ -35,12 +35,12 @@ def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -
     folders = {
         "corpus": mixture(passages[:clean], rng),
         "reference": mixture(passages[clean : 2 * clean], rng),
-        "test": labeled("clean", passages[2 * clean : 2 * clean + 100]),
+        "test": label_texts("clean", passages[2 * clean : 2 * clean + 100]),
     }
     chunks = {name: make_chunks(documents, tokenizer, out / name) for name, documents in folders.items()}
     reference = learn(config, chunks["reference"].folder, chunks["test"].folder, out / "reference-model", epochs=8)
     for name, model in (("teacher", TEACHER), ("reference", str(out / "reference-model" / "model"))):
-        score_all(Scoring(out / "corpus", model, out / "scores" / name))
+        score_all(ScoringJob(out / "corpus", model, out / "scores" / name))
     chosen = select(out / "corpus", out / "scores" / "teacher", out / "scores" / "reference", 0.5, out / "selected", 10)
     anyhow = at_random(chunks["corpus"], chosen.chunks, out / "random", seed)
     students = {
@@ -56,7 +56,7 @@ def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -
     }
 
 
-def labeled(domain: str, texts: list[str]) -> list[dict[str, str]]:
+def label_texts(domain: str, texts: list[str]) -> list[dict[str, str]]:
     """Documents of a domain."""
     return [{"text": text, "domain": domain} for text in texts]
 
@@ -66,7 +66,9 @@ def mixture(clean: list[str], rng: random.Random) -> list[dict[str, str]]:
     noise = ["".join(rng.sample(text, len(text))) for text in clean[: len(clean) // 3]]
     length = sum(map(len, noise)) // max(1, len(noise))
     plate = " ".join([BOILER_PLATE] * (length // len(BOILER_PLATE) + 1))
-    documents = labeled("clean", clean) + labeled("noise", noise) + labeled("boiler-plate", [plate] * len(noise))
+    documents = (
+        label_texts("clean", clean) + label_texts("noise", noise) + label_texts("boiler-plate", [plate] * len(noise))
+    )
     rng.shuffle(documents)
     return documents
 
@@ -77,8 +79,8 @@ def make_chunks(documents: list[dict[str, str]], tokenizer: Any, out: Path) -> C
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
     encoder = Encoder(tokenizer)
-    facts = facts_of(encoder, tokenizer, TEACHER, LENGTH)
-    return write_chunks(chunked(read_documents([file]), encoder, LENGTH), Writer(out), **facts)
+    facts = describe_format(encoder, tokenizer, TEACHER, LENGTH)
+    return write_chunks(chunk_documents(read_documents([file]), encoder, LENGTH), ChunkWriter(out), **facts)
 
 
 def small_configuration(folder: Path) -> Path:

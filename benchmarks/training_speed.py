@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentsys.trainers.loading import folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
-from agentsys.trainers.rows import row_schema
-from agentsys.trainers.training import StudentOptions, TrainingOptions, configuration, load_student
+from agentsys.trainers.row_files import row_schema
+from agentsys.trainers.training import StudentOptions, TrainingOptions, load_student, make_config
 
 TEXT = "The old clock in the hall coughed twice, like a butler with bad news, and then struck nine. "
 
@@ -68,44 +68,50 @@ def student(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def teacher_scoring(args: argparse.Namespace, folder: Path) -> float:
-    from agentsys.trainers.teacher import Speed
+    from agentsys.trainers.teacher import SpeedOptions
 
-    return scored_with(args.teacher, folder / "scored", Speed())
+    return scored_with(args.teacher, folder / "scored", SpeedOptions())
 
 
 def teacher_in_bfloat16(args: argparse.Namespace, folder: Path) -> float:
-    from agentsys.trainers.teacher import Speed
+    from agentsys.trainers.teacher import SpeedOptions
 
-    return scored_with(args.teacher, folder / "scored-bf16", Speed(dtype="bfloat16"))
+    return scored_with(args.teacher, folder / "scored-bf16", SpeedOptions(dtype="bfloat16"))
 
 
 def teacher_in_vllm(args: argparse.Namespace, folder: Path) -> float:
     """vLLM, in bfloat16, started as a child of its own environment ($AGENTSYS_VLLM_PYTHON)."""
-    from agentsys.trainers.teacher import Speed
+    from agentsys.trainers.teacher import SpeedOptions
 
-    return scored_with(f"vllm:{folder_of(args.teacher)}", folder / "scored-vllm", Speed(in_flight=8))
+    return scored_with(f"vllm:{folder_of(args.teacher)}", folder / "scored-vllm", SpeedOptions(in_flight=8))
 
 
 def scored_with(teacher: str, out: Path, speed: Any) -> float:
     """Seconds of scoring, without the start of the teacher."""
-    from agentsys.trainers.teacher import Scoring, main
+    from agentsys.trainers.teacher import TeacherOptions, main
 
-    main(Scoring(out.parent / "rows.parquet", out, teacher), speed)
+    main(TeacherOptions(out.parent / "rows.parquet", out, teacher), speed)
     return float(json.loads((out / "manifest.json").read_text())["seconds"])
 
 
 def stored(args: argparse.Namespace, folder: Path) -> float:
     from transformers import TrainingArguments
 
-    from agentsys.trainers.distill import ScoredCollator, ScoredOptions, add_topk_loss, offline_trainer, scored_splits
+    from agentsys.trainers.distill_offline import (
+        ScoredCollator,
+        ScoredOptions,
+        add_topk_loss,
+        make_offline_trainer,
+        read_scored_splits,
+    )
     from agentsys.trainers.losses import Divergence
 
     model, tokenizer = student(args)
     add_topk_loss(model, Divergence("forward_kl"), 1.0)
-    rows = scored_splits(ScoredOptions(rows=folder / "scored"), tokenizer)["train"]
-    about = configuration(TrainingArguments, settings(args, folder), label_names=["labels"])
+    rows = read_scored_splits(ScoredOptions(rows=folder / "scored"), tokenizer)["train"]
+    about = make_config(TrainingArguments, settings(args, folder), label_names=["labels"])
     collator = ScoredCollator(tokenizer.pad_token_id)
-    return timed(offline_trainer(model=model, args=about, train_dataset=rows, data_collator=collator))
+    return timed(make_offline_trainer(model=model, args=about, train_dataset=rows, data_collator=collator))
 
 
 def gkd(args: argparse.Namespace, folder: Path) -> float:
@@ -118,7 +124,7 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.masked_fill(mask == 0, -100)}
 
     model, tokenizer = student(args)
-    about = configuration(GKDConfig, settings(args, folder), lmbda=0.0, beta=0.0, temperature=1.0)
+    about = make_config(GKDConfig, settings(args, folder), lmbda=0.0, beta=0.0, temperature=1.0)
     trainer = GKDTrainer(
         model=model,
         teacher_model=load_causal_lm(args.teacher),
@@ -133,15 +139,16 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
 def sft(args: argparse.Namespace, folder: Path) -> float:
     from trl import SFTConfig, SFTTrainer
 
-    from agentsys.trainers.sft import labeled
-    from agentsys.trainers.training import Guarded, read_rows
+    from agentsys.trainers.row_files import read_rows
+    from agentsys.trainers.sft import with_labels
+    from agentsys.trainers.training import Guarded
 
     class Trainer(Guarded, SFTTrainer):
         pass
 
     model, tokenizer = student(args)
-    rows = labeled(read_rows(folder / "rows.parquet", {})["train"])
-    about = configuration(SFTConfig, settings(args, folder), max_length=args.length)
+    rows = with_labels(read_rows(folder / "rows.parquet", {})["train"])
+    about = make_config(SFTConfig, settings(args, folder), max_length=args.length)
     return timed(Trainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
 
 
@@ -157,7 +164,7 @@ def trl_sft(args: argparse.Namespace, folder: Path) -> float:
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = student(args)
-    about = configuration(SFTConfig, settings(args, folder), max_length=args.length, eos_token="<|endoftext|>")
+    about = make_config(SFTConfig, settings(args, folder), max_length=args.length, eos_token="<|endoftext|>")
     rows = Dataset.from_list(texts(args))
     return timed(SFTTrainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
 
@@ -166,7 +173,7 @@ def dpo(args: argparse.Namespace, folder: Path) -> float:
     from datasets import Dataset
     from trl import DPOConfig
 
-    from agentsys.trainers.step_dpo import pair_trainer
+    from agentsys.trainers.dpo import make_pair_trainer
 
     model, tokenizer = student(args)
     half = args.length // 2
@@ -174,9 +181,9 @@ def dpo(args: argparse.Namespace, folder: Path) -> float:
         {"prompt_ids": ids[:half], "chosen_ids": ids[half:], "rejected_ids": ids[:half]}
         for ids in (row["input_ids"] for row in rows_of(args)[: args.rows // 2])
     ]
-    about = configuration(DPOConfig, settings(args, folder), max_length=None)
+    about = make_config(DPOConfig, settings(args, folder), max_length=None)
     return timed(
-        pair_trainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        make_pair_trainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     )
 
 
@@ -189,7 +196,7 @@ def trl_dpo(args: argparse.Namespace, folder: Path) -> float:
         {"prompt": t["prompt"], "chosen": t["completion"], "rejected": t["prompt"]}
         for t in texts(args)[: args.rows // 2]
     ]
-    about = configuration(DPOConfig, settings(args, folder), max_length=None)
+    about = make_config(DPOConfig, settings(args, folder), max_length=None)
     return timed(
         DPOTrainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     )
@@ -215,8 +222,8 @@ def timed(trainer: Any) -> float:
 
 SIDES: dict[str, Callable[[argparse.Namespace, Path], float]] = {
     "teacher scoring": teacher_scoring,
-    "distil, stored top-k": stored,
-    "distil, TRL GKD": gkd,
+    "distill, stored top-k": stored,
+    "distill, TRL GKD": gkd,
     "SFT": sft,
     "SFT, TRL alone": trl_sft,
     "step DPO": dpo,

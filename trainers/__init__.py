@@ -1,1 +1,26 @@
-"""Trainers: from traces to a better small model."""
+"""Everything that trains: training rows from traces, trainers on rows, and pre-training on selected text.
+
+Commands (`python trainers/<name>.py --help`), in the order of their use:
+
+    rows            traces -> rows of training examples (Parquet)
+    sft             supervised fine-tuning on rows
+    step_dpo        DPO on preference pairs of reasoning steps
+    teacher         a teacher's top-k log-probabilities, stored once per row
+    distill         distillation from stored top-k, or on-policy from a teacher in memory
+    warmup_distill  Warmup-Distill (arXiv 2502.11766): DPO on corrected samples before distillation
+    miniplm         MiniPLM (arXiv 2410.17215): corpus chunks, scores, difference sampling, pre-training
+    export          a trained folder -> one GGUF file
+
+Library modules, in reading order:
+
+    loading, training, reporting          models by name; options and the training loop's frame; metrics and model card
+    row_files, tokenize_rows, row_filter  Parquet rows, targets to token ids, filters and split
+    dpo                                   DPO on token ids
+    scorers, topk, score_rows             teachers, what is stored of them, one pass over a row file
+    losses, distill_offline, distill_on_policy
+    generate, corrections, warmup         sampling, check and correct, the stages of Warmup-Distill
+    pretrain/                             MiniPLM: chunks, corpus, nll, scores, difference, train
+    gguf_file, gguf_tokenizer, gguf_check
+
+Commands import library modules, never the other way.
+"""

@@ -1,4 +1,4 @@
-"""Answers of a model in this process to prompts of token ids."""
+"""Sample answers to prompts of token ids from a model in this process."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from agentsys.commands import knob
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How answers are sampled."""
+    """Sampling of answers."""
 
     panel: ClassVar[str] = "Sampling"
-    temperature: float = knob(1.0, "0 takes the likeliest token each time")
-    top_p: float = knob(1.0, "smallest mass of likeliest tokens that is sampled from")
-    answer_tokens: int = knob(256, "tokens of an answer at most")
-    sample_batch: int = knob(16, "prompts answered at once")
+    temperature: float = knob(1.0, "sampling temperature; 0 is greedy")
+    top_p: float = knob(1.0, "nucleus sampling: probability mass of the likeliest tokens that are sampled from")
+    answer_tokens: int = knob(256, "maximum answer length, in tokens")
+    sample_batch: int = knob(16, "prompts per batch")
 
 
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampling: SamplingOptions, seed: int = 0
 ) -> list[list[int]]:
-    """One answer to each prompt, as ids; the token that ended it is included, padding is not.
+    """One answer per prompt, as ids, with the end token and without padding.
 
-    Prompts of like length are answered together. The same seed gives the same answers on the same machine.
+    Prompts of similar length are batched together. The same seed gives the same answers on the same machine.
     """
     import torch
     from rich.console import Console
@@ -38,17 +38,19 @@ def generate(
     console = Console(stderr=True)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     for batch in track(batches, "generating", console=console, disable=not console.is_terminal):
-        answers |= zip(batch, _answer(model, tokenizer, [prompts[i] for i in batch], sampling), strict=True)
+        answers |= zip(batch, _answer_batch(model, tokenizer, [prompts[i] for i in batch], sampling), strict=True)
     return [answers[i] for i in range(len(prompts))]
 
 
-def _answer(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampling: SamplingOptions) -> list[list[int]]:
+def _answer_batch(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampling: SamplingOptions
+) -> list[list[int]]:
     import torch
 
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), longest), tokenizer.pad_token_id)
     real = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):  # padded on the left, so that all answers begin at one place
+    for i, prompt in enumerate(prompts):  # padded on the left, so that all answers begin at the same position
         ids[i, longest - len(prompt) :] = torch.tensor(prompt)
         real[i, longest - len(prompt) :] = 1
     settings: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -61,21 +63,21 @@ def _answer(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampli
             attention_mask=real.to(model.device),
             max_new_tokens=sampling.answer_tokens,
             pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=list(padding) or None,  # rows of the head that no token has
-            repetition_penalty=1.0,  # a model's own defaults would sample from another distribution than is scored
+            suppress_tokens=list(padding) or None,  # padding rows of the head have no token
+            repetition_penalty=1.0,  # the model's default would change the distribution that is scored
             **settings,
         )
-    ends = _ends(model, tokenizer)
-    return [_until_end(answer, ends) for answer in full[:, longest:].tolist()]
+    end_ids = _end_ids(model, tokenizer)
+    return [_truncate_after_end(answer, end_ids) for answer in full[:, longest:].tolist()]
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
-    told = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])}
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
 
 
-def _until_end(answer: list[int], ends: set[int]) -> list[int]:
+def _truncate_after_end(answer: list[int], end_ids: set[int]) -> list[int]:
     for place, token in enumerate(answer):
-        if token in ends:
+        if token in end_ids:
             return answer[: place + 1]
     return answer

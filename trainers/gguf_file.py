@@ -1,11 +1,11 @@
 """The GGUF file of a transformers folder: shape, rope, tokenizer, weights, for Qwen2 and Llama.
 
-llama.cpp computes what the file says, so everything that it could not honor is refused here: another architecture,
-another way to split text, a rope scaling that was not compared with transformers. Weights are read, converted and
-written one tensor at a time; a matrix is stored in the type asked for, vectors (norms, biases) in fp32 always.
+What llama.cpp would compute differently is refused here: another architecture, another way to split text, a rope
+scaling that was not compared with transformers. Weights are read, converted and
+written one tensor at a time; matrices are stored in the given type, vectors (norms, biases) always in fp32.
 
-Llama's query and key rows change places: transformers rotates the two halves of a head, llama.cpp (for this
-architecture) neighbouring pairs.
+Llama's query and key rows are reordered: transformers rotates the two halves of a head, llama.cpp (for this
+architecture) neighboring pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WeightType = Literal["f16", "f32", "q8_0"]
 
 ARCHITECTURES: Final = {"Qwen2ForCausalLM": "QWEN2", "LlamaForCausalLM": "LLAMA"}
-"""Class name in config.json -> name in gguf.MODEL_ARCH: those whose probabilities were compared with transformers."""
+"""Class name in config.json -> name in gguf.MODEL_ARCH, of the architectures that were compared with transformers."""
 
 _LAYER: Final = (
     "input_layernorm.weight",
@@ -40,7 +40,7 @@ _QWEN2_BIASES: Final = tuple(f"self_attn.{x}_proj.bias" for x in "qkv")
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """One tensor of the file; `read` gives its values in fp32."""
+    """One tensor of the file; `read` returns its values in fp32."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class _Tensor:
 
 
 def write_gguf(folder: Path, path: Path, weight_type: WeightType) -> None:
-    """Write the model in `folder` to `path`, a file that no engine has open. Raises TrainerError for another model."""
+    """Write the model in `folder` to `path`. Raises TrainerError for a model that cannot be exported."""
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
 
     config = _config(folder)
@@ -68,7 +68,7 @@ def write_gguf(folder: Path, path: Path, weight_type: WeightType) -> None:
     add_tokenizer(writer, load_tokenizer(str(folder)), config.vocab_size)
     tensors = [*_rope_factors(config), *_tensors(folder, config, architecture, weight_type)]
     try:
-        _write(writer, tensors)
+        _write_tensors(writer, tensors)
     finally:
         writer.close()
 
@@ -78,19 +78,19 @@ def _config(folder: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder)
-    except Exception as err:  # what config classes raise for a bad value, a bad file or a bad name shares no base class
+    except Exception as err:  # the errors of config classes share no base class
         raise TrainerError(f"{folder / 'config.json'}: {' '.join(str(err).split())[:300]}") from None
 
 
 def _architecture(config: Any, folder: Path) -> str:
-    named = (config.architectures or ["none named"])[0]
-    if named not in ARCHITECTURES:
-        raise TrainerError(f"{folder}: architecture {named} cannot be exported; {', '.join(ARCHITECTURES)} can")
+    name = (config.architectures or ["(none)"])[0]
+    if name not in ARCHITECTURES:
+        raise TrainerError(f"{folder}: architecture {name} cannot be exported; {', '.join(ARCHITECTURES)} can")
     if config.hidden_act != "silu":
-        raise TrainerError(f"{folder}: activation {config.hidden_act} cannot be exported; llama.cpp computes silu here")
+        raise TrainerError(f"{folder}: activation {config.hidden_act} cannot be exported; only silu can")
     if getattr(config, "use_sliding_window", False):
         raise TrainerError(f"{folder}: sliding-window attention cannot be exported; set use_sliding_window to false")
-    return ARCHITECTURES[named]
+    return ARCHITECTURES[name]
 
 
 def _head_size(config: Any) -> int:
@@ -111,7 +111,7 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
 
 
 def _add_rope(writer: GGUFWriter, config: Any, architecture: str) -> None:
-    """Base frequency and scaling; Llama 3's scaling is a tensor of its own (see _rope_factors)."""
+    """Add base frequency and scaling; Llama 3's scaling is a separate tensor (see _rope_factors)."""
     from gguf import RopeScalingType
 
     rope = config.rope_parameters
@@ -126,14 +126,14 @@ def _add_rope(writer: GGUFWriter, config: Any, architecture: str) -> None:
 
 
 def _rope_factors(config: Any) -> Iterator[_Tensor]:
-    """By what Llama 3 divides each frequency: transformers' own frequencies against the plain ones."""
+    """The factor by which Llama 3 divides each frequency: the plain ones over those of transformers."""
     import numpy as np
     from gguf import GGMLQuantizationType
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     if config.rope_parameters.get("rope_type") != "llama3":
         return
-    size = _head_size(config)  # one frequency for two of them
+    size = _head_size(config)  # one frequency per pair
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, device="cpu")
     plain = config.rope_parameters["rope_theta"] ** (-np.arange(0, size, 2) / size)
     factors = (plain / scaled.numpy()).astype(np.float32)
@@ -141,35 +141,37 @@ def _rope_factors(config: Any) -> Iterator[_Tensor]:
 
 
 def _tensors(folder: Path, config: Any, architecture: str, weight_type: WeightType) -> Iterator[_Tensor]:
-    """The model's tensors under their names in the file. Raises TrainerError if one is missing or unknown."""
+    """The model's tensors under their GGUF names. Raises TrainerError if one is missing or unknown."""
     from gguf import MODEL_ARCH, get_tensor_name_map
     from safetensors import safe_open
 
     names = get_tensor_name_map(MODEL_ARCH[architecture], config.num_hidden_layers)
-    files = _files(folder)
-    tied = config.tie_word_embeddings and not _own_head(files)
-    wanted = _wanted(config.num_hidden_layers, architecture, tied)
-    left_out = {"lm_head.weight"} if tied else set()
-    found = {name for name in files if not name.endswith("rotary_emb.inv_freq")} - left_out
-    if odd := sorted(found.symmetric_difference(wanted)):
-        what = "is missing in" if odd[0] in wanted else "is not known in"
-        raise TrainerError(f"{odd[0]} {what} {folder} ({len(odd)} such tensors): export a whole, merged model")
-    for name in wanted:
+    files = _tensor_files(folder)
+    tied = config.tie_word_embeddings and not _has_own_head(files)
+    expected = _expected_names(config.num_hidden_layers, architecture, tied)
+    ignored = {"lm_head.weight"} if tied else set()
+    names_in_files = {name for name in files if not name.endswith("rotary_emb.inv_freq")} - ignored
+    if wrong := sorted(names_in_files.symmetric_difference(expected)):
+        fault = "is missing in" if wrong[0] in expected else "is unknown in"
+        raise TrainerError(f"{wrong[0]} {fault} {folder} ({len(wrong)} such tensors): export a complete, merged model")
+    for name in expected:
         with safe_open(files[name], "pt") as opened:
             shape = tuple(opened.get_slice(name).get_shape())
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert target is not None, "every wanted name has one"
-        yield _Tensor(target, shape, _stored(shape, weight_type), _reader(files[name], name, config, architecture))
+        assert target is not None, "every expected name has one"
+        yield _Tensor(
+            target, shape, _storage_type(shape, weight_type), _make_reader(files[name], name, config, architecture)
+        )
 
 
-def _wanted(layers: int, architecture: str, tied: bool) -> list[str]:
+def _expected_names(layers: int, architecture: str, tied: bool) -> list[str]:
     layer = (*_LAYER, *_QWEN2_BIASES) if architecture == "QWEN2" else _LAYER
     blocks = [f"model.layers.{i}.{part}" for i in range(layers) for part in layer]
     return ["model.embed_tokens.weight", *blocks, "model.norm.weight", *([] if tied else ["lm_head.weight"])]
 
 
-def _own_head(files: dict[str, Path]) -> bool:
-    """Whether there is a head unlike the embedding: transformers then ties nothing, whatever config.json says."""
+def _has_own_head(files: dict[str, Path]) -> bool:
+    """Whether the head differs from the embedding; transformers then does not tie them, despite config.json."""
     names = ("lm_head.weight", "model.embed_tokens.weight")
     if any(name not in files for name in names):
         return False
@@ -186,8 +188,8 @@ def _load(file: Path, name: str) -> np.ndarray[Any, Any]:
     return values
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> safetensors file, from the one file or from the index of several."""
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> safetensors file, from a single file or the index of several."""
     from safetensors import safe_open
 
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
@@ -199,33 +201,33 @@ def _files(folder: Path) -> dict[str, Path]:
     raise TrainerError(f"{folder} has no model.safetensors: load the model and save it again with save_pretrained")
 
 
-def _stored(shape: tuple[int, ...], weight_type: WeightType) -> GGMLQuantizationType:
+def _storage_type(shape: tuple[int, ...], weight_type: WeightType) -> GGMLQuantizationType:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if len(shape) == 1:
         return GGMLQuantizationType.F32
-    wanted = GGMLQuantizationType[weight_type.upper()]
-    return wanted if shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0 else GGMLQuantizationType.F16
+    kind = GGMLQuantizationType[weight_type.upper()]
+    return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
 
 
-def _reader(file: Path, name: str, config: Any, architecture: str) -> Callable[[], np.ndarray[Any, Any]]:
+def _make_reader(file: Path, name: str, config: Any, architecture: str) -> Callable[[], np.ndarray[Any, Any]]:
     def read() -> np.ndarray[Any, Any]:
         values = _load(file, name)
         if architecture == "LLAMA" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            values = neighbours(values, heads=values.shape[0] // _head_size(config))
+            values = interleave_halves(values, heads=values.shape[0] // _head_size(config))
         return values
 
     return read
 
 
-def neighbours(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Rows (heads x size, width), row i and row i + size/2 of each head side by side: at 2 i and 2 i + 1."""
+def interleave_halves(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Rows (heads x size, width), with rows i and i + size/2 of each head moved to 2 i and 2 i + 1."""
     halves = rows.reshape(heads, 2, -1, rows.shape[-1])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _write(writer: GGUFWriter, tensors: list[_Tensor]) -> None:
-    """The whole file: what is in it first, then one tensor after another."""
+def _write_tensors(writer: GGUFWriter, tensors: list[_Tensor]) -> None:
+    """Write the header, the metadata, and one tensor after another."""
     import numpy as np
     from gguf import quants
 
@@ -236,8 +238,8 @@ def _write(writer: GGUFWriter, tensors: list[_Tensor]) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in tensors:
-        with np.errstate(over="ignore"):  # what overflows is found in the next line
+        with np.errstate(over="ignore"):  # overflow is detected in the next line
             data = quants.quantize(np.ascontiguousarray(tensor.read()), tensor.stored)
         if data.dtype != np.uint8 and not np.isfinite(data).all():
-            raise TrainerError(f"{tensor.name}: a weight is no number, or too large for fp16 (then take --type f32)")
+            raise TrainerError(f"{tensor.name}: a weight is not finite, or too large for fp16 (use --type f32)")
         writer.write_tensor_data(data)

@@ -1,9 +1,9 @@
 """The tokenizer part of a GGUF file: tokens, types, merges, special tokens, chat template, for byte-level BPE.
 
-llama.cpp does not read a tokenizer.json: it has a fixed set of ways to split text, each under a name. So the steps of
-the tokenizer's own pre-tokenizer are looked up in a short list of those compared with it, and anything else is refused.
-One thing differs and is accepted, as in the publisher's own Qwen files: Qwen's tokenizer composes characters first
-(NFC) and llama.cpp does not, so a text with decomposed characters becomes other tokens there.
+llama.cpp does not read tokenizer.json: it has a fixed set of named pre-tokenizers. So the steps of the tokenizer's
+pre-tokenizer are looked up in a short list of those that were compared with llama.cpp, and any other is refused. One
+difference is accepted, as in the publisher's Qwen files: Qwen's tokenizer composes characters first (NFC) and llama.cpp
+does not, so a text with decomposed characters has other tokens there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
     for name in ("bos", "eos", "pad"):
         if (token := getattr(tokenizer, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(token)
-    if (end := turn_end(tokenizer)) is not None:
+    if (end := find_turn_end(tokenizer)) is not None:
         writer.add_eot_token_id(end)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
@@ -58,22 +58,22 @@ def pre_tokenizer_name(spec: Mapping[str, Any]) -> str:
     model = spec["model"]
     plain = not any(model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
     if model["type"] != "BPE" or not plain:
-        raise TrainerError("this tokenizer cannot be exported: it is no byte-level BPE")
+        raise TrainerError("this tokenizer cannot be exported: it is not a byte-level BPE")
     if (normalizer := spec.get("normalizer")) and normalizer["type"] != "NFC":
         raise TrainerError(f"this tokenizer cannot be exported: llama.cpp has no normalizer {normalizer['type']}")
     outer = spec.get("pre_tokenizer") or {"type": "none"}
     steps = tuple(_step(step) for step in outer.get("pretokenizers", [outer]))
     name = PRE_TOKENIZERS.get(steps)
     if name is None:
-        shown, known = " + ".join(str(step[0]) for step in steps), ", ".join(PRE_TOKENIZERS.values())
-        raise TrainerError(f"this tokenizer cannot be exported: it splits text ({shown}) unlike any of {known}")
+        own, allowed = " + ".join(str(step[0]) for step in steps), ", ".join(PRE_TOKENIZERS.values())
+        raise TrainerError(f"this tokenizer cannot be exported: its pre-tokenizer ({own}) is none of {allowed}")
     if model.get("ignore_merges", False) != (name == "llama-bpe"):
-        raise TrainerError(f"this tokenizer cannot be exported: {name} with another ignore_merges than llama.cpp's")
+        raise TrainerError(f"this tokenizer cannot be exported: its ignore_merges differs from llama.cpp's {name}")
     return name
 
 
 def _step(step: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A step of a pre-tokenizer with the settings that change its result."""
+    """A step of a pre-tokenizer, with the settings that change its result."""
     match step["type"]:
         case "Split":
             return ("Split", step["pattern"].get("Regex"), step["behavior"], step["invert"])
@@ -85,36 +85,38 @@ def _step(step: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _tokens(spec: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """Text and type of every row of the embedding; rows without a token are named and never matched."""
+    """Text and type of every row of the embedding; rows without a token get a name that is never matched."""
     from gguf import TokenType
 
     tokens = [f"[PAD{i}]" for i in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
     added = {token["id"]: token for token in spec["added_tokens"]}
-    known = {index: text for text, index in spec["model"]["vocab"].items()}
-    if (last := max([*known, *added])) >= rows:
+    vocabulary = {index: text for text, index in spec["model"]["vocab"].items()}
+    if (last := max([*vocabulary, *added])) >= rows:
         raise TrainerError(f"the tokenizer has id {last} and the model {rows} embedding rows: resize the embeddings")
-    for index, text in known.items():
+    for index, text in vocabulary.items():
         tokens[index], types[index] = text, int(TokenType.NORMAL)
     for index, token in added.items():
         if token["single_word"] or token["lstrip"] or token["rstrip"]:
-            raise TrainerError(f"this tokenizer cannot be exported: {token['content']} takes part of its neighbours")
+            raise TrainerError(
+                f"this tokenizer cannot be exported: {token['content']} strips whitespace or matches whole words"
+            )
         kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
         tokens[index], types[index] = token["content"], int(kind)
     return tokens, types
 
 
 def _adds_bos(tokenizer: Any) -> bool:
-    """Whether a text gets a beginning-of-sequence token. Raises TrainerError if it gets anything else."""
+    """Whether a text gets a beginning-of-sequence token. Raises TrainerError if any other token is added."""
     plain = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
     if whole not in (plain, [tokenizer.bos_token_id, *plain]):
-        raise TrainerError("this tokenizer cannot be exported: it adds more to a text than one token at its beginning")
+        raise TrainerError("this tokenizer cannot be exported: it adds other tokens than a beginning-of-sequence token")
     return bool(whole != plain)
 
 
-def turn_end(tokenizer: Any) -> int | None:
-    """Id of the special token that the chat template writes after an answer, or None."""
+def find_turn_end(tokenizer: Any) -> int | None:
+    """The id of the special token after an answer in the chat template, or None."""
     if not isinstance(tokenizer.chat_template, str):
         return None
     roles = ("user", "assistant", "user")

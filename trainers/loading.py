@@ -1,4 +1,4 @@
-"""Models of the trainers by name: a folder, a hub name, or a catalogue name whose GGUF file is converted once."""
+"""Load models by name: a folder, a hub name, or a catalog name whose GGUF file is converted once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ DType = Literal["float32", "bfloat16"]
 
 
 class TrainerError(ValueError):
-    """What a user can mend: one line that names the fix."""
+    """User-fixable error: one line that names the fix."""
 
 
 def folder_of(name: str) -> str:
-    """What transformers loads for a name: folders and hub names as they are, a catalogue name as a converted folder.
+    """What transformers loads for a name: folders and hub names as they are, a catalog name as a converted folder.
 
-    The first use of a catalogue name (`qwen2.5-coder-0.5b`) reads the quantised file and writes bfloat16 weights into
+    The first use of a catalog name (`qwen2.5-coder-0.5b`) reads the quantised file and writes bfloat16 weights into
     the user's cache folder: about a minute and 1.3 GB for 0.5B. Raises TrainerError for a folder without a model.
     """
-    from agentsys.models.weights import CATALOGUE, find
+    from agentsys.models.weights import CATALOG, find
     from agentsys.paths import cache_folder
 
-    if name in CATALOGUE:
+    if name in CATALOG:
         target = cache_folder() / "folders" / name
         if not (target / "config.json").exists():
             print(f"converting {name} to a transformers folder: {target}", file=sys.stderr)
@@ -41,14 +41,14 @@ def folder_of(name: str) -> str:
             raise TrainerError(f"{name} has no config.json: {fix}")
         return name
     if name.startswith((".", "/")) or name.count("/") != 1:
-        raise TrainerError(f"{name}: no such folder; catalogue names are {', '.join(CATALOGUE)}, hub names owner/name")
+        raise TrainerError(f"{name}: no such folder; catalog names are {', '.join(CATALOG)}, hub names owner/name")
     return name
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file as a transformers folder in bfloat16. Whole or not at all.
+    """Convert a GGUF file to a transformers folder in bfloat16, atomically.
 
-    transformers reads a GGUF but refuses to save the model that it read, so the weights go into a fresh one.
+    transformers reads a GGUF file but refuses to save that model, so the weights are copied into a new one.
     """
     import torch
     from filelock import FileLock
@@ -87,7 +87,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:
-    """The weights of a model in `dtype`, on the CPU. Raises TrainerError where there are none."""
+    """A model in `dtype`, on the CPU. Raises TrainerError if it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -97,21 +97,21 @@ def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 over the (token, id) pairs: what two tokenizers share if their ids mean the same."""
+    """SHA-256 of the (token, id) pairs: equal for tokenizers whose ids have the same meaning."""
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     return hashlib.sha256("\n".join(f"{token}\t{index}" for token, index in pairs).encode()).hexdigest()
 
 
 def vocabulary_difference(student: Any, teacher: Any) -> str | None:
-    """Why ids of one tokenizer mean something else in the other; None where they agree.
+    """Describe how the ids of two tokenizers differ, or return None if they agree.
 
-    The widths of the two models' heads may differ by padding rows that no token has (Qwen2.5: 151,936 and 152,064).
+    The heads of the two models may differ in width by padding rows without a token (Qwen2.5: 151,936 and 152,064).
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours == theirs:
         return None
-    odd = next((t for t in ours if ours[t] != theirs.get(t)), None) or next(t for t in theirs if t not in ours)
+    token = next((t for t in ours if ours[t] != theirs.get(t)), None) or next(t for t in theirs if t not in ours)
     return (
-        f"the tokenizers differ ({len(ours)} and {len(theirs)} tokens; {odd!r} is id {ours.get(odd)} in one and "
-        f"{theirs.get(odd)} in the other): take a teacher of the student's family, or SFT on the teacher's texts"
+        f"the tokenizers differ ({len(ours)} and {len(theirs)} tokens; {token!r} is id {ours.get(token)} in one and "
+        f"{theirs.get(token)} in the other): take a teacher of the student's family, or SFT on the teacher's texts"
     )

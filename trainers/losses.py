@@ -1,20 +1,20 @@
-"""Divergences from a teacher of which only the k likeliest tokens of each position are known.
+"""Divergences between a student and a teacher that is given by its k likeliest tokens at each position.
 
-The alphabet is those k tokens plus one bucket, the *rest*, for all other tokens: the teacher's rest is the stored tail
-mass, the student's is the sum over its own other tokens. All five divergences are f-divergences, so merging tokens into
-a bucket can only lower them (data-processing inequality): the value is a lower bound of the full-vocabulary one, and
-reaches it where k is the vocabulary. The gradient says how much mass the rest should have and nothing about how it is
-divided: the student's logits outside the k move together, each in proportion to its own share of the rest.
+The distributions are over those k tokens and one bucket, the *rest*, for all other tokens: the teacher's rest is the
+stored tail mass, the student's is the sum over its other tokens. All five divergences are f-divergences, so merging
+tokens into a bucket can only lower them (data-processing inequality): the value is a lower bound of the
+full-vocabulary one, and equals it where k is the vocabulary. The gradient determines the mass of the rest, not how it
+is divided: the student's logits outside the k move together, each in proportion to its share of the rest.
 
 Chunks. With N positions and a vocabulary of V the student's logits are N x V: 2,048 positions of Qwen2.5 are 1.2 GB
 in fp32, and autograd keeps several such tensors. Here the head is applied to a few positions at a time, and as the loss
-is one number, each chunk's gradient is worked out in the forward pass and its logits thrown away: one fp32 buffer of
-chunk x V is overwritten by exponentials and then by gradients. Of the loss with respect to a logit z_v, with g_b the
-derivative with respect to the log-probability of bucket b, q the student and s_v the share of token v in its bucket,
+is one number, each chunk's gradient is computed in the forward pass and its logits are discarded: one fp32 buffer of
+chunk x V is overwritten by exponentials and then by gradients. The derivative of the loss by a logit z_v, with g_b the
+derivative by the log-probability of bucket b, q the student and s_v the share of token v in its bucket, is
 
     dL/dz_v = s_v * (g_b - q_b * sum of g)        (s_v = 1 for the k tokens)
 
-which needs no exponential that the forward pass has not made. So backward costs two matrix products and keeps only the
+which needs no other exponentials than the forward pass. So backward costs two matrix products and keeps only the
 gradients of the hidden states (N x H) and, where the head is trained, of the head (V x H).
 """
 
@@ -33,9 +33,9 @@ Kind = Literal["forward_kl", "reverse_kl", "js", "skewed_forward_kl", "skewed_re
 KINDS: Final[tuple[Kind, ...]] = ("forward_kl", "reverse_kl", "js", "skewed_forward_kl", "skewed_reverse_kl")
 
 CHUNK: Final = 256
-"""Positions at once: 156 MB of fp32 logits at Qwen2.5's vocabulary (benchmarks/chunked_loss.py)."""
+"""Positions per chunk: 156 MB of fp32 logits at Qwen2.5's vocabulary (benchmarks/chunked_loss.py)."""
 TAIL_FLOOR: Final = 1e-8
-"""A stored tail below this counts as this much: rounding may have made it zero, and no divergence is to be infinite."""
+"""Lower bound of a stored tail, which rounding may have made zero, so that no divergence is infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,12 @@ class Divergence:
     skew: float = 0.1
 
     def __post_init__(self) -> None:
-        """Raises TrainerError for an unknown kind, or a mixture weight that is not inside 0 .. 1."""
+        """Raises TrainerError for an unknown kind, or a mixture weight that is not between 0 and 1."""
         if self.kind not in KINDS:
             raise TrainerError(f"divergence '{self.kind}' is unknown; allowed: {', '.join(KINDS)}")
         for name in ("beta", "skew"):
             if not 0.0 < getattr(self, name) < 1.0:
-                raise TrainerError(f"{name} {getattr(self, name)}: between 0 and 1, both excluded")
+                raise TrainerError(f"--{name} {getattr(self, name)}: give a number between 0 and 1, both excluded")
 
     def __call__(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """Nats at each position: (N, B) finite log-probabilities of teacher and student over B buckets -> (N,)."""
@@ -69,19 +69,19 @@ class Divergence:
             case "reverse_kl":
                 return _kl(log_q, log_p)
             case "js":
-                mixture = _mixed(log_p, log_q, self.beta)
+                mixture = _log_mixture(log_p, log_q, self.beta)
                 return self.beta * _kl(log_p, mixture) + (1 - self.beta) * _kl(log_q, mixture)
             case "skewed_forward_kl":
-                return _kl(log_p, _mixed(log_p, log_q, self.skew))
+                return _kl(log_p, _log_mixture(log_p, log_q, self.skew))
             case "skewed_reverse_kl":
-                return _kl(log_q, _mixed(log_q, log_p, self.skew))
+                return _kl(log_q, _log_mixture(log_q, log_p, self.skew))
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def _mixed(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
+def _log_mixture(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
     """log(weight p + (1 - weight) q)."""
     return torch.logaddexp(log_p + math.log(weight), log_q + math.log(1 - weight))
 
@@ -95,8 +95,8 @@ class Losses(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Mix:
-    """What one pass over the head adds up."""
+class _LossTerms:
+    """The divergence and the weights of a loss, and the chunk size."""
 
     divergence: Divergence
     weight: float
@@ -120,12 +120,12 @@ def divergence_from_topk(
     """weight x divergence + ce_weight x cross-entropy, summed over N positions, in one pass over the head.
 
     `hidden` (N, H) are the student's last hidden states in fp32, bf16 or fp16, and `head_weight` (V, H) its head, which
-    is applied in the dtype of `hidden` and without a bias; either may need a gradient or not. `top_ids` (N, k),
+    is applied in the dtype of `hidden` and without a bias; either may require a gradient. `top_ids` (N, k),
     `top_logprobs` (N, k) and `tail` (N,) are the teacher's as trainers/teacher.py stores them, at temperature 1; they
     are normalized over the k + 1 buckets, as rounding has made their sum differ from one by about 1e-4. Ids must be
     below V: heads of one family differ only in padding rows, and the teacher's are never stored. `labels` (N,) are
-    needed for the cross-entropy, which is 0 in the result without them. All positions count alike: leave out those that
-    are not learned. No logits of more than `chunk` positions exist at once.
+    needed for the cross-entropy, which is 0 in the result without them. All positions have the same weight: leave out
+    those that are not learned. Logits of at most `chunk` positions exist at a time.
 
     Raises TrainerError for shapes that do not fit, and RuntimeError for a second backward pass through one result.
     """
@@ -135,20 +135,20 @@ def divergence_from_topk(
     if labels is None and ce_weight:
         raise TrainerError(f"a cross-entropy weight of {ce_weight} needs labels")
     log_p = teacher_buckets(top_logprobs, tail, head_weight.shape[0])
-    mix = _Mix(divergence, weight, ce_weight, chunk)
-    wants = torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad)
-    return Losses(*_Chunked.apply(hidden, head_weight, top_ids, log_p, labels, mix, wants))
+    mix = _LossTerms(divergence, weight, ce_weight, chunk)
+    needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad)
+    return Losses(*_Chunked.apply(hidden, head_weight, top_ids, log_p, labels, mix, needs_grad))
 
 
 def teacher_buckets(top_logprobs: Tensor, tail: Tensor, width: int) -> Tensor:
-    """The teacher's log-probabilities over its k tokens and the rest, (N, k + 1) in fp32, normalized.
+    """The teacher's normalized log-probabilities over its k tokens and the rest, (N, k + 1) in fp32.
 
-    Where k is the vocabulary `width` there is no rest and the result is (N, k).
+    If k is the vocabulary size `width`, there is no rest and the result is (N, k).
     """
-    known = top_logprobs.float()
-    if known.shape[1] < width:
-        known = torch.cat([known, tail.float().clamp_min(TAIL_FLOOR).log()[:, None]], dim=1)
-    return known.log_softmax(-1)
+    buckets = top_logprobs.float()
+    if buckets.shape[1] < width:
+        buckets = torch.cat([buckets, tail.float().clamp_min(TAIL_FLOOR).log()[:, None]], dim=1)
+    return buckets.log_softmax(-1)
 
 
 def plain_divergence(
@@ -163,7 +163,7 @@ def plain_divergence(
     labels: Tensor | None = None,
     ce_weight: float = 0.0,
 ) -> Losses:
-    """`divergence_from_topk` as one would write it down: all logits at once, gradients by autograd."""
+    """The plain version of `divergence_from_topk`: all logits at once, gradients by autograd."""
     logits = (hidden @ head_weight.to(hidden.dtype).t()).float()
     log_p = teacher_buckets(top_logprobs, tail, logits.shape[1])
     total = logits.logsumexp(-1, keepdim=True)
@@ -187,11 +187,11 @@ class _Chunked(torch.autograd.Function):
         top_ids: Tensor,
         log_p: Tensor,
         labels: Tensor | None,
-        mix: _Mix,
-        wants: bool,
+        mix: _LossTerms,
+        needs_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        to_hidden = torch.empty_like(hidden) if wants and hidden.requires_grad else None
-        to_head = torch.zeros_like(head_weight) if wants and head_weight.requires_grad else None
+        to_hidden = torch.empty_like(hidden) if needs_grad and hidden.requires_grad else None
+        to_head = torch.zeros_like(head_weight) if needs_grad and head_weight.requires_grad else None
         sums = torch.zeros(2, dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             head = head_weight.to(hidden.dtype)
@@ -199,7 +199,7 @@ class _Chunked(torch.autograd.Function):
                 part = slice(start, start + mix.chunk)
                 states = hidden[part]
                 targets = None if labels is None else labels[part, None]
-                values, slopes = _one_chunk(states, head, top_ids[part].long(), log_p[part], targets, mix, wants)
+                values, slopes = _one_chunk(states, head, top_ids[part].long(), log_p[part], targets, mix, needs_grad)
                 sums += values
                 if slopes is None:
                     continue
@@ -208,7 +208,7 @@ class _Chunked(torch.autograd.Function):
                     torch.matmul(slopes, head, out=to_hidden[part])
                 if to_head is not None:
                     _add_product(to_head, slopes, states)
-        ctx.gradients = (to_hidden, to_head) if wants else None
+        ctx.gradients = (to_hidden, to_head) if needs_grad else None
         divergence, cross_entropy = sums.unbind()
         ctx.mark_non_differentiable(divergence, cross_entropy)
         return mix.weight * divergence + mix.ce_weight * cross_entropy, divergence, cross_entropy
@@ -217,14 +217,14 @@ class _Chunked(torch.autograd.Function):
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("a second backward pass through one loss: its gradients are gone; compute it again")
+            raise RuntimeError("an earlier backward pass used the gradients of this loss; compute the loss again")
         scaled = [None if gradient is None else gradient.mul_(upstream) for gradient in ctx.gradients]
         ctx.gradients = None  # scaled in place: the head's gradient is too large to hold twice
         return (*scaled, None, None, None, None, None)
 
 
 def _add_product(total: Tensor, slopes: Tensor, states: Tensor) -> None:
-    """total (V, H) += slopes (C, V)^T states (C, H); a head kept in fp32 adds up in fp32."""
+    """total (V, H) += slopes (C, V)^T states (C, H); a head in fp32 is summed in fp32."""
     if total.dtype == slopes.dtype:
         total.addmm_(slopes.t(), states)
     else:
@@ -232,9 +232,9 @@ def _add_product(total: Tensor, slopes: Tensor, states: Tensor) -> None:
 
 
 def _one_chunk(
-    states: Tensor, head: Tensor, ids: Tensor, log_p: Tensor, labels: Tensor | None, mix: _Mix, wants: bool
+    states: Tensor, head: Tensor, ids: Tensor, log_p: Tensor, labels: Tensor | None, mix: _LossTerms, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums of divergence and cross-entropy (2,), and the gradient of the mixed loss by logit (C, V) if it is wanted."""
+    """Sums of divergence and cross-entropy (2,), and the gradient of the weighted loss by logit (C, V) if needed."""
     logits = (states @ head.t()).float()  # the one buffer of this size: overwritten twice below
     k = ids.shape[1]
     parts = logits.gather(1, ids)
@@ -245,7 +245,7 @@ def _one_chunk(
         parts = torch.cat([parts, mass.log_sum], dim=1)
     total = parts.logsumexp(1, keepdim=True)
     log_q = parts - total
-    value, slope = _value_and_slope(mix.divergence, log_p, log_q, wants)
+    value, slope = _value_and_slope(mix.divergence, log_p, log_q, needs_grad)
     ce = logits.new_zeros(()) if own is None else (total - own).sum()
     values = torch.stack([value, ce])
     if slope is None:
@@ -270,7 +270,7 @@ class _Rest(NamedTuple):
 def _rest(logits: Tensor, ids: Tensor) -> _Rest:
     """The log of the sum of exp over logits outside `ids`; `logits` become exp(z - max), 0 at `ids`.
 
-    Summed directly, as one minus the sum of the k loses all digits where the k have nearly all mass.
+    Summed directly: one minus the sum of the k loses all digits where the k have nearly all the mass.
     """
     logits.scatter_(1, ids, -torch.inf)
     peak = logits.amax(1, keepdim=True)
@@ -278,9 +278,11 @@ def _rest(logits: Tensor, ids: Tensor) -> _Rest:
     return _Rest(peak + scale.log(), scale)
 
 
-def _value_and_slope(divergence: Divergence, log_p: Tensor, log_q: Tensor, wants: bool) -> tuple[Tensor, Tensor | None]:
-    """The divergence summed over positions and, if wanted, its derivative by log_q (C, B), taken as free variables."""
-    if not wants:
+def _value_and_slope(
+    divergence: Divergence, log_p: Tensor, log_q: Tensor, needs_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The divergence summed over positions and, if needed, its derivative by log_q (C, B) as free variables."""
+    if not needs_grad:
         return divergence(log_p, log_q).sum(), None
     with torch.enable_grad():
         free = log_q.detach().requires_grad_()

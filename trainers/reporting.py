@@ -1,4 +1,4 @@
-"""What a training leaves to look at: metrics.jsonl as it goes, curves.png and a model card at the end."""
+"""Reports of a training: metrics.jsonl while it runs, curves.png and a model card at the end."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from transformers import TrainerCallback
 
 RESTARTED = {"num_tokens", "train_loss"}
-"""TRL's running count of tokens and the mean loss of a whole run: a resumed training would count both anew."""
+"""TRL's token count and the mean loss of a whole run, which a resumed training would count from zero."""
 
 
 class MetricsFile(TrainerCallback):
-    """One JSON line for each log of the trainer. A resumed training drops the lines after its checkpoint."""
+    """Writes one JSON line per log of the trainer. A resumed training drops the lines after its checkpoint."""
 
     def __init__(self, out: Path) -> None:
         self.file = out / "metrics.jsonl"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Keep what came before the step that the training goes on from."""
+        """Keep the lines up to the step at which the training resumes."""
         if state.is_world_process_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             kept = [line for line in read_metrics(self.file) if 0 < line["step"] <= state.global_step]
             self.file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
-        """Append one line: step, epoch and what the trainer measured, without what a resumed training would restart."""
+        """Append one line with step, epoch and measures, without those that a resumed training would restart."""
         if state.is_world_process_zero and logs:
             kept = {name: value for name, value in logs.items() if name.removeprefix("eval_") not in RESTARTED}
             with self.file.open("a", encoding="utf-8") as file:
@@ -35,29 +35,29 @@ class MetricsFile(TrainerCallback):
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a torn last line of a killed training is left out."""
+    """The lines of a metrics file, without an incomplete last line of a killed training."""
     if not file.exists():
         return []
-    whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    complete = file.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def write_results(out: Path, settings: Mapping[str, Any], final: Mapping[str, float]) -> None:
-    """curves.png and README.md (the model card)."""
+    """Write curves.png and README.md, the model card."""
     metrics = read_metrics(out / "metrics.jsonl")
     plot_curves(metrics, out / "curves.png")
     (out / "README.md").write_text(model_card(settings, metrics, final), encoding="utf-8")
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Training and validation loss over the steps, the learning rate, and every other measure that a run has."""
+    """Plot training and validation loss, the learning rate, and every other measure of a run over its steps."""
     from matplotlib.figure import Figure
 
     names = sorted({name.removeprefix("eval_") for line in metrics for name in line} - _NOT_CURVES)
     names.sort(key=lambda name: (name != "loss", name))
     figure = Figure(figsize=(8, 2.4 * max(1, len(names))), layout="constrained")
-    for place, name in enumerate(names, 1):
-        axes = figure.add_subplot(len(names), 1, place)
+    for row, name in enumerate(names, 1):
+        axes = figure.add_subplot(len(names), 1, row)
         for key, label, marker in ((name, "training", ""), (f"eval_{name}", "validation", "o")):
             points = [(line["step"], line[key]) for line in metrics if key in line]
             if points:
@@ -75,10 +75,10 @@ _NOT_CURVES = {
 
 
 def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], final: Mapping[str, float]) -> str:
-    """Markdown: base, data, settings, results."""
+    """The model card in Markdown: base, data, results, settings."""
     last = next((line["loss"] for line in reversed(metrics) if "loss" in line), None)
     results = {"training loss (last step)": last, **final}
-    rows = [f"| {name} | {_number(value)} |" for name, value in results.items() if value is not None]
+    rows = [f"| {name} | {_format_number(value)} |" for name, value in results.items() if value is not None]
     return "\n".join(
         [
             "---",
@@ -87,8 +87,8 @@ def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
             "---",
             f"# {settings.get('method', 'student')} of {settings.get('student')}",
             "",
-            f"Trained by agentsys on `{settings.get('rows')}` ({settings['train_examples']} examples). License and "
-            "terms of the base and of the data are those of their owners; state them here.",
+            f"Trained by agentsys on `{settings.get('rows')}` ({settings['train_examples']} examples). The "
+            "license and terms of the base and the data are those of their owners; state them here.",
             "",
             "![curves](curves.png)",
             "",
@@ -104,5 +104,5 @@ def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
     )
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

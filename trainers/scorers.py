@@ -1,4 +1,4 @@
-"""Teachers that score rows: a model in this process, or a server that gives log-probabilities of a prompt."""
+"""Teachers that score rows: a model in this process, or a server that returns log-probabilities of a prompt."""
 
 from __future__ import annotations
 
@@ -20,56 +20,56 @@ if TYPE_CHECKING:
     from agentsys.models.chat import Engine, Served
 
 WINDOW: Final = 4
-"""Batches' worth of tokens that are sorted by length together: more means less padding, and more lost by a kill."""
+"""Batches that are sorted by length together: more means less padding, and more lost work after a kill."""
 HEAD_ELEMENTS: Final = 2**24
-"""Logits at once: 64 MB in fp32, whatever the vocabulary."""
+"""Logits in memory at a time: 64 MB in fp32, for any vocabulary."""
 HEAD_TOLERANCE: Final = 0.05
-"""How far the head's logits may be from the model's own (bfloat16 rounds a logit of 10 to within 0.03)."""
+"""Allowed difference between the head's logits and the model's (bfloat16 rounds a logit of 10 to within 0.03)."""
 AHEAD: Final = 4
-"""Requests made ready for each one in flight: the oldest is waited for, the others go on meanwhile."""
+"""Requests prepared per request in flight: results are taken in order while the others continue."""
 TOO_MANY: Final = "greater than max allowed"
-"""What vLLM says to more log-probabilities than it was started for."""
+"""Part of vLLM's error for more log-probabilities than it was started for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The part of a row that a teacher reads: ids, and 1 where the token at that position is learned."""
+    """The part of a row that a teacher reads: ids, and 1 where the token is learned."""
 
     ids: list[int]
     learned: list[int]
 
     @property
     def positions(self) -> list[int]:
-        """Where the learned tokens stand."""
+        """The positions of the learned tokens."""
         return [t for t, flag in enumerate(self.learned) if flag]
 
 
 class Scorer(Protocol):
-    """A teacher. It is cheap to make; `load` is not, and comes before `score`."""
+    """A teacher. Creating it is cheap; `load` is not, and must be called before `score`."""
 
     width: int
-    """Number of tokens: ids at and above it are padding."""
+    """Number of tokens; higher ids are padding rows of the head."""
     digest: str
-    """Of its tokenizer (students.tokenizer_digest)."""
+    """Digest of its tokenizer (loading.tokenizer_digest)."""
 
     def identity(self) -> dict[str, Any]:
-        """Name, revision and way of scoring: what must be the same for two runs to give the same scores."""
+        """Name, revision and scoring method, which must be equal for two runs to give the same scores."""
         ...
 
     def context(self) -> int | None:
-        """Tokens that fit into the teacher, if it says so."""
+        """The teacher's context length in tokens, or None if unknown."""
         ...
 
     def load(self) -> None:
-        """Read the weights, or bring the server up. Raises TrainerError or EndpointDown."""
+        """Load the weights or start the server. Raises TrainerError or EndpointDown."""
         ...
 
     def score(self, rows: Iterable[Row]) -> Iterator[list[TopK]]:
-        """The rows' scores in order, in groups that are best written together. Raises TrainerError or ModelError."""
+        """The scores of the rows in order, in groups to be written together. Raises TrainerError or ModelError."""
         ...
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Release the weights or stop the server."""
         ...
 
 
@@ -77,14 +77,14 @@ class ModelScorer:
     """A transformers model in this process, on the GPU if there is one."""
 
     def __init__(self, name: str, *, k: int, dtype: DType, batch_tokens: int) -> None:
-        """`batch_tokens`: padded tokens of one forward pass. Raises TrainerError for a name without a tokenizer."""
+        """`batch_tokens`: tokens per forward pass with padding. Raises TrainerError for a name without a tokenizer."""
         self._name, self._k, self._dtype, self._batch_tokens = name, k, dtype, batch_tokens
         tokenizer = load_tokenizer(name)
         self.width, self.digest = _width(tokenizer), tokenizer_digest(tokenizer)
         self._model: Any = None
 
     def identity(self) -> dict[str, Any]:
-        """The folder's name and a digest of its files; a hub name has its commit in the library's cache instead."""
+        """The folder's name and a digest of its files, or the commit of a hub name."""
         from agentsys.models.engines import folder_revision
 
         folder = Path(folder_of(self._name))
@@ -101,7 +101,7 @@ class ModelScorer:
         return AutoConfig.from_pretrained(folder_of(self._name))
 
     def load(self) -> None:
-        """See Scorer.load; refuses an architecture that does more after its head."""
+        """See Scorer.load. Raises TrainerError for an architecture that changes the logits after its head."""
         import torch
 
         model: Any = load_causal_lm(self._name, dtype=self._dtype)
@@ -109,12 +109,12 @@ class ModelScorer:
         self._check_head()
 
     def score(self, rows: Iterable[Row]) -> Iterator[list[TopK]]:
-        """See Scorer.score; a group is a window of WINDOW batches, and always the same for the same rows."""
+        """See Scorer.score. A group is a window of WINDOW batches, always the same for the same rows."""
         for window in _windows(rows, WINDOW * self._batch_tokens):
             yield self._score_window(window)
 
     def _score_window(self, window: Sequence[Row]) -> list[TopK]:
-        """Batches of like length, the longest first: what does not fit into memory is found at once."""
+        """Score batches of similar length, the longest first, so that lack of memory shows early."""
         import torch
 
         order = sorted(range(len(window)), key=lambda i: -len(window[i].ids))
@@ -125,8 +125,10 @@ class ModelScorer:
             try:
                 scored = self._score_batch([window[i] for i in batch])
             except torch.OutOfMemoryError:
-                now = f"{len(batch)} rows of up to {len(window[batch[0]].ids)} tokens"
-                raise TrainerError(f"out of memory on {now}: lower --batch-tokens ({self._batch_tokens})") from None
+                size_text = f"{len(batch)} rows of up to {len(window[batch[0]].ids)} tokens"
+                raise TrainerError(
+                    f"out of memory with {size_text}: lower --batch-tokens ({self._batch_tokens})"
+                ) from None
             scores.update(zip(batch, scored, strict=True))
         return [scores[i] for i in range(len(window))]
 
@@ -144,11 +146,11 @@ class ModelScorer:
         ids, real, learned = (part.to(model.device) for part in (ids, real, learned))
         with torch.inference_mode():
             states = model.base_model(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
-            scored = self._through_head(states[:, :-1][learned[:, 1:]], ids[:, 1:][learned[:, 1:]])
+            scored = self._apply_head(states[:, :-1][learned[:, 1:]], ids[:, 1:][learned[:, 1:]])
         return scored.split([sum(row.learned) for row in rows])
 
-    def _through_head(self, states: Tensor, tokens: Tensor) -> TopK:
-        """The head at the learned positions only, a few at a time; padding rows of the head are left out."""
+    def _apply_head(self, states: Tensor, tokens: Tensor) -> TopK:
+        """Apply the head to the learned positions, a chunk at a time, without its padding rows."""
         import numpy as np
 
         head = self._model.get_output_embeddings()
@@ -158,12 +160,12 @@ class ModelScorer:
             for at in range(0, max(1, len(states)), chunk)
         ]
         if not all(np.isfinite(part.tail).all() for part in parts):
-            raise TrainerError(f"{self._name} gives no numbers here (NaN); try --dtype float32")
+            raise TrainerError(f"{self._name} gives NaN; try --dtype float32")
         ids, logprobs, tail, own = zip(*((p.ids, p.logprobs, p.tail, p.token_logprob) for p in parts), strict=True)
         return TopK(np.concatenate(ids), np.concatenate(logprobs), np.concatenate(tail), np.concatenate(own))
 
     def _check_head(self) -> None:
-        """Raises TrainerError for an architecture that changes its logits after the head: we would not see it."""
+        """Raises TrainerError for an architecture that changes its logits after the head, which scoring would miss."""
         import torch
 
         ids = torch.arange(4, device=self._model.device)[None]
@@ -178,7 +180,7 @@ class ModelScorer:
             )
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self._model = None
 
 
@@ -187,36 +189,36 @@ def _width(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _windows(rows: Iterable[Row], tokens: int) -> Iterator[list[Row]]:
-    """Runs of rows with at least so many tokens, the last one aside."""
+    """Consecutive rows in windows of at least `tokens` tokens, except the last."""
     window: list[Row] = []
-    held = 0
+    count = 0
     for row in rows:
         window.append(row)
-        held += len(row.ids)
-        if held >= tokens:
+        count += len(row.ids)
+        if count >= tokens:
             yield window
-            window, held = [], 0
+            window, count = [], 0
     if window:
         yield window
 
 
 class ServerScorer:
-    """A vLLM server, asked for the log-probabilities of each row as a prompt."""
+    """A vLLM server that returns the log-probabilities of each row as a prompt."""
 
     def __init__(self, engine: Engine, tokenizer_name: str, *, k: int) -> None:
-        """`tokenizer_name`: where the server's tokenizer is found. Raises TrainerError if it is not."""
+        """`tokenizer_name`: folder or name of the server's tokenizer. Raises TrainerError if there is none."""
         tokenizer = load_tokenizer(tokenizer_name)
         self.width, self.digest = _width(tokenizer), tokenizer_digest(tokenizer)
         self._engine, self._k = engine, k
         self._runner = asyncio.Runner()
 
     def identity(self) -> dict[str, Any]:
-        """What the server says of itself; brings it up."""
+        """Start the server, and return its name, revision and kind."""
         served = self._served()
         return {"teacher": served.name, "revision": served.revision, "scored_by": f"server, {served.dialect}"}
 
     def context(self) -> int | None:
-        """Unknown: the server itself refuses a row that is too long."""
+        """Unknown; the server refuses rows that are too long."""
         return None
 
     def load(self) -> None:
@@ -224,13 +226,13 @@ class ServerScorer:
         self._served()
 
     def score(self, rows: Iterable[Row]) -> Iterator[list[TopK]]:
-        """See Scorer.score; one row a group, while AHEAD rows for each request in flight are on their way."""
+        """See Scorer.score. A group is one row; AHEAD rows per request in flight are prepared."""
         served = self._served()
         loop = self._runner.get_loop()
         pending: deque[asyncio.Task[TopK]] = deque()
         try:
             for row in rows:
-                pending.append(loop.create_task(self._one(served, row)))
+                pending.append(loop.create_task(self._score_row(served, row)))
                 if len(pending) >= AHEAD * self._engine.capacity:
                     yield [loop.run_until_complete(pending.popleft())]
             while pending:
@@ -244,42 +246,44 @@ class ServerScorer:
     def _served(self) -> Served:
         return self._runner.run(self._engine.serve())
 
-    async def _one(self, served: Served, row: Row) -> TopK:
-        """One request; a row that learns nothing needs none."""
+    async def _score_row(self, served: Served, row: Row) -> TopK:
+        """Score a row with one request, or none if no token is learned."""
         positions = row.positions
         if not positions:
             return from_alternatives([], [], self._k, self.width)
-        asked = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": self._k}
-        body = {"model": served.model, "prompt": row.ids[: positions[-1] + 1], **asked}
+        sampling = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": self._k}
+        body = {"model": served.model, "prompt": row.ids[: positions[-1] + 1], **sampling}
         try:
             reply = await served.endpoint.post("/v1/completions", body)
         except ModelError as err:
             if TOO_MANY not in str(err):
                 raise
-            where = served.endpoint.addresses[0]
-            raise TrainerError(f"{where} gives fewer than {self._k}: start it with --max-logprobs {self._k}") from None
+            address = served.endpoint.addresses[0]
+            raise TrainerError(
+                f"{address} returns fewer than {self._k} log-probabilities: start it with --max-logprobs {self._k}"
+            ) from None
         try:
-            told = _prompt_logprobs(reply)
-            alternatives = [{int(i): float(entry["logprob"]) for i, entry in told[t].items()} for t in positions]
+            logprobs = _prompt_logprobs(reply)
+            alternatives = [{int(i): float(entry["logprob"]) for i, entry in logprobs[t].items()} for t in positions]
             return from_alternatives(alternatives, [row.ids[t] for t in positions], self._k, self.width)
         except (KeyError, IndexError, TypeError, AttributeError):
-            where = served.endpoint.addresses[0]
-            raise TrainerError(f"{where} gives no prompt_logprobs for token ids: a vLLM server is needed") from None
+            address = served.endpoint.addresses[0]
+            raise TrainerError(f"{address} returns no prompt_logprobs for token ids: use a vLLM server") from None
 
     def close(self) -> None:
-        """Close the connections, and stop the server if it was started here."""
+        """Close the connections, and stop a server that was started here."""
         self._runner.run(self._engine.aclose())
         self._runner.close()
 
 
 def _prompt_logprobs(reply: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """For each position of the prompt {id: {"logprob": ...}}, the first one None."""
+    """{id: {"logprob": ...}} for each position of the prompt; None for the first."""
     return cast(Sequence[Mapping[str, Any]], reply["choices"][0]["prompt_logprobs"])
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How a teacher scores; see the options of teacher.py, which have the same names."""
+class ScorerSettings:
+    """How a teacher scores; the options of teacher.py have the same names."""
 
     top_k: int
     dtype: DType
@@ -287,8 +291,8 @@ class Settings:
     in_flight: int
 
 
-def make_scorer(teacher: str, settings: Settings, *, tokenizer: str | None, longest: int) -> Scorer:
-    """The scorer that --teacher names; a server started for it gets room for `longest` tokens and one more.
+def make_scorer(teacher: str, settings: ScorerSettings, *, tokenizer: str | None, longest: int) -> Scorer:
+    """The scorer that --teacher names. A server that is started for it gets a context of `longest` + 1 tokens.
 
     Raises TrainerError or SpecError.
     """
@@ -298,7 +302,7 @@ def make_scorer(teacher: str, settings: Settings, *, tokenizer: str | None, long
         from agentsys.models import load_model
 
         if tokenizer is None:
-            raise TrainerError("a server's ids mean what its tokenizer says: name its folder with --teacher-tokenizer")
+            raise TrainerError("an http teacher needs --teacher-tokenizer: name the folder of its tokenizer")
         engine: Any = cast(Any, load_model(teacher)).engine
     elif kind == "vllm":
         from agentsys.models.engines import ChildEngine

@@ -2,7 +2,7 @@
 
     python trainers/sft.py --rows rows/sft --student qwen2.5-coder-0.5b --out student
 
-Rows bring their ids and their loss mask, so TRL tokenizes nothing and guesses no mask.
+Rows have token ids and a loss mask, so TRL neither tokenizes nor guesses a mask.
 """
 
 from __future__ import annotations
@@ -11,35 +11,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
+from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
 from agentsys.trainers.training import (
     Guarded,
-    RowOptions,
     StudentOptions,
     TrainingOptions,
-    configuration,
     fit,
-    fit_length,
     load_student,
+    make_config,
     memory_errors,
-    read_rows,
 )
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = {name: "give rows of the kind sft or role" for name in ("input_ids", "loss_mask")}
+COLUMNS = {name: "give rows of kind sft or role" for name in ("input_ids", "loss_mask")}
 
 
 @dataclass(frozen=True)
 class SFTOptions:
-    """What only SFT has."""
+    """Options of SFT."""
 
     panel: ClassVar[str] = "SFT"
-    packing: bool = knob(False, "put several rows into one sequence of --max-length; rows do not see each other")
+    packing: bool = knob(False, "pack several rows into one sequence of --max-length; rows do not attend to each other")
 
 
-def labeled(rows: Dataset) -> Dataset:
-    """`input_ids` and `labels`: -100 where the mask says that a token is not learned."""
+def with_labels(rows: Dataset) -> Dataset:
+    """Rows with `input_ids` and `labels`, which are -100 for tokens that are not learned."""
     return rows.map(
         lambda row: {"labels": [i if m else -100 for i, m in zip(row["input_ids"], row["loss_mask"], strict=True)]},
         remove_columns=[name for name in rows.column_names if name != "input_ids"],
@@ -56,14 +54,14 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
 
     model, tokenizer = load_student(student, training.seed)
     splits = {
-        split: labeled(fit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
+        split: with_labels(limit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
     }
     more: dict[str, Any] = {"max_length": rows.max_length, "packing": sft.packing, "eval_packing": False}
     if "validation" in splits:
         more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = Trainer(
         model=model,
-        args=configuration(SFTConfig, training, **more),
+        args=make_config(SFTConfig, training, **more),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
@@ -72,7 +70,7 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
 
 
 def main(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: TrainingOptions) -> None:
-    """Supervised fine-tuning on rows: loss on the learned tokens only."""
+    """Supervised fine-tuning on rows, with loss on the learned tokens only."""
     with memory_errors(training):
         train(rows, student, sft, training)
 

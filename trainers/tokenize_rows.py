@@ -1,4 +1,4 @@
-"""From a target to token ids: exact where an engine wrote them, rendered once with the student's template elsewhere."""
+"""Targets to token ids: the engine's own ids where there are any, else rendered once with the student's template."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from agentsys.trainers.loading import TrainerError
 IdsSource = Literal["engine", "rendered", "re-tokenized"]
 
 
-class OtherTokenizer(TrainerError):
-    """The ids of a call are not of the student's tokenizer, or the server told none."""
+class TokenizerMismatch(TrainerError):
+    """The ids of a call are missing, or of another tokenizer than the student's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids of a row's text; `learned` marks (1) those that carry loss."""
+    """Token ids of a row; `learned` is 1 for tokens with loss, else 0."""
 
     ids: list[int]
     learned: list[int]
@@ -40,10 +40,13 @@ class StepTokens:
 
 
 class RowTokenizer:
-    """Cuts the rows of one student: its tokenizer, its template, its end of a turn."""
+    """Tokenizes targets for one student: its tokenizer, its template, its end-of-turn token."""
 
     def __init__(self, tokenizer: Any, retokenize: bool = False) -> None:
-        """`retokenize`: render the texts of calls whose ids the student cannot use. Raises TrainerError."""
+        """`retokenize`: render the texts of calls whose ids the student cannot use.
+
+        Raises TrainerError for a tokenizer without a usable chat template.
+        """
         if not tokenizer.chat_template:
             raise TrainerError("the student's tokenizer has no chat template; take an instruct model's tokenizer")
         self.tokenizer = tokenizer
@@ -53,150 +56,153 @@ class RowTokenizer:
         self._turn_ends = {self.end_of_turn, tokenizer.eos_token_id}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a piece of data: "<|im_end|>" in it stays the plain text that it is."""
+        """The ids of plain text, in which "<|im_end|>" is not a special token."""
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
-    def composed(self, target: Target, trace: Trace) -> Tokens:
-        """A composed target, tokenized once. The end-of-turn token after a learned answer is learned too."""
+    def tokenize_composed(self, target: Target, trace: Trace) -> Tokens:
+        """Tokens of a composed target, tokenized once. The end-of-turn token after a learned answer is learned too."""
         messages = _messages(target.segments, trace)
         roles = tuple(role for role, _ in messages)
         if roles[-1] != "assistant":
-            raise TrainerError(f"record {trace.id}: an sft target ends with the assistant's message")
-        between = self._pieces(roles[:-1])
+            raise TrainerError(f"record {trace.id}: an sft target must end with an assistant message")
+        pieces = self._template_pieces(roles[:-1])
         row = Tokens([], [], "rendered")
-        for piece, (_, segments) in zip(between, messages, strict=True):
-            row = row + self._template(piece, after=row) + self._content(segments)
+        for piece, (_, segments) in zip(pieces, messages, strict=True):
+            row = row + self._template_tokens(piece, after=row) + self._content_tokens(segments)
         return row + Tokens([self.end_of_turn], [int(messages[-1][1][-1].learned)], "rendered")
 
-    def role(self, target: Target, trace: Trace) -> Tokens:
-        """One call of a role: what the engine was sent, masked, and what it wrote."""
+    def tokenize_role(self, target: Target, trace: Trace) -> Tokens:
+        """Tokens of one call of a role: its prompt, masked, and its reply."""
         if len(target.segments) != 2:
-            raise TrainerError(f"record {trace.id}: a role target is what a call was sent and what it wrote")
+            raise TrainerError(f"record {trace.id}: a role target must be the prompt and the reply of one call")
         prompt, reply = target.segments
-        sent, before = self._sent(_call(trace, prompt.prompt), trace)
-        written, after = self._written(_call(trace, reply.call), trace, last=True)
-        return Tokens(sent + written, [0] * len(sent) + [1] * len(written), _one_source(before, after))
+        prompt_ids, prompt_source = self._prompt_ids(_call(trace, prompt.prompt), trace)
+        reply_ids, reply_source = self._reply_ids(_call(trace, reply.call), trace, last=True)
+        learned = [0] * len(prompt_ids) + [1] * len(reply_ids)
+        return Tokens(prompt_ids + reply_ids, learned, _join_sources(prompt_source, reply_source))
 
-    def step(self, target: Target, trace: Trace) -> StepTokens:
-        """A preference pair: segments that both sides share are the prefix.
+    def tokenize_step(self, target: Target, trace: Trace) -> StepTokens:
+        """Tokens of a preference pair, whose prefix is the segments that both sides share.
 
-        Literal text, which no engine wrote, is encoded on its own. No end-of-turn token follows a step unless the
-        engine itself wrote one there.
+        Literal text, which no engine wrote, is encoded on its own. A step is followed by an end-of-turn token only
+        where the engine wrote one.
         """
         if not target.rejected:
-            raise TrainerError(f"record {trace.id}: a step target without a rejected side")
+            raise TrainerError(f"record {trace.id}: a step target needs a rejected side")
         pairs = zip(target.segments, target.rejected, strict=False)
         shared = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
         if shared == 0:
-            raise TrainerError(f"record {trace.id}: the two sides of a step target share no prefix, or all of it")
-        prompt, *sources = self._exact(target.segments[:shared], trace, last=False)
-        chosen, *more = self._exact(target.segments[shared:], trace, last=True)
-        rejected, *rest = self._exact(target.rejected[shared:], trace, last=True)
+            raise TrainerError(f"record {trace.id}: the two sides of a step target share no prefix, or are equal")
+        prompt, *sources = self._join_pieces(target.segments[:shared], trace, last=False)
+        chosen, *more = self._join_pieces(target.segments[shared:], trace, last=True)
+        rejected, *rest = self._join_pieces(target.rejected[shared:], trace, last=True)
         if not chosen or not rejected:
             raise TrainerError(f"record {trace.id}: a side of a step target is empty")
-        return StepTokens(prompt, chosen, rejected, _one_source(*sources, *more, *rest))
+        return StepTokens(prompt, chosen, rejected, _join_sources(*sources, *more, *rest))
 
-    def _exact(self, segments: Sequence[Segment], trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
+    def _join_pieces(self, segments: Sequence[Segment], trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         ids: list[int] = []
         sources: list[IdsSource] = []
         for i, segment in enumerate(segments):
-            piece, source = self._piece(segment, trace, last=last and i == len(segments) - 1)
+            piece, source = self._piece_ids(segment, trace, last=last and i == len(segments) - 1)
             ids += piece
             sources.append(source)
-        return ids, _one_source(*sources)
+        return ids, _join_sources(*sources)
 
-    def _piece(self, segment: Segment, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
+    def _piece_ids(self, segment: Segment, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
         if segment.text is not None:
             return self.encode(segment.text), "rendered"
         if segment.prompt is not None:
-            return self._sent(_call(trace, segment.prompt), trace)
-        return self._written(_call(trace, _call_key(segment, trace)), trace, last=last)
+            return self._prompt_ids(_call(trace, segment.prompt), trace)
+        return self._reply_ids(_call(trace, _call_key(segment, trace)), trace, last=last)
 
-    def _sent(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
-        if call.prompt_ids is not None and (self._spelt(call) or self._kept(call, trace) is not None):
+    def _prompt_ids(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
+        if call.prompt_ids is not None and (self._ids_match(call) or self._count_text_ids(call, trace) is not None):
             return call.prompt_ids, "engine"
-        *told, last = call.messages
-        begun = str(last["content"]) if last["role"] == "assistant" else ""  # an answer that the prompt had begun
-        told = told if last["role"] == "assistant" else call.messages
-        pieces = self._pieces(tuple(message["role"] for message in told))
-        ids = self._special(pieces[0])
-        for message, piece in zip(told, pieces[1:], strict=True):
-            ids = ids + self.encode(str(message["content"])) + self._special(piece)
-        return ids + self.encode(begun), "re-tokenized"
+        messages, prefill = call.messages, ""
+        if messages[-1]["role"] == "assistant":  # the beginning of the answer, given by the prompt
+            messages, prefill = messages[:-1], str(messages[-1]["content"])
+        pieces = self._template_pieces(tuple(message["role"] for message in messages))
+        ids = self._encode_template(pieces[0])
+        for message, piece in zip(messages, pieces[1:], strict=True):
+            ids = ids + self.encode(str(message["content"])) + self._encode_template(piece)
+        return ids + self.encode(prefill), "re-tokenized"
 
-    def _written(self, call: Call, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
-        """What a call wrote, without a stop string; with the end of the turn only where the turn ended and `last`."""
-        kept = self._kept(call, trace)
-        if kept is not None and call.ids is not None:
-            ended = call.ids[kept:] if last and set(call.ids[kept:]) <= self._turn_ends else []
-            return call.ids[:kept] + ended, "engine"
+    def _reply_ids(self, call: Call, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
+        """The reply of a call without a stop string; with its end-of-turn token, if there is one and it is `last`."""
+        count = self._count_text_ids(call, trace)
+        if count is not None and call.ids is not None:
+            end = call.ids[count:] if last and set(call.ids[count:]) <= self._turn_ends else []
+            return call.ids[:count] + end, "engine"
         stopped = call.finish == "stop" and not call.sampling.get("stop")  # a stop string does not end the turn
         return self.encode(call.text) + ([self.end_of_turn] if last and stopped else []), "re-tokenized"
 
-    def _kept(self, call: Call, trace: Trace) -> int | None:
-        """How many of the call's ids are its text; None to re-tokenize. Raises OtherTokenizer, TrainerError."""
+    def _count_text_ids(self, call: Call, trace: Trace) -> int | None:
+        """How many ids of a call are its text; None to re-tokenize. Raises TokenizerMismatch, TrainerError."""
         where = f"record {trace.id}, call {call.key}"
         if not call.text:
-            raise TrainerError(f"{where}: an empty reply")
+            raise TrainerError(f"{where}: the reply is empty")
         if call.ids is None or call.prompt_ids is None:
-            reason = f"{where}: the server told no token ids"
-        elif (kept := self._text_ids(call.ids, call.stop_ids, call.text)) is not None:
-            return kept
+            reason = f"{where}: the server returned no token ids"
+        elif (count := self._match_text(call.ids, call.stop_ids, call.text)) is not None:
+            return count
         else:
-            reason = f"{where}: its ids, written by {call.model}, are another tokenizer's"
+            reason = f"{where}: its ids, from {call.model}, are another tokenizer's"
         if not self.retokenize:
-            raise OtherTokenizer(f"{reason}; --retokenize makes rows from the texts, or name a student of that family")
+            raise TokenizerMismatch(
+                f"{reason}; --retokenize makes rows from the texts, or name a student of that family"
+            )
         return None
 
-    def _spelt(self, call: Call) -> bool:
-        """Whether the ids begin with the text: a stop string may be cut off the text in the middle of a token."""
+    def _ids_match(self, call: Call) -> bool:
+        """Whether the decoded ids begin with the text, which may end at a stop string inside a token."""
         return bool(call.text and call.ids) and self.tokenizer.decode(call.ids).startswith(call.text.rstrip("\ufffd"))
 
-    def _text_ids(self, ids: list[int], stop_ids: int, text: str) -> int | None:
-        """How many ids decode to the text: all but the stop ids, or fewer where a stop string was cut off the text."""
-        wanted = text.rstrip("\ufffd")  # a limit may cut a character in two
-        for kept in range(len(ids) - stop_ids, 0, -1):
-            found = self.tokenizer.decode(ids[:kept]).rstrip("\ufffd")
-            if found == wanted:
-                return kept
-            if not found.startswith(wanted):
+    def _match_text(self, ids: list[int], stop_ids: int, text: str) -> int | None:
+        """How many ids decode to the text: all but the stop ids, or fewer if a stop string was removed."""
+        text = text.rstrip("\ufffd")  # the token limit may split a character
+        for count in range(len(ids) - stop_ids, 0, -1):
+            decoded = self.tokenizer.decode(ids[:count]).rstrip("\ufffd")
+            if decoded == text:
+                return count
+            if not decoded.startswith(text):
                 return None
         return None
 
-    def _pieces(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+    def _template_pieces(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         try:
             return template_pieces(self.tokenizer.chat_template, roles, **self.special)
         except TemplateRefused as err:
             raise TrainerError(f"the student's chat template cannot be used: {err}") from None
 
-    def _special(self, text: str) -> list[int]:
+    def _encode_template(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _template(self, piece: str, after: Tokens) -> Tokens:
-        """The template's own text; the end of an earlier learned message is learned."""
-        ids = self._special(piece)
+    def _template_tokens(self, piece: str, after: Tokens) -> Tokens:
+        """Tokens of the template's text; the end-of-turn token of an earlier learned message is learned."""
+        ids = self._encode_template(piece)
         learned = [0] * len(ids)
         if after.learned and after.learned[-1] and ids and ids[0] in self._turn_ends:
             learned[0] = 1
         return Tokens(ids, learned, "rendered")
 
-    def _content(self, segments: Sequence[_Piece]) -> Tokens:
-        """One message, tokenized in one go; a token is learned if it begins in a learned segment."""
+    def _content_tokens(self, segments: Sequence[_Piece]) -> Tokens:
+        """Tokens of one message, tokenized as a whole; a token is learned if it begins in a learned segment."""
         text = "".join(segment.text for segment in segments)
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        starts, flags = 0, []
+        start, spans = 0, []
         for segment in segments:
-            flags.append((starts, starts := starts + len(segment.text), segment.learned))
+            spans.append((start, start := start + len(segment.text), segment.learned))
         learned = [
-            int(next((learn for begin, end, learn in flags if begin <= at < end), False))
+            int(next((learn for begin, end, learn in spans if begin <= at < end), False))
             for at, _ in encoded.offset_mapping
         ]
         return Tokens(list(encoded.input_ids), learned, "rendered")
 
     def _end_of_turn_id(self) -> int:
-        """The first special token that the template writes after an assistant's message, else the tokenizer's own."""
+        """The first special token of the template after an assistant message, else the end-of-sequence token."""
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        after = self._special(self._pieces(("user", "assistant"))[-1])
+        after = self._encode_template(self._template_pieces(("user", "assistant"))[-1])
         return next((i for i in after if i in special), self.tokenizer.eos_token_id)
 
 
@@ -206,17 +212,17 @@ class _Piece:
     learned: bool
 
 
-def _one_source(*sources: IdsSource) -> IdsSource:
-    """`engine` only if all pieces are."""
+def _join_sources(*sources: IdsSource) -> IdsSource:
+    """`engine` if all pieces are the engine's, else the first other source."""
     return next((source for source in sources if source != "engine"), "engine")
 
 
 def _messages(segments: Sequence[Segment], trace: Trace) -> list[tuple[str, list[_Piece]]]:
-    """Neighbouring segments of one role as one message."""
+    """Messages of (role, pieces): adjacent segments of one role are one message."""
     messages: list[tuple[str, list[_Piece]]] = []
     for segment in segments:
         if segment.prompt is not None:
-            raise TrainerError(f"record {trace.id}: an sft target is composed of texts, not of what a call was sent")
+            raise TrainerError(f"record {trace.id}: an sft target must not contain the prompt of a call")
         text = segment.text if segment.text is not None else _call(trace, _call_key(segment, trace)).text
         if not messages or messages[-1][0] != segment.role:
             messages.append((segment.role, []))
@@ -225,24 +231,24 @@ def _messages(segments: Sequence[Segment], trace: Trace) -> list[tuple[str, list
 
 
 def _call_key(segment: Segment, trace: Trace) -> str | None:
-    """The key of the call that a segment points at, directly or through its tree node."""
+    """The key of the call that a segment refers to, directly or through its tree node."""
     if segment.node is None:
         return segment.call
     node = next((node for node in trace.tree or () if node.get("id") == segment.node), None)
     if node is None:
-        raise TrainerError(f"record {trace.id}: no tree node {segment.node}")
+        raise TrainerError(f"record {trace.id}: the trace has no tree node {segment.node}")
     return str(node.get("call"))
 
 
 def _call(trace: Trace, key: str | None) -> Call:
     call = next((call for call in trace.calls if call.key == key), None)
     if call is None:
-        raise TrainerError(f"record {trace.id}: a target points at call {key}, which the trace does not have")
+        raise TrainerError(f"record {trace.id}: a target refers to call {key}, which the trace does not have")
     return call
 
 
 def lineage(target: Target, trace: Trace) -> dict[str, Any]:
-    """Where a row came from: trace, run, and for each call that it points at the role, model, prompt and sampling."""
+    """The origin of a row: trace, run, and the role, model, prompt and sampling of each call that it refers to."""
     keys = {
         segment.prompt or _call_key(segment, trace)
         for segment in (*target.segments, *(target.rejected or ()))
@@ -255,10 +261,10 @@ def lineage(target: Target, trace: Trace) -> dict[str, Any]:
         "system": trace.system,
         "source": trace.source,
         "nodes": [s.node for s in (*target.segments, *(target.rejected or ())) if s.node is not None],
-        "calls": [_written_by(call) for call in calls],
+        "calls": [_call_lineage(call) for call in calls],
     }
 
 
-def _written_by(call: Call) -> Mapping[str, Any]:
+def _call_lineage(call: Call) -> Mapping[str, Any]:
     names = ("key", "role", "model", "revision", "prompt_sha256", "sampling", "seed")
     return {name: getattr(call, name) for name in names}

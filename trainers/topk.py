@@ -1,9 +1,9 @@
-"""What is stored of a teacher for each learned token: 198 bytes at k = 32, before compression.
+"""The stored top-k of a teacher for each learned token: 198 bytes at k = 32, before compression.
 
-    teacher_ids            k x int32     its k likeliest tokens, likeliest first
+    teacher_ids            k x int32     the k likeliest tokens, likeliest first
     teacher_logprobs       k x float16   their log-probabilities, at temperature 1
     teacher_tail           float32       the probability of all other tokens together
-    teacher_token_logprob  float16       the log-probability of the token that stands there
+    teacher_token_logprob  float16       the log-probability of the row's own token
 
 A row's lists are flat: with T' learned positions, in order, T' x k, T' x k, T' and T' values. The tail is summed over
 the other tokens before the log-probabilities are rounded to float16: one minus the rounded probabilities goes negative,
@@ -37,7 +37,7 @@ MANIFEST: Final = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """A teacher's k likeliest tokens at T positions, with the mass outside them."""
+    """A teacher's k likeliest tokens at T positions, and the mass outside them."""
 
     ids: npt.NDArray[np.int32]
     """(T, k)"""
@@ -49,7 +49,7 @@ class TopK:
     """(T,)"""
 
     def split(self, lengths: Sequence[int]) -> list[TopK]:
-        """The same, cut into rows of so many positions."""
+        """Split into rows with these numbers of positions."""
         ends = np.cumsum(lengths)[:-1]
         pieces = (np.split(part, ends) for part in (self.ids, self.logprobs, self.tail, self.token_logprob))
         return [TopK(*row) for row in zip(*pieces, strict=True)]
@@ -61,7 +61,7 @@ class TopK:
 
 
 def from_logits(logits: Tensor, tokens: Tensor, k: int) -> TopK:
-    """The k likeliest tokens at T positions: `logits` (T, V) in fp32 are overwritten, `tokens` (T,) stand there."""
+    """The top k of `logits` (T, V) in fp32, which are overwritten; `tokens` (T,) are the row's own."""
     top = logits.topk(k, dim=1)
     total = logits.logsumexp(1, keepdim=True)
     own = logits.gather(1, tokens[:, None]) - total
@@ -75,35 +75,35 @@ def from_logits(logits: Tensor, tokens: Tensor, k: int) -> TopK:
 
 
 def from_alternatives(positions: Sequence[Mapping[int, float]], tokens: Sequence[int], k: int, width: int) -> TopK:
-    """The same from a server: for each of T positions the log-probabilities by id, of the k likeliest and the token.
+    """The top k from a server's log-probabilities by id, of the k likeliest tokens and the row's own at T positions.
 
-    Ids from `width` on are padding rows of the teacher's head that no tokenizer gives; they are left out. Where fewer
-    than k tokens remain, the places are filled with the lowest other ids, each with the mean mass of the tail's tokens.
-    The tail is one minus the known mass, so below about 1e-6 it is noise. Raises KeyError where a token is missing.
+    Ids from `width` on are padding rows of the teacher's head and are left out. If fewer than k tokens remain, the list
+    is filled with the lowest other ids, each with the mean mass of the tokens in the tail. The tail is one minus the
+    mass of the list, so below about 1e-6 it is noise. Raises KeyError where a token is missing.
     """
     ids, values = np.zeros((len(tokens), k), np.int32), np.zeros((len(tokens), k))
     tail = np.zeros(len(tokens))
     for t, position in enumerate(positions):
-        known = sorted(((i, v) for i, v in position.items() if i < width), key=lambda pair: -pair[1])[:k]
-        tail[t] = max(0.0, 1.0 - float(np.exp([value for _, value in known]).sum()))
-        if missing := k - len(known):
-            mean = max(tail[t] / max(width - len(known), 1), 1e-12)
-            taken = {i for i, _ in known}
-            known += [(i, float(np.log(mean))) for i in range(k) if i not in taken][:missing]
+        top = sorted(((i, v) for i, v in position.items() if i < width), key=lambda pair: -pair[1])[:k]
+        tail[t] = max(0.0, 1.0 - float(np.exp([value for _, value in top]).sum()))
+        if missing := k - len(top):
+            mean = max(tail[t] / max(width - len(top), 1), 1e-12)
+            taken = {i for i, _ in top}
+            top += [(i, float(np.log(mean))) for i in range(k) if i not in taken][:missing]
             tail[t] = max(0.0, tail[t] - missing * mean)
-        ids[t], values[t] = zip(*known, strict=True)
+        ids[t], values[t] = zip(*top, strict=True)
     own = np.array([position[token] for position, token in zip(positions, tokens, strict=True)])
     return TopK(ids, _half(values), tail.astype(np.float32), _half(own))
 
 
 def _half(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
-    """Log-probabilities in float16, whose lowest number takes the place of anything below it."""
+    """Log-probabilities in float16, clipped to its range."""
     lowest = float(np.finfo(np.float16).min)
     return np.asarray(np.clip(values, lowest, 0.0), dtype=np.float16)
 
 
-def with_scores(rows: pa.Table, scores: Sequence[TopK], metadata: Mapping[str, str]) -> pa.Table:
-    """Rows with the four columns; `metadata` goes into the schema beside the rows' own."""
+def add_scores(rows: pa.Table, scores: Sequence[TopK], metadata: Mapping[str, str]) -> pa.Table:
+    """The rows with the four columns added, and `metadata` added to that of their schema."""
     for name in COLUMNS:
         lists = [getattr(one, name.removeprefix("teacher_")).reshape(-1) for one in scores]
         offsets = np.cumsum([0, *(values.size for values in lists)]).astype(np.int32)
@@ -113,13 +113,13 @@ def with_scores(rows: pa.Table, scores: Sequence[TopK], metadata: Mapping[str, s
 
 
 class ScoredFolder:
-    """Scored rows on disk: whole Parquet shards and a manifest, held by one process at a time.
+    """Scored rows on disk: Parquet shards and a manifest, locked by one process at a time.
 
-    A shard is written beside its place and renamed, so that after kill -9 every shard that is there is whole.
+    A shard is written under a temporary name and renamed, so that every shard is complete, even after kill -9.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Raises TrainerError if another process writes there, or another teacher, k or row file was scored there."""
+        """Raises TrainerError if another process writes there, or it has scores of another teacher, k or row file."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / ".lock")
@@ -127,40 +127,40 @@ class ScoredFolder:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise TrainerError(
-                f"{folder}: another process is scoring here; wait for it, or choose another --out"
+                f"{folder}: another process is writing there; wait for it, or give another --out"
             ) from None
         try:
-            self.manifest = self._opened(dict(identity))
+            self.manifest = self._open(dict(identity))
         except TrainerError:
             self._lock.release()
             raise
 
-    def _opened(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def _open(self, identity: dict[str, Any]) -> dict[str, Any]:
         path = self.folder / MANIFEST
         try:
             manifest = dict(orjson.loads(path.read_bytes())) if path.exists() else {}
         except orjson.JSONDecodeError:
-            raise TrainerError(f"{path} is not JSON; move it away, or choose another --out") from None
+            raise TrainerError(f"{path} is not JSON; remove it, or give another --out") from None
         if not manifest and self.shards():
-            raise TrainerError(f"{self.folder} has scored rows and no {MANIFEST}; choose another --out")
+            raise TrainerError(f"{self.folder} has scored rows but no {MANIFEST}; give another --out")
         changed = [name for name in identity if manifest and manifest.get(name) != identity[name]]
         if changed:
             differences = "; ".join(f"{name}: {manifest.get(name)} -> {identity[name]}" for name in changed)
-            raise TrainerError(f"{self.folder} holds the scores of another run ({differences}); choose another --out")
+            raise TrainerError(f"{self.folder} has the scores of another run ({differences}); give another --out")
         for torn in self.folder.glob(".scored-*.tmp"):
             torn.unlink()
         return manifest | identity
 
     def shards(self) -> list[Path]:
-        """The finished shards in order."""
+        """The finished shards, in order."""
         return sorted(self.folder.glob("scored-*.parquet"))
 
-    def finished(self) -> set[str]:
-        """Ids of the rows that are scored."""
+    def read_ids(self) -> set[str]:
+        """The ids of the rows that are scored."""
         return {str(i) for shard in self.shards() for i in pq.read_table(shard, columns=["id"])["id"].to_pylist()}
 
     def add(self, rows: pa.Table) -> None:
-        """Write one more shard, whole or not at all."""
+        """Write the next shard atomically."""
         shards = self.shards()
         number = int(shards[-1].stem.split("-")[1]) + 1 if shards else 0
         temporary = self.folder / f".scored-{number:05d}.parquet.tmp"
@@ -170,12 +170,12 @@ class ScoredFolder:
         os.replace(temporary, self.folder / f"scored-{number:05d}.parquet")
 
     def write_manifest(self, **values: Any) -> None:
-        """Replace the manifest with `values` put into it; a reader sees the old one or the new one."""
+        """Update the manifest with `values`, atomically."""
         self.manifest |= values
         temporary = self.folder / f".{MANIFEST}.tmp"
         temporary.write_bytes(orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2))
         os.replace(temporary, self.folder / MANIFEST)
 
     def close(self) -> None:
-        """Let the next process in."""
+        """Release the lock."""
         self._lock.release()

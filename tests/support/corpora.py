@@ -17,8 +17,8 @@ import torch
 from agentsys.commands import command, run_app
 from agentsys.trainers import miniplm
 from agentsys.trainers.loading import load_tokenizer
-from agentsys.trainers.pretrain.chunks import Chunk, Document, Encoder, chunked
-from agentsys.trainers.pretrain.corpus import ChunkFolder, Writer, facts_of, read_documents, write_chunks
+from agentsys.trainers.pretrain.chunks import Chunk, Document, Encoder, chunk_documents
+from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_documents, write_chunks
 from tests.support.paths import ROOT
 from tests.support.tiny import SENTENCES, make_tiny
 
@@ -52,8 +52,8 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 def make_chunks(corpus: Path, model: Path, out: Path, *, shard: int = 10_000, length: int = LENGTH) -> ChunkFolder:
     tokenizer = load_tokenizer(str(model))
     encoder = Encoder(tokenizer)
-    found = chunked(read_documents([corpus]), encoder, length)
-    return write_chunks(found, Writer(out, shard), **facts_of(encoder, tokenizer, str(model), length))
+    found = chunk_documents(read_documents([corpus]), encoder, length)
+    return write_chunks(found, ChunkWriter(out, shard), **describe_format(encoder, tokenizer, str(model), length))
 
 
 def documents_of(chunks: Iterable[Chunk]) -> dict[str, list[str]]:

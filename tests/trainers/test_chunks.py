@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentsys.trainers.pretrain.chunks import Document, Encoder, chunked
-from agentsys.trainers.pretrain.corpus import ChunkFolder, chunks_of
+from agentsys.trainers.pretrain.chunks import Document, Encoder, chunk_documents
+from agentsys.trainers.pretrain.corpus import ChunkFolder, read_chunks
 from tests.support.corpora import by_domain, documents_of, make_chunks, make_corpus, run, write_jsonl
 from tests.support.tiny import SENTENCES, make_tiny, make_tokenizer
 
@@ -51,7 +51,7 @@ PIECES = [
 )
 def test_nothing_of_a_corpus_is_lost(encoder: Encoder, given: list[tuple[str, str]], length: int) -> None:
     documents = [Document(text, domain) for text, domain in given]
-    found = list(chunked(documents, encoder, length))
+    found = list(chunk_documents(documents, encoder, length))
     assert documents_of(found) == by_domain(documents)
     for domain, texts in by_domain(documents).items():
         ids = [i for chunk in found if chunk.domain == domain for i in chunk.input_ids]
@@ -62,19 +62,19 @@ def test_nothing_of_a_corpus_is_lost(encoder: Encoder, given: list[tuple[str, st
 def test_a_chunks_text_is_its_ids_decoded(encoder: Encoder) -> None:
     tokenizer = make_tokenizer()
     texts = [" ".join(SENTENCES), "枯井" * 40 + "😀" * 40]
-    for chunk in chunked([Document(text, "a") for text in texts], encoder, 20):
+    for chunk in chunk_documents([Document(text, "a") for text in texts], encoder, 20):
         assert tokenizer.decode([i for i in chunk.input_ids if i != encoder.end_id]) == chunk.text
 
 
 def test_special_tokens_in_a_document_stay_text(encoder: Encoder) -> None:
-    (chunk,) = chunked([Document("a<|endoftext|>b", "a")], encoder, 100)
+    (chunk,) = chunk_documents([Document("a<|endoftext|>b", "a")], encoder, 100)
     assert chunk.input_ids.count(encoder.end_id) == 1 and chunk.input_ids[-1] == encoder.end_id
     assert chunk.text == "a<|endoftext|>b"
 
 
 def test_a_window_is_cut_behind_the_last_sentence(encoder: Encoder) -> None:
     text = "A widow sang. " + "The well is 3.14159 deep and the kettle " * 3
-    first, *_ = chunked([Document(text, "a")], encoder, len(encoder.encode(["A widow sang."])[0].ids) + 20)
+    first, *_ = chunk_documents([Document(text, "a")], encoder, len(encoder.encode(["A widow sang."])[0].ids) + 20)
     assert first.text == "A widow sang."
 
 
@@ -101,7 +101,7 @@ def test_quotation_marks_close_a_sentence_in_one_token() -> None:
 
 def test_a_window_without_a_stop_is_cut_whole_but_not_inside_a_character(encoder: Encoder) -> None:
     assert len(encoder.encode(["😀"], close=False)[0].ids) > 1  # a character of several tokens
-    found = list(chunked([Document("x" + "😀" * 50, "a")], encoder, 9))
+    found = list(chunk_documents([Document("x" + "😀" * 50, "a")], encoder, 9))
     assert len(found) > 20 and "".join(chunk.text for chunk in found) == "x" + "😀" * 50
     tokenizer = make_tokenizer()
     for chunk in found:  # half a character would be decoded as U+FFFD
@@ -111,7 +111,7 @@ def test_a_window_without_a_stop_is_cut_whole_but_not_inside_a_character(encoder
 def test_a_document_of_thousands_of_chunks_is_kept(encoder: Encoder) -> None:
     """The released code drops a buffer from which more than 2,000 chunks come at once."""
     text = " ".join(SENTENCES[i % 5] for i in range(1600))
-    found = list(chunked([Document(text, "a")], encoder, 16))
+    found = list(chunk_documents([Document(text, "a")], encoder, 16))
     assert len(found) > 2000 and "".join(chunk.text for chunk in found) == text
 
 
@@ -121,7 +121,7 @@ def test_no_chunk_is_too_short_to_predict_anything(encoder: Encoder) -> None:
     # The document's end falls on the first place of the second window, and nothing else in there is a stop.
     text, more = "x " * 40, "y" * 60
     length = next(n for n in range(10, 100) if len(encoder.encode([text])[0].ids) % n == 1)
-    found = list(chunked([Document(text, "a"), Document(more, "a")], encoder, length))
+    found = list(chunk_documents([Document(text, "a"), Document(more, "a")], encoder, length))
     assert documents_of(found) == {"a": [text, more]}
     assert all(len(chunk.input_ids) > 1 for chunk in found)
 
@@ -136,7 +136,7 @@ def test_a_beginning_of_sequence_token_opens_every_chunk() -> None:
     )
     encoder = Encoder(tokenizer)
     documents = [Document(text, "a") for text in SENTENCES]
-    found = list(chunked(documents, encoder, 20))
+    found = list(chunk_documents(documents, encoder, 20))
     assert all(chunk.input_ids[0] == tokenizer.bos_token_id for chunk in found)
     assert max(len(chunk.input_ids) for chunk in found) <= 20 and documents_of(found) == {"a": list(SENTENCES)}
 
@@ -150,7 +150,7 @@ def test_chunk_reads_every_format(tmp_path: Path, model: Path) -> None:
     out = tmp_path / "chunks"
     given = ("--corpus", books, "--corpus", table, "--corpus", lines)
     assert run("chunk", *given, "--tokenizer", model, "--max-length", 20, "--out", out) == 0
-    assert documents_of(chunks_of(ChunkFolder(out))) == {
+    assert documents_of(read_chunks(ChunkFolder(out))) == {
         "corpus": ["One line.\r\nAnother.\n\n\nLast", "", "two"], "p": ["from parquet"], "z": ["一行"],
     }  # fmt: skip
 

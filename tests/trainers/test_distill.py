@@ -12,10 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentsys.trainers.distill import DistillOptions, OnPolicyOptions, ScoredOptions, measure, train, train_on_policy
+from agentsys.trainers.distill import train
+from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, measure
+from agentsys.trainers.distill_on_policy import OnPolicyOptions, train_on_policy
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.losses import KINDS
-from agentsys.trainers.teacher import Scoring, Speed
+from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
 from agentsys.trainers.teacher import main as score
 from agentsys.trainers.training import StudentOptions, TrainingOptions
 from tests.support.tiny import make_tiny, make_tokenizer
@@ -46,11 +48,11 @@ def scored(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("scored")
     for split, numbers in (("train", range(8)), ("validation", range(8, 12))):
         file = write_rows(folder / f"{split}.parquet", [sft_row(i) for i in numbers], digest=DIGEST)
-        score(Scoring(file, folder / split, str(models["teacher"]), top_k=8), Speed())
+        score(TeacherOptions(file, folder / split, str(models["teacher"]), top_k=8), SpeedOptions())
     return folder
 
 
-def distil(scored: Path, models: dict[str, Path], out: Path, *, lora: int = 0, **given: Any) -> Path:
+def distill(scored: Path, models: dict[str, Path], out: Path, *, lora: int = 0, **given: Any) -> Path:
     names = DistillOptions.__dataclass_fields__
     about = DistillOptions(**{name: value for name, value in given.items() if name in names})
     training = QUICK | {name: value for name, value in given.items() if name not in names}
@@ -85,8 +87,8 @@ def by_hand(models: dict[str, Path], numbers: range, k: int) -> tuple[float, flo
 
 def test_the_loss_is_the_formula_however_it_is_batched(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     kl, ce = by_hand(models, range(8), k=8)
-    whole = distil(scored, models, tmp_path / "whole", batch=8, micro_batch=8, steps=1, kd=0.7)
-    parts = distil(scored, models, tmp_path / "parts", batch=8, micro_batch=2, steps=1, kd=0.7)
+    whole = distill(scored, models, tmp_path / "whole", batch=8, micro_batch=8, steps=1, kd=0.7)
+    parts = distill(scored, models, tmp_path / "parts", batch=8, micro_batch=2, steps=1, kd=0.7)
     first = metrics(whole)[0]
     assert first["cross_entropy"] == pytest.approx(ce, abs=1e-4)
     assert first["divergence"] == pytest.approx(kl, rel=2e-3), "stored in fp16"
@@ -98,7 +100,7 @@ def test_the_loss_is_the_formula_however_it_is_batched(scored: Path, models: dic
 
 def test_the_whole_vocabulary_stored_is_the_full_divergence(models: dict[str, Path], tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.parquet", [sft_row(i) for i in range(4)])
-    score(Scoring(file, tmp_path / "scored", str(models["teacher"]), top_k=TOKENS), Speed())
+    score(TeacherOptions(file, tmp_path / "scored", str(models["teacher"]), top_k=TOKENS), SpeedOptions())
     rows = ScoredOptions(rows=tmp_path / "scored")
     out = TrainingOptions(tmp_path / "out", **QUICK | {"batch": 4, "steps": 1})
     train(rows, StudentOptions(str(models["student"])), DistillOptions(), out)
@@ -111,25 +113,25 @@ def test_the_whole_vocabulary_stored_is_the_full_divergence(models: dict[str, Pa
 def test_the_student_comes_nearer_to_the_teacher(
     kind: str, scored: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    out = distil(scored, models, tmp_path, divergence=kind, batch=4, epochs=10, learning_rate=5e-3, evaluate_every=10)
+    out = distill(scored, models, tmp_path, divergence=kind, batch=4, epochs=10, learning_rate=5e-3, evaluate_every=10)
     measured = [line["eval_divergence"] for line in metrics(out) if "eval_divergence" in line]
     assert measured[-1] < 0.8 * measured[0]
 
 
 def test_adapters_learn_too(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    out = distil(scored, models, tmp_path, lora=4, batch=4, epochs=6, learning_rate=2e-2)
+    out = distill(scored, models, tmp_path, lora=4, batch=4, epochs=6, learning_rate=2e-2)
     divergence = [line["divergence"] for line in metrics(out) if "divergence" in line]
     assert sum(divergence[-2:]) < 0.9 * sum(divergence[:2])
     assert (out / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_cut_rows_keep_the_scores_of_what_is_left(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    rows = ScoredOptions(rows=scored / "train", max_length=40, too_long="cut")
+    rows = ScoredOptions(rows=scored / "train", max_length=40, too_long="truncate")
     out = TrainingOptions(tmp_path, **QUICK | {"steps": 1, "batch": 8})
     train(rows, StudentOptions(str(models["student"])), DistillOptions(kd=0.5), out)
     cut = [{**row, **{name: row[name][:40] for name in ("input_ids", "loss_mask")}} for row in map(sft_row, range(8))]
     write_rows(tmp_path / "cut.parquet", cut)
-    score(Scoring(tmp_path / "cut.parquet", tmp_path / "cut", str(models["teacher"]), top_k=8), Speed())
+    score(TeacherOptions(tmp_path / "cut.parquet", tmp_path / "cut", str(models["teacher"]), top_k=8), SpeedOptions())
     again = replace(out, out=tmp_path / "again")
     train(replace(rows, rows=tmp_path / "cut"), StudentOptions(str(models["student"])), DistillOptions(kd=0.5), again)
     assert losses(tmp_path)[0] == pytest.approx(losses(tmp_path / "again")[0], abs=1e-5)
@@ -148,7 +150,7 @@ def test_validation_is_a_mean_over_tokens(
     scored: Path, models: dict[str, Path], tmp_path: Path, micro_batch: int
 ) -> None:
     """Of rows of different lengths, however they are batched: the Trainer's own mean over rows is another number."""
-    out = distil(
+    out = distill(
         scored, models, tmp_path, kd=0.7, batch=4, micro_batch=micro_batch, steps=1, learning_rate=0, evaluate_every=1
     )
     kl, ce = by_hand(models, range(8, 12), k=8)
@@ -166,7 +168,7 @@ def test_two_processes_distil_what_one_does(scored: Path, models: dict[str, Path
     both = ["--rows", scored / "train", "--validation", scored / "validation", "--student", models["student"]]
     both += ["--kd", 0.7, "--steps", 2, "--batch", 2, "--out", tmp_path / "two"]
     in_two_processes("trainers/distill.py", *both)
-    distil(scored, models, tmp_path / "one", kd=0.7, steps=2, batch=4)
+    distill(scored, models, tmp_path / "one", kd=0.7, steps=2, batch=4)
     measured = ("loss", "divergence", "cross_entropy", "grad_norm", "eval_loss", "eval_divergence")
     one, two = ([{n: line[n] for n in measured if n in line} for line in metrics(tmp_path / n)] for n in ("one", "two"))
     for lone, shared in zip(one, two, strict=True):
@@ -178,7 +180,7 @@ def test_a_half_scored_folder_is_refused(scored: Path, models: dict[str, Path], 
     shutil.copytree(scored / "train", tmp_path / "half")
     manifest = json.loads((tmp_path / "half" / "manifest.json").read_text())
     (tmp_path / "half" / "manifest.json").write_text(json.dumps(manifest | {"complete": False, "rows_scored": 3}))
-    with pytest.raises(TrainerError, match=r"3 of 8 rows are scored; run trainers/teacher.py again"):
+    with pytest.raises(TrainerError, match=r"3 of 8 rows are scored; rerun trainers/teacher.py"):
         train(
             ScoredOptions(rows=tmp_path / "half"),
             StudentOptions(str(models["student"])),
@@ -219,9 +221,9 @@ def test_what_does_not_fit_is_found_before_training(scored: Path, models: dict[s
     student, out = StudentOptions(str(models["student"])), TrainingOptions(tmp_path / "out")
     with pytest.raises(TrainerError, match=r"has no column teacher_ids; trainers/teacher.py adds it"):
         train(ScoredOptions(rows=scored / "train.parquet"), student, DistillOptions(), out)
-    with pytest.raises(TrainerError, match=r"no scored-\*.parquet here"):
+    with pytest.raises(TrainerError, match=r"has no scored-\*.parquet"):
         train(ScoredOptions(rows=tmp_path), student, DistillOptions(), out)
-    with pytest.raises(TrainerError, match="--kd 1; TRL has no other"):
+    with pytest.raises(TrainerError, match="give --kd 1 and a --divergence of"):
         train_on_policy(ScoredOptions(), student, DistillOptions(kd=0.5), OnPolicyOptions(), out)
     other = make_tiny(tmp_path / "other", vocab=400)
     with pytest.raises(TrainerError, match=r"the tokenizers differ \(\d+ and \d+ tokens; .* take a teacher of the"):

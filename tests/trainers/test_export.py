@@ -14,10 +14,11 @@ import pytest
 
 from agentsys.commands import command, run_app
 from agentsys.models import engines, load_model
-from agentsys.models.chat import EndpointChatModel, Served, reply_of
+from agentsys.models.chat import EndpointChatModel, Served, reply_from_message
 from agentsys.models.tokens import FolderTokenizer, render
 from agentsys.trainers import gguf_file
-from agentsys.trainers.export import BOUNDS, compare, export, main
+from agentsys.trainers.export import export, main
+from agentsys.trainers.gguf_check import BOUNDS, compare
 from agentsys.trainers.gguf_tokenizer import PRE_TOKENIZERS
 from agentsys.trainers.loading import TrainerError
 from tests.support.tiny import make_tiny
@@ -172,7 +173,7 @@ def test_a_file_that_disagrees_is_refused(
     """The comparison sees what a wrong export does: query rows in transformers' order, another base of the rope."""
     folder = models("llama")
     if damage == "rows":
-        monkeypatch.setattr(gguf_file, "neighbours", lambda rows, heads: rows)
+        monkeypatch.setattr(gguf_file, "interleave_halves", lambda rows, heads: rows)
     else:
         monkeypatch.setattr(gguf_file, "_add_rope", lambda writer, config, architecture: writer.add_rope_freq_base(9.0))
     with pytest.raises(TrainerError, match="a probability differs by"):
@@ -226,7 +227,7 @@ def test_a_role_talks_to_it_in_token_mode(models: Callable[..., Path], tmp_path:
     async def ask(model: EndpointChatModel, served: Served) -> list[int] | None:
         assert served.tokenizer is not None and served.tokenizer.template == ours.template
         assert served.tokenizer.stop_ids == ours.stop_ids
-        reply = reply_of(await model.ainvoke(messages))
+        reply = reply_from_message(await model.ainvoke(messages))
         assert reply.ids and len(reply.ids) == reply.completion_tokens
         return reply.prompt_ids
 

@@ -38,7 +38,7 @@ FORMULAS: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
     "skewed_forward_kl": lambda p, q: kl(p, SKEW * p + (1 - SKEW) * q),
     "skewed_reverse_kl": lambda p, q: kl(q, (1 - SKEW) * p + SKEW * q),
 }
-"""As warm-up distillation's neighbours print them: p the teacher's probabilities, q the student's."""
+"""As papers near warm-up distillation print them: p the teacher's probabilities, q the student's."""
 
 
 class Case:
@@ -257,7 +257,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line() -> None:
     case = Case(k=6)
     with pytest.raises(TrainerError, match="'tv' is unknown; allowed: forward_kl"):
         Divergence("tv")  # type: ignore[arg-type]
-    with pytest.raises(TrainerError, match=r"beta 1\.0: between 0 and 1"):
+    with pytest.raises(TrainerError, match=r"--beta 1\.0: give a number between 0 and 1"):
         Divergence("js", beta=1.0)
     with pytest.raises(TrainerError, match="needs labels"):
         divergence_from_topk(*case.given(), Divergence(), ce_weight=0.5)

@@ -20,15 +20,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from agentsys.trainers.corrections import scores as chunk_scores
 from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer
 from agentsys.trainers.pretrain import nll
-from agentsys.trainers.pretrain import scores as chunk_scores
-from agentsys.trainers.pretrain.chunks import Document, Encoder, chunked
-from agentsys.trainers.pretrain.corpus import ChunkFolder, Writer, chunks_of, facts_of, read_documents, write_chunks
+from agentsys.trainers.pretrain.chunks import Document, Encoder, chunk_documents
+from agentsys.trainers.pretrain.corpus import (
+    ChunkFolder,
+    ChunkWriter,
+    describe_format,
+    read_chunks,
+    read_documents,
+    write_chunks,
+)
 from agentsys.trainers.pretrain.difference import read_differences, select, top_share, write_selection
 from agentsys.trainers.pretrain.scores import (
     RECORD,
-    Scoring,
+    ScoringJob,
     finished,
     kept_records,
     read_scores,
@@ -36,7 +43,7 @@ from agentsys.trainers.pretrain.scores import (
     score_shards,
     scored_chunks,
 )
-from agentsys.trainers.pretrain.train import chunk_loss, through_forward
+from agentsys.trainers.pretrain.train import chunk_loss, use_nll_forward
 from tests.support.corpora import (
     ROOT,
     all_rows,
@@ -74,7 +81,7 @@ def scores(chunks: Path, models: Path, tmp_path_factory: pytest.TempPathFactory)
     """Both models' scores of the chunks."""
     folder = tmp_path_factory.mktemp("scores")
     for name in ("teacher", "reference"):
-        score_all(Scoring(chunks, str(models / name), folder / name, batch_tokens=512))
+        score_all(ScoringJob(chunks, str(models / name), folder / name, batch_tokens=512))
     return folder
 
 
@@ -123,7 +130,7 @@ def test_the_logits_of_a_batch_never_exist_at_once(models: Path, monkeypatch: py
         return tensor
 
     with Largest() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        nll.summed_nll(model, ids, learned).sum().backward()
+        nll.sum_nll(model, ids, learned).sum().backward()
     assert 512 * 64 <= seen.elements < 8 * 63 * 512 / 4
     assert 0 < saved[0] < 512 * 64  # no slice's logits wait for the backward pass
     with Largest() as seen:
@@ -133,7 +140,7 @@ def test_the_logits_of_a_batch_never_exist_at_once(models: Path, monkeypatch: py
 
 def test_several_processes_give_the_scores_of_one(chunks: Path, models: Path, scores: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    score_all(Scoring(chunks, str(models / "teacher"), tmp_path, batch_tokens=512), processes=2, watch=seen.append)
+    score_all(ScoringJob(chunks, str(models / "teacher"), tmp_path, batch_tokens=512), processes=2, watch=seen.append)
     folder = ChunkFolder(chunks)
     assert seen[0] == 0 and seen[-1] == folder.chunks and seen == sorted(seen)
     for (_, one), (_, several) in zip(
@@ -148,12 +155,12 @@ def test_scorers_that_run_at_once_share_the_work(
 ) -> None:
     model = load_causal_lm(str(models / "teacher")).eval()
     monkeypatch.setattr(chunk_scores, "_load", lambda *given: model)  # transformers does not load in two threads
-    scoring = Scoring(chunks, str(models / "teacher"), tmp_path, batch_tokens=64)
+    job = ScoringJob(chunks, str(models / "teacher"), tmp_path, batch_tokens=64)
     scored: list[list[int]] = [[], []]
     complete: list[bool] = []
 
     def work(mine: list[int]) -> None:
-        score_shards(scoring, mine.append)
+        score_shards(job, mine.append)
         complete.append(finished(tmp_path, ChunkFolder(chunks)))
 
     threads = [Thread(target=work, args=(mine,)) for mine in scored]
@@ -167,17 +174,17 @@ def test_scorers_that_run_at_once_share_the_work(
 
 
 def test_other_weights_under_the_same_name_are_refused(chunks: Path, tmp_path: Path) -> None:
-    scoring = Scoring(chunks, str(make_tiny(tmp_path / "model", hidden=16)), tmp_path / "scores")
-    score_all(scoring)
+    job = ScoringJob(chunks, str(make_tiny(tmp_path / "model", hidden=16)), tmp_path / "scores")
+    score_all(job)
     make_tiny(tmp_path / "model", hidden=16, seed=9)
     with pytest.raises(TrainerError, match="weights_sha256"):
-        score_all(scoring)
+        score_all(job)
 
 
 def test_a_killed_command_goes_on_and_gives_identical_scores(corpus: Path, models: Path, tmp_path: Path) -> None:
     folder = make_chunks(corpus, models / "teacher", tmp_path / "chunks", shard=80)
-    scoring = Scoring(folder.folder, str(models / "teacher"), tmp_path / "whole", batch_tokens=33, threads=1)
-    score_all(scoring)
+    job = ScoringJob(folder.folder, str(models / "teacher"), tmp_path / "whole", batch_tokens=33, threads=1)
+    score_all(job)
     given = ("--chunks", folder.folder, "--model", models / "teacher", "--batch-tokens", 33, "--processes", 2)
     killed = start("score", *given, "--out", tmp_path, "--name", "killed")
     out = tmp_path / "killed"
@@ -191,7 +198,7 @@ def test_a_killed_command_goes_on_and_gives_identical_scores(corpus: Path, model
         file.write(b"torn")
     kept = scored_chunks(out, folder)
     assert 20 < kept < folder.chunks
-    assert score_all(replace(scoring, out=out)) == folder.chunks - kept
+    assert score_all(replace(job, out=out)) == folder.chunks - kept
     assert digests(out) == digests(tmp_path / "whole") != {}
     assert not list(out.glob("*.part"))
 
@@ -209,8 +216,8 @@ def test_scores_that_are_no_numbers_are_refused(chunks: Path, models: Path, tmp_
         model.get_input_embeddings().weight[:] = float("nan")
     model.save_pretrained(tmp_path / "broken")
     load_tokenizer(str(models / "teacher")).save_pretrained(tmp_path / "broken")
-    with pytest.raises(TrainerError, match="no number"):
-        score_all(Scoring(chunks, str(tmp_path / "broken"), tmp_path / "scores"))
+    with pytest.raises(TrainerError, match="not finite"):
+        score_all(ScoringJob(chunks, str(tmp_path / "broken"), tmp_path / "scores"))
 
 
 def test_another_process_s_error_is_told(chunks: Path, models: Path, tmp_path: Path) -> None:
@@ -218,14 +225,14 @@ def test_another_process_s_error_is_told(chunks: Path, models: Path, tmp_path: P
     config = orjson.loads((model / "config.json").read_bytes())
     (model / "config.json").write_bytes(orjson.dumps({**config, "max_position_embeddings": 16}))
     with pytest.raises(TrainerError, match="reads 16 tokens"):
-        score_all(Scoring(chunks, str(model), tmp_path / "scores"), processes=2)
+        score_all(ScoringJob(chunks, str(model), tmp_path / "scores"), processes=2)
 
 
 def test_alpha_one_is_the_corpus_byte_for_byte(corpus: Path, chunks: Path, scores: Path, tmp_path: Path) -> None:
     folder = select(chunks, scores / "teacher", scores / "reference", 1.0, tmp_path / "all")
     before, after = all_rows(chunks), all_rows(tmp_path / "all")
     assert [{name: row[name] for name in before[0]} for row in after] == before
-    texts = documents_of(chunks_of(folder))
+    texts = documents_of(read_chunks(folder))
     written = by_domain(read_documents([corpus]))
     assert {domain: "\0".join(t).encode() for domain, t in texts.items()} == {
         domain: "\0".join(t).encode() for domain, t in written.items()
@@ -371,12 +378,12 @@ def mixed_corpus(seed: int, count: int) -> list[Document]:
 def learn(model: Path, folder: ChunkFolder, steps: int, rate: float, out: Path) -> Path:
     student = load_causal_lm(str(model))
     plain = student.forward
-    through_forward(student)
-    rows = [np.array(chunk.input_ids) for chunk in chunks_of(folder)]
+    use_nll_forward(student)
+    rows = [np.array(chunk.input_ids) for chunk in read_chunks(folder)]
     rng = random.Random(0)
     optimiser = torch.optim.AdamW(student.parameters(), lr=rate)
     for _ in range(steps):
-        loss = chunk_loss(student, *nll.padded(rng.sample(rows, 16), folder.end_id))
+        loss = chunk_loss(student, *nll.pad_chunks(rng.sample(rows, 16), folder.end_id))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -395,15 +402,17 @@ def test_noise_and_boilerplate_are_left_out(tmp_path: Path) -> None:
     small = make_tiny(tmp_path / "small", hidden=16, layers=1, seed=5)
     tokenizer = load_tokenizer(str(large))
     encoder = Encoder(tokenizer)
-    facts = facts_of(encoder, tokenizer, str(large), 80)
+    facts = describe_format(encoder, tokenizer, str(large), 80)
     folders = {
-        name: write_chunks(chunked(mixed_corpus(seed, count), encoder, 80), Writer(tmp_path / name), **facts)
+        name: write_chunks(
+            chunk_documents(mixed_corpus(seed, count), encoder, 80), ChunkWriter(tmp_path / name), **facts
+        )
         for name, seed, count in (("reserved", 1, 400), ("corpus", 2, 300))
     }
     teacher = learn(large, folders["reserved"], 150, 3e-3, tmp_path / "teacher")
     reference = learn(small, folders["reserved"], 300, 3e-3, tmp_path / "reference")
     for name, model in (("t", teacher), ("r", reference)):
-        score_all(Scoring(folders["corpus"].folder, str(model), tmp_path / name))
+        score_all(ScoringJob(folders["corpus"].folder, str(model), tmp_path / name))
     kept = select(folders["corpus"].folder, tmp_path / "t", tmp_path / "r", 0.5, tmp_path / "half").manifest["domains"]
     all_of = folders["corpus"].manifest["domains"]
     share = {domain: kept.get(domain, {"chunks": 0})["chunks"] / all_of[domain]["chunks"] for domain in all_of}

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer
 from agentsys.trainers.pretrain import nll
-from agentsys.trainers.pretrain.corpus import ChunkFolder, chunks_of
+from agentsys.trainers.pretrain.corpus import ChunkFolder, read_chunks
 from agentsys.trainers.pretrain.difference import write_selection
-from agentsys.trainers.pretrain.train import PretrainingOptions, chunk_loss, pretrain, retokenize, through_forward
+from agentsys.trainers.pretrain.train import PretrainingOptions, chunk_loss, pretrain, retokenize, use_nll_forward
 from agentsys.trainers.reporting import read_metrics
 from agentsys.trainers.training import TrainingOptions
 from tests.support.corpora import (
@@ -50,20 +50,20 @@ def test_the_loss_is_the_mean_of_the_chunks_means(models: Path, chunks: Path) ->
     rows = [row["input_ids"] for row in all_rows(chunks)[:6]]
     model = load_causal_lm(str(models / "teacher"))
     expected = np.mean([naive(model, ids, folder.end_id)[0] for ids in rows])
-    through_forward(model)
-    loss = chunk_loss(model, *nll.padded([np.array(ids) for ids in rows], folder.end_id))
+    use_nll_forward(model)
+    loss = chunk_loss(model, *nll.pad_chunks([np.array(ids) for ids in rows], folder.end_id))
     assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_gradients_are_those_of_full_logits(models: Path, chunks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nll, "HEAD_ELEMENTS", 512 * 16)
     folder = ChunkFolder(chunks)
-    ids, learned = nll.padded([np.array(row["input_ids"]) for row in all_rows(chunks)[:4]], folder.end_id)
+    ids, learned = nll.pad_chunks([np.array(row["input_ids"]) for row in all_rows(chunks)[:4]], folder.end_id)
     plain, sliced = (load_causal_lm(str(models / "teacher")) for _ in range(2))
     logits = plain(ids[:, :-1]).logits
     losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * learned[:, 1:]
     (losses.sum(1) / learned.sum(1)).mean().backward()
-    through_forward(sliced)
+    use_nll_forward(sliced)
     chunk_loss(sliced, ids, learned).backward()
     for (name, one), other in zip(plain.named_parameters(), sliced.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None, name
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_full_logits(models: Path, chunks: Path, monkeypa
 
 def mean_loss(model: Path, folder: ChunkFolder) -> float:
     student = load_causal_lm(str(model)).eval()
-    rows = [np.array(chunk.input_ids) for chunk in chunks_of(folder)]
+    rows = [np.array(chunk.input_ids) for chunk in read_chunks(folder)]
     values, counts = nll.mean_nll(student, rows, folder.end_id)
     return float(np.mean([value for value, n in zip(values, counts, strict=True) if n]))
 
@@ -109,10 +109,10 @@ def test_another_family_learns_from_the_text(chunks: Path, models: Path, tmp_pat
     pretrain(PretrainingOptions(**options, retokenize=True), training(tmp_path / "student", steps=2))
     made = ChunkFolder(tmp_path / "student" / "corpus-train")
     tokenizer = load_tokenizer(str(models / "llama"))
-    assert documents_of(chunks_of(made)) == documents_of(chunks_of(ChunkFolder(chunks)))
-    for chunk in chunks_of(made):
+    assert documents_of(read_chunks(made)) == documents_of(read_chunks(ChunkFolder(chunks)))
+    for chunk in read_chunks(made):
         assert tokenizer.decode([i for i in chunk.input_ids if i != made.end_id]) == chunk.text
-    assert max(len(chunk.input_ids) for chunk in chunks_of(made)) <= LENGTH
+    assert max(len(chunk.input_ids) for chunk in read_chunks(made)) <= LENGTH
     assert made.chunks > ChunkFolder(chunks).chunks  # a smaller vocabulary: some chunks became several
     assert retokenize(ChunkFolder(chunks), tokenizer, "llama", made.folder).manifest == made.manifest
 

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, list[Any]]] = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models with dropout, so that the state of the random numbers counts, and rows of every kind."""
-    from agentsys.trainers.teacher import Scoring, Speed
+    from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
     from agentsys.trainers.teacher import main as score
 
     folder = tmp_path_factory.mktemp("data")
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, numbers in (("train", range(5)), ("validation", range(5, 8))):
         file = write_rows(folder / "sft" / f"{split}.parquet", [sft_row(i) for i in numbers])
         write_rows(folder / "step" / f"{split}.parquet", step_rows(len(numbers)), "step")
-        score(Scoring(file, folder / "scored" / split, str(folder / "teacher"), top_k=8), Speed())
+        score(TeacherOptions(file, folder / "scored" / split, str(folder / "teacher"), top_k=8), SpeedOptions())
     make_chunks(make_corpus(folder), folder / "student", folder / "chunks")
     return folder
 

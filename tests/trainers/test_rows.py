@@ -15,8 +15,9 @@ from datasets import load_dataset
 
 from agentsys.traces import Call, Segment, Target, Trace, dump
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.rows import Cut, Filters, make_rows, rows_of
-from agentsys.trainers.tokenize_rows import OtherTokenizer, RowTokenizer
+from agentsys.trainers.row_filter import Filters
+from agentsys.trainers.rows import TargetOptions, make_rows, rows_of
+from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch
 from tests.support.tiny import make_tiny, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -202,7 +203,7 @@ def test_literal_text_may_stand_beside_what_an_engine_wrote() -> None:
 def test_literal_text_does_not_excuse_another_tokenizers_prefix() -> None:
     foreign = call("decide", "Follow up: who?", ids=[5, 6, 7, END])
     target = decided("decide", "Intermediate answer:", "Follow up:")
-    with pytest.raises(OtherTokenizer, match="another tokenizer's"):
+    with pytest.raises(TokenizerMismatch, match="another tokenizer's"):
         one([foreign], [target])
     (row,) = rows_of(trace("a", [foreign], [target]), RowTokenizer(TOKENIZER, retokenize=True))
     assert row["prompt_ids"] == call("decide", "x").prompt_ids
@@ -226,7 +227,7 @@ def test_a_stop_string_is_cut_from_a_step() -> None:
 
 
 def test_rows_of_an_earlier_run_go(student: Path, tmp_path: Path) -> None:
-    run, cut = run_folder(tmp_path / "run", *varied(30)), Cut(str(student), tmp_path / "rows")
+    run, cut = run_folder(tmp_path / "run", *varied(30)), TargetOptions(str(student), tmp_path / "rows")
     make_rows([run], cut, Filters(validation=0.5))
     assert (tmp_path / "rows/sft/validation.parquet").exists()
     make_rows([run], cut, Filters(validation=0))
@@ -239,10 +240,10 @@ def test_one_bad_target_does_not_cost_the_others(student: Path, tmp_path: Path) 
     foreign = call("y", "A translation.", ids=[5, 6, 7, END])
     other = trace("b", [foreign], [Target("role", (sent("y"), wrote("y")))])
     run = run_folder(tmp_path / "run", mixed, other, mixed)
-    report = make_rows([run], Cut(str(student), tmp_path / "rows"), Filters(validation=0))
-    assert report.written["role", "train"] == 1
+    report = make_rows([run], TargetOptions(str(student), tmp_path / "rows"), Filters(validation=0))
+    assert report.rows["role", "train"] == 1
     assert dict(report.dropped) == {
-        ("role", "a target points at call gone, which the trace does not have"): 4,
+        ("role", "a target refers to call gone, which the trace does not have"): 4,
         ("role", "token ids of another tokenizer, or none (--retokenize)"): 1,
         ("role", "the same record of the same run twice"): 1,
     }
@@ -261,7 +262,7 @@ def test_tree_nodes_point_at_calls() -> None:
 def test_another_tokenizers_ids_are_refused_and_retokenized_on_request() -> None:
     foreign = call("draft", "A translation.", ids=[5, 6, 7, END])
     target = Target("role", (sent("draft"), wrote("draft")))
-    with pytest.raises(OtherTokenizer, match=r"record a, call draft.*teacher.*--retokenize"):
+    with pytest.raises(TokenizerMismatch, match=r"record a, call draft.*teacher.*--retokenize"):
         one([foreign], [target])
     (row,) = rows_of(trace("a", [foreign], [target]), RowTokenizer(TOKENIZER, retokenize=True))
     ours = call("draft", "A translation.")
@@ -283,7 +284,7 @@ def test_a_begun_answer_is_retokenized_as_one() -> None:
 
 def test_a_chat_mode_call_has_no_ids() -> None:
     untold = call("draft", "A translation.", ids=None, prompt_ids=None, mode="chat")
-    with pytest.raises(OtherTokenizer, match="told no token ids"):
+    with pytest.raises(TokenizerMismatch, match="returned no token ids"):
         one([untold], [Target("role", (sent("draft"), wrote("draft")))])
 
 
@@ -300,10 +301,12 @@ def varied(count: int) -> list[Trace]:
 def test_files_load_and_no_input_is_on_both_sides(student: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", *varied(60))
     again = run_folder(tmp_path / "again", *(replace(t, run="f01") for t in varied(60)))
-    report = make_rows([run, again], Cut(str(student), tmp_path / "rows"), Filters(validation=0.3, near_duplicates=1))
+    report = make_rows(
+        [run, again], TargetOptions(str(student), tmp_path / "rows"), Filters(validation=0.3, near_duplicates=1)
+    )
     data = load_dataset("parquet", data_dir=str(tmp_path / "rows" / "sft"), cache_dir=str(tmp_path / "hf"))
     assert {split: len(rows) for split, rows in data.items()} == {
-        split: report.written["sft", split] for split in ("train", "validation")
+        split: report.rows["sft", split] for split in ("train", "validation")
     }
     assert len(data["train"]) + len(data["validation"]) == 120
     inputs = {split: set(data[split]["input"]) for split in data}
@@ -319,16 +322,16 @@ def test_filters_say_what_they_drop(student: Path, tmp_path: Path) -> None:
     traces += [trace("no", [], [sft("Q", ("dropped by its system", True))], outcome="dropped")]
     report = make_rows(
         [run_folder(tmp_path / "run", *traces)],
-        Cut(str(student), tmp_path / "rows"),
+        TargetOptions(str(student), tmp_path / "rows"),
         Filters(validation=0, max_length=200, min_margin=1, near_duplicates=0.9),
     )
     assert dict(report.dropped) == {
         ("sft", "longer than 200 tokens"): 1,
         ("sft", "near-duplicate"): 1,
         ("step", "margin is not above 1"): 2,
-        ("role", "a target points at call gone, which the trace does not have"): 1,
+        ("role", "a target refers to call gone, which the trace does not have"): 1,
     }
-    assert report.written["sft", "train"] == 4
+    assert report.rows["sft", "train"] == 4
     assert not (tmp_path / "rows" / "sft" / "validation.parquet").exists()
     assert pq.read_schema(tmp_path / "rows/sft/train.parquet").metadata[b"agentsys.tokenizer"]
 
@@ -337,14 +340,16 @@ def test_a_short_answer_may_come_again(student: Path, tmp_path: Path) -> None:
     """Of another question, not of the same one."""
     asked = [trace(str(i), [], [sft(f"Is {i} even?", ("true", True))] * (1 + (i == 0))) for i in range(4)]
     folder = run_folder(tmp_path / "run", *asked)
-    report = make_rows([folder], Cut(str(student), tmp_path / "rows"), Filters(validation=0, near_duplicates=0.9))
-    assert report.written["sft", "train"] == 4 and dict(report.dropped) == {("sft", "near-duplicate"): 1}
+    report = make_rows(
+        [folder], TargetOptions(str(student), tmp_path / "rows"), Filters(validation=0, near_duplicates=0.9)
+    )
+    assert report.rows["sft", "train"] == 4 and dict(report.dropped) == {("sft", "near-duplicate"): 1}
 
 
 def test_nothing_is_left_behind_when_no_row_stays(student: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", *varied(2))
     with pytest.raises(TrainerError, match=r"no rows: 2 sft: score below 99; 2 step"):
-        make_rows([run], Cut(str(student), tmp_path / "rows"), Filters(min_score=99, min_margin=99))
+        make_rows([run], TargetOptions(str(student), tmp_path / "rows"), Filters(min_score=99, min_margin=99))
     assert not list((tmp_path / "rows").rglob("*.parquet*"))
 
 
@@ -352,7 +357,7 @@ def test_nothing_is_left_behind_when_no_row_stays(student: Path, tmp_path: Path)
     ("arguments", "words"),
     [
         (["missing", "--student", "STUDENT"], "missing: no traces-"),
-        (["RUN", "--student", "nowhere/at/all"], "no such folder; catalogue names are"),
+        (["RUN", "--student", "nowhere/at/all"], "no such folder; catalog names are"),
         (["RUN", "--student", "STUDENT", "--validation", "7"], "--validation 7: give a share"),
         (["RUN", "--student", "STUDENT", "--min-score", "high"], "--min-score"),
     ],

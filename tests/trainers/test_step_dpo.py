@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig
 
 from agentsys.traces import Target
+from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, limit_pairs, make_pair_trainer
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.step_dpo import DPOOptions, DPOTraining, PairOptions, pair_trainer, pairs_that_fit, train
+from agentsys.trainers.row_files import read_rows
+from agentsys.trainers.step_dpo import train
 from agentsys.trainers.tokenize_rows import RowTokenizer
-from agentsys.trainers.training import StudentOptions, configuration, read_rows
+from agentsys.trainers.training import StudentOptions, make_config
 from tests.support.tiny import make_tiny
 from tests.trainers.test_rows import END, TOKENIZER, call, rows_of, sent, trace, wrote
 from tests.trainers.test_training import DIGEST, QUICK, in_two_processes, metrics, same, weights, write_rows
@@ -53,9 +55,11 @@ def trainer_on(rows: Path, student: Path, out: Path) -> Any:
         for parameter in model.parameters():
             parameter.mul_(1.05)  # away from the reference, where the loss would be log 2 whatever the ids
     training = DPOTraining(out, batch=4, micro_batch=4)
-    data = pairs_that_fit(read_rows(rows, {"prompt_ids": ""})["train"], PairOptions(rows))
-    settings = configuration(DPOConfig, training, beta=0.1, max_length=None)
-    return pair_trainer(model=model, ref_model=reference, args=settings, train_dataset=data, processing_class=TOKENIZER)
+    data = limit_pairs(read_rows(rows, {"prompt_ids": ""})["train"], PairOptions(rows))
+    settings = make_config(DPOConfig, training, beta=0.1, max_length=None)
+    return make_pair_trainer(
+        model=model, ref_model=reference, args=settings, train_dataset=data, processing_class=TOKENIZER
+    )
 
 
 def log_probability(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
@@ -117,7 +121,7 @@ def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) ->
         trainer = DPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(student),
             ref_model=AutoModelForCausalLM.from_pretrained(student),
-            args=configuration(DPOConfig, DPOTraining(tmp_path / name)),
+            args=make_config(DPOConfig, DPOTraining(tmp_path / name)),
             train_dataset=Dataset.from_list([data]),
             processing_class=TOKENIZER,
         )
@@ -156,7 +160,7 @@ def test_long_pairs_are_dropped_or_cut(rows: Path, capsys: pytest.CaptureFixture
     data = read_rows(rows, {"prompt_ids": ""})["train"]
     prompt = max(len(ids) for ids in data["prompt_ids"])
     with pytest.raises(TrainerError, match="no pair has at most"):
-        pairs_that_fit(data, PairOptions(rows, max_length=prompt + 2))
-    cut = pairs_that_fit(data, PairOptions(rows, max_length=prompt + 2, too_long="cut"))
+        limit_pairs(data, PairOptions(rows, max_length=prompt + 2))
+    cut = limit_pairs(data, PairOptions(rows, max_length=prompt + 2, too_long="truncate"))
     assert all(len(row["chosen_ids"]) == 2 for row in cut)
     assert "4 of 4 pairs are longer" in capsys.readouterr().out

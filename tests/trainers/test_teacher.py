@@ -27,7 +27,7 @@ from agentsys.commands import command, run_app
 from agentsys.models.engines import ChildEngine
 from agentsys.trainers import teacher
 from agentsys.trainers.loading import load_causal_lm, load_tokenizer, tokenizer_digest
-from agentsys.trainers.rows import TOKENIZER_KEY
+from agentsys.trainers.row_files import TOKENIZER_KEY
 from agentsys.trainers.topk import COLUMNS, from_alternatives
 from tests.support.paths import ROOT
 from tests.support.tiny import SENTENCES, make_tiny

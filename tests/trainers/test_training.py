@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM
 
 from agentsys.commands import command, run_app
 from agentsys.trainers.loading import TrainerError, tokenizer_digest
-from agentsys.trainers.rows import row_schema
+from agentsys.trainers.row_files import RowOptions, limit_length, read_rows, row_schema
 from agentsys.trainers.sft import SFTOptions, train
-from agentsys.trainers.training import RowOptions, StudentOptions, TrainingOptions, configuration, fit_length, read_rows
+from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config
 from tests.support.tiny import SENTENCES, make_tiny, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -137,7 +137,7 @@ def test_checkpointing_of_activations_is_asked_for_by_its_present_name(tmp_path:
         for wanted in (False, True):
             with warnings.catch_warnings():
                 warnings.simplefilter("error", FutureWarning)
-                settings = configuration(kind, TrainingOptions(tmp_path, gradient_checkpointing=wanted))
+                settings = make_config(kind, TrainingOptions(tmp_path, gradient_checkpointing=wanted))
             assert settings.gradient_checkpointing is wanted, "the trainers of TRL read the old name"
 
 
@@ -251,15 +251,15 @@ def test_long_rows_are_counted_then_dropped_or_cut(rows: Path, capsys: pytest.Ca
     data = read_rows(rows, {"input_ids": "", "loss_mask": ""})["train"]
     lengths = sorted(len(ids) for ids in data["input_ids"])
     limit = lengths[5]
-    kept = fit_length(data, RowOptions(rows, max_length=limit))
+    kept = limit_length(data, RowOptions(rows, max_length=limit))
     assert len(kept) == sum(length <= limit for length in lengths)
     assert f"{12 - len(kept)} of 12 rows are longer than {limit} tokens: dropped" in capsys.readouterr().out
-    cut = fit_length(data, RowOptions(rows, max_length=limit, too_long="cut"))
+    cut = limit_length(data, RowOptions(rows, max_length=limit, too_long="truncate"))
     assert len(cut) == 12
     assert max(len(ids) for ids in cut["input_ids"]) == limit
     asked = sft_row(0)["loss_mask"].index(1)
     with pytest.raises(TrainerError, match=f"no row has at most {asked} tokens; raise --max-length"):
-        fit_length(data, RowOptions(rows, max_length=asked, too_long="cut"))
+        limit_length(data, RowOptions(rows, max_length=asked, too_long="truncate"))
 
 
 def test_malformed_rows_get_one_line(student: Path, tmp_path: Path, rows: Path) -> None:
@@ -282,7 +282,7 @@ def test_malformed_rows_get_one_line(student: Path, tmp_path: Path, rows: Path) 
         (tmp_path / "adapter").mkdir()
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
         fine_tune(rows, tmp_path / "adapter", tmp_path / "out")
-    with pytest.raises(TrainerError, match="holds no checkpoint"):
+    with pytest.raises(TrainerError, match="has no checkpoint"):
         fine_tune(rows, student, tmp_path / "out", resume=True)
 
 
@@ -339,7 +339,7 @@ def test_any_setting_of_trl_can_be_given(rows: Path, student: Path, tmp_path: Pa
     changed = replace(TrainingOptions(), set=["weight_decay=0.5", "optim=sgd"])
     from trl import SFTConfig
 
-    settings = configuration(SFTConfig, changed)
+    settings = make_config(SFTConfig, changed)
     assert (settings.weight_decay, settings.optim) == (0.5, "sgd")
 
 

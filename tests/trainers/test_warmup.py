@@ -1,4 +1,4 @@
-"""Warmup-Distill: what is flagged, how it is mended, and what the warm-up does to a tiny student."""
+"""Warmup-Distill: which tokens are flagged, how they are corrected, and what the warm-up does to a tiny student."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agentsys.trainers.corrections import Checked, Edit, begun_again, check, flagged, replaced
-from agentsys.trainers.distill import DistillOptions
+from agentsys.trainers.corrections import CheckedSample, Edit, check, flag_tokens, replace_and_truncate, replace_tokens
+from agentsys.trainers.distill_offline import DistillOptions
 from agentsys.trainers.generate import SamplingOptions
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.training import RowOptions, StudentOptions, TrainingOptions
-from agentsys.trainers.warmup_distill import Warmup, WarmupOptions, main
+from agentsys.trainers.row_files import RowOptions
+from agentsys.trainers.training import StudentOptions, TrainingOptions
+from agentsys.trainers.warmup import Warmup, WarmupOptions
+from agentsys.trainers.warmup_distill import main
 from tests.support.tiny import make_tiny
 from tests.trainers.test_training import QUICK, sft_row, write_rows
 
 RNG = np.random.default_rng(0)
-CHECKED = Checked(
+CHECKED = CheckedSample(
     ids=[7, 8, 9, 5],
     log_p=np.log([0.5, 0.01, 0.3, 0.04]),
     log_q=np.log([0.4, 0.5, 0.9, 0.03]),
@@ -30,7 +32,7 @@ CHECKED = Checked(
 
 def test_each_margin_flags_what_its_formula_says() -> None:
     def places(margin: str, eta: float) -> list[int]:
-        return np.flatnonzero(flagged(CHECKED, margin, eta)).tolist()  # type: ignore[arg-type]
+        return np.flatnonzero(flag_tokens(CHECKED, margin, eta)).tolist()  # type: ignore[arg-type]
 
     assert places("teacher_prob", 0.05) == [1], "0.04 is below too, but it is the teacher's likeliest token"
     assert places("gap_to_top", 0.2) == [1, 2]
@@ -42,9 +44,9 @@ def test_each_margin_flags_what_its_formula_says() -> None:
 
 
 def test_replacements_are_the_teachers_and_never_the_same_token() -> None:
-    assert replaced(CHECKED, [1, 2], "argmax", RNG) == [7, 2, 3, 5]
-    assert begun_again(CHECKED, 2, "argmax", RNG) == [7, 8, 3]
-    assert {begun_again(CHECKED, 1, "sample", RNG)[-1] for _ in range(50)} == {2}, "8 stands there already"
+    assert replace_tokens(CHECKED, [1, 2], "argmax", RNG) == [7, 2, 3, 5]
+    assert replace_and_truncate(CHECKED, 2, "argmax", RNG) == [7, 8, 3]
+    assert {replace_and_truncate(CHECKED, 1, "sample", RNG)[-1] for _ in range(50)} == {2}, "8 stands there already"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_pairs_agree_up_to_the_first_flagged_token(edit: Edit, folder: Path, tmp
         chosen, rejected = pair["chosen_ids"], pair["rejected_ids"]
         assert rejected == samples[number][1]
         first = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
-        assert first == np.flatnonzero(flagged(checked[number], "teacher_prob", 0.02))[0]
+        assert first == np.flatnonzero(flag_tokens(checked[number], "teacher_prob", 0.02))[0]
         assert chosen[first] == checked[number].top_ids[first][0], "the teacher's likeliest token"
         if edit == "replace_token":
             assert len(chosen) == len(rejected)
@@ -94,7 +96,7 @@ def test_the_warm_up_brings_the_student_nearer_to_the_teacher(folder: Path, tmp_
     warmed = warm.warmed()
     before, after = warm.report(str(folder / "student")), warm.report(str(warmed))
     assert after["teacher_logprob"] > before["teacher_logprob"]
-    with pytest.raises(TrainerError, match=r"warm-up: eta was 0.02 and is 0.5: name another --out"):
+    with pytest.raises(TrainerError, match=r"warm-up: eta was 0.02 and is 0.5: give another --out"):
         warmup(folder, tmp_path, eta=0.5)
     again = warmup(folder, tmp_path)
     stamp = (warmed / "model.safetensors").stat().st_mtime_ns
@@ -105,14 +107,14 @@ def test_the_warm_up_brings_the_student_nearer_to_the_teacher(folder: Path, tmp_
 def test_the_whole_command_reports_with_and_without(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from agentsys.trainers.teacher import Scoring, Speed
+    from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
     from agentsys.trainers.teacher import main as score
 
     for split in ("train", "validation"):
         file = folder / "rows" / f"{split}.parquet"
-        score(Scoring(file, tmp_path / split, str(folder / "teacher"), top_k=8), Speed())
+        score(TeacherOptions(file, tmp_path / split, str(folder / "teacher"), top_k=8), SpeedOptions())
     warm = WarmupOptions(
-        str(folder / "teacher"), eta=0.02, distil=tmp_path / "train", distil_validation=tmp_path / "validation"
+        str(folder / "teacher"), eta=0.02, distill=tmp_path / "train", distill_validation=tmp_path / "validation"
     )
     student, training = (
         StudentOptions(str(folder / "student")),

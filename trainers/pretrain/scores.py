@@ -1,9 +1,9 @@
-"""Scores of MiniPLM: the mean negative log-likelihood of each chunk under one model, computed once and kept.
+"""Scores of MiniPLM: the mean negative log-likelihood of each chunk under one model, computed once and stored.
 
-Each shard of chunks is a complete job. A scorer takes the next shard that nobody holds (a lock file beside the result),
-appends each finished batch to `scores-00000.part`, and at the end turns that into `scores-00000.parquet` (id, nll,
-tokens). So any number of processes and commands share the work, and a killed one loses one batch. Batches are planned
-from the whole shard, not from what is left of it, so that a score does not depend on where a run was interrupted.
+A scorer takes the next shard of chunks that is not locked, appends each finished batch to `scores-00000.part`, and
+writes `scores-00000.parquet` (id, nll, tokens) at the end. So any number of processes and commands share the work, and
+a killed one loses one batch. Batches are planned from all chunks of the shard, not from those without a score, so that
+a score does not depend on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agentsys.trainers.loading import DType, TrainerError, folder_of, load_causa
 from agentsys.trainers.pretrain.corpus import (
     ChunkFolder,
     Shard,
-    lists_of,
+    flatten_lists,
     read_json,
     read_table,
     write_json,
@@ -36,25 +36,28 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS: Final = 0.3
 
+RECORD: Final = np.dtype([("place", "<i4"), ("nll", "<f4"), ("tokens", "<i4")])
+"""A chunk's place in its shard, its mean NLL in nats per token, and the number of those tokens."""
+
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
-    """What a process needs to know to take part in scoring."""
+class ScoringJob:
+    """What a scoring process needs: chunks, model, output folder and settings."""
 
     chunks: Path
     model: str
     out: Path
     dtype: DType = "float32"
     batch_tokens: int = 16_384
-    """Tokens in a batch, padding included."""
+    """Tokens per batch, padding included."""
     threads: int | None = None
-    """CPU threads of this process; None leaves torch's choice."""
+    """CPU threads of this process; None for torch's default."""
     rank: int = 0
-    """Which of the command's processes this is: the GPU it takes, if there are any."""
+    """Number of this process in its command, which decides its GPU."""
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the scores in a folder must have in common."""
+        """What all scores in a folder must have in common."""
         return {
             "model": self.model,
             "weights_sha256": _weights_digest(self.model),
@@ -64,7 +67,7 @@ class Scoring:
 
 
 def _weights_digest(model: str) -> str | None:
-    """SHA-256 of a folder's weights (a second for a gigabyte); None for a hub name, whose weights are the hub's."""
+    """SHA-256 of a folder's weights (a second per gigabyte); None for a hub name."""
     folder = Path(folder_of(model))
     if not folder.is_dir():
         return None
@@ -75,17 +78,17 @@ def _weights_digest(model: str) -> str | None:
     return digest.hexdigest()
 
 
-def score_all(scoring: Scoring, processes: int = 1, watch: Callable[[int], None] = lambda scored: None) -> int:
-    """Score every chunk of a folder that has no score yet; how many this left to do and did.
+def score_all(job: ScoringJob, processes: int = 1, watch: Callable[[int], None] = lambda scored: None) -> int:
+    """Score all chunks of a folder that have no score. Returns the number of chunks that had none.
 
-    Returns when all shards are scored, those that another command works on too. `watch` is told how many chunks of the
-    folder have scores. Raises TrainerError for a model, a folder or a setting that does not fit.
+    Returns when all shards are scored, including those that another command is scoring. Calls `watch` with the number
+    of chunks that have scores. Raises TrainerError for a model, a folder or a setting that does not fit.
     """
-    folder = ChunkFolder(scoring.chunks)
-    _open(scoring, folder)
-    before = scored_chunks(scoring.out, folder)
+    folder = ChunkFolder(job.chunks)
+    _check_job(job, folder)
+    before = scored_chunks(job.out, folder)
     watch(before)
-    if finished(scoring.out, folder):
+    if is_finished(job.out, folder):
         return 0
     if processes == 1:
         scored = before
@@ -95,109 +98,108 @@ def score_all(scoring: Scoring, processes: int = 1, watch: Callable[[int], None]
             scored += chunks
             watch(scored)
 
-        score_shards(scoring, on_batch)
+        score_shards(job, on_batch)
     else:
-        _share(scoring, processes, lambda: watch(scored_chunks(scoring.out, folder)))
+        _score_in_processes(job, processes, lambda: watch(scored_chunks(job.out, folder)))
     watch(folder.chunks)
     return folder.chunks - before
 
 
-def _open(scoring: Scoring, folder: ChunkFolder) -> None:
-    """Check model and output folder before anything is computed."""
-    if scoring.batch_tokens < folder.manifest["max_length"]:
+def _check_job(job: ScoringJob, folder: ChunkFolder) -> None:
+    """Check model and output folder before anything is computed, and write the manifest."""
+    if job.batch_tokens < folder.manifest["max_length"]:
         raise TrainerError(
-            f"--batch-tokens {scoring.batch_tokens}: at least one chunk of {folder.manifest['max_length']} must fit"
+            f"--batch-tokens {job.batch_tokens}: give at least {folder.manifest['max_length']}, the length of a chunk"
         )
-    if tokenizer_digest(load_tokenizer(scoring.model)) != folder.manifest["tokenizer_sha256"]:
+    if tokenizer_digest(load_tokenizer(job.model)) != folder.manifest["tokenizer_sha256"]:
         raise TrainerError(
-            f"{scoring.model} has another tokenizer than the chunks, which are {folder.manifest['tokenizer']}'s; "
-            "chunk the corpus with this model's, or score with a model of that family"
+            f"{job.model} has another tokenizer than the chunks ({folder.manifest['tokenizer']}); "
+            "chunk the corpus with this model's tokenizer, or score with a model of that family"
         )
-    scoring.out.mkdir(parents=True, exist_ok=True)
-    path = scoring.out / "manifest.json"
-    manifest = scoring.manifest
-    with FileLock(scoring.out / ".lock"):
+    job.out.mkdir(parents=True, exist_ok=True)
+    path = job.out / "manifest.json"
+    manifest = job.manifest
+    with FileLock(job.out / ".lock"):
         if not path.exists():
             write_json(path, manifest)
-        known = read_json(path, "")
-    for name, ours in manifest.items():
-        if known.get(name) != ours:
+        stored = read_json(path, "")
+    for name, value in manifest.items():
+        if stored.get(name) != value:
             raise TrainerError(
-                f"{scoring.out} has scores with {name} {known.get(name)!r}, not {ours!r}; "
-                "choose another --out or --name"
+                f"{job.out} has scores with {name} {stored.get(name)!r}, not {value!r}; give another --out or --name"
             )
 
 
-def score_shards(scoring: Scoring, on_batch: Callable[[int], None] = lambda chunks: None) -> None:
-    """Score in this process: first what nobody holds, then what others have left behind."""
-    folder = ChunkFolder(scoring.chunks)
+def score_shards(job: ScoringJob, on_batch: Callable[[int], None] = lambda chunks: None) -> None:
+    """Score in this process: first the unlocked shards, then those that other processes left unfinished."""
+    folder = ChunkFolder(job.chunks)
     model: PreTrainedModel | None = None
     for wait in (False, True):
         for shard in folder.shards:
             try:
-                with FileLock(scoring.out / f".{shard.path.stem}.lock", blocking=wait):
-                    if result_file(scoring.out, shard).exists():
-                        part_file(scoring.out, shard).unlink(missing_ok=True)
+                with FileLock(job.out / f".{shard.path.stem}.lock", blocking=wait):
+                    if result_file(job.out, shard).exists():
+                        part_file(job.out, shard).unlink(missing_ok=True)
                         continue
-                    model = model or _load(scoring, folder)
-                    _score_shard(model, scoring, shard, folder.end_id, on_batch)
+                    model = model or _load(job, folder)
+                    _score_shard(model, job, shard, folder.end_id, on_batch)
             except Timeout:
                 continue
 
 
-def _load(scoring: Scoring, folder: ChunkFolder) -> PreTrainedModel:
-    """The model on its device. Raises TrainerError where it cannot score these chunks."""
+def _load(job: ScoringJob, folder: ChunkFolder) -> PreTrainedModel:
+    """The model on its device. Raises TrainerError if it cannot score these chunks."""
     import torch
 
     from agentsys.trainers.pretrain.nll import check_head
 
-    if scoring.threads:
-        torch.set_num_threads(scoring.threads)
-    model = load_causal_lm(scoring.model, scoring.dtype)
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    model = load_causal_lm(job.model, job.dtype)
     longest = folder.manifest["max_length"]
     limit = getattr(model.config, "max_position_embeddings", None) or longest
     if longest - 1 > limit:
         raise TrainerError(
-            f"{scoring.model} reads {limit} tokens, the chunks have up to {longest}; "
+            f"{job.model} reads {limit} tokens, the chunks have up to {longest}; "
             f"chunk with --max-length {limit + 1} or less"
         )
     gpus = torch.cuda.device_count()
-    model.to(f"cuda:{scoring.rank % gpus}" if gpus else "cpu").eval()
+    model.to(f"cuda:{job.rank % gpus}" if gpus else "cpu").eval()
     check_head(model)
     return model
 
 
 def _score_shard(
-    model: PreTrainedModel, scoring: Scoring, shard: Shard, end_id: int, on_batch: Callable[[int], None]
+    model: PreTrainedModel, job: ScoringJob, shard: Shard, end_id: int, on_batch: Callable[[int], None]
 ) -> None:
     import pyarrow as pa
 
-    from agentsys.trainers.pretrain.nll import plan
+    from agentsys.trainers.pretrain.nll import plan_batches
 
     table = shard.read("id", "input_ids")
-    values, bounds = lists_of(table.column("input_ids"))
+    values, bounds = flatten_lists(table.column("input_ids"))
     scores = np.zeros(table.num_rows, RECORD)
     done = np.zeros(table.num_rows, bool)
-    part = part_file(scoring.out, shard)
-    for record in kept_records(part):
+    part = part_file(job.out, shard)
+    for record in read_records(part):
         scores[record["place"]] = record
         done[record["place"]] = True
     with part.open("ab", buffering=0) as file:
-        for batch in plan(np.diff(bounds), scoring.batch_tokens):
+        for batch in plan_batches(np.diff(bounds), job.batch_tokens):
             if done[batch].all():
                 continue
             chunks = [values[bounds[i] : bounds[i + 1]] for i in batch]
-            nll, tokens = _score_batch(model, chunks, end_id, scoring, shard)
+            nll, tokens = _score_batch(model, chunks, end_id, job, shard)
             scores[batch] = np.array(list(zip(batch, nll, tokens, strict=True)), RECORD)
             file.write(scores[batch].tobytes())
             on_batch(len(batch))
     columns = [table.column("id"), pa.array(scores["nll"], mask=scores["tokens"] == 0), pa.array(scores["tokens"])]
-    write_table(pa.Table.from_arrays(columns, names=["id", "nll", "tokens"]), result_file(scoring.out, shard))
+    write_table(pa.Table.from_arrays(columns, names=["id", "nll", "tokens"]), result_file(job.out, shard))
     part.unlink()
 
 
 def _score_batch(
-    model: PreTrainedModel, chunks: list[np.ndarray[Any, Any]], end_id: int, scoring: Scoring, shard: Shard
+    model: PreTrainedModel, chunks: list[np.ndarray[Any, Any]], end_id: int, job: ScoringJob, shard: Shard
 ) -> tuple[list[float], list[int]]:
     import torch
 
@@ -207,26 +209,24 @@ def _score_batch(
         nll, tokens = mean_nll(model, chunks, end_id)
     except torch.OutOfMemoryError:
         raise TrainerError(
-            f"out of memory with {len(chunks)} chunks at once; lower --batch-tokens {scoring.batch_tokens} and run "
-            "the same command again, finished batches are kept"
+            f"out of memory with {len(chunks)} chunks per batch; lower --batch-tokens ({job.batch_tokens}) and rerun "
+            "to resume"
         ) from None
     if any(n and not np.isfinite(value) for value, n in zip(nll, tokens, strict=True)):
-        raise TrainerError(
-            f"{scoring.model} gives a loss that is no number in {shard.path}; score with another --dtype"
-        )
+        raise TrainerError(f"{job.model} gives a loss that is not finite in {shard.path}; score with another --dtype")
     return nll, tokens
 
 
-def _share(scoring: Scoring, processes: int, on_poll: Callable[[], None]) -> None:
-    """Score in several processes of this machine: what one that dies has left, another finishes.
+def _score_in_processes(job: ScoringJob, processes: int, on_poll: Callable[[], None]) -> None:
+    """Score in several processes of this machine; a shard of a process that dies is finished by another.
 
-    Raises TrainerError with the words of the first that failed, if something is left.
+    Raises TrainerError with the message of the first failed process if chunks are left without scores.
     """
     context = multiprocessing.get_context("spawn")
     workers = []
     for rank in range(processes):
         receive, send = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(scoring, rank, processes, send), daemon=True)
+        worker = context.Process(target=_work, args=(job, rank, processes, send), daemon=True)
         worker.start()
         send.close()
         workers.append((worker, receive))
@@ -237,24 +237,24 @@ def _share(scoring: Scoring, processes: int, on_poll: Callable[[], None]) -> Non
     finally:
         for worker, _ in workers:
             worker.terminate()
-    if finished(scoring.out, ChunkFolder(scoring.chunks)):
+    if is_finished(job.out, ChunkFolder(job.chunks)):
         return
     for worker, receive in workers:
         if worker.exitcode:
             raise TrainerError(
-                _last_words(receive) or f"a scoring process ended with code {worker.exitcode}; run again"
+                _error_message(receive) or f"a scoring process ended with code {worker.exitcode}; rerun to resume"
             )
 
 
-def _last_words(receive: Any) -> str:
+def _error_message(receive: Any) -> str:
     try:
         return str(receive.recv()) if receive.poll() else ""
     except EOFError:
         return ""
 
 
-def _work(scoring: Scoring, rank: int, processes: int, send: Any) -> None:
-    """The main function of a scoring process; it ends with its parent."""
+def _work(job: ScoringJob, rank: int, processes: int, send: Any) -> None:
+    """The main function of a scoring process, which ends with its parent."""
     parent = multiprocessing.parent_process()
     threads = max(1, (os.cpu_count() or 1) // processes)
 
@@ -263,22 +263,16 @@ def _work(scoring: Scoring, rank: int, processes: int, send: Any) -> None:
             raise SystemExit(1)
 
     try:
-        score_shards(replace(scoring, rank=rank, threads=threads), on_batch)
+        score_shards(replace(job, rank=rank, threads=threads), on_batch)
     except ValueError as err:
         send.send(str(err))
         raise SystemExit(2) from None
-    except KeyboardInterrupt:  # the parent says so
+    except KeyboardInterrupt:  # the parent reports it
         raise SystemExit(130) from None
 
 
-RECORD: Final = np.dtype([("place", "<i4"), ("nll", "<f4"), ("tokens", "<i4")])
-
-
-"""A chunk's place in its shard, its mean NLL in nats a token, and how many tokens that is the mean of."""
-
-
-def kept_records(part: Path) -> np.ndarray[Any, Any]:
-    """The records of finished batches (n,); a torn one at the end is cut off."""
+def read_records(part: Path) -> np.ndarray[Any, Any]:
+    """The records of finished batches (n,). Removes an incomplete record at the end of the file."""
     if not part.exists():
         return np.zeros(0, RECORD)
     size = part.stat().st_size
@@ -287,26 +281,26 @@ def kept_records(part: Path) -> np.ndarray[Any, Any]:
 
 
 def result_file(out: Path, shard: Shard) -> Path:
-    """Where the scores of a shard are once all are there."""
+    """The file of a shard's scores, once all are computed."""
     return out / f"{shard.path.stem.replace('chunks', 'scores')}.parquet"
 
 
 def part_file(out: Path, shard: Shard) -> Path:
-    """Where they are until then."""
+    """The file of a shard's scores until then."""
     return result_file(out, shard).with_suffix(".part")
 
 
 def scored_chunks(out: Path, folder: ChunkFolder) -> int:
-    """How many chunks have a score, read from the sizes of files that any process may be writing."""
-    return sum(_scored(out, shard) for shard in folder.shards)
+    """The number of chunks with a score, from the sizes of files that other processes may be writing."""
+    return sum(_count_scores(out, shard) for shard in folder.shards)
 
 
-def finished(out: Path, folder: ChunkFolder) -> bool:
+def is_finished(out: Path, folder: ChunkFolder) -> bool:
     """Whether every shard is scored."""
     return all(result_file(out, shard).exists() for shard in folder.shards)
 
 
-def _scored(out: Path, shard: Shard) -> int:
+def _count_scores(out: Path, shard: Shard) -> int:
     if result_file(out, shard).exists():
         return shard.chunks
     part = part_file(out, shard)
@@ -317,21 +311,21 @@ def _scored(out: Path, shard: Shard) -> int:
 
 
 def read_scores(out: Path, folder: ChunkFolder) -> Iterator[tuple[Shard, Any]]:
-    """The finished scores of a folder shard by shard: a table (id, nll, tokens), one row a chunk, in its order.
+    """The scores of a folder, shard by shard: a table (id, nll, tokens) with one row per chunk, in the chunks' order.
 
-    Raises TrainerError unless every chunk of `folder` has its score here, under its own id.
+    Raises TrainerError unless every chunk of `folder` has a score under its id.
     """
-    manifest = read_json(out / "manifest.json", f"{out} has no scores; make them with the step score")
+    manifest = read_json(out / "manifest.json", f"{out} has no scores; make them with the command score")
     if manifest.get("chunks_sha256") != folder.manifest["sha256"]:
-        raise TrainerError(f"{out} has the scores of other chunks than those in {folder.folder}; score these")
+        raise TrainerError(f"{out} has scores of other chunks than {folder.folder}; score these chunks")
     for shard in folder.shards:
         if not result_file(out, shard).exists():
-            have = scored_chunks(out, folder)
-            raise TrainerError(f"{out} has scores for {have} of {folder.chunks} chunks; let the step score finish")
+            count = scored_chunks(out, folder)
+            raise TrainerError(f"{out} has scores for {count} of {folder.chunks} chunks; rerun score to finish them")
         table = read_table(result_file(out, shard))
         if table.num_rows != shard.chunks or table.column("id") != shard.read("id").column("id"):
             raise TrainerError(
                 f"{result_file(out, shard)} has {table.num_rows} scores for the {shard.chunks} chunks of {shard.path}, "
-                "or in another order; remove it and run the step score again"
+                "or has them in another order; remove it and rerun score"
             )
         yield shard, table

@@ -313,7 +313,7 @@ def learned(trace: Trace, kind: str = "sft") -> tuple[str, str]:
 
 def test_language_names() -> None:
     assert language_name("zh") == "Chinese"
-    with pytest.raises(ValueError, match="'xq' is no language"):
+    with pytest.raises(ValueError, match="'xq' is not a language"):
         language_name("xq")
 
 
@@ -366,7 +366,7 @@ def test_knowledge_that_gives_the_translation_away_is_dropped(run: Runner) -> No
         ({"task": "ragtrans", "text": TEXT}, "dropped", "no reference to learn"),
         ({"task": "sket", "text": TEXT, "answer": " "}, "dropped", "no reference to learn"),
         ({"task": "other", "text": TEXT, "answer": "x"}, "rejected", "task: 'other' is none of ragtrans, sket, clic"),
-        ({"task": "clic", "text": TEXT, "answer": "x", "language": "xq"}, "rejected", "'xq' is no language"),
+        ({"task": "clic", "text": TEXT, "answer": "x", "language": "xq"}, "rejected", "'xq' is not a language"),
         ({"task": "clic", "text": TEXT, "answer": ["x"]}, "rejected", "answer: of type list; give a text"),
         ({"task": "clrd", "text": TEXT, "answer": "x", "document": 7}, "rejected", "document: of type int; give a"),
     ],
@@ -460,7 +460,8 @@ def data(folder: Path, count: int = 8) -> Path:
 
 
 def test_the_tasks_are_mixed_by_weight_and_become_rows(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    from agentsys.trainers.rows import Cut, Filters, make_rows
+    from agentsys.trainers.rows import TargetOptions, make_rows
+    from agentsys.trainers.row_filter import Filters
     from tests.support.tiny import make_tiny
 
     out = run.folder / "run"
@@ -470,9 +471,9 @@ def test_the_tasks_are_mixed_by_weight_and_become_rows(run: Runner, capsys: pyte
     assert "ragtrans: kept" in said and "4 of 4" in said
     [file] = (out / "mixed").iterdir()
     assert file.name == "ragtrans=2,clic=1,sket=1,clrd=2,seed=0.jsonl"
-    cut = Cut(str(make_tiny(run.folder / "student")), run.folder / "rows")
+    cut = TargetOptions(str(make_tiny(run.folder / "student")), run.folder / "rows")
     report = make_rows([out], cut, Filters(validation=0, near_duplicates=1))
-    assert report.written["sft", "train"] == 12
+    assert report.rows["sft", "train"] == 12
     code, _, err = call(capsys, "tasks", *given, "--weight", "clic=0.5")
     assert code == 2
     assert "input" in one_error(err)  # another mix is another run

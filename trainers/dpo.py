@@ -1,0 +1,130 @@
+"""DPO on the token ids of preference pairs: a thin layer on TRL's DPOTrainer.
+
+The pair (y+, y-) after the prefix x is learned with
+
+    L = -log sigmoid(beta (log pi(y+|x)/ref(y+|x) - log pi(y-|x)/ref(y-|x)))        (Rafailov et al. 2023, eq. 7)
+
+TRL would tokenize texts, and both of its formats damage a step: a conversation closes the assistant's turn in the
+middle of the reasoning and opens a new one; plain strings get an end-of-sequence token after every step. Rows hold the
+prompt and output ids of the engine, so nothing is tokenized here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agentsys.commands import knob
+from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.row_files import RowOptions, read_rows
+from agentsys.trainers.training import (
+    Guarded,
+    StudentOptions,
+    TrainingOptions,
+    fit,
+    load_student,
+    make_config,
+    print_once,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+COLUMNS = {name: "give rows of kind step" for name in IDS}
+
+
+@dataclass(frozen=True)
+class PairOptions(RowOptions):
+    """Rows of preference pairs."""
+
+    rows: Path = knob(Path("rows/step"), "folder with train.parquet and optionally validation.parquet, or a file")
+
+
+@dataclass(frozen=True)
+class DPOOptions:
+    """Options of DPO."""
+
+    panel: ClassVar[str] = "DPO"
+    beta: float = knob(0.1, "weight of the implicit KL to the reference; larger keeps the student closer to it")
+    loss: str = knob("sigmoid", "a loss_type of TRL's DPO")
+
+
+@dataclass(frozen=True)
+class DPOTraining(TrainingOptions):
+    """Training options with the smaller learning rate of DPO."""
+
+    learning_rate: float = knob(1e-6, "peak learning rate; with LoRA, ten times as much is common")
+
+
+def limit_pairs(rows: Dataset, options: RowOptions) -> Dataset:
+    """The ids of pairs of at most --max-length tokens; longer pairs are counted, and dropped or truncated.
+
+    A pair with too long a prefix, or with equal truncated sides, is dropped. Raises TrainerError if none is left.
+    """
+    rows = rows.select_columns(list(IDS))
+    long = [_length(row) > options.max_length for row in rows]
+    if not any(long):
+        return rows
+    if options.too_long == "truncate":
+        rows = rows.map(lambda row: _truncate_pair(row, options.max_length), desc="truncating")
+    kept = rows.filter(lambda row: _length(row) <= options.max_length and row["chosen_ids"] != row["rejected_ids"])
+    print_once(
+        f"{sum(long)} of {len(rows)} pairs are longer than {options.max_length} tokens: {len(rows) - len(kept)} dropped"
+    )
+    if not len(kept):
+        raise TrainerError(f"no pair has at most {options.max_length} tokens; raise --max-length")
+    return kept
+
+
+def _length(row: Mapping[str, list[int]]) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def _truncate_pair(row: Mapping[str, list[int]], length: int) -> dict[str, list[int]]:
+    room = max(0, length - len(row["prompt_ids"]))
+    return {name: row[name][:room] for name in ("chosen_ids", "rejected_ids")}
+
+
+def make_pair_trainer(**arguments: Any) -> Any:
+    """TRL's DPOTrainer on token ids, with the arguments of DPOTrainer. Only tokenization is left out."""
+    from trl import DPOTrainer
+
+    class Trainer(Guarded, DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
+            return dataset
+
+    return Trainer(**arguments)
+
+
+def train_dpo(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training: DPOTraining) -> dict[str, float]:
+    """Train on the pairs and save the student. Returns the validation metrics. Raises TrainerError.
+
+    Validation reports preference accuracy (`eval_rewards/accuracies`) and margin (`eval_rewards/margins`, in nats times
+    beta).
+    """
+    from transformers import set_seed
+    from trl import DPOConfig
+
+    model, tokenizer = load_student(student, training.seed)
+    splits = {split: limit_pairs(data, rows) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()}
+    more: dict[str, Any] = {
+        "beta": dpo.beta,
+        "loss_type": [dpo.loss],
+        "max_length": None,
+        "precompute_ref_log_probs": not student.lora,  # so that the reference does not stay in memory
+    }
+    if "validation" in splits:
+        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
+    trainer = make_pair_trainer(
+        model=model,
+        args=make_config(DPOConfig, training, **more),
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+    )
+    set_seed(training.seed)  # cached reference log-probabilities draw no random numbers
+    return fit(trainer, "Step-level DPO", training, student, rows, dpo)
