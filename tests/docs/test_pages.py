@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 RULES = [
     {"role": "keywords", "replies": ['{"keywords": [{"word": "a", "translation": "一"}]}']},
@@ -55,10 +55,17 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     ]
 
 
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
+    for link, anchor in re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", text):
         assert link.startswith("http") or (page.parent / link).exists(), link
+        assert not anchor or anchor in anchors_of(page.parent / link), f"{link}#{anchor}"
     for named in re.findall(r"`((?:agentsys|graphs|prompts|tests|docs|benchmarks|trainers)/[\w./]+)`", text):
         assert (ROOT / named).exists(), named
