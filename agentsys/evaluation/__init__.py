@@ -1,1 +1,1 @@
-"""Evaluations: which records are used, systems as collect runs, and the report."""
+"""Evaluations: the records that are used, systems as collect runs, and the report."""

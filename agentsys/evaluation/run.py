@@ -1,72 +1,128 @@
-"""Evaluated systems as collect runs."""
+"""Evaluated systems as collect runs, each in a folder of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from agentsys.collect import Options, collect
+import orjson
+
+from agentsys.collect import RunOptions, collect
+from agentsys.collect.fingerprint import context_models
 from agentsys.collect.report import ProgressView
-from agentsys.knobs import knob
+from agentsys.knobs import knob, split_names
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.records import InputError
 from agentsys.traces import Trace, finished
 
-if TYPE_CHECKING:
-    pass
+OTHER_INTEGRATION: Final = "of another integration"
+"""The name of a model that is not one of ours: its spec is all that a run knows of it."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """How the runs go, and where to."""
+class OutputOptions:
+    """Where an evaluation writes, and how it calls its models. Raises InputError for a bad value."""
 
     panel: ClassVar[str] = "Run"
-    out: Path | None = knob(None, "folder of the results and runs; what is there already is not asked again")
+    out: Path | None = knob(None, "folder of results and runs; rerun the same command to resume")
     in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
+    cache: Path | None = knob(None, "request cache that all systems share; default: one per system, in its folder")
 
-    def runner(self, folder: Path, cache: Path | None = None) -> Options:
-        """How a system's run goes; its request cache is in its folder unless one is given. Raises InputError."""
-        from agentsys.collect import RunOptions
+    def __post_init__(self) -> None:
+        RunOptions(in_flight=self.in_flight)
 
-        file = cache or folder / "requests.sqlite"
-        return RunOptions(in_flight=self.in_flight, cache=file, retry_failed=True).runner()
+    def folder(self, default_name: str) -> Path:
+        """--out, or runs/<default_name>. Raises InputError if a file is in its place."""
+        if self.out and self.out.exists() and not self.out.is_dir():
+            raise InputError(f"--out {self.out}: this is a file; name a folder")
+        return self.out or Path("runs") / default_name
+
+    def run_options(self, folder: Path) -> RunOptions:
+        """The options of a system's run in `folder`: failed records are retried. Raises InputError."""
+        cache = self.cache or folder / "requests.sqlite"
+        return RunOptions(in_flight=self.in_flight, cache=cache, retry_failed=True)
 
 
-@dataclass(frozen=True)
-class SharingPlace(Place):
-    """A place whose systems may share a request cache."""
+@dataclass(frozen=True, slots=True)
+class SystemRun:
+    """One system over the sample: a graph, its context, the records that it gets, and the folder of the run."""
 
-    cache: Path | None = knob(None, "request cache that all systems share; by default each has its own in its folder")
+    name: str
+    graph: Any
+    context: Any
+    records: Sequence[Mapping[str, Any]]
+    folder: Path
 
+    def check(self, noun: str, fields: Collection[str] = ()) -> None:
+        """Check the models and the folder before any call.
 
-def collected(
-    graph: Any, records: Sequence[Mapping[str, Any]], folder: Path, context: Any, options: Options
-) -> Iterator[Trace]:
-    """Collect what is not there yet; then all traces, rejected ones too. Raises `collect`'s, and KeyboardInterrupt."""
-    with ProgressView(total=len(records)) as view:
-        if collect(graph, records, folder, context=context, options=options, watch=view).stopped:
+        Raises SpecError, and InputError if the folder has another input under the id of one of the records: one that
+        differs in `fields`, or without any in anything.
+        """
+        context_models(self.context)
+        records = {str(record["id"]): record for record in self.records}
+        for trace in finished(self.folder):
+            record = records.get(trace.id)
+            if record is None:
+                continue
+            if any(trace.input.get(key) != record.get(key) for key in fields or {*trace.input, *record}):
+                raise InputError(
+                    f"{self.folder}: {noun} {trace.id} differs from the one that was evaluated there; choose another "
+                    "--out"
+                )
+
+    def collect(self, options: RunOptions) -> dict[str, Trace]:
+        """Run what is missing; then the traces of all records by id, failed ones included.
+
+        Raises what `agentsys.collect.collect` raises, and KeyboardInterrupt if the run was stopped.
+        """
+        if not self.records:
+            return {}
+        with ProgressView(total=len(self.records)) as view:
+            summary = collect(self.graph, self.records, self.folder, context=self.context, options=options, watch=view)
+        if summary.stopped:
             raise KeyboardInterrupt
-    return finished(folder)
+        ids = {str(record["id"]) for record in self.records}
+        return {trace.id: trace for trace in finished(self.folder) if trace.id in ids}
+
+    def manifest(self) -> dict[str, Any]:
+        """The run's manifest; empty if nothing was run."""
+        path = self.folder / "manifest.json"
+        return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+
+    def model_name(self, field: str = "model") -> str:
+        """The name of the model in a field of the context, as the run's fingerprint has it."""
+        models = self.manifest()["fingerprint"]["models"]
+        return str(models[field]["name"]) if field in models else OTHER_INTEGRATION
 
 
-def check_folder(
-    folder: Path,
-    records: Iterable[Mapping[str, Any]],
-    fields: Collection[str],
-    what: str,
-    has: str = "other words there",
-) -> None:
-    """Raises InputError where a run has something else in one of the fields under the id of one of the records."""
-    by_id = {record["id"]: record for record in records}
-    for trace in finished(folder):
-        asked = by_id.get(trace.id)
-        if asked and any(trace.input.get(name) != asked.get(name) for name in fields):
-            raise InputError(f"{folder}: {what} {trace.id} has {has}; choose another --out")
+def choose_systems(option: str, available: Sequence[str]) -> list[str]:
+    """The systems that --systems names, in the order of `available`; all if it is empty. Raises InputError."""
+    names = split_names(option)
+    if unknown := [name for name in names if name not in available]:
+        raise InputError(f"--systems: there is no '{unknown[0]}'; there are {', '.join(available)}")
+    return [name for name in available if name in names or not names]
+
+
+def collect_systems(
+    runs: Sequence[SystemRun], output: OutputOptions, noun: str, fields: Collection[str] = ()
+) -> Iterator[tuple[SystemRun, dict[str, Trace]]]:
+    """Check all systems before any call (see `SystemRun.check`), then run them in order; each with its traces by id.
+
+    Raises InputError for a bad option, and what `check` and `collect` of SystemRun raise.
+    """
+    options = [output.run_options(run.folder) for run in runs]
+    for run in runs:
+        run.check(noun, fields)
+    for number, run in enumerate(runs, 1):
+        print(f"{run.name} ({number} of {len(runs)})", file=sys.stderr)
+        yield run, run.collect(options[number - 1])
 
 
 def seconds_of(trace: Trace) -> float | None:
-    """The wall time of a record; None where a call came from the request cache."""
+    """The wall time of a record; None if one of its calls came from the request cache."""
     cached = any(call.measured.get("cache_hit") for call in trace.calls)
     return None if cached else trace.measured["seconds"]

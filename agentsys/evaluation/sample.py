@@ -1,58 +1,78 @@
-"""What the evaluations share: which records are asked about, which runs they may not be in, the runs, the report."""
+"""The records that an evaluation runs on: read, sampled, and checked against the runs that a model was trained on."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from agentsys.collect import Options
-from agentsys.metrics.answers import normalized
-from agentsys.records import BadRecord, InputError, Record, check_seed, read_records, shuffled
+from agentsys.collect import RunOptions
+from agentsys.knobs import knob
+from agentsys.metrics.answers import normalize_answer
+from agentsys.records import BadRecord, InputError, Record, read_records, shuffled
 from agentsys.traces import Trace, read_traces, shards
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """How records are read from the test file, and which of them are used. Raises InputError for a bad value."""
+
+    panel: ClassVar[str] = "Sample"
+
+    field: list[str] = knob((), "field and the column that holds it, as question=qText; may be repeated")
+    id_field: str = knob("id", "column that holds the id; without it the id is a digest of the record")
+    limit: int | None = knob(None, "use only the first so many records")
+    shuffle: bool = knob(False, "shuffle the records before --limit")
+    seed: int = knob(0, "seed of the shuffle")
+
+    def __post_init__(self) -> None:
+        RunOptions(field=self.field, id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The column of each field that `field` maps."""
+        return RunOptions(field=self.field).fields
+
+
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question, its right answers, and its place in the file."""
+class Question:
+    """A question, its gold answers, and where it stands ("dev.jsonl:12")."""
 
     id: str
     question: str
     golds: list[str]
-    at: str
+    source: str
 
 
-class Sample:
-    """For the options that name a file of records: which of them, by which fields."""
+@dataclass(frozen=True, slots=True)
+class Sample(Generic[T]):
+    """The rows of a test file to evaluate on, and the records of the sample that cannot be used."""
 
-    field: list[str]
-    id_field: str
-    limit: int | None
-    shuffle: bool
-    seed: int
+    file: Path
+    rows: list[T]
+    unusable: list[BadRecord]
 
-    def options(self) -> Options:
-        """How they are read. Raises InputError."""
-        from agentsys.collect import RunOptions  # a graph that reads traces needs no command line
+    def sha256(self) -> str:
+        """The digest of the file."""
+        return file_sha256(self.file)
 
-        return RunOptions(
-            field=list(self.field), id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed
-        ).runner()
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_rows(
-    path: Path, options: Options, row_of: Callable[[Record], T], what: str, required: Sequence[str] = ()
+    path: Path, options: SampleOptions, row_of: Callable[[Record], T], noun: str, required: Sequence[str] = ()
 ) -> Iterator[T | BadRecord]:
-    """All records of a file in its order, as rows; `what` one is called. A ValueError of `row_of` says why one is bad.
+    """Read all records of a file as rows, in its order; a ValueError of `row_of` makes its record unusable.
 
-    Of records with one id the first counts. Raises InputError.
+    Of several records with the same id the first is used. Raises InputError for a file that cannot be read.
     """
     seen: set[str] = set()
     for record in read_records(path, fields=options.fields, id_field=options.id_field, required=required):
@@ -65,63 +85,82 @@ def read_rows(
             yield BadRecord(record.source, str(err))
             continue
         if record.id in seen:
-            yield BadRecord(record.source, f"duplicate: two {what}s have the id {record.id}")
+            yield BadRecord(record.source, f"duplicate: two {noun}s have the id {record.id}")
             continue
         seen.add(record.id)
         yield row
 
 
-def sampled(
-    file: Path, read: Callable[[Path, Options], Iterable[T | BadRecord]], options: Options, what: str
-) -> tuple[list[T], list[BadRecord]]:
-    """The records of a file to ask about, and those that cannot be used; `what` one is called. Raises InputError."""
-    found = read(file, options)
-    return drawn(found, file, what, limit=options.limit, shuffle=options.shuffle, seed=options.seed)
+def read_sample(
+    file: Path | None,
+    read: Callable[[Path, SampleOptions], Iterable[T | BadRecord]],
+    options: SampleOptions,
+    noun: str,
+) -> Sample[T]:
+    """Read and sample a test file. Raises InputError if none is named, if it cannot be read or has no usable row."""
+    if file is None:
+        raise InputError(f"--{noun}s: name a file of {noun}s, such as {noun}s.jsonl")
+    return sample_rows(read(file, options), file, options, noun)
 
 
-def drawn(
-    found: Iterable[T | BadRecord], file: Path, what: str, *, limit: int | None, shuffle: bool, seed: int
-) -> tuple[list[T], list[BadRecord]]:
-    """The first `limit` of what was read from a file, and what of it cannot be used. Raises InputError for none.
-
-    Also for a seed that no report could hold.
-    """
-    check_seed(seed)
-    sample = list(islice(shuffled(found, seed=seed) if shuffle else found, limit))
-    rows = [row for row in sample if not isinstance(row, BadRecord)]
+def sample_rows(rows: Iterable[T | BadRecord], file: Path, options: SampleOptions, noun: str) -> Sample[T]:
+    """The first `limit` rows of a file, shuffled if the options say so. Raises InputError if none is usable."""
+    ordered = shuffled(rows, seed=options.seed) if options.shuffle else rows
+    sample = list(islice(ordered, options.limit))
+    usable = [row for row in sample if not isinstance(row, BadRecord)]
     unusable = [row for row in sample if isinstance(row, BadRecord)]
-    if not rows:
-        why = unusable[0].reason if unusable else "empty file"
-        raise InputError(f"--{what}s {file}: no {what} to use: {why}")
-    return rows, unusable
+    if not usable:
+        reason = unusable[0].reason if unusable else "empty file"
+        raise InputError(f"--{noun}s {file}: no {noun} to use: {reason}")
+    return Sample(file, usable, unusable)
 
 
-def traces_over(folder: Path, field: str, what: str, option: str) -> Iterator[Trace]:
-    """The traces of a run whose records have text in a field. Raises InputError, which names the option."""
+def text_in(record: Mapping[str, Any], field: str) -> str:
+    """The text in a field of a record. Raises ValueError if there is none."""
+    if not isinstance(text := record.get(field), str):
+        raise ValueError(f"no text in the field {field}")
+    return text
+
+
+def read_run(folder: Path, option: str) -> Iterator[Trace]:
+    """The traces of a collect run. Raises InputError, which names the option, for a folder without any."""
     if not shards(folder):
         raise InputError(f"{option} {folder}: no traces there; name the --out folder of a collect run")
-    for trace in read_traces(folder):
-        if not isinstance(trace.input.get(field), str):
-            raise InputError(f"{option} {folder}: its records have no {field}; name a run over {what}s")
-        yield trace
+    return read_traces(folder)
 
 
-def check_overlap(texts: Mapping[str, str], runs: Sequence[Path], field: str, what: str) -> None:
-    """Raises InputError where a run has a record with the id of one of the sample, or with its normalized text.
+def check_overlap(
+    texts: Mapping[str, str],
+    runs: Sequence[Path],
+    field: str,
+    noun: str,
+    *,
+    text_of: Callable[[Mapping[str, Any]], str] | None = None,
+    normalize: Callable[[str], str] = normalize_answer,
+    match_ids: bool = True,
+) -> None:
+    """Raises InputError if a run that a model was trained on has a record of the sample, or no such texts.
 
-    `texts` are the sample's by id.
+    `texts` are the sample's by id. The text of a run's record is in `field`, or what `text_of` returns (a ValueError
+    means none). Two records are the same if their normalized texts are equal or, with `match_ids`, their ids.
     """
-    same = {normalized(text): name for name, text in texts.items()}
+    ids_by_text = {normalize(text): name for name, text in texts.items()}
     for folder in runs:
-        met: dict[str, str] = {}
-        for trace in traces_over(folder, field, what, "--trained-on"):
-            if trace.id in texts:
-                met[trace.id] = f"id {trace.id}: {texts[trace.id]}"
-            elif (name := same.get(normalized(trace.input[field]))) is not None:
-                met[name] = f"the same words, {name}: {texts[name]}"
-        if met:
-            first = next(iter(met.values()))
+        shared: dict[str, str] = {}
+        for trace in read_run(folder, "--trained-on"):
+            try:
+                text = normalize(text_of(trace.input) if text_of else text_in(trace.input, field))
+            except ValueError:
+                raise InputError(
+                    f"--trained-on {folder}: its records have no {field}; name a run over {noun}s"
+                ) from None
+            if match_ids and trace.id in texts:
+                shared[trace.id] = f"id {trace.id}: {texts[trace.id]}"
+            elif (name := ids_by_text.get(text)) is not None:
+                shared[name] = f"same text, {name}: {texts[name]}"
+        if shared:
+            example = next(iter(shared.values()))
             raise InputError(
-                f"--{what}s: {len(met)} of {len(texts)} are in {folder} too ({first[:100]}); evaluate on {what}s that "
-                "no model was trained on"
+                f"--{noun}s: {len(shared)} of {len(texts)} are also in {folder} ({example[:100]}); evaluate on {noun}s "
+                "that the model was not trained on"
             )

@@ -1,42 +1,62 @@
-"""What DeepRAG's evaluation measures of each system's answers, and how it is shown.
+"""The measures of DeepRAG's evaluation: answers, retrievals and the knowledge boundary; their tables and figure.
 
-EM, token F1 and retrievals are those of tables 1 and 2 of Guan et al. 2025. Knowledge-boundary agreement is that of
-table 3: a question whose CoT answer is right is one that the model knows, and one that a system answered without a
-search is one that it took for known. The positive class is "known": the paper does not say so, but only then has a
-system that always searches an F1 of 0, as it has there, and only then do the other rows' four numbers fit together.
+EM, token F1 and retrievals are those of tables 1 and 2 of Guan et al. 2025, the knowledge boundary that of table 3: a
+question is known if the CoT answer to it is correct, and assumed to be known if a system answers it without retrieval.
+"Known" is the positive class. The paper does not say so, but only then is the F1 of a system that always retrieves 0 as
+in its table, and only then are the four numbers of the other rows consistent.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
-from agentsys.collect import RunOptions
-from agentsys.evaluation.run import seconds_of
-from agentsys.evaluation.sample import Asked, read_rows
-from agentsys.graphs.deeprag.narrative import golds
+from agentsys.evaluation.report import (
+    count_reasons,
+    failure_lines,
+    figure,
+    number_cell,
+    overlap_line,
+    percent_score,
+    plain_printer,
+    result_lines,
+    sample_order,
+    score_cell,
+    unusable_lines,
+    write_report,
+)
+from agentsys.evaluation.run import SystemRun, seconds_of
+from agentsys.evaluation.sample import Question, SampleOptions, read_rows
+from agentsys.graphs.deeprag.narrative import read_golds
 from agentsys.metrics.answers import Match, contains_match, exact_match, token_f1
-from agentsys.metrics.corpus import mean_with_interval
 from agentsys.records import BadRecord, Record
 from agentsys.traces import Trace
 
+BASELINES: Final = ("direct", "cot", "cot_retrieve")
+TRAINED: Final = "deeprag_trained"
+SYSTEMS: Final = (*BASELINES, "always", "never", "deeprag", TRAINED)
+NO_INDEX: Final = ("direct", "cot", "never")
+"""Systems that run without an index."""
 FORCED: Final = ("always", "never")
-"""Systems whose decisions are not the model's own: a marker of their own in the plot."""
+"""Systems whose decisions are not the model's: they have another marker in the figure."""
+NO_RETRIEVAL: Final = ("direct", "cot")
+"""Baselines that never retrieve: they have no knowledge boundary."""
 BOUNDARY: Final = ("f1", "accuracy", "balanced_accuracy", "mcc")
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a system made of one question; `error` says why it gave no answer, which counts as a wrong one.
+    """A system's answer to one question; `error` is why there is none, which counts as wrong.
 
-    `seconds` is None where calls came from the request cache, `steps` and `stop` where the system takes no steps.
+    `seconds` is None if calls came from the request cache; `steps` and `stop` are None if the system takes no steps.
     """
 
     answer: str = ""
@@ -52,12 +72,12 @@ class Prediction:
     error: str | None = None
 
     def correct(self, match: Match) -> bool:
-        """Whether the answer counts as right."""
+        """Whether the answer is correct."""
         return self.em if match == "exact" else self.contains
 
 
 def prediction_of(trace: Trace, golds: Sequence[str]) -> Prediction:
-    """What a trace of graphs/deeprag/system.py or graphs/deeprag/baselines.py says, against the right answers."""
+    """The answer in a trace of graphs/deeprag/system.py or graphs/deeprag/baselines.py, scored against the golds."""
     result = trace.result
     if result is None:
         return Prediction(error=trace.reason)
@@ -75,43 +95,58 @@ def prediction_of(trace: Trace, golds: Sequence[str]) -> Prediction:
     )
 
 
+def measure_all(
+    runs: Sequence[SystemRun], predictions: Mapping[str, Sequence[Prediction]], match: Match
+) -> dict[str, dict[str, Any]]:
+    """The results of all systems; the knowledge boundary where `cot` is one of them."""
+    cot = predictions.get("cot")
+    results = {}
+    for run in runs:
+        answers = predictions[run.name]
+        agreement = boundary(answers, cot, match) if cot and run.name not in NO_RETRIEVAL else None
+        head = {"run": run.manifest()["run"], "model": run.model_name()}
+        results[run.name] = {**head, **measure(answers, match), "boundary": agreement}
+    return results
+
+
 def measure(predictions: Sequence[Prediction], match: Match) -> dict[str, Any]:
     """The measures of one system; EM, containment and F1 in percent with 95 % bootstrap intervals over questions.
 
-    Retrievals, steps and seconds are means over the questions with an answer; None where there are none.
+    Retrievals, steps and seconds are means over the answered questions; None if there are none.
     """
     answered = [prediction for prediction in predictions if prediction.error is None]
-    right = [prediction.retrievals for prediction in answered if prediction.correct(match)]
-    wrong = [prediction.retrievals for prediction in answered if not prediction.correct(match)]
-    scores = {
-        name: [100.0 * getattr(prediction, name) for prediction in predictions] for name in ("em", "contains", "f1")
-    }
+    correct = [prediction.retrievals for prediction in answered if prediction.correct(match)]
+    incorrect = [prediction.retrievals for prediction in answered if not prediction.correct(match)]
     return {
         "n": len(predictions),
         "failed": len(predictions) - len(answered),
-        **{name: asdict(mean_with_interval(values)) for name, values in scores.items()},
-        "retrievals": {"all": _mean([*right, *wrong]), "correct": _mean(right), "incorrect": _mean(wrong)},
+        **{
+            name: percent_score([getattr(prediction, name) for prediction in predictions])
+            for name in ("em", "contains", "f1")
+        },
+        "retrievals": {"all": _mean([*correct, *incorrect]), "correct": _mean(correct), "incorrect": _mean(incorrect)},
         "seconds": _mean([prediction.seconds for prediction in answered]),
         "timed": sum(prediction.seconds is not None for prediction in answered),
         "steps": _mean([prediction.steps for prediction in answered]),
-        "stops": dict(Counter(_ended(prediction.stop) for prediction in answered if prediction.stop)),
+        "stops": count_reasons(_stop_reason(prediction.stop) for prediction in answered),
         "well_formed": sum(prediction.well_formed for prediction in answered),
+        "errors": count_reasons(prediction.error for prediction in predictions),
     }
 
 
-def _ended(stop: str) -> str:
-    return stop if stop in ("terminate", "max_steps") else "a role failed"
+def _stop_reason(stop: str | None) -> str | None:
+    return stop if stop in (None, "", "terminate", "max_steps") else "a role failed"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return fmean(there) if there else None
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def boundary(predictions: Sequence[Prediction], cot: Sequence[Prediction], match: Match) -> dict[str, Any]:
-    """Agreement of "answered without a search" with "the CoT answer is right", over the questions that got an answer.
+    """Agreement of "answered without retrieval" with "the CoT answer is correct", over the answered questions.
 
-    F1, balanced accuracy and MCC are None where the CoT answers are all right or all wrong.
+    F1, balanced accuracy and MCC are None if the CoT answers are all correct or all incorrect.
     """
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
 
@@ -120,81 +155,99 @@ def boundary(predictions: Sequence[Prediction], cot: Sequence[Prediction], match
         for prediction, thought in zip(predictions, cot, strict=True)
         if prediction.error is None
     ]
-    known, taken = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    known, assumed_known = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     both = len(set(known)) == 2
     return {
         "n": len(pairs),
         "known": sum(known),
-        "taken_for_known": sum(taken),
-        "f1": float(f1_score(known, taken, zero_division=0)) if both else None,
-        "accuracy": float(accuracy_score(known, taken)) if pairs else None,
-        "balanced_accuracy": float(balanced_accuracy_score(known, taken)) if both else None,
-        "mcc": float(matthews_corrcoef(known, taken)) if both else None,
+        "assumed_known": sum(assumed_known),
+        "f1": float(f1_score(known, assumed_known, zero_division=0)) if both else None,
+        "accuracy": float(accuracy_score(known, assumed_known)) if pairs else None,
+        "balanced_accuracy": float(balanced_accuracy_score(known, assumed_known)) if both else None,
+        "mcc": float(matthews_corrcoef(known, assumed_known)) if both else None,
     }
 
 
 def tables(systems: Mapping[str, Mapping[str, Any]], match: Match) -> list[Table]:
-    """Answers and retrievals; and, where CoT was evaluated, the knowledge boundary."""
-    lenient = match == "contains"
+    """Answers and retrievals; and the knowledge boundary, if CoT was evaluated."""
+    scores = {"EM": "em", **({"contains": "contains"} if match == "contains" else {}), "F1": "f1"}
     answers = Table(box=SIMPLE)
     answers.add_column("system", no_wrap=True)
-    for score in ("EM", *(["contains"] if lenient else []), "F1"):
-        answers.add_column(score)
-    answers.add_column("retrievals\nall / right / wrong")
-    answers.add_column("s a\nquestion")
-    for name, found in systems.items():
-        scores = [found[score] for score in ("em", *(["contains"] if lenient else []), "f1")]
-        cells = [f"{s['value']:.1f} ({s['low']:.1f}-{s['high']:.1f})" for s in scores]
-        searches = " / ".join(_number(value) for value in found["retrievals"].values())
-        answers.add_row(name, *cells, searches, _number(found["seconds"]))
+    for heading in (*scores, "retrievals\nall / correct / incorrect", "s per\nquestion"):
+        answers.add_column(heading)
+    for name, result in systems.items():
+        cells = [score_cell(result[score]) for score in scores.values()]
+        retrievals = " / ".join(number_cell(value, 2) for value in result["retrievals"].values())
+        answers.add_row(name, *cells, retrievals, number_cell(result["seconds"], 2))
     agreement = Table("knowledge boundary", "F1", "accuracy", "balanced accuracy", "MCC", box=SIMPLE)
-    for name, found in systems.items():
-        if found["boundary"]:
-            agreement.add_row(name, *(_number(found["boundary"][score], 3) for score in BOUNDARY))
+    for name, result in systems.items():
+        if result["boundary"]:
+            agreement.add_row(name, *(number_cell(result["boundary"][score], 3) for score in BOUNDARY))
     return [answers, agreement] if agreement.row_count else [answers]
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print the conditions, the tables, and what failed or was not checked."""
+    say = plain_printer(console)
+    settings, systems = report["settings"], report["systems"]
+    models = {TRAINED if name == TRAINED else "model": result["model"] for name, result in systems.items()}
+    say(
+        f"{'; '.join(f'{name} {model}' for name, model in models.items())}; {settings['questions']}, "
+        f"n={report['questions']}{sample_order(settings)}; k={settings['k']}, T={settings['max_steps']}, "
+        f"at most {settings['in_flight']} requests in flight"
+    )
+    for table in tables(systems, settings["match"]):
+        console.print(table)
+    for line in (*unusable_lines(report, "asked"), *failure_lines(systems, "question")):
+        say(line)
+    if TRAINED in systems and not report["overlap_checked"]:
+        say(overlap_line("question"))
+    say(f"numbers, answers and figure: {report['out']}")
+
+
+def write_results(
+    report: Mapping[str, Any], questions: Sequence[Question], predictions: Mapping[str, Sequence[Prediction]], out: Path
+) -> None:
+    """Write evaluation.json, predictions.jsonl and retrievals.png."""
+
+    def fields(row: Question) -> dict[str, Any]:
+        return {"id": row.id, "question": row.question, "golds": row.golds}
+
+    write_report(report, "predictions.jsonl", result_lines(questions, fields, predictions), out)
+    settings = report["settings"]
+    title = f"{settings['questions'].stem}, n = {len(questions)}"
+    plot(report["systems"], settings["match"], title, out / "retrievals.png")
 
 
 def plot(systems: Mapping[str, Mapping[str, Any]], match: Match, title: str, file: Path) -> None:
-    """Accuracy against mean retrievals, one point a system with its 95 % interval (figure 4 of the paper).
+    """Accuracy against mean retrievals, one point per system with its 95 % interval (figure 4 of the paper).
 
-    Of systems with about as many retrievals (several never search) each stands a little to the right of the one before.
+    Points with about as many retrievals (several systems never retrieve) are shifted to the right of each other.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
     score = "em" if match == "exact" else "contains"
-    shown = {name: found for name, found in systems.items() if found["retrievals"]["all"] is not None}
-    apart = 0.015 * max([1.0, *(found["retrievals"]["all"] for found in shown.values())])
-    beside: Counter[int] = Counter()
-    for name, found in shown.items():
-        near = round(found["retrievals"]["all"] / (5 * apart))
-        x = found["retrievals"]["all"] + apart * beside[near]
-        beside[near] += 1
-        y, low, high = (found[score][end] for end in ("value", "low", "high"))
-        marker = "s" if name in FORCED else "o"
-        axes.errorbar(x, y, [[y - low], [high - y]], fmt=marker, elinewidth=1, capsize=2, label=name)
-    axes.set_xlabel("mean retrievals a question")
-    axes.set_ylabel("exact match, %" if match == "exact" else "answers that contain a gold or are in one, %")
-    axes.set_ylim(bottom=0)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
-    figure.savefig(file, dpi=120)
+    y_label = "exact match, %" if match == "exact" else "answers that contain a gold or are in one, %"
+    answered = {name: result for name, result in systems.items() if result["retrievals"]["all"] is not None}
+    shift = 0.015 * max([1.0, *(result["retrievals"]["all"] for result in answered.values())])
+    neighbors: Counter[int] = Counter()
+    with figure(file, title, (7, 4.5), ("mean retrievals per question", y_label)) as axes:
+        for name, result in answered.items():
+            near = round(result["retrievals"]["all"] / (5 * shift))
+            x = result["retrievals"]["all"] + shift * neighbors[near]
+            neighbors[near] += 1
+            y, low, high = (result[score][end] for end in ("value", "low", "high"))
+            marker = "s" if name in FORCED else "o"
+            axes.errorbar(x, y, [[y - low], [high - y]], fmt=marker, elinewidth=1, capsize=2, label=name)
+        axes.set_ylim(bottom=0)
 
 
-def read_questions(path: Path, options: RunOptions) -> Iterator[Asked | BadRecord]:
-    """All questions in the file's order. Raises InputError."""
+def read_questions(path: Path, options: SampleOptions) -> Iterator[Question | BadRecord]:
+    """All questions of a file, in its order. Raises InputError."""
 
-    def asked(record: Record) -> Asked:
-        if not (right := golds(record.data)):
+    def question_in(record: Record) -> Question:
+        if not (answers := read_golds(record.data)):
             raise ValueError(
-                "no right answer in the fields answer, answers, answer_aliases; --field answer=COLUMN names it"
+                "no gold answer in the fields answer, answers, answer_aliases; --field answer=COLUMN names the column"
             )
-        return Asked(record.id, record.data["question"], right, record.source)
+        return Question(record.id, record.data["question"], answers, record.source)
 
-    return read_rows(path, options, asked, "question", required=["question"])
+    return read_rows(path, options, question_in, "question", required=["question"])

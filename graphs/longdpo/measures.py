@@ -1,146 +1,207 @@
-"""What LongDPO's evaluation measures of long responses, and how it is shown: S_l and S_q by required length.
+"""The measures of LongDPO's evaluation: S_l and S_q by required length, the six dimensions; tables and figure.
 
-What is missing has no score and is in no mean; how much that is stands beside it.
+A response without a score is left out of the means and counted.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentsys.graphs.longdpo.writing import DIMENSIONS, Request, Response, percent, quality_score
-from agentsys.metrics.corpus import mean_with_interval
+from agentsys.evaluation.report import (
+    count_reasons,
+    figure,
+    mean_score,
+    overlap_line,
+    plain_printer,
+    reason_lines,
+    result_lines,
+    sample_order,
+    score_cell,
+    unusable_lines,
+    write_report,
+)
+from agentsys.graphs.longdpo.longbench_write import DIMENSIONS, percent, quality_score
+from agentsys.graphs.longdpo.requests import Request, Response
 from agentsys.metrics.lengths import BUCKETS, bucket, count_words, length_score
 
-NAMES: Final = (*(name for _, name in BUCKETS), bucket(BUCKETS[-1][0]))
+BUCKET_NAMES: Final = (*(name for _, name in BUCKETS), bucket(BUCKETS[-1][0]))
 """The buckets of the required length, in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What is known of one response: words required (0: not named) and written, S_l and S_q from 0 to 100."""
+class ResponseScores:
+    """The scores of one response: words required (0: not named) and written, S_l and S_q from 0 to 100."""
 
     length: int
     words: int | None
     S_l: float | None
     S_q: float | None
     grades: Mapping[str, int] | None
-    cut: bool | None
+    truncated: bool | None
     unjudged: str | None
     error: str | None
 
     @property
-    def place(self) -> str:
-        """The bucket; none is "", where no length is named."""
+    def bucket(self) -> str:
+        """The bucket of the required length; "" if the request names none."""
         return bucket(self.length) if self.length else ""
 
 
-def scored(row: Request, response: Response) -> Scored:
-    """Both scores of one response, None where there is none."""
+def score_response(request: Request, response: Response) -> ResponseScores:
+    """Both scores of one response; None where there is none."""
     words = None if response.text is None else count_words(response.text)
-    kept = length_score(row.length, words) if row.length and words is not None else None
-    quality = quality_score(response.grades) if response.grades else None
-    rest = (response.grades, response.cut, response.unjudged, response.error)
-    return Scored(row.length, words, kept, quality, *rest)
+    return ResponseScores(
+        length=request.length,
+        words=words,
+        S_l=length_score(request.length, words) if request.length and words is not None else None,
+        S_q=quality_score(response.grades) if response.grades else None,
+        grades=response.grades,
+        truncated=response.truncated,
+        unjudged=response.unjudged,
+        error=response.error,
+    )
 
 
-def measure(found: Sequence[Scored]) -> dict[str, Any]:
+def measure(scores: Sequence[ResponseScores]) -> dict[str, Any]:
     """The measures of one system, 0 to 100, with 95 % bootstrap intervals over responses; None where there are none."""
-    judged = [one.grades for one in found if one.grades]
+    grades = [one.grades for one in scores if one.grades]
     return {
-        "n": len(found),
-        "failed": sum(one.words is None for one in found),
-        "errors": dict(Counter(one.error for one in found if one.error).most_common()),
-        "cut": sum(bool(one.cut) for one in found),
-        "cut_known": sum(one.cut is not None for one in found),
-        "judged": len(judged),
-        "unjudged": dict(Counter(one.unjudged for one in found if one.unjudged).most_common()),
-        "S_l": by_bucket([(one.place, one.S_l) for one in found if one.S_l is not None]),
-        "S_q": by_bucket([(one.place, one.S_q) for one in found if one.S_q is not None]),
-        "dimensions": {name: _mean([percent(grades[name]) for grades in judged]) for name in DIMENSIONS},
-        "words": {name: _words(sized([one for one in found if one.place == name])) for name in NAMES},
+        "n": len(scores),
+        "failed": sum(one.words is None for one in scores),
+        "errors": count_reasons(one.error for one in scores),
+        "truncated": sum(bool(one.truncated) for one in scores),
+        "truncated_known": sum(one.truncated is not None for one in scores),
+        "judged": len(grades),
+        "unjudged": count_reasons(one.unjudged for one in scores),
+        "S_l": by_bucket([(one.bucket, one.S_l) for one in scores if one.S_l is not None]),
+        "S_q": by_bucket([(one.bucket, one.S_q) for one in scores if one.S_q is not None]),
+        "dimensions": {name: _mean([percent(grade[name]) for grade in grades]) for name in DIMENSIONS},
+        "words": {
+            name: _mean_words(word_counts([one for one in scores if one.bucket == name])) for name in BUCKET_NAMES
+        },
     }
 
 
-def sized(found: Sequence[Scored]) -> list[tuple[int, int]]:
+def word_counts(scores: Sequence[ResponseScores]) -> list[tuple[int, int]]:
     """The words required and written of the responses that have an S_l."""
-    return [(one.length, one.words) for one in found if one.length and one.words is not None]
+    return [(one.length, one.words) for one in scores if one.length and one.words is not None]
 
 
 def by_bucket(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """Means by bucket, over all, and `average`: the plain mean of the buckets that are there, as in the paper."""
-    buckets = {name: _mean([value for where, value in values if where == name]) for name in NAMES}
-    there = [score["value"] for score in buckets.values() if score]
+    """Means by bucket and over all responses; `average` is the mean of the buckets with responses, as in the paper."""
+    buckets = {name: _mean([value for of, value in values if of == name]) for name in BUCKET_NAMES}
+    means = [score["value"] for score in buckets.values() if score]
     return {
         "buckets": buckets,
-        "average": {"value": fmean(there), "buckets": len(there)} if there else None,
+        "average": {"value": fmean(means), "buckets": len(means)} if means else None,
         "all": _mean([value for _, value in values]),
     }
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any] | None:
-    return {**asdict(mean_with_interval(values)), "n": len(values)} if values else None
+    return {**mean_score(values), "n": len(values)} if values else None
 
 
-def _words(pairs: Sequence[Sequence[int]]) -> dict[str, float] | None:
+def _mean_words(counts: Sequence[tuple[int, int]]) -> dict[str, float] | None:
     """Mean words, required and written."""
-    return {"required": fmean(r for r, _ in pairs), "written": fmean(n for _, n in pairs)} if pairs else None
+    if not counts:
+        return None
+    return {"required": fmean(required for required, _ in counts), "written": fmean(words for _, words in counts)}
 
 
 def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """S_l and S_q by bucket; and, where there are judgements, the six dimensions."""
+    """S_l and S_q by bucket; and the six dimensions, if there are judgements."""
     scores = Table("system", "required words", "S_l", "n", "S_q", "n", "mean words\nrequired / written", box=SIMPLE)
     dimensions = Table("system", *(name.replace("_", " ") for name in DIMENSIONS), "n", box=SIMPLE)
-    for name, found in systems.items():
-        for i, place in enumerate(NAMES):
-            cells = [cell for score in ("S_l", "S_q") for cell in _cells(found[score]["buckets"][place])]
-            words = found["words"][place]
+    for name, result in systems.items():
+        for i, of in enumerate(BUCKET_NAMES):
+            cells = [cell for score in ("S_l", "S_q") for cell in _cells(result[score]["buckets"][of])]
+            words = result["words"][of]
             both = f"{words['required']:,.0f} / {words['written']:,.0f}" if words else "-"
-            scores.add_row("" if i else escape(name), place, *cells, both)
-        averages = [found[score]["average"] for score in ("S_l", "S_q")]
+            scores.add_row("" if i else escape(name), of, *cells, both)
+        averages = [result[score]["average"] for score in ("S_l", "S_q")]
         cells = [cell for a in averages for cell in ((f"{a['value']:.1f}", "") if a else ("-", ""))]
         scores.add_row("", "average", *cells, "")
-        cells = [cell for score in ("S_l", "S_q") for cell in _cells(found[score]["all"])]
+        cells = [cell for score in ("S_l", "S_q") for cell in _cells(result[score]["all"])]
         scores.add_row("", "all", *cells, "", end_section=True)
-        if found["judged"]:
-            means = [_cells(found["dimensions"][dimension])[0] for dimension in DIMENSIONS]
-            dimensions.add_row(escape(name), *means, str(found["judged"]))
+        if result["judged"]:
+            means = [_cells(result["dimensions"][dimension])[0] for dimension in DIMENSIONS]
+            dimensions.add_row(escape(name), *means, str(result["judged"]))
     return [scores, dimensions] if dimensions.row_count else [scores]
 
 
 def _cells(score: Mapping[str, Any] | None) -> tuple[str, str]:
     """The mean with its interval, and n."""
-    if score is None:
-        return "-", "0"
-    return f"{score['value']:.1f} ({score['low']:.1f}-{score['high']:.1f})", str(score["n"])
+    return (score_cell(score), str(score["n"])) if score else ("-", "0")
 
 
-def plot(points: Mapping[str, Sequence[tuple[int, int]]], title: str, file: Path) -> None:
-    """Written against required words, both on a logarithmic axis, a mark a response; an empty one stands at 1 word."""
-    from matplotlib.figure import Figure
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print the conditions, the tables, and what is missing."""
+    say = plain_printer(console)
+    settings, systems = report["settings"], report["systems"]
+    say(f"{settings['requests']}, n={report['requests']}{sample_order(settings)}")
+    for name, result in systems.items():
+        sampling = ", ".join(f"{key} {value}" for key, value in (result["sampling"] or {}).items())
+        judge = f"judge {result['judge']}" if result["judge"] else "no judge"
+        say("; ".join(filter(None, [f"{name}: {result['writer']}", sampling, judge])))
+    for table in tables(systems):
+        console.print(table)
+    say("95 % intervals in brackets; average: the mean of the buckets with responses, as in the paper")
+    for line in _missing_lines(report):
+        say(line)
+    say(f"numbers, scores and figure: {report['out']}")
 
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes = figure.add_subplot()
-    for (name, pairs), marker in zip(points.items(), cycle("os^Dv"), strict=False):
-        written = [max(1, words) for _, words in pairs]
-        axes.scatter([words for words, _ in pairs], written, marker=marker, alpha=0.5, label=name)
-    ends = [words for pairs in points.values() for words, _ in pairs] or [1]
-    line = [min(ends), max(ends)]
-    axes.plot(line, line, "k--", linewidth=1, label="as required")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("words required")
-    axes.set_ylabel("words written")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3)
-    figure.savefig(file, dpi=120)
+
+def _missing_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What is left out of the means, and why."""
+    yield from unusable_lines(report, "asked")
+    if report["without_length"]:
+        yield f"{report['without_length']} of {report['requests']} requests name no length: no S_l, in no bucket"
+    for name, result in report["systems"].items():
+        written = result["n"] - result["failed"]
+        if result["truncated_known"]:
+            yield f"{name}: {result['truncated']} of {result['truncated_known']} responses truncated at a token limit"
+        if result["failed"]:
+            yield f"{name}: no response to {result['failed']} of {result['n']} requests, which are left out:"
+            yield from reason_lines(result["errors"])
+        if result["unjudged"]:
+            yield f"{name}: {written - result['judged']} of {written} responses without a judgement, left out of S_q:"
+            yield from reason_lines(result["unjudged"])
+    if "trained" in report["systems"] and not report["overlap_checked"]:
+        yield overlap_line("request")
+
+
+def write_results(
+    report: Mapping[str, Any], requests: Sequence[Request], scores: Mapping[str, Sequence[ResponseScores]], out: Path
+) -> None:
+    """Write evaluation.json, scores.jsonl and lengths.png."""
+
+    def fields(row: Request) -> dict[str, Any]:
+        return {"id": row.id, "prompt": row.prompt, "length": row.length or None}
+
+    write_report(report, "scores.jsonl", result_lines(requests, fields, scores), out)
+    title = f"{report['settings']['requests'].stem}, n = {len(requests) - report['without_length']}"
+    plot({name: word_counts(of_system) for name, of_system in scores.items()}, title, out / "lengths.png")
+
+
+def plot(counts: Mapping[str, Sequence[tuple[int, int]]], title: str, file: Path) -> None:
+    """Words written against words required, one mark per response, on logarithmic axes; an empty one is at 1 word."""
+    with figure(file, title, (6, 6), ("words required", "words written"), legend="below") as axes:
+        for (name, pairs), marker in zip(counts.items(), cycle("os^Dv"), strict=False):
+            written = [max(1, words) for _, words in pairs]
+            axes.scatter([words for words, _ in pairs], written, marker=marker, alpha=0.5, label=name)
+        required = [words for pairs in counts.values() for words, _ in pairs] or [1]
+        line = [min(required), max(required)]
+        axes.plot(line, line, "k--", linewidth=1, label="as required")
+        axes.set_xscale("log")
+        axes.set_yscale("log")

@@ -1,40 +1,62 @@
-"""What the evaluation of stepwise maths measures of the solutions that were found, and how it is shown.
+"""The measures of the maths evaluation: accuracy, majority, pass@k, accuracy with equal tokens; tables and figure.
 
-At equal tokens: a system's solutions come in an order, each with the completion tokens that were written when it was
-there (judgements and what was written in vain included). Under a budget B those up to B count, and no others, for
-best-of-n and for tree search alike. Of these the answer is `best`, that of the solution with the greatest score, or
-`vote`, that of most solutions; `any` is whether one of them is right, which no system without the reference can know.
+Equal tokens: the solutions of a system are in order, and each has the number of completion tokens written by then,
+including judgements and failed replies. With a budget B only the solutions up to B tokens count, for best-of-n and for
+tree search alike. Of these `best` takes the answer of the solution with the highest score, `vote` the answer of most
+solutions; `any` is whether one of them is correct, an upper bound that needs the reference answer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
-from agentsys.evaluation.run import seconds_of
-from agentsys.graphs.maths.search import Find
-from agentsys.metrics.corpus import mean_with_interval
+from agentsys.evaluation import sample
+from agentsys.evaluation.report import (
+    count_reasons,
+    failure_lines,
+    figure,
+    number_cell,
+    overlap_line,
+    percent_score,
+    plain_printer,
+    result_lines,
+    sample_order,
+    score_cell,
+    unusable_lines,
+    write_report,
+)
+from agentsys.evaluation.run import SystemRun, seconds_of
+from agentsys.evaluation.sample import Question, SampleOptions, read_rows
+from agentsys.graphs.maths.state import Solution, question_of
+from agentsys.metrics.maths import reference_of
+from agentsys.records import BadRecord, Record
 from agentsys.traces import Trace
 
-Finds = Sequence[Find]
+SYSTEMS: Final = ("greedy", "samples", "tree")
+SIMULATIONS: Final = 1024
+"""More than a budget allows: a search ends when its tokens are used up or nothing is left to expand."""
+
+Solutions = Sequence[Solution]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a system found for one question; `error` says why nothing, which counts as wrong.
+    """The solutions of a system for one question; `error` is why there are none, which counts as wrong.
 
-    `tokens` and `prompt_tokens` are of all calls; `seconds` is None where calls came from the request cache.
+    `tokens` and `prompt_tokens` are sums over all calls; `seconds` is None if calls came from the request cache.
     """
 
-    finds: Finds = ()
+    solutions: Solutions = ()
     tokens: int = 0
     prompt_tokens: int = 0
     seconds: float | None = None
@@ -42,9 +64,10 @@ class Prediction:
 
 
 def prediction_of(trace: Trace) -> Prediction:
-    """What a trace of graphs/maths/search.py or graphs/maths/samples.py says."""
+    """The solutions in a trace of graphs/maths/search.py or graphs/maths/samples.py."""
+    result = trace.result or {}
     return Prediction(
-        finds=(trace.result or {}).get("finds", ()),
+        solutions=result.get("solutions", result.get("finds", ())),
         tokens=sum(call.completion_tokens for call in trace.calls),
         prompt_tokens=sum(call.prompt_tokens for call in trace.calls),
         seconds=seconds_of(trace),
@@ -53,7 +76,7 @@ def prediction_of(trace: Trace) -> Prediction:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that k of n samples hold a right one, without bias: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021).
+    """The unbiased probability that one of k samples out of n is right: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021).
 
     Raises ValueError unless 0 <= right <= n and 1 <= k <= n.
     """
@@ -62,144 +85,211 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1 - comb(n - right, k) / comb(n, k)
 
 
-def best(finds: Finds) -> bool:
-    """Whether the answer with the greatest score is right; of equals the first, one without an answer last."""
-    return bool(finds) and max(finds, key=lambda find: (find["score"], bool(find["answer"])))["right"]
+def best(solutions: Solutions) -> bool:
+    """Whether the answer with the highest score is right; among ties the first, one without an answer last."""
+    if not solutions:
+        return False
+    return max(solutions, key=lambda solution: (solution["score"], bool(solution["answer"])))["right"]
 
 
-def vote(finds: Finds) -> bool:
-    """Whether the answer that most solutions give is right; of equals the one that was found first."""
-    votes = Counter(find["group"] for find in finds if find["answer"])
+def vote(solutions: Solutions) -> bool:
+    """Whether the answer of most solutions is right; among ties the first."""
+    votes = Counter(solution["group"] for solution in solutions if solution["answer"])
     if not votes:
         return False
     chosen = votes.most_common(1)[0][0]
-    return next(find["right"] for find in finds if find["group"] == chosen)
+    return next(solution["right"] for solution in solutions if solution["group"] == chosen)
 
 
-def covered(finds: Finds) -> bool:
+def covered(solutions: Solutions) -> bool:
     """Whether any solution is right."""
-    return any(find["right"] for find in finds)
+    return any(solution["right"] for solution in solutions)
 
 
-CHOICES: Final[Mapping[str, Callable[[Finds], bool]]] = {"best": best, "vote": vote, "any": covered}
+CHOICES: Final[Mapping[str, Callable[[Solutions], bool]]] = {"best": best, "vote": vote, "any": covered}
 
 
-def within(finds: Finds, budget: int) -> Finds:
-    """The solutions that were there when so many tokens had been written."""
-    return [find for find in finds if find["tokens"] <= budget]
+def within(solutions: Solutions, budget: int) -> Solutions:
+    """The solutions within a budget of completion tokens."""
+    return [solution for solution in solutions if solution["tokens"] <= budget]
 
 
 def budgets_of(greatest: int) -> list[int]:
-    """A sixteenth, an eighth, ... of the greatest budget, and it."""
+    """The budgets to report: a sixteenth, an eighth, a quarter, a half, and all of the greatest one."""
     return sorted({max(1, greatest // part) for part in (1, 2, 4, 8, 16)})
 
 
-def score(values: Sequence[float]) -> dict[str, float]:
-    """Their mean in percent with its 95 % bootstrap interval over questions."""
-    return asdict(mean_with_interval([100.0 * value for value in values]))
+def measure_all(
+    runs: Sequence[SystemRun], predictions: Mapping[str, Sequence[Prediction]], samples: int, budget: int
+) -> dict[str, Any]:
+    """The results of all systems, and how tree search compares with best-of-n if both are among them."""
+    sample_counts = {"greedy": 1, "samples": samples, "tree": 0}
+    results = {}
+    for run in runs:
+        budgets = () if run.name == "greedy" else budgets_of(budget)
+        head = {"run": run.manifest()["run"], "model": run.model_name()}
+        results[run.name] = {**head, **measure(predictions[run.name], sample_counts[run.name], budgets)}
+    both = {"samples", "tree"} <= predictions.keys()
+    comparison = difference(predictions["tree"], predictions["samples"], budget) if both else None
+    return {"systems": results, "tree_minus_best_of_n": comparison}
 
 
 def measure(predictions: Sequence[Prediction], samples: int, budgets: Sequence[int]) -> dict[str, Any]:
-    """The measures of one system. `samples` is n of majority@n and pass@k, 0 where it took none; `budgets` of `at`."""
+    """The measures of one system, with 95 % bootstrap intervals over questions.
+
+    `samples` is n of majority@n and pass@k, 0 for none; `budgets` are those of `at`, in completion tokens.
+    """
     answered = [prediction for prediction in predictions if prediction.error is None]
-    seconds = [prediction.seconds for prediction in answered if prediction.seconds is not None]
-    finds = [find for prediction in answered for find in prediction.finds]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "n": len(predictions),
         "failed": len(predictions) - len(answered),
-        "solutions": fmean([len(prediction.finds) for prediction in answered]) if answered else None,
-        "tokens": fmean([prediction.tokens for prediction in answered]) if answered else None,
-        "prompt_tokens": fmean([prediction.prompt_tokens for prediction in answered]) if answered else None,
-        "seconds": fmean(seconds) if seconds else None,
-        "compared": dict(Counter(find["how"] for find in finds)),
+        "solutions": _mean([len(prediction.solutions) for prediction in answered]),
+        "tokens": _mean([prediction.tokens for prediction in answered]),
+        "prompt_tokens": _mean([prediction.prompt_tokens for prediction in answered]),
+        "seconds": _mean([prediction.seconds for prediction in answered]),
+        "compared": dict(Counter(one["how"] for prediction in answered for one in prediction.solutions)),
+        "errors": count_reasons(prediction.error for prediction in predictions),
     }
     if samples:
-        first = [prediction.finds[:samples] for prediction in predictions]
+        first = [prediction.solutions[:samples] for prediction in predictions]
         ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k < samples] + [samples]
-        found["majority"] = score([vote(one) for one in first])
-        found["pass"] = {
-            str(k): score([pass_at_k(len(one), sum(find["right"] for find in one), k) if one else 0.0 for one in first])
-            for k in ks
-        }
+        result["majority"] = percent_score([vote(solutions) for solutions in first])
+        result["pass"] = {str(k): percent_score([_pass_of(solutions, k) for solutions in first]) for k in ks}
     if budgets:
-        found["at"] = {
+        result["at"] = {
             str(budget): {
-                name: score([choice(within(prediction.finds, budget)) for prediction in predictions])
-                for name, choice in CHOICES.items()
+                name: percent_score([choose(within(prediction.solutions, budget)) for prediction in predictions])
+                for name, choose in CHOICES.items()
             }
             for budget in budgets
         }
-    return found
+    return result
 
 
-def difference(one: Sequence[Prediction], other: Sequence[Prediction], budget: int) -> dict[str, dict[str, float]]:
-    """For each choice, how much more often the first is right on the same questions, in points with its interval."""
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _pass_of(solutions: Solutions, k: int) -> float:
+    right = sum(solution["right"] for solution in solutions)
+    return pass_at_k(len(solutions), right, k) if solutions else 0.0
+
+
+def difference(first: Sequence[Prediction], second: Sequence[Prediction], budget: int) -> dict[str, dict[str, float]]:
+    """How much more often the first system is right on the same questions, in points with its interval, by choice."""
+    pairs = [
+        (within(one.solutions, budget), within(other.solutions, budget))
+        for one, other in zip(first, second, strict=True)
+    ]
     return {
-        name: score(
-            [choice(within(a.finds, budget)) - choice(within(b.finds, budget)) for a, b in zip(one, other, strict=True)]
-        )
-        for name, choice in CHOICES.items()
+        name: percent_score([choose(one) - choose(other) for one, other in pairs]) for name, choose in CHOICES.items()
     }
 
 
 def tables(systems: Mapping[str, Mapping[str, Any]], samples: int) -> list[Table]:
-    """Accuracy with any number of tokens, and at equal tokens."""
-    plain = Table("", "right, %", "solutions", "tokens written", "tokens read", "s a question", box=SIMPLE)
-    for name, found in systems.items():
-        rows = {"greedy": found["pass"]["1"]} if name == "greedy" else {}
+    """Accuracy without a token limit, and with equal tokens."""
+    unlimited = Table("", "correct, %", "solutions", "completion tokens", "prompt tokens", "s per question", box=SIMPLE)
+    for name, result in systems.items():
+        scores = {"greedy": result["pass"]["1"]} if name == "greedy" else {}
         if name == "samples":
-            rows = {f"majority@{samples}": found["majority"]}
-            rows |= {f"pass@{k}": value for k, value in found["pass"].items()}
+            scores = {f"majority@{samples}": result["majority"]}
+            scores |= {f"pass@{k}": score for k, score in result["pass"].items()}
         if name == "tree":
-            rows = {"tree, best": list(found["at"].values())[-1]["best"]}
-        about = [_number(found[cost]) for cost in ("solutions", "tokens", "prompt_tokens", "seconds")]
-        for row, value in rows.items():
-            plain.add_row(row, _score(value), *about)
-    equal = Table("tokens written", title="at equal tokens: right, %", box=SIMPLE)
-    shown = {name: found["at"] for name, found in systems.items() if "at" in found}
-    for name in shown:
+            scores = {"tree, best": list(result["at"].values())[-1]["best"]}
+        costs = [number_cell(result[cost], 1) for cost in ("solutions", "tokens", "prompt_tokens", "seconds")]
+        for label, score in scores.items():
+            unlimited.add_row(label, score_cell(score), *costs)
+    equal = Table("completion tokens", title="with equal tokens: correct, %", box=SIMPLE)
+    by_system = {name: result["at"] for name, result in systems.items() if "at" in result}
+    for name in by_system:
         for choice in CHOICES:
             equal.add_column(f"{_LABELS[name]}\n{choice}")
-    for budget in next(iter(shown.values()), {}):
-        equal.add_row(f"{int(budget):,}", *(_score(at[budget][choice]) for at in shown.values() for choice in CHOICES))
-    return [plain, equal] if shown else [plain]
+    for budget in next(iter(by_system.values()), {}):
+        cells = [score_cell(at[budget][choice]) for at in by_system.values() for choice in CHOICES]
+        equal.add_row(f"{int(budget):,}", *cells)
+    return [unlimited, equal] if by_system else [unlimited]
 
 
 _LABELS: Final = {"samples": "best-of-n", "tree": "tree search"}
 
 
-def _score(value: Mapping[str, float]) -> str:
-    return f"{value['value']:.1f} ({value['low']:.1f}-{value['high']:.1f})"
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print the conditions, the tables, and what failed or was not checked."""
+    say = plain_printer(console)
+    settings, systems = report["settings"], report["systems"]
+    say(
+        f"{next(iter(systems.values()))['model']}; {settings['questions']}, n={report['questions']}"
+        f"{sample_order(settings)}; judge: {settings['judge_model'] or 'the model itself'}; "
+        f"{settings['budget']:,} tokens per question; tree: width {settings['width']}, depth {settings['depth']}"
+    )
+    for table in tables(systems, settings["samples"]):
+        console.print(table)
+    if gaps := report["tree_minus_best_of_n"]:
+        texts = [f"{name} {gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})" for name, gap in gaps.items()]
+        say(f"tree search minus best-of-n with {settings['budget']:,} tokens, in points: {', '.join(texts)}")
+    for line in unusable_lines(report, "asked"):
+        say(line)
+    for name, result in systems.items():
+        if count := result["compared"].get("text"):
+            say(f"{name}: {count} answers could not be parsed as mathematics and were compared as text")
+    for line in failure_lines(systems, "question"):
+        say(line)
+    if not report["overlap_checked"]:
+        say(overlap_line("question"))
+    say(f"numbers, solutions and figure: {report['out']}")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
+def write_results(
+    report: Mapping[str, Any], questions: Sequence[Question], predictions: Mapping[str, Sequence[Prediction]], out: Path
+) -> None:
+    """Write evaluation.json, predictions.jsonl and tokens.png."""
+
+    def fields(row: Question) -> dict[str, Any]:
+        return {"id": row.id, "question": row.question, "reference": row.golds[0]}
+
+    write_report(report, "predictions.jsonl", result_lines(questions, fields, predictions), out)
+    title = f"{report['settings']['questions'].stem}, n = {len(questions)}"
+    plot(report["systems"], title, out / "tokens.png")
 
 
 def plot(systems: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
-    """Accuracy against completion tokens a question; the band is the 95 % interval of `best`."""
-    from matplotlib.figure import Figure
+    """Accuracy against completion tokens per question; the band is the 95 % interval of `best`."""
+    with figure(file, title, (7, 4.5), ("completion tokens per question", "correct answers, %")) as axes:
+        for color, (name, result) in enumerate(systems.items()):
+            if name == "greedy" and result["tokens"] is not None:
+                axes.plot(result["tokens"], result["pass"]["1"]["value"], "ks", label="greedy")
+            if "at" not in result:
+                continue
+            x = [int(budget) for budget in result["at"]]
+            for choice, style in zip(CHOICES, ("-", "--", ":"), strict=True):
+                scores = [at[choice] for at in result["at"].values()]
+                y = [score["value"] for score in scores]
+                axes.plot(x, y, style, marker=".", color=f"C{color}", label=f"{_LABELS[name]}: {choice}")
+                if choice == "best":
+                    low, high = ([score[end] for score in scores] for end in ("low", "high"))
+                    axes.fill_between(x, low, high, color=f"C{color}", alpha=0.12)
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(0, 100)
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for color, (name, found) in enumerate(systems.items()):
-        if name == "greedy" and found["tokens"] is not None:
-            axes.plot(found["tokens"], found["pass"]["1"]["value"], "ks", label="greedy")
-        if "at" not in found:
-            continue
-        x = [int(budget) for budget in found["at"]]
-        for choice, style in zip(CHOICES, ("-", "--", ":"), strict=True):
-            values = [at[choice] for at in found["at"].values()]
-            y = [value["value"] for value in values]
-            axes.plot(x, y, style, marker=".", color=f"C{color}", label=f"{_LABELS[name]}: {choice}")
-            if choice == "best":
-                low, high = ([value[end] for value in values] for end in ("low", "high"))
-                axes.fill_between(x, low, high, color=f"C{color}", alpha=0.12)
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel("completion tokens a question")
-    axes.set_ylabel("right answers, %")
-    axes.set_ylim(0, 100)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
-    figure.savefig(file, dpi=120)
+
+def read_questions(path: Path, options: SampleOptions) -> Iterator[Question | BadRecord]:
+    """All questions of a file with their references, in its order. Raises InputError."""
+
+    def question_in(record: Record) -> Question:
+        return Question(record.id, question_of(record.data), [reference_of(record.data)], record.source)
+
+    return read_rows(path, options, question_in, "question")
+
+
+def check_overlap(questions: Sequence[Question], runs: Sequence[Path]) -> None:
+    """Raises InputError if a run has a question of the sample: the same text except for case and white space.
+
+    Signs count (2-1 is not 21). Ids do not: in two files of maths questions they are often just line numbers.
+    """
+    texts = {row.id: row.question for row in questions}
+    sample.check_overlap(texts, runs, "question", "question", text_of=question_of, normalize=_fold, match_ids=False)
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,9 +1,9 @@
-"""The sentences of a translation test: source, references and what is known of them; and their translations.
+"""The sentence pairs of a translation test, source and references, and the translations of the sources.
 
-A file of pairs is one of records (.jsonl, .json, .csv, .tsv, .parquet) or a translation memory (.tmx). A record's
-reference is a text, a list of texts that are equally good, or XC-Translate's list of {"translation", "mention"}. It may
-also have `mentions` (for each entity of the source its acceptable names), `terms` ({"source", "targets"}) and the
-`document` it belongs to, whose sentences then stand in their order.
+A file of pairs holds records (.jsonl, .json, .csv, .tsv, .parquet) or is a translation memory (.tmx). The reference of
+a record is a text, a list of equivalent texts, or XC-Translate's list of {"translation", "mention"}. Optional fields:
+`mentions` (the acceptable names of each entity in the source), `terms` ({"source", "targets"}) and `document`, whose
+sentences are in the order of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentsys.metrics.terms import KnownTerm, folded, rendering
+from agentsys.evaluation.sample import SampleOptions
+from agentsys.metrics.terms import KnownTerm, normalize_text, rendering
 from agentsys.records import BadRecord, InputError, Record, read_records
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 RECORDS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 SOURCE: Final = "source text"
-"""What the column of sources is called here: any other may be called "text", the references' too."""
+"""The field of the source text: a record may have any column "text", even that of the references."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a record has its source, its reference or references, and its document."""
+    """The columns of a record's source, of its reference or references, and of its document."""
 
     source: str = "text"
     reference: str = "trans"
@@ -37,13 +38,13 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A sentence and its references: `at` is its place in the file, `number` counts the file's pairs.
+    """A sentence and its references: `location` is "pairs.jsonl:12", `number` counts the file's pairs.
 
-    `mentions` are acceptable names of each entity in it, `data` are the record's other fields.
+    `mentions` are the acceptable names of each entity in it, `data` the record's other fields.
     """
 
     id: str
-    at: str
+    location: str
     number: int
     text: str
     references: tuple[str, ...]
@@ -54,8 +55,12 @@ class Pair:
 
 
 @dataclass(slots=True)
-class Row:
-    """What one system made of a pair, and what is known of it: `reason` says why there is no translation."""
+class TranslatedPair:
+    """A system's translation of a pair and its scores; `reason` is why there is no translation.
+
+    `unscored` gives the reason for each missing score of a judge. `well_formed` is None unless the system writes a long
+    thought.
+    """
 
     pair: Pair
     translation: str | None = None
@@ -66,86 +71,94 @@ class Row:
 
 
 class _Unusable(ValueError):
-    """Why a record is no pair: one line that names the fix."""
+    """Why a record cannot be used as a pair: one line that names the fix."""
 
 
-def read_pairs(path: Path, columns: Columns, languages: tuple[str, str]) -> list[Pair | BadRecord]:
-    """All pairs in the file's order. Pairs of the same words, without ids, are told apart by a number.
+def read_pairs(
+    path: Path, columns: Columns, languages: tuple[str, str], options: SampleOptions | None = None
+) -> list[Pair | BadRecord]:
+    """All pairs of a file, in its order. Equal pairs without ids get numbered ids.
 
-    `languages` (of the sources, of the references) choose a memory's texts. Raises InputError, and KnowledgeError for a
-    memory that cannot be read or that lacks a language.
+    `languages` (of the sources, of the references) select the texts of a memory. Raises InputError, and KnowledgeError
+    for a memory that cannot be read or lacks a language.
     """
     if columns.source == columns.reference:
         raise InputError(f"--source-field and --reference-field both name '{columns.source}'; name two columns")
-    found: list[Pair | BadRecord] = []
-    seen: Counter[str] = Counter()
-    for record in _records(path, columns, languages):
+    options = options or SampleOptions()
+    pairs: list[Pair | BadRecord] = []
+    counts: Counter[str] = Counter()
+    for record in _records(path, columns, languages, options):
         if isinstance(record, BadRecord):
-            found.append(record)
+            pairs.append(record)
             continue
-        seen[record.id] += 1
-        count = seen[record.id]
-        if count > 1 and record.data.get("id") is not None:
-            found.append(BadRecord(record.source, f"duplicate: two pairs have the id {record.id}"))
+        counts[record.id] += 1
+        count = counts[record.id]
+        if count > 1 and record.data.get(options.id_field) is not None:
+            pairs.append(BadRecord(record.source, f"duplicate: two pairs have the id {record.id}"))
             continue
         name = record.id if count == 1 else f"{record.id}-{count}"
         try:
-            found.append(_pair(name, len(found), record, columns))
+            pairs.append(_pair(name, len(pairs), record, columns))
         except _Unusable as err:
-            found.append(BadRecord(record.source, str(err)))
-    return found
+            pairs.append(BadRecord(record.source, str(err)))
+    return pairs
 
 
 def with_terms(pairs: Sequence[Pair], lists: Sequence[str], languages: tuple[str, str]) -> list[Pair]:
-    """The pairs with the terms of lists (FILE or FILE?source=COL&target=COL) added that a pair has on both sides.
+    """The pairs with the terms of lists (FILE or FILE?source=COL&target=COL) that occur on both sides of a pair.
 
-    A term counts where a reference has one of its translations, as in WMT's terminology task (Alam et al., 2021): there
-    the list's meaning is the one that is meant. Raises KnowledgeError.
+    A term counts if a reference has one of its translations, as in WMT's terminology task (Alam et al., 2021): then the
+    list's meaning is the intended one. Raises KnowledgeError.
     """
     from agentsys.terms.sources import TermList, load_sources
 
-    known = load_sources([f"terms:{name}" for name in lists], *languages)
-    return [replace(pair, terms=_listed(pair, [one for one in known if isinstance(one, TermList)])) for pair in pairs]
+    sources = load_sources([f"terms:{name}" for name in lists], *languages)
+    term_lists = [source for source in sources if isinstance(source, TermList)]
+    return [replace(pair, terms=_terms_on_both_sides(pair, term_lists)) for pair in pairs]
 
 
-def _listed(pair: Pair, lists: Sequence[TermList]) -> tuple[KnownTerm, ...]:
-    """A term's translations are those of all lists together, so that their order does not matter."""
-    named: dict[str, str] = {}
+def _terms_on_both_sides(pair: Pair, lists: Sequence[TermList]) -> tuple[KnownTerm, ...]:
+    """The pair's own terms, then those of the lists. Lists are merged, so their order does not matter."""
+    names: dict[str, str] = {}
     targets: dict[str, list[str]] = {}
-    for known in lists:
-        for _, _, name in known.index.spans(unicodedata.normalize("NFC", pair.text)):
-            key = folded(name)
-            named.setdefault(key, name)
-            targets.setdefault(key, []).extend(item.target for item in known.items(name) if item.target)
-    found = {folded(term.source): term for term in pair.terms}
+    for term_list in lists:
+        for _, _, name in term_list.index.spans(unicodedata.normalize("NFC", pair.text)):
+            key = normalize_text(name)
+            names.setdefault(key, name)
+            targets.setdefault(key, []).extend(item.target for item in term_list.items(name) if item.target)
+    terms = {normalize_text(term.source): term for term in pair.terms}
     for key in targets:
-        if key not in found and any(rendering(reference, targets[key]) for reference in pair.references):
-            found[key] = KnownTerm(named[key], _unique(targets[key]))
-    return tuple(found.values())
+        if key not in terms and any(rendering(reference, targets[key]) for reference in pair.references):
+            terms[key] = KnownTerm(names[key], _unique(targets[key]))
+    return tuple(terms.values())
 
 
-def missing_of(rows: Sequence[Row], unusable: Iterable[BadRecord] = ()) -> dict[str, list[dict[str, Any]]]:
-    """`missing`: pairs without a translation, and why; `unscored`: translations that a judge gave no score."""
-    missing = [{"id": None, "source": bad.source, "reason": bad.reason} for bad in unusable]
-    missing += [{"id": row.pair.id, "source": row.pair.at, "reason": row.reason} for row in rows if row.reason]
+def missing_of(rows: Iterable[TranslatedPair]) -> dict[str, list[dict[str, Any]]]:
+    """`missing`: pairs without a translation, and why; `unscored`: translations without a judge's score, and why."""
+    rows = list(rows)
     return {
-        "missing": missing,
+        "missing": [
+            {"id": row.pair.id, "source": row.pair.location, "reason": row.reason} for row in rows if row.reason
+        ],
         "unscored": [{"id": row.pair.id, "reasons": row.unscored} for row in rows if row.unscored],
     }
 
 
-def reasons_of(missing: Iterable[Mapping[str, Any]], unscored: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The most common reasons for what is missing, a line each."""
+def missing_lines(missing: Iterable[Mapping[str, Any]], unscored: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The most common reasons why translations or scores are missing, one per line."""
     reasons = Counter(f"missing: {entry['reason']}" for entry in missing)
     reasons.update(f"no {name}: {why}" for entry in unscored for name, why in entry["reasons"].items())
     return [f"{count} x {reason}" for reason, count in reasons.most_common(5)]
 
 
-def _records(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterator[Record | BadRecord]:
+def _records(
+    path: Path, columns: Columns, languages: tuple[str, str], options: SampleOptions
+) -> Iterator[Record | BadRecord]:
     if path.suffix.lower() == ".tmx":
         yield from _units(path, columns, languages)
         return
-    for record in read_records(path, fields={SOURCE: columns.source}, required=[SOURCE]):
+    fields = {**options.fields, SOURCE: columns.source}
+    for record in read_records(path, fields=fields, id_field=options.id_field, required=[SOURCE]):
         if isinstance(record, BadRecord):
             yield BadRecord(record.source, record.reason.replace(f"--field {SOURCE}=", "--source-field "))
         else:
@@ -153,16 +166,16 @@ def _records(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterat
 
 
 def _units(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterator[Record | BadRecord]:
-    """The units of a memory as records. Of an id "PubMed_1:12" the part before the last colon names the document."""
+    """The units of a memory as records. The document is the part of an id before its last colon: PubMed_1:12."""
     from agentsys.terms.tmx import read_tmx
     from agentsys.text.languages import best_code, known_language
 
-    wanted = [known_language(name) for name in languages]
+    tags = [known_language(name) for name in languages]
     codes: set[str] = set()
     usable = False
     for number, unit in enumerate(read_tmx(path), 1):
         codes |= unit.texts.keys()
-        source, reference = (best_code(language, unit.texts) for language in wanted)
+        source, reference = (best_code(language, unit.texts) for language in tags)
         if source is None or reference is None:
             yield BadRecord(f"{path}:{number}", f"unit {unit.id} is not in {' and '.join(languages)}; leave it out")
             continue
@@ -180,55 +193,55 @@ def _units(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterator
 def _pair(name: str, number: int, record: Record, columns: Columns) -> Pair:
     """Raises _Unusable."""
     data = dict(record.data)
-    given = data.pop(columns.reference, None)
-    if given is None:
+    reference = data.pop(columns.reference, None)
+    if reference is None:
         names = ", ".join(repr(key) for key in record.data)
         column = repr(columns.reference)
         raise _Unusable(f"no field {column} (for the reference) in {names}; name it with --reference-field COLUMN")
-    references, named = _references(given, columns.reference)
+    references, mentions = _references(reference, columns.reference)
     document = data.pop(columns.document, None)
     return Pair(
         id=name,
-        at=record.source,
+        location=record.source,
         number=number,
         text=data.pop(SOURCE),
         references=references,
         document="" if document is None else str(document).strip(),
-        mentions=_mentions(data.pop("mentions", None)) or named,
+        mentions=_mentions(data.pop("mentions", None)) or mentions,
         terms=_terms(data.pop("terms", None)),
         data=data,
     )
 
 
-def _references(given: Any, column: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """The references, and the entity's acceptable names where they are told beside them. Raises _Unusable."""
-    entries = given if isinstance(given, list) else [given]
+def _references(value: Any, column: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """The references, and the entity's acceptable names if they are given with them. Raises _Unusable."""
+    entries = value if isinstance(value, list) else [value]
     texts = [entry.get("translation") if isinstance(entry, Mapping) else entry for entry in entries]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise _Unusable(f"field {column!r} holds no text, or an empty one; fill it in or remove the record")
     names = [entry.get("mention") for entry in entries if isinstance(entry, Mapping)]
-    named = _unique(name for name in names if isinstance(name, str) and name.strip())
-    return _unique(texts), (named,) if named else ()
+    mentions = _unique(name for name in names if isinstance(name, str) and name.strip())
+    return _unique(texts), (mentions,) if mentions else ()
 
 
-def _mentions(given: Any) -> tuple[tuple[str, ...], ...]:
-    """A list of names is one entity's, a list of lists is one list for each. Raises _Unusable."""
-    entities = [given] if isinstance(given, list) and given and isinstance(given[0], str) else given or []
+def _mentions(value: Any) -> tuple[tuple[str, ...], ...]:
+    """The names of each entity: one list of names is one entity. Raises _Unusable."""
+    entities = [value] if isinstance(value, list) and value and isinstance(value[0], str) else value or []
     if not isinstance(entities, list) or not all(map(_is_texts, entities)):
-        raise _Unusable("field 'mentions' is no list with a list of names for each entity; write it as [[NAME, ...]]")
+        raise _Unusable("field 'mentions' must be a list of names for each entity; write it as [[NAME, ...]]")
     return tuple(_unique(names) for names in entities)
 
 
-def _terms(given: Any) -> tuple[KnownTerm, ...]:
+def _terms(value: Any) -> tuple[KnownTerm, ...]:
     """Raises _Unusable."""
     terms = []
-    for entry in given if isinstance(given, list) else [given] if given else []:
+    for entry in value if isinstance(value, list) else [value] if value else []:
         if (
             not isinstance(entry, Mapping)
             or not _is_texts([entry.get("source")])
             or not _is_texts(entry.get("targets"))
         ):
-            raise _Unusable('field \'terms\' is not of the form [{"source": TEXT, "targets": [TEXT, ...]}, ...]')
+            raise _Unusable('field \'terms\' must have the form [{"source": TEXT, "targets": [TEXT, ...]}, ...]')
         terms.append(KnownTerm(entry["source"], _unique(entry["targets"])))
     return tuple(terms)
 
@@ -241,31 +254,34 @@ def _unique(texts: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def rows_of(pairs: Sequence[Pair], translations: Path, every: Sequence[Pair | BadRecord]) -> list[Row]:
-    """The pairs with the translations that a file has of them: records with a field `translation`, or plain text lines.
+def read_translations(
+    pairs: Sequence[Pair], translations: Path, all_pairs: Sequence[Pair | BadRecord]
+) -> list[TranslatedPair]:
+    """The pairs with their translations from a file: records with a field `translation`, or plain text lines.
 
-    Records with an `id` are matched by it; all else is in the order of `every` pair of the file. Raises InputError.
+    Records with an `id` are matched by it; otherwise the file is in the order of `all_pairs` of the test file. The
+    translations.jsonl of an earlier evaluation of one system is such a file. Raises InputError.
     """
     is_records = translations.suffix.lower() in RECORDS
-    found = _translation_records(translations) if is_records else _plain_lines(translations)
-    if isinstance(found, list):
-        if len(found) != len(every):
+    texts = _translation_records(translations) if is_records else _plain_lines(translations)
+    if isinstance(texts, list):
+        if len(texts) != len(all_pairs):
             raise InputError(
-                f"{translations}: {len(found)} translations for {len(every)} pairs; give one a pair, or ids"
+                f"{translations}: {len(texts)} translations for {len(all_pairs)} pairs; give one per pair, or ids"
             )
-        found = {pair.id: text for pair, text in zip(every, found, strict=True) if isinstance(pair, Pair)}
-    if not any(isinstance(pair, Pair) and found.get(pair.id, "").strip() for pair in every):
+        texts = {pair.id: text for pair, text in zip(all_pairs, texts, strict=True) if isinstance(pair, Pair)}
+    if not any(isinstance(pair, Pair) and texts.get(pair.id, "").strip() for pair in all_pairs):
         raise InputError(
-            f"{translations}: no translation of any pair; records need 'translation', and their 'id' if pairs do"
+            f"{translations}: no translation of any pair; records need 'translation', and their 'id' if pairs have one"
         )
     rows = []
     for pair in pairs:
-        text = found.get(pair.id, "").strip()
-        rows.append(Row(pair, translation=text) if text else Row(pair, reason=f"no translation in {translations}"))
+        text = texts.get(pair.id, "").strip() or None
+        rows.append(TranslatedPair(pair, text, reason=None if text else f"no translation in {translations}"))
     return rows
 
 
-def _plain_lines(path: Path) -> dict[str, str] | list[str]:
+def _plain_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except OSError as err:
@@ -275,14 +291,26 @@ def _plain_lines(path: Path) -> dict[str, str] | list[str]:
 
 
 def _translation_records(path: Path) -> dict[str, str] | list[str]:
+    """The translations by id, or in order if the records have no ids."""
     records = [
-        (record.id if record.data.get("id") is not None else None, str(record.data.get("translation") or ""))
+        (record.id if record.data.get("id") is not None else None, _translation_in(record.data, path))
         if isinstance(record, Record)
         else None
         for record in read_records(path)
     ]
-    good = [record for record in records if record]
-    by_id = {name: text for name, text in good if name is not None}
-    if by_id and len(by_id) < len(good):
-        raise InputError(f"{path}: an id is missing or there twice; give each translation its own, or none an id")
+    usable = [record for record in records if record]
+    by_id = {name: text for name, text in usable if name is not None}
+    if by_id and len(by_id) < len(usable):
+        raise InputError(f"{path}: an id is missing or occurs twice; give each translation its own id, or none an id")
     return by_id or [record[1] if record else "" for record in records]
+
+
+def _translation_in(data: Mapping[str, Any], path: Path) -> str:
+    systems = data.get("systems")
+    if "translation" in data or not isinstance(systems, Mapping):
+        return str(data.get("translation") or "")
+    if len(systems) != 1:
+        raise InputError(
+            f"{path}: it has translations of several systems ({', '.join(systems)}); make a file of one system's"
+        )
+    return str(next(iter(systems.values())).get("translation") or "")

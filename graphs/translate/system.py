@@ -17,7 +17,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from agentsys.graphs.drt.system import Evaluation
+from agentsys.graphs.drt.state import Evaluation
 from agentsys.models import EndpointDown, ModelError
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
@@ -81,11 +81,11 @@ def parse_thought(reply: str) -> tuple[str, bool]:
 class Translate(System):
     """The roles and nodes. A translator's reply may be cut off by the token limit: what is there is what counts."""
 
-    translator: Role[str] = Role("evaluate/translator", sampling=DECODING, allow_truncated=True)
+    translator: Role[str] = Role("translate/translator", sampling=DECODING, allow_truncated=True)
     student: Role[str] = Role("drt/student", sampling=DECODING, allow_truncated=True)
-    grf: Role[Assessment] = Role("evaluate/grf", Assessment, sampling={"temperature": 0.0, "max_tokens": 50})
-    grb: Role[Assessment] = Role("evaluate/grb", Assessment, sampling={"temperature": 0.0, "max_tokens": 50})
-    gea: Role[Evaluation] = Role("evaluate/gea", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200})
+    grf: Role[Assessment] = Role("translate/grf", Assessment, sampling={"temperature": 0.0, "max_tokens": 50})
+    grb: Role[Assessment] = Role("translate/grb", Assessment, sampling={"temperature": 0.0, "max_tokens": 50})
+    gea: Role[Evaluation] = Role("translate/gea", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200})
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """One translation, unless there is one. Raises NoTranslation."""

@@ -1,4 +1,4 @@
-"""Who translates: each system is a graph with the knobs that make it this one, taken over the pairs by a collect run.
+"""The systems that translate: each is a graph with the options that make it this system, run over the pairs.
 
 | system | what it is |
 |---|---|
@@ -7,42 +7,41 @@
 | crat, crat-judge, crat-graph | CRAT; CRAT without the judge; CRAT without the graph (graphs/crat/system.py) |
 | ragtrans-none, -golden, -noisy, -retrieved | RAGtrans' settings of its document (graphs/ragtrans/system.py) |
 
-Only the graphs that are asked for are imported. CRAT takes the sentences of one document together.
+Only the graphs of the chosen systems are imported. CRAT translates the sentences of a document together.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import orjson
-
 from agentsys.collect import RunOptions
-from agentsys.collect.fingerprint import context_models
-from agentsys.evaluation.run import collected
+from agentsys.evaluation.run import SystemRun
 from agentsys.graphs import translate
 from agentsys.graphs.translate.measures import JUDGED
-from agentsys.graphs.translate.rows import Pair, Row
+from agentsys.graphs.translate.rows import Pair, TranslatedPair
 from agentsys.records import InputError, record_id
-from agentsys.traces import Trace, finished
+from agentsys.traces import Trace
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
-    """Where a system's graph is, the knobs that make it this system, and what it is given.
+class SystemSpec:
+    """Where a system's graph is, the options that make it this system, and its inputs.
 
-    `ready` checks what the context names before anything is asked, and fills in its digests. `inputs` makes a pair the
-    graph's input. `documents`: the graph also takes {"sentences": [...]} and then gives `translations`.
+    `prepare` checks what the context names before any call, and fills in its digests. `input_of` is the graph's input
+    for a pair. With `documents` the graph also takes {"sentences": [...]} and returns `translations`. `translator` is
+    the role that writes the translation.
     """
 
     module: str
-    knobs: Mapping[str, Any]
-    ready: Callable[[Any], Any] = lambda context: context
-    inputs: Callable[[Pair, Any], dict[str, Any]] = lambda pair, context: {"text": pair.text}
+    options: Mapping[str, Any]
+    prepare: Callable[[Any], Any] = lambda context: context
+    input_of: Callable[[Pair, Any], dict[str, Any]] = lambda pair, context: {"text": pair.text}
     documents: bool = False
+    translator: str = "translator"
 
 
 def _with_sources(context: Any) -> Any:
@@ -58,36 +57,41 @@ def _with_index(context: Any) -> Any:
 
 
 def _with_document(pair: Pair, context: Any) -> dict[str, Any]:
-    """All references are there so that what is retrieved cannot give one away. Raises InputError without a document."""
+    """The input of RAGtrans; with all references, so that no retrieved passage leaks one.
+
+    Raises InputError if the pair has no such document.
+    """
     several = len(pair.references) > 1
-    given: dict[str, Any] = {"text": pair.text, "reference": [*pair.references] if several else pair.references[0]}
+    record: dict[str, Any] = {"text": pair.text, "reference": [*pair.references] if several else pair.references[0]}
     if not (column := context.document_column):
-        return given
+        return record
     if column not in pair.data:
-        there = ", ".join(name for name in pair.data if name.endswith("doc")) or "none"
+        columns = ", ".join(name for name in pair.data if name.endswith("doc")) or "none"
         raise InputError(
-            f"{pair.at}: no column '{column}' for ragtrans-{context.setting}; of documents it has {there}: name one "
+            f"{pair.location}: no column '{column}' for ragtrans-{context.setting}; it has {columns}: name one "
             "with --document-language"
         )
-    given["document"] = pair.data[column] or ""
+    record["document"] = pair.data[column] or ""
     if column == "doc" and "tag" in pair.data:
-        given["tag"] = pair.data["tag"]
-    return given
+        record["tag"] = pair.data["tag"]
+    return record
 
 
-def _crat(**knobs: Any) -> Spec:
-    return Spec("agentsys.graphs.crat.system", knobs, _with_sources, documents=True)
+def _crat(**options: Any) -> SystemSpec:
+    return SystemSpec("agentsys.graphs.crat.system", options, _with_sources, documents=True)
 
 
-SYSTEMS: Final[Mapping[str, Spec]] = {
-    "plain": Spec("agentsys.graphs.translate.system", {"judge": False}),
-    "thought": Spec("agentsys.graphs.translate.system", {"judge": False, "style": "thought"}),
+SYSTEMS: Final[Mapping[str, SystemSpec]] = {
+    "plain": SystemSpec("agentsys.graphs.translate.system", {"judge": False}),
+    "thought": SystemSpec(
+        "agentsys.graphs.translate.system", {"judge": False, "style": "thought"}, translator="student"
+    ),
     "rag": _crat(judge=False, graph=False),
     "crat": _crat(),
     "crat-judge": _crat(judge=False),
     "crat-graph": _crat(graph=False),
     **{
-        f"ragtrans-{setting}": Spec(
+        f"ragtrans-{setting}": SystemSpec(
             "agentsys.graphs.ragtrans.system", {"setting": setting}, _with_index, _with_document
         )
         for setting in ("none", "golden", "noisy", "retrieved")
@@ -97,9 +101,9 @@ SYSTEMS: Final[Mapping[str, Spec]] = {
 
 @dataclass(slots=True)
 class Cost:
-    """What a system's calls came to, the request cache's included, for so many sentences.
+    """The calls and tokens of a system over its sentences, including calls answered by the request cache.
 
-    `cut_off` replies ended at their token limit.
+    `truncated` counts replies that ended at their token limit.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("calls", "prompt_tokens", "completion_tokens")
@@ -108,7 +112,7 @@ class Cost:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cut_off: int = 0
+    truncated: int = 0
 
     def add(self, trace: Trace, sentences: int) -> None:
         """Add a finished record."""
@@ -116,41 +120,65 @@ class Cost:
         self.calls += len(trace.calls)
         self.prompt_tokens += sum(call.prompt_tokens for call in trace.calls)
         self.completion_tokens += sum(call.completion_tokens for call in trace.calls)
-        self.cut_off += sum(call.finish == "length" for call in trace.calls)
+        self.truncated += sum(call.finish == "length" for call in trace.calls)
 
-    def a_sentence(self) -> dict[str, float]:
-        """Calls, prompt tokens and written tokens a sentence."""
-        return {name: getattr(self, name) / max(self.sentences, 1) for name in self.PARTS}
+    def as_json(self) -> dict[str, Any] | None:
+        """All counts, and `per_sentence`: calls, prompt tokens and completion tokens; None without any call."""
+        if not self.calls:
+            return None
+        means = {name: getattr(self, name) / max(self.sentences, 1) for name in self.PARTS}
+        return {**asdict(self), "per_sentence": means}
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a run made of the pairs, its manifest, and its cost."""
+class SystemResult:
+    """The translations of a system, the run or file (by its SHA-256) they are from, and its conditions and cost."""
 
-    rows: list[Row]
-    manifest: dict[str, Any]
+    rows: list[TranslatedPair]
+    run: str
+    file: Path | None = None
+    models: list[str] = field(default_factory=list)
+    sampling: dict[str, Any] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True, slots=True)
-class System:
-    """A system that is ready to run. `units` are what goes through its graph at once, by id: input, and its pairs."""
+class TranslationSystem:
+    """A system that is ready to run. `units` are the inputs of its graph by id, each with the pairs it translates."""
 
-    graph: Any
-    context: Any
+    spec: SystemSpec
+    run: SystemRun
     units: dict[str, tuple[dict[str, Any], list[Pair]]]
 
     @property
-    def takes_sources(self) -> bool:
+    def uses_sources(self) -> bool:
         """Whether it looks terms up in the sources that the command names."""
-        return bool(getattr(self.context, "sources", ""))
+        return bool(getattr(self.run.context, "sources", ""))
+
+    def result(self, pairs: Sequence[Pair], traces: Mapping[str, Trace]) -> SystemResult:
+        """The translations of the pairs from the traces of the run."""
+        cost = Cost()
+        rows: dict[str, TranslatedPair] = {}
+        for key, (_, members) in self.units.items():
+            cost.add(traces[key], len(members))
+            rows |= {row.pair.id: row for row in translations_in(traces[key], members)}
+        manifest = self.run.manifest()
+        models = manifest["fingerprint"]["models"]
+        role = manifest["fingerprint"]["roles"].get(self.spec.translator, {})
+        return SystemResult(
+            rows=[rows[pair.id] for pair in pairs],
+            run=manifest["run"],
+            models=sorted({model["name"] for model in models.values()}),
+            sampling={**role.get("sampling", {}), **models.get("model", {}).get("sampling", {})},
+            cost=cost,
+        )
 
 
-def system(name: str, settings: Mapping[str, Any], pairs: Sequence[Pair]) -> System:
-    """A system over these pairs; its context gets those of the settings that it has fields for. Asks nothing.
+def load_system(name: str, settings: Mapping[str, Any], pairs: Sequence[Pair], folder: Path) -> TranslationSystem:
+    """A system over these pairs, without any call; its context gets the settings that it has fields for.
 
-    Raises InputError for an unknown system, one whose graph cannot be imported or one that lacks something, and what
-    the context and its models raise.
+    Raises InputError for an unknown system, a graph that cannot be imported and a missing option, and what the context
+    raises.
     """
     if name not in SYSTEMS:
         raise InputError(f"--systems: there is no '{name}'; there are {', '.join(SYSTEMS)}")
@@ -159,104 +187,60 @@ def system(name: str, settings: Mapping[str, Any], pairs: Sequence[Pair]) -> Sys
         module = importlib.import_module(spec.module)
     except ImportError as err:
         raise InputError(f"--systems: '{name}' needs {spec.module}, which cannot be imported: {err}") from None
-    known = {item.name for item in fields(module.Context)}
-    given = {knob: value for knob, value in settings.items() if knob in known}
-    context = spec.ready(module.Context(**{**given, **spec.knobs}))
-    context_models(context)
-    return System(module.graph, context, dict(units_of(spec, context, pairs)))
+    allowed = {item.name for item in fields(module.Context)}
+    options = {name: value for name, value in settings.items() if name in allowed}
+    context = spec.prepare(module.Context(**{**options, **spec.options}))
+    units = dict(units_of(spec, context, pairs))
+    run = SystemRun(name, module.graph, context, [record for record, _ in units.values()], folder)
+    return TranslationSystem(spec, run, units)
 
 
 def units_of(
-    spec: Spec, context: Any, pairs: Iterable[Pair]
+    spec: SystemSpec, context: Any, pairs: Iterable[Pair]
 ) -> Iterator[tuple[str, tuple[dict[str, Any], list[Pair]]]]:
-    """(id, (input, its pairs)) for each pair, or each document of several. Raises InputError."""
+    """(id, (input, its pairs)) for each pair, or each document with its pairs. Raises InputError."""
     documents: dict[str, list[Pair]] = {}
     for pair in pairs:
         if spec.documents and pair.document:
             documents.setdefault(pair.document, []).append(pair)
         else:
-            yield pair.id, ({**spec.inputs(pair, context), "id": pair.id}, [pair])
-    for name, found in documents.items():
-        members = sorted(found, key=lambda pair: pair.number)
+            yield pair.id, ({**spec.input_of(pair, context), "id": pair.id}, [pair])
+    for name, of_document in documents.items():
+        members = sorted(of_document, key=lambda pair: pair.number)
         texts = [pair.text for pair in members]
         key = f"{name} {record_id({'sentences': texts})}"  # a document of more sentences is another record
         yield key, ({"id": key, "sentences": texts}, members)
 
 
-def translated(ready: System, pairs: Sequence[Pair], folder: Path, options: RunOptions) -> Outcome:
-    """Take the pairs through a system into its folder; what is there already is not asked again.
-
-    Raises what `check_inputs` and `collected` raise.
-    """
-    inputs = [record for record, _ in ready.units.values()]
-    check_inputs(folder, inputs)
-    traces, manifest = _run(ready.graph, inputs, folder, ready.context, options)
-    rows: dict[str, Row] = {}
-    outcome = Outcome([], manifest)
-    for key, (_, members) in ready.units.items():
-        outcome.cost.add(traces[key], len(members))
-        rows |= {row.pair.id: row for row in _rows(traces[key], members)}
-    outcome.rows = [rows[pair.id] for pair in pairs]
-    return outcome
-
-
-def _rows(trace: Trace, members: Sequence[Pair]) -> list[Row]:
+def translations_in(trace: Trace, members: Sequence[Pair]) -> list[TranslatedPair]:
+    """The translations of a record's pairs. A document with another number of translations has none."""
     result = trace.result or {}
     texts = result.get("translations", []) if "sentences" in trace.input else [result.get("translation")]
     if len(texts) != len(members):
-        why = trace.reason or f"{len(texts)} translations of {len(members)} sentences"
-        return [Row(pair, reason=why) for pair in members]
+        reason = trace.reason or f"{len(texts)} translations of {len(members)} sentences"
+        return [TranslatedPair(pair, reason=reason) for pair in members]
     rows = []
     for pair, text in zip(members, texts, strict=True):
-        found = (text or "").strip() or None
-        reason = None if found else trace.reason or "an empty translation"
-        rows.append(Row(pair, found, reason, result.get("well_formed")))
+        translation = (text or "").strip() or None
+        reason = None if translation else trace.reason or "an empty translation"
+        rows.append(TranslatedPair(pair, translation, reason, result.get("well_formed")))
     return rows
 
 
-def judged(rows: Sequence[Row], folder: Path, context: translate.Context, options: RunOptions) -> dict[str, Any]:
-    """Take rows through graphs/translate/system.py and write into them what it found; the run's manifest.
+def judge_translations(
+    rows: Iterable[TranslatedPair], folder: Path, context: translate.Context, options: RunOptions
+) -> None:
+    """Let the judge of graphs/translate/system.py score the rows that have a translation; scores are written into them.
 
-    A row with a translation is only judged, as a record of that translation: a document that has grown may have given
-    another. Where that record is rejected the translation stays and is unscored. One with a reason why there is none is
-    left out. Raises what `collected` raises.
+    A record's id contains its translation: a document that has grown may have another translation of a sentence. If a
+    record fails, its translation is kept without scores. Raises what `SystemRun.collect` raises.
     """
-    asked = {_judged_as(row): row for row in rows if not row.reason}
-    inputs = [
-        {"id": name, "text": row.pair.text, "reference": row.pair.references[0]}
-        | ({"translation": row.translation} if row.translation else {})
-        for name, row in asked.items()
+    by_id = {f"{row.pair.id} {record_id({'translation': row.translation})}": row for row in rows if row.translation}
+    records = [
+        {"id": name, "text": row.pair.text, "reference": row.pair.references[0], "translation": row.translation}
+        for name, row in by_id.items()
     ]
-    traces, manifest = _run(translate.graph, inputs, folder, context, options)
-    for name, row in asked.items():
-        trace = traces[name]
+    for name, trace in SystemRun("judge", translate.graph, context, records, folder).collect(options).items():
         result = trace.result or {}
-        row.scores, row.unscored = result.get("scores", {}), result.get("unscored", {})
-        if row.translation and trace.reason:
-            row.unscored = dict.fromkeys(JUDGED, trace.reason)
-            continue
-        row.translation, row.reason = result.get("translation"), trace.reason
-        row.well_formed = result.get("well_formed", row.well_formed)
-    return manifest
-
-
-def _judged_as(row: Row) -> str:
-    return f"{row.pair.id} {record_id({'translation': row.translation})}" if row.translation else row.pair.id
-
-
-def _run(
-    graph: Any, inputs: Sequence[dict[str, Any]], folder: Path, context: Any, options: RunOptions
-) -> tuple[dict[str, Trace], dict[str, Any]]:
-    """The trace of each record by its id, rejected ones too, and the run's manifest. Raises what `collected` raises."""
-    traces = {trace.id: trace for trace in collected(graph, inputs, folder, context, options)}
-    manifest: dict[str, Any] = orjson.loads((folder / "manifest.json").read_bytes())
-    return traces, manifest
-
-
-def check_inputs(folder: Path, inputs: Iterable[Mapping[str, Any]]) -> None:
-    """Raises InputError where a run has taken something else under the id of one of the inputs."""
-    given = {str(record["id"]): record for record in inputs}
-    for trace in finished(folder):
-        record = given.get(trace.id)
-        if record is not None and trace.input != record:
-            raise InputError(f"{folder}: {trace.id} has other words there; choose another --out")
+        unscored = dict.fromkeys(JUDGED, trace.reason) if trace.reason else result.get("unscored", {})
+        by_id[name].scores, by_id[name].unscored = result.get("scores", {}), unscored

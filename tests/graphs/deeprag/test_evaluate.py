@@ -13,14 +13,14 @@ import pytest
 
 from agentsys.collect import collect
 from agentsys.commands import command, run_app
-from agentsys.graphs.deeprag import baselines as question
+from agentsys.graphs.deeprag import baselines
 from agentsys.graphs.deeprag.measures import Prediction, boundary
 from agentsys.graphs.deeprag.narrative import SEARCH
 from agentsys.graphs.deeprag_evaluate import main
 from agentsys.knowledge import Settings, build_index, index_digest
 from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
-from tests.support.evaluations import ENDINGS, breaking, read
+from tests.support.evaluations import COLLECT, ENDINGS, Run, breaking, read_lines, read_report, run_command
 from tests.support.toys import one_error, write_lines
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
@@ -41,7 +41,7 @@ QUESTIONS: list[dict[str, Any]] = [
     {"id": "whale", "question": "Is Moby-Dick black?", "answer": "no"},
     {"id": "pole", "question": "Which pole is colder?", "answer": "the South Pole"},
 ]
-SAYS: dict[str, dict[str, Any]] = {
+ANSWERS: dict[str, dict[str, Any]] = {
     "emma": {"direct": "Jane Austen", "cot": "jane austen!", "memory": "Jane Austen", "found": "Austen"},
     "usa": {"direct": "The USA", "cot": "America", "memory": "America", "found": "US", "search": 2},
     "tolstoy": {"direct": "Count Leo Tolstoy", "cot": "Tolstoy", "memory": "Dostoevsky", "found": "Count", "search": 1},
@@ -57,7 +57,7 @@ FAILING: set[str] = set()
 
 
 class Reader(ScriptedChatModel):
-    """`langchain:test_deeprag_evaluate:Reader`: knows the questions above, and searches as often as they say."""
+    """Knows the questions above, and searches as often as ANSWERS says."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(respond=respond, revision="1", **settings)
@@ -67,7 +67,7 @@ def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
     """The role's reply to the last question in the messages."""
     text = "\n".join(str(message["content"]) for message in messages)
     asked = max(QUESTIONS, key=lambda row: text.rfind(f"Question: {row['question']}"))
-    says, role = SAYS[asked["id"]], call["role"]
+    says, role = ANSWERS[asked["id"]], call["role"]
     CALLS.append(f"{asked['id']} {role} {call['key']}")
     if role in FAILING and asked["id"] == "whale":
         raise ModelError("the model fell over")
@@ -88,10 +88,8 @@ def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
     return f"<answer long>It is {short}.</answer long><answer short>{short}</answer short>"
 
 
-MODEL = "langchain:test_deeprag_evaluate:Reader"
+MODEL = f"langchain:{__name__}:Reader"
 TRAINED = f"{MODEL}?name_in_traces=student"
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +106,20 @@ def questions(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(questions: Path, index: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command on the questions: exit code, what it printed, and what it said on stderr."""
+    """The command on the questions."""
     monkeypatch.setenv("COLUMNS", "200")
     CALLS.clear()
     FAILING.clear()
 
     def call(*options: object) -> tuple[int, str, str]:
-        given = ["--questions", questions, "--index", index, "--model", MODEL, *options]
-        code = run_app(command(main), [str(option) for option in given])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        defaults = ["--questions", questions, "--index", index, "--model", MODEL]
+        return run_command(main, capsys, *defaults, *options)
 
     return call
 
 
 def predictions(out: Path) -> dict[str, dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    return {line["id"]: line["systems"] for line in lines}
+    return {line["id"]: line["systems"] for line in read_lines(out / "predictions.jsonl")}
 
 
 def test_the_numbers(run: Run, index: Path, tmp_path: Path) -> None:
@@ -132,7 +127,7 @@ def test_the_numbers(run: Run, index: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, printed, _ = run("--out", out)
     assert code == 0, printed
-    report = read(out)
+    report = read_report(out)
     found = report["systems"]
     assert list(found) == ["direct", "cot", "cot_retrieve", "always", "never", "deeprag"]
     assert {name: about["em"]["value"] for name, about in found.items()} == pytest.approx(
@@ -160,11 +155,11 @@ def test_the_numbers(run: Run, index: Path, tmp_path: Path) -> None:
 def test_the_knowledge_boundary(run: Run, tmp_path: Path) -> None:
     """CoT knows emma, tolstoy and pole; DeepRAG takes emma, whale and pole for known: 2 hits, 1 false, 1 missed."""
     code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag,always")
-    found = read(tmp_path / "out")["systems"]
+    found = read_report(tmp_path / "out")["systems"]
     assert code == 0 and found["cot"]["boundary"] is None
     assert found["deeprag"]["boundary"] == pytest.approx(
         {
-            "n": 5, "known": 3, "taken_for_known": 3, "f1": 2 / 3, "accuracy": 3 / 5,
+            "n": 5, "known": 3, "assumed_known": 3, "f1": 2 / 3, "accuracy": 3 / 5,
             "balanced_accuracy": (2 / 3 + 1 / 2) / 2, "mcc": (2 * 1 - 1 * 1) / 6,
         }
     )  # fmt: skip
@@ -172,7 +167,7 @@ def test_the_knowledge_boundary(run: Run, tmp_path: Path) -> None:
     assert (always["f1"], always["accuracy"], always["balanced_accuracy"], always["mcc"]) == (0, 2 / 5, 1 / 2, 0)
     assert "0.667" in printed and "knowledge boundary" in printed
     run("--out", tmp_path / "out", "--systems", "deeprag")
-    assert read(tmp_path / "out")["systems"]["deeprag"]["boundary"] is None, "it needs the CoT answers"
+    assert read_report(tmp_path / "out")["systems"]["deeprag"]["boundary"] is None, "it needs the CoT answers"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +199,7 @@ def test_a_boundary_without_both_classes() -> None:
 
 def test_lenient_match(run: Run, tmp_path: Path) -> None:
     code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,always", "--match", "contains")
-    found = read(tmp_path / "out")["systems"]["always"]
+    found = read_report(tmp_path / "out")["systems"]["always"]
     assert code == 0 and "contains" in printed
     assert found["em"]["value"] == 40 and found["contains"]["value"] == 60, "Austen is in Jane Austen"
     assert found["retrievals"]["correct"] == pytest.approx(4 / 3) and found["retrievals"]["incorrect"] == 1
@@ -212,7 +207,7 @@ def test_lenient_match(run: Run, tmp_path: Path) -> None:
 
 def test_the_trained_model_sees_no_example(run: Run, tmp_path: Path) -> None:
     code, printed, _ = run("--out", tmp_path / "out", "--trained", TRAINED)
-    found = read(tmp_path / "out")["systems"]
+    found = read_report(tmp_path / "out")["systems"]
     assert code == 0 and list(found)[-1] == "deeprag_trained" and len(found) == 7
     assert (found["deeprag_trained"]["model"], found["deeprag"]["model"]) == ("student", "scripted")
     assert "deeprag_trained student" in printed and "not checked: whether the model was trained" in printed
@@ -227,14 +222,14 @@ def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
     run("--out", out, "--limit", 2, "--systems", "cot,deeprag")
     first = len(CALLS)
     assert first == 2 + (2 + 1 + 1 + 1) + (3 + 2 + 2 + 1), "decompose, decide, answer, conclude"
-    small = read(out)
+    small = read_report(out)
     run("--out", out, "--systems", "cot,deeprag")
-    assert all(call.split()[0] not in ("emma", "usa") for call in CALLS[first:]) and read(out)["questions"] == 5
-    whole, asked = read(out), len(CALLS)
+    assert all(call.split()[0] not in ("emma", "usa") for call in CALLS[first:]) and read_report(out)["questions"] == 5
+    whole, asked = read_report(out), len(CALLS)
     assert run("--out", out, "--systems", "cot,deeprag")[0] == 0
-    assert len(CALLS) == asked and read(out) == whole
+    assert len(CALLS) == asked and read_report(out) == whole
     run("--out", out, "--limit", 2, "--systems", "cot,deeprag")
-    assert len(CALLS) == asked and read(out)["systems"] == small["systems"], "a smaller sample is measured alone"
+    assert len(CALLS) == asked and read_report(out)["systems"] == small["systems"], "a smaller sample is measured alone"
 
 
 def test_a_line_that_a_kill_has_torn_is_no_obstacle(run: Run, tmp_path: Path) -> None:
@@ -252,16 +247,16 @@ def test_other_settings_or_questions_do_not_mix(run: Run, questions: Path, tmp_p
     assert code == 2 and "max_steps: 6 -> 3" in one_error(said.partition("\n")[2].partition("\n")[2])
     write_lines(questions, [{**QUESTIONS[0], "question": "Who wrote Persuasion?"}])
     code, _, said = run("--out", out, "--systems", "cot,deeprag")
-    assert code == 2 and "question emma has other words" in one_error(said) and len(CALLS) == asked
+    assert code == 2 and "question emma differs" in one_error(said) and len(CALLS) == asked
 
 
 def test_seconds_are_not_those_of_the_request_cache(run: Run, tmp_path: Path) -> None:
     run("--out", tmp_path / "own", "--systems", "always,deeprag")
-    own = read(tmp_path / "own")["systems"]["deeprag"]
+    own = read_report(tmp_path / "own")["systems"]["deeprag"]
     assert own["timed"] == 5 and own["seconds"] > 0
     shared = ["--cache", tmp_path / "shared.sqlite", "--systems", "always,deeprag"]
     code, printed, _ = run("--out", tmp_path / "out", *shared)
-    found = read(tmp_path / "out")["systems"]
+    found = read_report(tmp_path / "out")["systems"]
     assert code == 0 and found["always"]["timed"] == 5
     assert found["deeprag"]["timed"] == 0 and found["deeprag"]["seconds"] is None
     [line] = [line for line in printed.splitlines() if line.strip().startswith("deeprag")]
@@ -271,7 +266,7 @@ def test_seconds_are_not_those_of_the_request_cache(run: Run, tmp_path: Path) ->
 def test_a_failure_counts_as_wrong_and_is_tried_again(run: Run, tmp_path: Path) -> None:
     FAILING.add("cot")
     code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag")
-    found = read(tmp_path / "out")["systems"]
+    found = read_report(tmp_path / "out")["systems"]
     assert code == 3 and found["cot"]["failed"] == 1 and found["cot"]["n"] == 5
     assert found["cot"]["em"]["value"] == 60 and found["cot"]["timed"] == 4
     assert found["deeprag"]["boundary"]["n"] == 5, "what CoT failed at is not known"
@@ -280,13 +275,13 @@ def test_a_failure_counts_as_wrong_and_is_tried_again(run: Run, tmp_path: Path) 
     FAILING.clear()
     asked = len(CALLS)
     assert run("--out", tmp_path / "out", "--systems", "cot,deeprag")[0] == 0
-    assert CALLS[asked:] == ["whale cot answer"] and read(tmp_path / "out")["systems"]["cot"]["failed"] == 0
+    assert CALLS[asked:] == ["whale cot answer"] and read_report(tmp_path / "out")["systems"]["cot"]["failed"] == 0
 
 
 def test_what_a_system_failed_at_has_no_place_in_the_boundary(run: Run, tmp_path: Path) -> None:
     FAILING.add("concluder")
     run("--out", tmp_path / "out", "--systems", "cot,deeprag")
-    found = read(tmp_path / "out")["systems"]["deeprag"]
+    found = read_report(tmp_path / "out")["systems"]["deeprag"]
     assert found["failed"] == 1 and found["boundary"]["n"] == 4
     assert found["retrievals"]["all"] == pytest.approx(3 / 4)
 
@@ -311,11 +306,11 @@ def test_a_question_that_cannot_be_used_costs_itself(run: Run, questions: Path, 
     bad = [{"id": "none", "question": "Who?"}, {"id": "emma", "question": "Again?", "answer": "x"}, {"answer": "x"}]
     write_lines(questions, [*QUESTIONS, *bad])
     code, printed, _ = run("--out", tmp_path / "out", "--systems", "direct")
-    report = read(tmp_path / "out")
+    report = read_report(tmp_path / "out")
     assert code == 3 and report["questions"] == 5 and report["systems"]["direct"]["n"] == 5
     assert [entry["source"].rpartition(":")[2] for entry in report["unusable"]] == ["6", "7", "8"]
     reasons = [entry["reason"] for entry in report["unusable"]]
-    assert "no right answer" in reasons[0] and "duplicate" in reasons[1] and "no field 'question'" in reasons[2]
+    assert "no gold answer" in reasons[0] and "duplicate" in reasons[1] and "no field 'question'" in reasons[2]
     assert f"not asked: {questions}:6" in printed
 
 
@@ -328,7 +323,7 @@ def trained_on(tmp_path: Path) -> Callable[..., Path]:
 
     def over(*rows: dict[str, Any]) -> Path:
         folder = tmp_path / "trained_on"
-        assert not collect(question.graph, rows, folder, context=question.BaselineContext(model=MODEL)).stopped
+        assert not collect(baselines.graph, rows, folder, context=baselines.BaselineContext(model=MODEL)).stopped
         return folder
 
     return over
@@ -340,15 +335,15 @@ def test_an_overlap_by_id_is_refused(run: Run, trained_on: Callable[..., Path], 
     code, printed, said = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder)
     line = one_error(said)
     assert code == 2 and not printed and len(CALLS) == asked and not (tmp_path / "out").exists()
-    assert f"1 of 5 are in {folder} too" in line and "id usa: Where is Boston?" in line
+    assert f"1 of 5 are also in {folder}" in line and "id usa: Where is Boston?" in line
     code, _, _ = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder, "--limit", 1)
-    assert code == 0 and read(tmp_path / "out")["overlap_checked"] is True, "usa is not in this sample"
+    assert code == 0 and read_report(tmp_path / "out")["overlap_checked"] is True, "usa is not in this sample"
 
 
 def test_an_overlap_by_words_is_refused(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
     folder = trained_on({"id": "t1", "question": "who wrote novel EMMA"}, {"id": "t2", "question": "Is Moby-Dick red?"})
     code, _, said = run("--out", tmp_path / "out", "--trained-on", folder)
-    assert code == 2 and "1 of 5" in said and "the same words, emma: Who wrote the novel Emma?" in one_error(said)
+    assert code == 2 and "1 of 5" in said and "same text, emma: Who wrote the novel Emma?" in one_error(said)
 
 
 def test_other_questions_are_no_overlap(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
@@ -364,15 +359,15 @@ def test_other_questions_are_no_overlap(run: Run, trained_on: Callable[..., Path
 BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--questions", "nobody.jsonl"], "nobody.jsonl: no such file"),
     (["--questions", "EMPTY"], "no question to use: empty file"),
-    (["--questions", "NO_GOLD"], "no question to use: no right answer"),
+    (["--questions", "NO_GOLD"], "no question to use: no gold answer"),
     (["--systems", "direct,iterdrag"], "there is no 'iterdrag'; there are direct, cot"),
     (["--systems", "deeprag_trained"], "name its model with --trained"),
-    (["--systems", "direct", "--trained", MODEL], "name that in --systems too"),
-    (["--index", ""], "--index is needed, for cot_retrieve, always, deeprag look things up"),
+    (["--systems", "direct", "--trained", MODEL], "add it to --systems"),
+    (["--index", ""], "--index: cot_retrieve, always, deeprag need one"),
     (["--index", "NOWHERE"], "NOWHERE"),
     (["--retriever", "dense"], "has no 'dense'"),
-    (["--model", "x:y"], "is no model spec"),
-    (["--trained", "x:y"], "is no model spec"),
+    (["--model", "x:y"], "is not a model spec"),
+    (["--trained", "x:y"], "is not a model spec"),
     (["--limit", "0"], "--limit 0"),
     (["--in-flight", "0"], "--in-flight 0"),
     (["--k", "0"], "k: 0 is below 1"),
@@ -409,9 +404,7 @@ def test_no_questions(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_missing_library_is_named_before_anything_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "agentsys.graphs.deeprag_evaluate.find_spec", lambda name: None if name == "sklearn" else object()
-    )
+    monkeypatch.setattr("agentsys.evaluation.report.find_spec", lambda name: None if name == "sklearn" else object())
     code, _, said = run()
     assert code == 2 and "pip install 'agentsys[knowledge]'" in one_error(said) and not CALLS
 
@@ -420,7 +413,7 @@ def test_a_missing_library_is_named_before_anything_is_asked(run: Run, monkeypat
 def test_what_ends_a_run_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
-    monkeypatch.setattr("agentsys.evaluation.sample.collect", breaking(error))
+    monkeypatch.setattr(COLLECT, breaking(error))
     found, printed, said = run("--out", tmp_path / "out")
     progress, line = said.split("\n", 1)
     assert found == code and not printed and progress == "direct (1 of 6)" and words in one_error(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 
 from agentsys.collect import RunOptions, collect
-from agentsys.commands import command, run_app
 from agentsys.graphs.maths import samples as maths_samples
 from agentsys.graphs.maths import search as maths
 from agentsys.graphs.maths.measures import best
 from agentsys.graphs.maths_evaluate import main
 from agentsys.models.errors import ModelError
 from agentsys.models.wire import Reply
-from tests.graphs.maths.test_search import Policy
-from tests.support.evaluations import read
+from tests.support.evaluations import Run, read_report, run_command
+from tests.support.maths_policy import Policy
 from tests.support.toys import one_error, write_lines
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -33,7 +32,7 @@ UNUSABLE: dict[str, str | None] = {}
 """What the judge says to a question in place of Yes or No; None: its server refuses to."""
 
 
-def told_answer(question: str, key: str, greedy: bool) -> str:
+def answer_to(question: str, key: str, greedy: bool) -> str:
     """easy: always right. hard: greedy wrong; samples 1, 4, 5 right, 0 and 2 give 3, the others 5. never: never."""
     if question == "easy":
         return "2"
@@ -46,11 +45,11 @@ def told_answer(question: str, key: str, greedy: bool) -> str:
 
 
 class Solving(Policy):
-    """`langchain:test_maths_evaluate:Solving`: solutions of 20 tokens; the judge believes the 4, a little."""
+    """Solutions of 20 tokens; the judge says Yes to the answer 4."""
 
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
         last = str(messages[-1]["content"])
-        self.asked.append((kwargs["key"], [], last))
+        self.calls.append((kwargs["key"], [], last))
         question = next(q["id"] for q in QUESTIONS if (q.get("question") or q["problem"]) in last)
         if question in FAILING:
             raise ModelError("the model fell over")
@@ -62,31 +61,28 @@ class Solving(Policy):
             return Reply("Yes" if r"\boxed{4}" in last else "No", "stop", 5, 1)
         begun = kwargs.get("continue_ids") or []
         sampling = self.settings(kwargs["sampling"])
-        answer = told_answer(question, kwargs["key"], sampling["temperature"] == 0)
+        answer = answer_to(question, kwargs["key"], sampling["temperature"] == 0)
         rest = f"\\boxed{{{answer}}}"
         if kwargs["key"].startswith("root"):
             rest = f"Step 1: x{kwargs['key'][-1]}\n\nStep 2: so {rest}" if not begun else f": so {rest}"
-        return self._cut(rest.ljust(19), begun, sampling)
+        return self._reply(rest.ljust(19), begun, sampling)
 
 
-MODEL = "langchain:test_maths_evaluate:Solving"
-Run = Callable[..., tuple[int, str, str]]
+MODEL = f"langchain:{__name__}:Solving"
 
 
 @pytest.fixture
 def run(
     isolated_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Run:
-    """The command on the questions: exit code, what it printed, and what it said on stderr."""
+    """The command on the questions."""
     monkeypatch.setenv("COLUMNS", "220")
     FAILING.clear()
     questions = write_lines(tmp_path / "dev.jsonl", QUESTIONS)
 
     def call(*options: object) -> tuple[int, str, str]:
-        given = ["--questions", questions, "--model", MODEL, "--samples", 4, "--budget", 160, *options]
-        code = run_app(command(main), [str(option) for option in given])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        defaults = ["--questions", questions, "--model", MODEL, "--samples", 4, "--budget", 160]
+        return run_command(main, capsys, *defaults, *options)
 
     return call
 
@@ -99,7 +95,7 @@ def test_the_numbers(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, printed, said = run("--out", out)
     assert code == 0, printed + said
-    found = read(out)["systems"]
+    found = read_report(out)["systems"]
     assert value(found["greedy"]["pass"]["1"]) == 33.3
     samples = found["samples"]
     assert value(samples["majority"]) == 33.3, "3, 4, 3, 5: the hard one votes for 3"
@@ -108,22 +104,22 @@ def test_the_numbers(run: Run, tmp_path: Path) -> None:
     assert value(samples["pass"]["4"]) == 66.7
     assert samples["pass"]["1"]["low"] < 41 < samples["pass"]["1"]["high"]
     assert "majority@4" in printed and "pass@2" in printed and "best-of-n" in printed
-    assert "not checked: whether a model was trained" in printed
+    assert "not checked: whether the model was trained" in printed
     assert (out / "tokens.png").stat().st_size > 5000
     assert found["samples"]["prompt_tokens"] > 0 and found["tree"]["failed"] == 0
 
 
 class Plain(FakeListChatModel):
-    """`langchain:test_maths_evaluate:Plain`: another integration, of which only the text is known."""
+    """Another integration, of which only the text is known."""
 
     responses: list[str] = [r"It is \boxed{2}."]  # noqa: RUF012
 
 
 def test_a_model_of_another_integration(run: Run, tmp_path: Path) -> None:
-    options = ("--model", "langchain:test_maths_evaluate:Plain", "--judge-model", MODEL, "--systems", "greedy,samples")
+    options = ("--model", f"langchain:{__name__}:Plain", "--judge-model", MODEL, "--systems", "greedy,samples")
     code, printed, said = run("--out", tmp_path / "out", "--limit", 1, *options)
     assert code == 0, printed + said
-    found = read(tmp_path / "out")["systems"]
+    found = read_report(tmp_path / "out")["systems"]
     assert value(found["greedy"]["pass"]["1"]) == 100 and found["samples"]["model"] == "of another integration"
 
 
@@ -132,11 +128,11 @@ def test_best_of_n_under_a_budget(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("--out", out)
     lines = {line["id"]: line for line in map(json.loads, (out / "predictions.jsonl").read_text().splitlines())}
-    finds = lines["hard"]["systems"]["samples"]["finds"]
-    assert [find["tokens"] for find in finds][:7] == [21 * i for i in range(1, 8)] and len(finds) == 8
-    assert [find["group"] for find in finds][:6] == [0, 1, 0, 3, 1, 1], "8/2 is 4"
-    assert [find["right"] for find in finds][:6] == [False, True, False, False, True, True]
-    at = read(out)["systems"]["samples"]["at"]
+    solutions = lines["hard"]["systems"]["samples"]["solutions"]
+    assert [solution["tokens"] for solution in solutions][:7] == [21 * i for i in range(1, 8)] and len(solutions) == 8
+    assert [solution["group"] for solution in solutions][:6] == [0, 1, 0, 3, 1, 1], "8/2 is 4"
+    assert [solution["right"] for solution in solutions][:6] == [False, True, False, False, True, True]
+    at = read_report(out)["systems"]["samples"]["at"]
     assert list(at) == ["10", "20", "40", "80", "160"]
     assert [value(at[b]["best"]) for b in at] == [0, 0, 33.3, 66.7, 66.7]
     assert [value(at[b]["vote"]) for b in at] == [0, 0, 33.3, 33.3, 66.7]
@@ -147,12 +143,12 @@ def test_the_tree_has_the_same_budget(run: Run, tmp_path: Path) -> None:
     """What it wrote after the budget does not count, and the difference is over the same questions."""
     out = tmp_path / "out"
     run("--out", out)
-    report = read(out)
+    report = read_report(out)
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     tree = [line["systems"]["tree"] for line in lines]
-    assert all(one["finds"] and one["tokens"] >= 160 for one in tree)
+    assert all(one["solutions"] and one["tokens"] >= 160 for one in tree)
     last = report["systems"]["tree"]["at"]["160"]
-    right = [any(f["right"] for f in one["finds"] if f["tokens"] <= 160) for one in tree]
+    right = [any(f["right"] for f in one["solutions"] if f["tokens"] <= 160) for one in tree]
     assert value(last["any"]) == pytest.approx(100 * sum(right) / 3, abs=0.1)
     gap, best = report["tree_minus_best_of_n"], report["systems"]["samples"]["at"]["160"]
     for choice in ("best", "vote", "any"):
@@ -164,13 +160,13 @@ def test_again_asks_nothing_and_failures_count_as_wrong(run: Run, tmp_path: Path
     FAILING.add("easy")
     code, printed, _ = run("--out", out)
     assert code == 3 and "greedy failed at 1 of 3 questions" in printed and "the model fell over" in printed
-    assert value(read(out)["systems"]["greedy"]["pass"]["1"]) == 0
+    assert value(read_report(out)["systems"]["greedy"]["pass"]["1"]) == 0
     FAILING.clear()
     assert run("--out", out)[0] == 0, "what failed is tried again"
-    before = read(out)["systems"]
+    before = read_report(out)["systems"]
     FAILING.update(row["id"] for row in QUESTIONS)
     assert run("--out", out)[0] == 0
-    assert read(out)["systems"] == before
+    assert read_report(out)["systems"] == before
 
 
 @pytest.mark.parametrize(
@@ -183,7 +179,7 @@ def test_a_judge_that_cannot_be_used_fails_both_that_it_leads(
     """None of the best-of-n's samples is the best one, and the tree's 0 % would be no accuracy."""
     monkeypatch.setitem(UNUSABLE, "easy", fault)
     code, printed, _ = run("--out", tmp_path / "out")
-    found = read(tmp_path / "out")["systems"]
+    found = read_report(tmp_path / "out")["systems"]
     assert code == 3 and {name: about["failed"] for name, about in found.items()} == {
         "greedy": 0, "samples": 1, "tree": 1,
     }  # fmt: skip
@@ -202,25 +198,25 @@ async def test_one_judgement_that_can_be_used_is_enough(monkeypatch: pytest.Monk
                 return Reply("Perhaps", "stop", 1, 1)
             return await super().complete(messages, **kwargs)
 
-    model = Doubting(author=lambda told, key, seed: rf"good \boxed{{{key[-1]}}}", asked=[])
+    model = Doubting(author=lambda told, key, seed: rf"good \boxed{{{key[-1]}}}", calls=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "1"}
     result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2))
-    assert [find["score"] for find in result["finds"]] == [-1.0, 1.0] and best(result["finds"])
+    assert [solution["score"] for solution in result["solutions"]] == [-1.0, 1.0] and best(result["solutions"])
     context = maths.Context(value="judge", width=2, depth=1, simulations=2)
     result = await maths.graph.ainvoke(given, context=context)
-    assert [find["call"] for find in result["finds"]] == ["root/1"] and result["right"]
+    assert [solution["call"] for solution in result["solutions"]] == ["root/1"] and result["right"]
 
 
 async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Policy(author=lambda told, key, seed: "on and on without an end", asked=[])
+    model = Policy(author=lambda told, key, seed: "on and on without an end", calls=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
     few = {"solution_tokens": 10}
     result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2, **few))
-    assert len(result["finds"]) == 2 and not best(result["finds"])
+    assert len(result["solutions"]) == 2 and not best(result["solutions"])
     result = await maths.graph.ainvoke(given, context=maths.Context(value="judge", width=2, depth=1, **few))
-    assert result["finds"] == [] and result["dropped"] == "no pair: no solution came to its end"
+    assert result["solutions"] == [] and result["dropped"] == "no pair: no solution came to its end"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +228,7 @@ async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monke
         (("--depth", 0), "depth: 0 is below 1"),
         (
             ("--model", f"{MODEL}?temperature=0.8"),
-            "--model: temperature cannot be set here, the roles have their own; leave temperature=0.8 out",
+            "--model: temperature cannot be set here, the roles set it; remove temperature=0.8 from the spec",
         ),
         (("--judge-model", "?top_p=0.9&max_tokens=5"), "--judge-model: max_tokens cannot be set here"),
         (("--trained-on", "nowhere"), "--trained-on nowhere: no traces there"),
@@ -267,7 +263,7 @@ def test_questions_that_a_model_was_trained_on_are_refused(run: Run, tmp_path: P
     finally:
         del QUESTIONS[-2:]
     code, _, said = run("--out", tmp_path / "out", "--trained-on", tmp_path / "same")
-    assert code == 2 and "1 of 3 are in" in one_error(said)
+    assert code == 2 and "1 of 3 are also in" in one_error(said)
     code, printed, said = run("--out", tmp_path / "out", "--trained-on", tmp_path / "other", "--systems", "greedy")
     assert code == 0, said
     assert "not checked" not in printed
@@ -278,10 +274,10 @@ def test_bad_questions_are_counted(run: Run, tmp_path: Path) -> None:
     mixed = write_lines(tmp_path / "mixed.jsonl", rows)
     code, printed, _ = run("--questions", mixed, "--out", tmp_path / "out", "--systems", "greedy")
     assert code == 3 and "mixed.jsonl:4: no right answer" in printed and "two questions have the id easy" in printed
-    assert read(tmp_path / "out")["questions"] == 3
+    assert read_report(tmp_path / "out")["questions"] == 3
     write_lines(tmp_path / "dev.jsonl", [{"id": "easy", "question": "What is 1 + 1?", "answer": "3"}])
     code, _, said = run("--out", tmp_path / "out", "--systems", "greedy")
-    assert code == 2 and "has other words or another answer" in one_error(said)
+    assert code == 2 and "question easy differs" in one_error(said)
 
 
 async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,29 +286,29 @@ async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest
     def author(told: str, key: str, seed: int) -> str:
         return "a good beginning without an end" if key == "sample/0" else r"\boxed{2}"
 
-    model = Policy(author=author, asked=[])
+    model = Policy(author=author, calls=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
     context = maths_samples.SamplesContext(samples=2, solution_tokens=20)
     result = await maths_samples.graph.ainvoke(given, context=context)
-    assert [(find["right"], find["answer"], find["tokens"]) for find in result["finds"]] == [
+    assert [(solution["right"], solution["answer"], solution["tokens"]) for solution in result["solutions"]] == [
         (False, "", 20), (True, "2", 31),
     ]  # fmt: skip
-    assert best(result["finds"]) and [key for key, _, _ in model.asked if "judge" in key] == ["sample/1/judge"]
+    assert best(result["solutions"]) and [key for key, _, _ in model.calls if "judge" in key] == ["sample/1/judge"]
 
 
 async def test_the_greedy_solution_is_the_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own model, and its own prompt, at temperature 0."""
     asked: list[str] = []
-    model = Policy(author=lambda told, key, seed: r"\boxed{2}", asked=[])
+    model = Policy(author=lambda told, key, seed: r"\boxed{2}", calls=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda spec, **about: asked.append(spec) or model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
     context = maths_samples.SamplesContext(
         greedy=True, samples=1, solver_model="mine", solver_prompt="# user\n{{ question }}"
     )
     result = await maths_samples.graph.ainvoke(given, context=context)
-    assert result["finds"][0]["right"] and asked == ["mine"]
-    assert [shown for _, _, shown in model.asked] == ["What is 1 + 1?"]
+    assert result["solutions"][0]["right"] and asked == ["mine"]
+    assert [shown for _, _, shown in model.calls] == ["What is 1 + 1?"]
 
 
 async def test_an_empty_solution_counts_against_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,19 +321,21 @@ async def test_an_empty_solution_counts_against_the_budget(monkeypatch: pytest.M
                 return Reply("Perhaps", "stop", 1, 5) if "/0/judge" in kwargs["key"] else reply
             return replace(reply, text=" ", completion_tokens=300) if int(kwargs["key"][-1]) % 2 else reply
 
-    model = Wasting(author=lambda told, key, seed: r"so \boxed{2}", asked=[])
+    model = Wasting(author=lambda told, key, seed: r"so \boxed{2}", calls=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
     result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=4, budget=1000))
-    tokens = [find["tokens"] for find in result["finds"]]
+    tokens = [solution["tokens"] for solution in result["solutions"]]
     solution, doubted = len(r"so \boxed{2}") + 1, 3 * 5
     assert tokens[:3] == [solution + doubted, solution + doubted + 300, 2 * solution + doubted + 300 + 1]
     assert 1000 <= tokens[-1] < 1700 and len(tokens) < 10
 
 
 async def test_an_empty_solution_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Policy(author=lambda told, key, seed: " ", asked=[])
+    model = Policy(author=lambda told, key, seed: " ", calls=[])
     monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
     given = {"question": "What is 1 + 1?", "answer": "2"}
     result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2))
-    assert [(find["right"], find["score"], find["how"]) for find in result["finds"]] == [(False, -1, "empty")] * 2
+    assert [(solution["right"], solution["score"], solution["how"]) for solution in result["solutions"]] == [
+        (False, -1, "empty")
+    ] * 2
