@@ -64,11 +64,12 @@ def test_forms(studio: Studio, graph: str) -> None:
     schemas = studio.get(f"/assistants/{studio.assistants[graph]}/schemas")
     case = CASES[graph]
     first = next(iter(case.input))
-    assert schemas["input_schema"].get("required", []) == ([] if case.other_form else [first])
+    required = [] if case.other_form else list(case.required or [first])
+    assert schemas["input_schema"].get("required", []) == required
     assert schemas["input_schema"]["properties"][first]["type"] == "string"
     hidden = set(get_type_hints(module(graph).Input)) - set(schemas["input_schema"]["properties"])
     assert hidden == case.other_form
-    context = module(graph).Context
+    context = module(graph).graph.context_schema
     types = get_type_hints(context)
     shown = schemas["context_schema"]["properties"]
     knobs = [knob for knob in fields(context) if not knob.metadata["hidden"]]
@@ -113,7 +114,7 @@ def test_streaming(studio: Studio, graph: str, server: str) -> None:
     first = next(i for i, (event, _) in enumerate(events) if event == "updates")
     assert any(event == "messages" for event, _ in events[first:]) or len(updates) == 1  # not all at the end
     if graph == "drt":
-        assert replies["draft"] == DRAFTS[0]
+        assert replies["translate"] == DRAFTS[0]
     state = studio.get(f"/threads/{thread}/state")
     assert state["next"] == []
     assert part_of(state["values"], CASES[graph].result) == CASES[graph].result
@@ -206,7 +207,7 @@ def test_the_right_answer_is_for_the_checker_alone(studio: Studio) -> None:
     for value in ("rollout", "judge"):
         state = studio.run("maths", thread, input=secret, context=case.context(studio) | {"value": value})
         assert (state["answer"], state["right"]) == ("17", False)
-        assert {find["how"] for find in state["finds"]} == {"maths"}
+        assert {solution["how"] for solution in state["solutions"]} == {"maths"}
     sent = [json.dumps(seen.body) + prompt_of(seen) for seen in studio.requests[before:]]
     assert len(sent) > 10 and not any(secret["answer"] in text for text in sent)
     for name in ("answer", "reference", "solution"):
@@ -250,10 +251,10 @@ def test_refused_models(studio: Studio, spec: str, reason: str) -> None:
 def test_every_graph_refuses(studio: Studio, graph: str) -> None:
     """Code, another server, an engine to be started, a file of replies (reading it would never end), a model's file."""
     files = (f"scripted:{studio.traps}/replies.jsonl", f"embedded:{studio.traps}/model.gguf")
-    for spec in ("langchain:trap:Model", studio.foreign_url, "vllm:x", *files):
-        found = studio.failure(graph, {"model": spec})
-        assert found.startswith("SpecError: in Studio, ")
-        assert str(studio.traps) not in found
+    contexts = [{"model": spec} for spec in ("langchain:trap:Model", studio.foreign_url, "vllm:x", *files)]
+    for message in studio.failures(graph, contexts):
+        assert message.startswith("SpecError: in Studio, ")
+        assert str(studio.traps) not in message
 
 
 @pytest.mark.parametrize("graph", ["deeprag", "deeprag_search", "ragtrans"])
@@ -392,4 +393,4 @@ def test_an_endpoint_that_refuses(studio: Studio) -> None:
 def test_an_endpoint_that_is_down(studio: Studio) -> None:
     found = studio.run("drt_mine", input={"text": TEXT}, context={"model": DOWN})["__error__"]
     assert found["error"] == "EndpointDown"
-    assert found["message"].startswith("no server answers at http://127.0.0.1:9: ")
+    assert found["message"].startswith("no server is reachable at http://127.0.0.1:9: ")

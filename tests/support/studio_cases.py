@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentsys.graphs.crat.judge import blank
+from agentsys.graphs.crat.candidates import blank_candidate
+from agentsys.graphs.longdpo.longbench_write import DIMENSIONS
 from agentsys.terms.item import Item
 from tests.support.studio_replies import (
     ADVICE,
+    BELL,
     DRAFTS,
     EDITED,
     FOUND,
@@ -53,6 +55,8 @@ class Case:
     """The context field that names what is looked up."""
     other_form: frozenset[str] = frozenset()
     """Input fields of records in another form, which Studio's form leaves out; then it requires none."""
+    required: tuple[str, ...] = ()
+    """The required fields of the form, where it is not the first one alone."""
 
     def context(self, studio: Studio, server: str = "") -> dict[str, Any]:
         """The model server, and what is looked up."""
@@ -81,7 +85,8 @@ def rendered(translation: str, key: str = "translate/0", **found: Any) -> dict[s
 
 def decided(meaning: str, target: str) -> dict[str, Any]:
     """CRAT's decision on the bell as a person would make it."""
-    candidate = {**blank(asdict(Item("bell", target, meaning, "", "a person")), ["a person"]), "accepted": True}
+    item = asdict(Item("bell", target, meaning, "", "a person"))
+    candidate = {**blank_candidate(item, ["a person"]), "accepted": True}
     about = {"surface": "bell", "kind": "polysemy", "node": "", "sentence": 0, "number": 0}
     return {**about, "candidates": [candidate], "retrievals": 1, "reused": False, "faults": []}
 
@@ -95,7 +100,7 @@ STEPS = [step(DRAFTS[0], 60, "draft"), step(DRAFTS[1], 75, "refine/1"), step(DRA
 CASES = {
     "drt": Case(
         conditional={("evaluate", "refine"), ("evaluate", "select"), ("select", "narrate"), ("select", "__end__")},
-        tokens_from={"keywords", "draft", "advise", "evaluate", "refine", "narrate"},
+        tokens_from={"pick_keywords", "translate", "advise", "evaluate", "refine", "narrate"},
         result={"steps": STEPS, "trans": DRAFTS[2], "stop": "threshold"},
         changed={
             "advisor_model": "vllm?max_tokens=77",
@@ -179,22 +184,73 @@ CASES = {
         input={"question": QUESTION, "answer": "Torby"},
         knowledge="index",
     ),
+    "deeprag_baselines": Case(
+        conditional=set(),
+        tokens_from={"answer"},
+        result={"answer": "Torby", "retrievals": 0, "well_formed": True},
+        changed={
+            "model": "vllm?max_tokens=77",
+            "cot_prompt": "# user\nMARKED briefly {{ question }} {{ passages[0].title }}",
+            "strategy": "cot_retrieve",
+            "k": 1,
+        },
+        changed_result={"answer": "Torby", "retrievals": 1},
+        asked_of_vllm=f"MARKED briefly {QUESTION} Ada Brandt",
+        edit_before="answer",
+        edit={"passages": [{"id": "p9", "title": "Torby", "text": "Torby lies on the sea."}]},
+        needle="Torby lies on the sea.",
+        edit_as="retrieve",
+        after_edit={"answer": "Torby"},
+        input={"question": QUESTION},
+        knowledge="index",
+    ),
     "longdpo": Case(
         conditional={
-            *((node, "finish") for node in ("expand", "judge", "consistency", "critique", "commit")),
-            *(("expand", "judge"), ("judge", "consistency"), ("consistency", "critique"), ("commit", "expand")),
+            *((node, "finish") for node in ("expand", "evaluate", "choose", "critique", "commit")),
+            *(("expand", "evaluate"), ("evaluate", "choose"), ("choose", "critique"), ("commit", "expand")),
         },
-        tokens_from={"expand", "judge"},
+        tokens_from={"expand", "evaluate"},
         result={"response": DRAFTS[0], "stop": "end", "dropped": "no pair (end)"},
         changed={"grader_model": "vllm?max_tokens=77", "grader_prompt": "# user\nMARKED {{ text }}", "width": 2},
         changed_result={"response": DRAFTS[0], "stop": "end"},
         asked_of_vllm=f"MARKED {DRAFTS[0]}",
-        edit_before="judge",
+        edit_before="evaluate",
         edit={"candidates": [{"key": "0/0", "text": EDITED, "ids": [], "final": True, "value": 0.0, "scores": []}]},
         needle=EDITED,
         edit_as="expand",
         after_edit={"response": EDITED},
         input={"prompt": "Write a letter about a lighthouse.", "length": 100},
+    ),
+    "longdpo_search": Case(
+        conditional=set(),
+        tokens_from={"search"},
+        result={"response": DRAFTS[0], "stop": "end", "dropped": "no pair (end)"},
+        changed={"grader_model": "vllm?max_tokens=77", "grader_prompt": "# user\nMARKED {{ text }}", "width": 2},
+        changed_result={"response": DRAFTS[0], "stop": "end"},
+        asked_of_vllm=f"MARKED {DRAFTS[0]}",
+        edit_before="search",
+        edit={"prompt": "Write a letter about a lamp.", "length": 100},
+        needle="Write a letter about a lamp.",
+        edit_as="__start__",
+        after_edit={"prompt": "Write a letter about a lamp.", "response": DRAFTS[0]},
+        input={"prompt": "Write a letter about a lighthouse.", "length": 100},
+    ),
+    "longbench_write": Case(
+        conditional=set(),
+        tokens_from={"write", "judge"},
+        result={"response": DRAFTS[0], "truncated": False, "grades": dict.fromkeys(DIMENSIONS, 4), "unjudged": None},
+        changed={
+            "quality_model": "vllm?max_tokens=77",
+            "quality_prompt": "# user\nMARKED {{ response }}",
+            "writer_model": "llamacpp",
+        },
+        changed_result={"response": DRAFTS[0], "grades": dict.fromkeys(DIMENSIONS, 4)},
+        asked_of_vllm=f"MARKED {DRAFTS[0]}",
+        edit_before="judge",
+        edit={"response": EDITED},
+        edit_as="write",
+        after_edit={"response": EDITED, "grades": dict.fromkeys(DIMENSIONS, 4)},
+        input={"prompt": "Write a letter about a lighthouse."},
     ),
     "translate": Case(
         conditional=set(),
@@ -222,8 +278,8 @@ CASES = {
             "rendered": [rendered(REPAIRED, "repair/0", checked=["钟声"], missing=["钟声"], repaired=True)],
         },
         changed={
-            "informant_model": "vllm?max_tokens=77",
-            "informant_prompt": "# user\nMARKED {{ target_language }}: {{ term }}",
+            "llm_source_model": "vllm?max_tokens=77",
+            "llm_source_prompt": "# user\nMARKED {{ target_language }}: {{ term }}",
             "translator_model": "llamacpp",
             "target_language": "German",
             "sources": "",
@@ -261,6 +317,48 @@ CASES = {
         after_edit={"used": "The bell of Torby is cracked.", "translation": DRAFTS[0]},
         input={"text": TEXT, "document": PASSAGES[0]["text"], "reference": EDITED},
         knowledge="index",
+    ),
+    "ragtrans_tasks": Case(
+        conditional={
+            *(("check", node) for node in ("write", "teach", "__end__")),
+            *(("write", node) for node in ("teach", "__end__")),
+        },
+        tokens_from={"write"},
+        result={"knowledge": BELL, "leaks": 0, "dropped": None},
+        changed={
+            "model": "vllm?max_tokens=77",
+            "knowledge_prompt": "# user\nMARKED {{ knowledge_language }} ({{ target_language }}): {{ text }}",
+            "target_language": "German",
+        },
+        changed_result={"knowledge": BELL, "leaks": 0, "dropped": None},
+        asked_of_vllm=f"MARKED English (German): {TEXT}",
+        edit_before="write",
+        edit={"text": "Time is a thief."},
+        needle="Time is a thief.",
+        edit_as="check",
+        after_edit={"text": "Time is a thief.", "knowledge": BELL},
+        input={"task": "sket", "text": TEXT, "answer": EDITED, "language": "en"},
+        required=("task", "text"),
+    ),
+    "maths_samples": Case(
+        conditional=set(),
+        tokens_from={"sample"},
+        result={"question": PROBLEM},
+        changed={
+            "judge_model": "vllm?max_tokens=77",
+            "judge_prompt": "# user\nMARKED {{ solution }}",
+            "samples": 1,
+        },
+        changed_result={"question": PROBLEM},
+        asked_of_vllm=f"MARKED {'Step 2'.join(SOLVED)}",
+        edit_before="sample",
+        edit={"question": "What is 3 times 4, plus 6?", "answer": "18"},
+        needle="What is 3 times 4, plus 6?",
+        edit_as="__start__",
+        after_edit={"question": "What is 3 times 4, plus 6?"},
+        input={"question": PROBLEM, "answer": "3 * 4 + 5 = 17\n#### 17"},
+        server="vllm",
+        other_form=frozenset({"problem", "solution"}),
     ),
     "maths": Case(
         conditional=set(),

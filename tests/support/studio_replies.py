@@ -25,7 +25,9 @@ PASSAGES = [
 ]
 MEMORY, FOUND = "an inventor of lamps", "the town of Torby"
 SOUND, METAL = ("the sound of a bell", "钟声"), ("a hollow thing of metal", "钟")
-"""Senses of "bell": what the term list knows, what the informant knows."""
+"""Senses of "bell": what the term list knows, what the LLM source knows."""
+BELL = "A bell is a hollow thing of metal that rings when it is struck."
+"""What the model knows about the sentence (RAGtrans' SKET)."""
 PROBLEM = "What is 3 times 4, plus 5?"
 SOLVED = ("Step 1: 3 * 4 = 12.\n\n", ": 12 + 5 = 17, so \\boxed{17}")
 """Two steps; what ended the first, "Step 2", is in neither."""
@@ -69,6 +71,8 @@ def structured(seen: Seen, last: str) -> Behavior | None:
             return as_json(figurative=True, literal="空教堂里的钟", suitable=False, reason="A bell is loud.")
         case ["accuracy", "insight", *_]:
             return as_json(**dict.fromkeys(PRINCIPLES, 4))
+        case ["accuracy", "analysis", *grades]:
+            return as_json(analysis="It is short.", accuracy=4, **dict.fromkeys(grades, 4))
         case ["found", "relevance", "translation"]:
             return as_json(relevance=4, found="bell = 钟", translation=DRAFTS[1])
     return crat_structured(schema_of(seen), last)
@@ -101,6 +105,8 @@ def reply_to(seen: Seen) -> Behavior:
         return reply
     if reply := maths_reply(seen, messages):
         return reply
+    if "You are shown a sentence" in messages[0]["content"] or last.startswith("MARKED English"):
+        return Answer(BELL)
     if text := deeprag_reply(seen, messages) or crat_reply(messages[0]["content"]):
         return Answer(text)
     if "philosopher" in messages[0]["content"]:
@@ -139,6 +145,8 @@ def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behavior | None:
 def deeprag_reply(seen: Seen, messages: list[dict[str, str]]) -> str:
     """The next line of a narrative, or what a role of stage I says; empty for another system."""
     first, last = messages[0]["content"], messages[-1]["content"]
+    if "Think step by step" in first or last.startswith("MARKED briefly"):
+        return "She comes from there.\n<answer long>She was born there.</answer long><answer short>Torby</answer short>"
     if "break questions into steps" in first:
         return f"{FINAL} Torby" if ANSWER in last else f"{FOLLOW_UP} {SUB_QUERIES[1]}"
     if "questions from memory" in first:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import httpx
 import pytest
 
 from agentsys.knowledge import build_index
-from agentsys.models.weights import CATALOGUE
+from agentsys.models.weights import CATALOG
 from tests.support.paths import ROOT
 from tests.support.servers import FakeServer, Seen, write_model_folder
 from tests.support.studio_cases import CASES
@@ -102,6 +103,11 @@ class Studio:
         self.nothing_touched()
         return f"{found['__error__']['error']}: {found['__error__']['message']}"
 
+    def failures(self, graph: str, contexts: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What several runs that must fail say; they go side by side, as each waits a second for the server's queue."""
+        with ThreadPoolExecutor(len(contexts)) as pool:
+            return list(pool.map(lambda context: self.failure(graph, context), contexts))
+
     def nothing_touched(self) -> None:
         assert sorted(path.name for path in self.traps.iterdir()) == ["model.gguf", "python", "replies.jsonl"]
         with pytest.raises(BlockingIOError):
@@ -161,7 +167,7 @@ def without_models(folder: Path) -> dict[str, str]:
     (traps / "python").chmod(0o755)
     (traps / "model.gguf").write_bytes(b"GGUF")
     os.mkfifo(traps / "replies.jsonl")  # who opens it waits for ever
-    small = CATALOGUE["smollm2-135m"]  # in the cache, as far as its stamp tells: only the engine is missing
+    small = CATALOG["smollm2-135m"]  # in the cache, as far as its stamp tells: only the engine is missing
     weights = folder / "cache" / "weights" / small.file
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"GGUF")
@@ -185,7 +191,16 @@ def without_models(folder: Path) -> dict[str, str]:
 def langgraph_dev(folder: Path, environment: Mapping[str, str]) -> Iterator[httpx.Client]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [str(LANGGRAPH), "dev", "--config", str(ROOT / "langgraph.json"), "--port", str(port)]
+    command = [
+        str(LANGGRAPH),
+        "dev",
+        "--config",
+        str(ROOT / "langgraph.json"),
+        "--port",
+        str(port),
+        "--n-jobs-per-worker",
+        "8",
+    ]
     log = folder / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
