@@ -36,6 +36,7 @@ def test_a_child_process_is_refused_too(attempts: Path) -> None:
     assert OUTSIDE in attempts.read_text()
 
 
-def test_loopback_is_reached() -> None:
+def test_loopback_is_reached(attempts: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=1).close()
+    assert attempts.read_text() == ""
