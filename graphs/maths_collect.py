@@ -16,8 +16,8 @@ from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
 
 
-def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
-    """Rows of the last table: what was solved, the pairs and their margins, what a pair cost, how answers compared."""
+def summarize(traces: Iterable[Trace]) -> list[tuple[str, str]]:
+    """Rows of the final table: the questions solved, the finished solutions, and the pairs, their margins and cost."""
     margins: list[float] = []
     questions = solved = right = tried = as_text = calls = tokens = 0
     for trace in traces:
@@ -31,8 +31,8 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
         tokens += sum(call.completion_tokens for call in trace.calls)
         margins += [target.scores["margin"] for target in trace.targets]
     return [
-        ("questions that were solved at least once", f"{solved} of {questions}"),
-        ("  right among all solutions, rollouts included", f"{right} of {tried}"),
+        ("questions solved at least once", f"{solved} of {questions}"),
+        ("  right solutions, rollouts included", f"{right} of {tried}"),
         ("  answers compared as text", str(as_text)),
         ("pairs", str(len(margins))),
         *pair_rows(margins, calls, tokens),
@@ -42,16 +42,16 @@ def findings(traces: Iterable[Trace]) -> list[tuple[str, str]]:
 def main(run: CollectOptions, context: Context) -> None:
     """Write preference pairs of steps: tree search over solutions whose answers are checked.
 
-    A record has question and answer (GSM8K's "... #### 12"), or problem and answer or solution (MATH). A run that is in
-    --out is resumed.
+    A record has question and answer (GSM8K's "... #### 12"), or problem and answer or solution (MATH). An unfinished
+    run in --out is resumed.
     """
     if run.input is None:
-        raise InputError("--input: name a file of questions with their answers, .jsonl or .parquet, say")
+        raise InputError("--input: name a file of questions with their answers, such as questions.jsonl")
     check_installed()
-    out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input.stem}"
-    summary = run_with_view(graph, run.input, replace(run, out=out), context)
+    run = replace(run, out=run.out or Path("runs") / f"maths-{context.pairs}-{run.input.stem}")
+    summary = run_with_view(graph, run.input, run, context)
     print(f"traces and data-set card: {summary.out}")
-    finish(summary, run, findings(read_traces(summary.out)))
+    finish(summary, run, summarize(read_traces(summary.out)))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,27 @@
-"""A memory pool: facts of a text so far, and what in a new piece may contradict them.
+"""LongDPO's memory pool: facts of the text so far, and which chunks of a new step may contradict them.
 
-Facts and chunks of the new piece are compared by the cosine of their embeddings; only pairs above a threshold are
-worth a judge (LongDPO, Ping et al. 2025). A pool is a value: a branch of a search tree sees its ancestors' facts.
+Facts and chunks are compared by the cosine of their embeddings; only pairs above a threshold go to a judge (Ping et al.
+2025). A pool is a value: a branch of a search tree sees the facts of its ancestors only.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from agentsys.knowledge.embedders import Embedder
+from agentsys.knobs import split_names
+from agentsys.knowledge.embedders import Embedder, close, make_embedder
+from agentsys.models.spec import served_to_browsers
 
 Validity = Literal["true", "false", "unsure"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A statement that can be understood alone; `evidence` are the words it comes from, `node` where it was found."""
+    """A self-contained statement; `evidence` is the quoted passage it comes from, `node` the key of its step."""
 
     statement: str
     validity: Validity
@@ -29,18 +33,18 @@ class Fact:
         return asdict(self)
 
 
-class Suspicion(NamedTuple):
-    """A fact and a chunk that speak of the same thing."""
+class SimilarPair(NamedTuple):
+    """A fact and a chunk about the same subject."""
 
     fact: Fact
     chunk: str
     similarity: float
 
 
-async def suspicions(
+async def find_similar_pairs(
     facts: Sequence[Fact], chunks: Sequence[str], embedder: Embedder, threshold: float
-) -> list[Suspicion]:
-    """Pairs of a fact and a chunk whose cosine is above the threshold, the most similar first."""
+) -> list[SimilarPair]:
+    """The pairs of a fact and a chunk whose cosine is above the threshold, the most similar first."""
     if not facts or not chunks:
         return []
     import numpy as np
@@ -48,17 +52,42 @@ async def suspicions(
     vectors = np.asarray(await embedder.embed([*(fact.statement for fact in facts), *chunks]), dtype=np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     cosines = vectors[: len(facts)] @ vectors[len(facts) :].T
-    found = [Suspicion(facts[i], chunks[j], float(cosines[i, j])) for i, j in np.argwhere(cosines > threshold).tolist()]
-    return sorted(found, key=lambda pair: -pair.similarity)
+    above = np.argwhere(cosines > threshold).tolist()
+    pairs = [SimilarPair(facts[i], chunks[j], float(cosines[i, j])) for i, j in above]
+    return sorted(pairs, key=lambda pair: -pair.similarity)
 
 
-def cut_evenly(text: str, tokens: int, size: int) -> list[str]:
-    """A text of so many tokens in chunks of about `size` tokens at most, cut at white space where there is some."""
+def split_evenly(text: str, tokens: int, size: int) -> list[str]:
+    """Split a text of `tokens` tokens into chunks of about `size` tokens at most, at white space if possible."""
     count = max(1, -(-tokens // size))
     bounds = [0]
     for i in range(1, count):
         at = len(text) * i // count
         space = text.find(" ", at, at + 40)
         bounds.append(max(space if space >= 0 else at, bounds[-1]))
-    pieces = [text[a:b].strip() for a, b in zip(bounds, [*bounds[1:], len(text)], strict=True)]
-    return [piece for piece in pieces if piece]
+    chunks = [text[a:b].strip() for a, b in zip(bounds, [*bounds[1:], len(text)], strict=True)]
+    return [chunk for chunk in chunks if chunk]
+
+
+@lru_cache(maxsize=4)
+def load_embedder(spec: str) -> Embedder:
+    """The memory's embedding model. Raises ValueError in Studio unless the server's environment allows it."""
+    allowed = split_names(os.environ.get("AGENTSYS_EMBEDDINGS", ""))
+    if served_to_browsers() and spec not in allowed:
+        raise ValueError(
+            f"in Studio, {spec} is not allowed; start the server with AGENTSYS_EMBEDDINGS={spec} to allow it"
+        )
+    return make_embedder(spec)
+
+
+async def check_embedder(spec: str) -> None:
+    """Embed one word, to find a wrong model or endpoint before a run starts. An empty spec is no memory.
+
+    Raises KnowledgeError, and the errors of an endpoint's model.
+    """
+    if spec:
+        embedder = load_embedder(spec)
+        try:
+            await embedder.embed(["memory"])
+        finally:
+            await close(embedder)

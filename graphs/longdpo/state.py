@@ -1,21 +1,20 @@
-"""LongDPO's state: what its roles answer, a layer and its candidates, and the settings of a run."""
+"""LongDPO's state: the replies of its roles, candidates and layers, and the options of a run."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from agentsys.graphs.longdpo.memory import Fact
 from agentsys.systems import BaseContext, knob
 
-if TYPE_CHECKING:
-    pass
-
-
 STEP_TOKENS = ((500, 512), (2000, 2048), (4000, 3000))
-"""Tokens of a step by required length in words, as released; above the last bound 8192."""
+"""Token limit of a step by required length in words, as in the released code; above the last bound 8192."""
 
 
 class FoundFact(BaseModel):
@@ -48,69 +47,10 @@ class Critique(BaseModel):
     words: str
 
 
-class Input(TypedDict):
-    """A request, and the words that the response should have (0: the request does not say)."""
-
-    prompt: str
-    length: NotRequired[int]
-
-
-class State(Input):
-    """The response so far, layer by layer, and the layer being made."""
-
-    layers: NotRequired[list[Layer]]
-    candidates: NotRequired[list[Candidate]]
-    chosen: NotRequired[int | None]
-    stop: NotRequired[str]
-    response: NotRequired[str]
-    dropped: NotRequired[str | None]
-    targets: NotRequired[list[dict[str, Any]]]
-
-
-class Output(TypedDict):
-    """The response, how it came about, and the pairs."""
-
-    prompt: str
-    response: NotRequired[str]
-    layers: NotRequired[list[Layer]]
-    stop: NotRequired[str]
-    dropped: NotRequired[str | None]
-    targets: NotRequired[list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Knobs(BaseContext):
-    """The knobs of a run; graphs/longdpo/system.py adds the models and prompts of the roles."""
-
-    width: int = knob(4, "candidates of a layer")
-    depth: int = knob(4, "layers at most")
-    step_tokens: int = knob(0, "tokens of a step; 0: by the required length, 512 to 8192 as released")
-    weights: Literal["stated", "probabilities"] = knob(
-        "probabilities",
-        "a principle's weights: the chances of its score's token, or five numbers of the judge",
-    )
-    eta: float = knob(2.5, "a choice of at most this value is improved with critiques, 1-5")
-    similarity: float = knob(0.8, "cosine above which a fact and a chunk are judged")
-    chunk_tokens: int = knob(128, "tokens of a chunk")
-    embedding: str = knob("", "embedding model of the memory; empty: no memory")
-    rejected: Literal["random", "worst"] = knob("random", "the rejected side: a random other candidate, or the worst")
-    choice_seed: int = knob(0, "seed of random choices: the rejected side, the number of suggestions")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
-        super().__post_init__()
-        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
-        self.at_most(eta=5, similarity=1)
-
-    def tokens(self, length: int) -> int:
-        """Tokens of a step for a response of so many words."""
-        return self.step_tokens or next((tokens for bound, tokens in STEP_TOKENS if length < bound), 8192)
-
-
 class Candidate(TypedDict):
-    """A step s_(t+1) that could come next. `ids` are the engine's, without the end of the turn.
+    """A candidate for the next step s_(t+1). `ids` are the engine's, without the end of the turn.
 
-    Tree search adds the mean q of what it found below the step, and the visits.
+    Tree search adds `q`, the mean value backed up through the step, and `visits`.
     """
 
     key: str
@@ -125,10 +65,98 @@ class Candidate(TypedDict):
     visits: NotRequired[int]
 
 
+Path = tuple[Candidate, ...]
+"""s_1 .. s_t."""
+
+
 class Layer(TypedDict):
-    """What one layer decided: the candidates, which were chosen and rejected (indices), and the facts it added."""
+    """The candidates of a layer, the indices of the chosen and the rejected one, and the facts for the memory."""
 
     candidates: list[Candidate]
     chosen: int
     rejected: int | None
     facts: list[dict[str, Any]]
+
+
+class Input(TypedDict):
+    """A request, and the required length of the response in words (0: none)."""
+
+    prompt: str
+    length: NotRequired[int]
+
+
+class State(Input):
+    """The response so far, layer by layer, and the current layer."""
+
+    layers: NotRequired[list[Layer]]
+    candidates: NotRequired[list[Candidate]]
+    chosen: NotRequired[int | None]
+    stop: NotRequired[str]
+    response: NotRequired[str]
+    dropped: NotRequired[str | None]
+    targets: NotRequired[list[dict[str, Any]]]
+
+
+class Output(TypedDict):
+    """The response, its layers, why they stopped, and the pairs."""
+
+    prompt: str
+    response: NotRequired[str]
+    layers: NotRequired[list[Layer]]
+    stop: NotRequired[str]
+    dropped: NotRequired[str | None]
+    targets: NotRequired[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Knobs(BaseContext):
+    """The options of a layer; graphs/longdpo/system.py adds the models and prompts of the roles."""
+
+    width: int = knob(4, "candidates per layer")
+    depth: int = knob(4, "maximum number of layers")
+    step_tokens: int = knob(0, "token limit of a step; 0: by the required length, 512 to 8192 as in the released code")
+    weights: Literal["stated", "probabilities"] = knob(
+        "probabilities",
+        "weights of the scores 1-5 of a principle: the probabilities of the score's token, or numbers that the judge states",
+    )
+    eta: float = knob(2.5, "rewrite a chosen step with critiques if its value, 1-5, is at most eta")
+    similarity: float = knob(0.8, "cosine above which a fact and a chunk are checked for a contradiction")
+    chunk_tokens: int = knob(128, "tokens per chunk")
+    embedding: str = knob("", "embedding model of the memory; empty: no memory")
+    rejected: Literal["random", "worst"] = knob("random", "rejected side of a pair: a random sibling, or the worst")
+    choice_seed: int = knob(0, "seed of random choices: the rejected side, the number of suggestions")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an option of the wrong type or out of range."""
+        super().__post_init__()
+        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
+        self.at_most(eta=5, similarity=1)
+
+    def tokens(self, length: int) -> int:
+        """Token limit of a step for a response of this many words."""
+        return self.step_tokens or next((tokens for bound, tokens in STEP_TOKENS if length < bound), 8192)
+
+    def random_for(self, step: Candidate, purpose: str) -> random.Random:
+        """Random numbers that depend on the step, not on the order in which steps are written."""
+        return random.Random(f"{self.choice_seed}/{purpose}/{step['key']}/{step['text']}")
+
+
+def chosen_steps(layers: Sequence[Layer]) -> list[Candidate]:
+    """s_1 .. s_t."""
+    return [layer["candidates"][layer["chosen"]] for layer in layers]
+
+
+def text_so_far(steps: Sequence[Candidate]) -> str:
+    """s_1 .. s_t as one text."""
+    return "".join(step["text"] for step in steps) or "(nothing yet)"
+
+
+def facts_of(layers: Sequence[Layer]) -> list[Fact]:
+    """The memory of s_1 .. s_t."""
+    return [Fact(**fact) for layer in layers for fact in layer["facts"]]
+
+
+def drop_repeated(steps: Sequence[Candidate]) -> list[Candidate]:
+    """The first candidate of each text."""
+    by_text = {step["text"]: step for step in reversed(steps)}
+    return [step for step in steps if by_text[step["text"]] is step]

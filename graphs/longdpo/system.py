@@ -1,24 +1,30 @@
-"""LongDPO: a long response written step by step; the best consistent step of several goes on, and gives a pair.
+"""LongDPO: a long response is written step by step; the best consistent candidate of each layer also gives a pair.
 
-"LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented MCTSProblem Information" (Ping et
-al. 2025). One layer: expand the response by several candidate steps with the same exact token prefix, judge each on
-seven principles, pass over those that contradict the memory of what was written, improve a weak choice with critiques,
-and commit to it. The graph repeats layers, so that a person can step through them; the methods are the search's too.
+"LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented Stepwise Information" (Ping et
+al. 2025). One layer expands the response by several candidate steps with the same exact token prefix, evaluates each on
+seven principles, excludes those that contradict the memory of the text so far, rewrites a weak choice with critiques,
+and commits to it. The graph repeats layers, so that they can be stepped through in Studio; graphs/longdpo/search.py
+uses the same methods for tree search.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agentsys.graphs.longdpo.judge import PRINCIPLES, Grades, Judgement, fault, probable, stated
-from agentsys.graphs.longdpo.memory import Fact, cut_evenly, suspicions
+from agentsys.graphs.longdpo.judge import (
+    PRINCIPLES,
+    Grades,
+    Judgment,
+    check_weights,
+    score_by_probabilities,
+    score_by_stated_weights,
+)
+from agentsys.graphs.longdpo.memory import Fact, find_similar_pairs, load_embedder, split_evenly
 from agentsys.graphs.longdpo.state import (
     Candidate,
     Critique,
@@ -29,13 +35,14 @@ from agentsys.graphs.longdpo.state import (
     Output,
     State,
     Verdict,
+    chosen_steps,
+    drop_repeated,
+    facts_of,
+    text_so_far,
 )
-from agentsys.graphs.longdpo.targets import chosen_steps, layer_of, random_of, response_of
-from agentsys.knobs import listed
-from agentsys.knowledge.embedders import Embedder, close, make_embedder
+from agentsys.graphs.longdpo.targets import finish_response, make_layer
 from agentsys.metrics.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.models.spec import served_to_browsers
 from agentsys.roles import Role, RoleError
 from agentsys.search import settled
 from agentsys.systems import System, ask, role_options
@@ -43,11 +50,14 @@ from agentsys.systems import System, ask, role_options
 
 @dataclass(frozen=True)
 class LongDPO(System):
-    """The roles and nodes of one layer. `LongDPO(judge=Role(...))` replaces a role."""
+    """The roles, the nodes of one layer, and the methods that they share with the tree search.
+
+    `LongDPO(judge=Role(...))` replaces a role.
+    """
 
     writer: Role[str] = Role("longdpo/writer", allow_truncated=True, sampling={"temperature": 0.7, "top_p": 1.0})
-    judge: Role[Judgement] = Role(
-        "longdpo/judge", Judgement, check=fault, sampling={"temperature": 0.7, "max_tokens": 1024}
+    judge: Role[Judgment] = Role(
+        "longdpo/judge", Judgment, check=check_weights, sampling={"temperature": 0.7, "max_tokens": 1024}
     )
     grader: Role[Grades] = Role(
         "longdpo/grader", Grades, sampling={"temperature": 0.0, "max_tokens": 128, "logprobs": 10}
@@ -58,190 +68,196 @@ class LongDPO(System):
     )
     critic: Role[Critique] = Role("longdpo/critic", Critique, sampling={"temperature": 0.0, "max_tokens": 512})
 
-    async def write(
+    async def begin(self, state: State) -> dict[str, Any]:
+        """An empty response, whatever a thread held before."""
+        return {"layers": [], "candidates": [], "chosen": None, "stop": ""}
+
+    async def expand(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Candidates for the next step; equal texts are one candidate."""
+        context, layers = runtime.context, state["layers"]
+        prefix = chosen_steps(layers)
+        keys = [f"{len(layers)}/{i}" for i in range(context.width)]
+        steps = await settled(*(self.write_step(state, context, prefix, key) for key in keys))
+        candidates = drop_repeated([step for step in steps if not isinstance(step, ModelError)])
+        stop = "" if candidates else f"no candidate: {steps[0]}"
+        return {"candidates": candidates, "chosen": None, "stop": stop}
+
+    async def evaluate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The candidates with their values. One without a usable judgment is removed: no middle value is invented."""
+        prefix = chosen_steps(state["layers"])
+        work = (self.evaluate_step(state, runtime.context, prefix, step) for step in state["candidates"])
+        results = await settled(*work)
+        candidates = [step for step in results if not isinstance(step, ModelError)]
+        return {"candidates": candidates} if candidates else {"candidates": [], "stop": f"no judgment: {results[0]}"}
+
+    async def choose(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The best candidate that contradicts no fact in the memory."""
+        facts = facts_of(state["layers"])
+        candidates, chosen = await self.choose_consistent(runtime.context, facts, state["candidates"])
+        stop = "every candidate contradicts the memory" if chosen is None else ""
+        return {"candidates": candidates, "chosen": chosen, "stop": stop}
+
+    async def critique(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """A choice of value at most eta is rewritten; the rewritten step replaces it if it is better."""
+        chosen = state["chosen"]
+        assert chosen is not None
+        candidates, prefix, facts = state["candidates"], chosen_steps(state["layers"]), facts_of(state["layers"])
+        better = await self.improve_step(state, runtime.context, prefix, facts, candidates, candidates[chosen])
+        return {"candidates": [*candidates, better], "chosen": len(candidates)} if better else {}
+
+    async def commit(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """s_(t+1), its pair, and its facts for the memory."""
+        context, candidates, chosen = runtime.context, state["candidates"], state["chosen"]
+        assert chosen is not None
+        layer, stop = await self.commit_step(state, context, chosen_steps(state["layers"]), candidates, chosen)
+        layers = [*state["layers"], layer]
+        stop = "end" if candidates[chosen]["final"] else "depth" if len(layers) >= context.depth else stop
+        return {"layers": layers, "stop": stop}
+
+    async def finish(self, state: State) -> dict[str, Any]:
+        """The response and its pairs."""
+        return finish_response(state["layers"], state["stop"])
+
+    async def write_step(
         self, state: State, context: Context, prefix: Sequence[Candidate], key: str, suggestions: Sequence[str] = ()
     ) -> Candidate:
-        """One candidate for s_(t+1) after s_1 .. s_t, the very ids of `prefix`. Raises RoleError, ModelError.
+        """One candidate for s_(t+1) after the exact ids of s_1 .. s_t. Raises RoleError, ModelError.
 
-        It is asked for once: what came after a reminder of an empty reply would be no sibling. Raises ValueError for a
-        length that is no number of words.
+        There is one attempt: a reply to a reminder about an empty reply would not be a sibling. Raises ValueError for a
+        length that is not a number of words.
         """
-        budget = context.tokens(required_words(state.get("length")))
-        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": budget}, attempts=1)
-        ids = [i for step in prefix for i in step["ids"]]
+        max_tokens = context.tokens(required_words(state.get("length")))
+        role = replace(self.writer, sampling={**self.writer.sampling, "max_tokens": max_tokens}, attempts=1)
+        prefix_ids = [i for step in prefix for i in step["ids"]]
         if not all(step["ids"] for step in prefix):
-            raise RoleError(f"writer ({key}): a step before has no token ids; use embedded, llama.cpp or vLLM")
-        asked = {"prompt": state["prompt"], "suggestions": list(suggestions)}
-        call = (await ask(context, role, key=key, continue_ids=ids, **asked)).call
-        kept = (call.ids or [])[: len(call.ids or []) - call.stop_ids]
+            raise RoleError(
+                f"writer ({key}): the server returned no token ids, so the response cannot be continued; use embedded, "
+                "llama.cpp or vLLM"
+            )
+        inputs = {"prompt": state["prompt"], "suggestions": list(suggestions)}
+        call = (await ask(context, role, key=key, continue_ids=prefix_ids, **inputs)).call
+        ids = (call.ids or [])[: len(call.ids or []) - call.stop_ids]
         return Candidate(
-            key=call.key, text=call.text, ids=kept, final=call.finish == "stop", value=0.0, scores=[],
+            key=call.key, text=call.text, ids=ids, final=call.finish == "stop", value=0.0, scores=[],
             suggestions=list(suggestions),
         )  # fmt: skip
 
-    async def evaluate(self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate) -> Candidate:
+    async def evaluate_step(
+        self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
+    ) -> Candidate:
         """The step with its value: the mean over the principles of the expected score. Raises RoleError."""
-        inputs = {"prompt": state["prompt"], "before": text_of(prefix), "text": step["text"]}
+        inputs = {"prompt": state["prompt"], "before": text_so_far(prefix), "text": step["text"]}
         key = f"{step['key']}/judge"
         if context.weights == "stated":
-            scores = await stated(context, self.judge, key, inputs)
+            scores = await score_by_stated_weights(context, self.judge, key, inputs)
         else:
-            scores = await probable(context, self.grader, key, inputs)
+            scores = await score_by_probabilities(context, self.grader, key, inputs)
         return {**step, "scores": scores, "value": sum(scores) / len(scores)}
 
-    async def contradicted(self, context: Context, facts: Sequence[Fact], step: Candidate) -> str | None:
+    async def choose_consistent(
+        self, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate]
+    ) -> tuple[list[Candidate], int | None]:
+        """The candidates and the index of the best consistent one. They are checked from the best down to it.
+
+        The best has the greatest q, or without tree search the greatest value. Raises RoleError.
+        """
+        checked = list(candidates)
+        for i in sorted(range(len(checked)), key=lambda i: -checked[i].get("q", checked[i]["value"])):
+            fact = await self.find_contradiction(context, facts, checked[i])
+            checked[i] = {**checked[i], "contradicts": fact}
+            if fact is None:
+                return checked, i
+        return checked, None
+
+    async def find_contradiction(self, context: Context, facts: Sequence[Fact], step: Candidate) -> str | None:
         """The fact that a step contradicts, or None. Raises RoleError."""
         if not facts or not context.embedding:
             return None
-        chunks = cut_evenly(step["text"], len(step["ids"]), context.chunk_tokens)
-        found = await suspicions(facts, chunks, _embedder(context.embedding), context.similarity)
-        for number, (fact, chunk, _) in enumerate(found):
+        chunks = split_evenly(step["text"], len(step["ids"]), context.chunk_tokens)
+        pairs = await find_similar_pairs(facts, chunks, load_embedder(context.embedding), context.similarity)
+        for number, (fact, chunk, _) in enumerate(pairs):
             key = f"{step['key']}/contradiction/{number}"
             verdict = await ask(context, self.contradiction, key=key, fact=fact.statement, chunk=chunk)
             if verdict.value.contradicts:
                 return fact.statement
         return None
 
-    async def remember(
-        self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
-    ) -> list[Fact]:
-        """Facts of a chosen step; what the extractor holds to be false is not kept. Raises RoleError, ModelError.
-
-        None of the last step, which nothing can contradict.
-        """
-        if not context.embedding or step["final"] or len(prefix) + 1 >= context.depth:
-            return []
-        inputs = {"before": text_of(prefix), "text": step["text"]}
-        found = (await ask(context, self.extractor, key=f"{step['key']}/facts", **inputs)).value.facts
-        return [Fact(f.statement, f.validity, f.evidence, step["key"]) for f in found if f.validity != "false"]
-
-    async def choose(
-        self, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate]
-    ) -> tuple[list[Candidate], int | None]:
-        """The candidates with what they contradict, asked from the best down to the first consistent one: the choice.
-
-        The best has the greatest q, or without tree search the greatest value. Raises RoleError.
-        """
-        found = list(candidates)
-        for i in sorted(range(len(found)), key=lambda i: -found[i].get("q", found[i]["value"])):
-            fact = await self.contradicted(context, facts, found[i])
-            found[i] = {**found[i], "contradicts": fact}
-            if fact is None:
-                return found, i
-        return found, None
-
-    async def improve(
+    async def improve_step(
         self, state: State, context: Context, prefix: Sequence[Candidate], facts: Sequence[Fact],
         candidates: Sequence[Candidate], chosen: Candidate,
     ) -> Candidate | None:  # fmt: skip
-        """Critique augmentation of a choice whose value is at most eta: a better rewriting, or None.
+        """Critique augmentation of a choice of value at most eta: a better rewritten step, or None.
 
-        For each principle on which a consistent sibling is better the critic says what could be learned from it; one to
-        three suggestions, the most confident, go into the request of the rewriting. There is none where no sibling is
-        better, where the rewriting is not better or contradicts the memory, and where a call fails for good.
+        For each principle on which a consistent sibling is better, the critic suggests what to learn from it. The one
+        to three most confident suggestions go into the request for the rewritten step. None if no sibling is better,
+        if the rewritten step is not better or contradicts the memory, and if a call fails for good.
         """
         if chosen["value"] > context.eta:
             return None
         try:
-            suggestions = await self._suggestions(state, context, facts, candidates, chosen)
+            suggestions = await self._collect_suggestions(state, context, facts, candidates, chosen)
             if not suggestions:
                 return None
-            count = random_of(context, chosen, "suggestions").randint(1, 3)
+            count = context.random_for(chosen, "suggestions").randint(1, 3)
             key = f"{chosen['key']}/rewrite"
-            step = await self.write(state, context, prefix, key, suggestions[:count])
-            step = await self.evaluate(state, context, prefix, step)
-            better = step["value"] > chosen["value"] and not await self.contradicted(context, facts, step)
+            step = await self.write_step(state, context, prefix, key, suggestions[:count])
+            step = await self.evaluate_step(state, context, prefix, step)
+            better = step["value"] > chosen["value"] and not await self.find_contradiction(context, facts, step)
         except EndpointDown:
             raise
         except ModelError:
             return None
         return step if better else None
 
-    async def _suggestions(
+    async def _collect_suggestions(
         self, state: State, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate], chosen: Candidate
     ) -> list[str]:
-        """Advice from better siblings, the most confident first."""
+        """Suggestions from better siblings, the most confident first."""
         siblings = [step for step in candidates if step is not chosen and "contradicts" not in step]
-        verdicts = await settled(*(self.contradicted(context, facts, step) for step in siblings))
-        sound = [step for step, verdict in zip(siblings, verdicts, strict=True) if verdict is None]
-        asked = []
+        verdicts = await settled(*(self.find_contradiction(context, facts, step) for step in siblings))
+        consistent = [step for step, verdict in zip(siblings, verdicts, strict=True) if verdict is None]
+        work = []
         for number, principle in enumerate(PRINCIPLES):
-            best = max(sound, key=lambda step: step["scores"][number], default=None)
+            best = max(consistent, key=lambda step: step["scores"][number], default=None)
             if best is not None and best["scores"][number] > chosen["scores"][number]:
                 texts = {"better": best["text"], "worse": chosen["text"], "principle": principle}
                 key = f"{chosen['key']}/critic/{principle}"
-                asked.append(ask(context, self.critic, key=key, prompt=state["prompt"], **texts))
-        found = [answer.value for answer in await settled(*asked) if not isinstance(answer, ModelError)]
-        return [critique.suggestion for critique in sorted(found, key=lambda critique: -critique.confidence)]
+                work.append(ask(context, self.critic, key=key, prompt=state["prompt"], **texts))
+        critiques = [answer.value for answer in await settled(*work) if not isinstance(answer, ModelError)]
+        return [critique.suggestion for critique in sorted(critiques, key=lambda critique: -critique.confidence)]
 
-    async def commit(
+    async def commit_step(
         self, state: State, context: Context, prefix: Sequence[Candidate], candidates: Sequence[Candidate], chosen: int
     ) -> tuple[Layer, str]:
-        """The layer of a choice, and what ends the layers with it: its facts are not known, but the choice was made."""
+        """The layer of a choice, and why it is the last, or "": a layer whose facts could not be extracted is kept."""
         try:
-            facts, reason = await self.remember(state, context, prefix, candidates[chosen]), ""
+            facts, stop = await self.extract_facts(state, context, prefix, candidates[chosen]), ""
         except EndpointDown:
             raise
         except ModelError as err:
-            facts, reason = [], str(err)
-        return layer_of(context, candidates, chosen, facts), reason
+            facts, stop = [], str(err)
+        return make_layer(context, candidates, chosen, facts), stop
 
-    async def begin(self, state: State) -> dict[str, Any]:
-        """An empty response, whatever a thread held before."""
-        return {"layers": [], "candidates": [], "chosen": None, "stop": ""}
+    async def extract_facts(
+        self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
+    ) -> list[Fact]:
+        """The facts of a chosen step, except those that the extractor holds to be false. Raises RoleError, ModelError.
 
-    async def expand_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """Candidates for the next step; equal texts are one."""
-        context, layers = runtime.context, state["layers"]
-        prefix = chosen_steps(layers)
-        keys = [f"{len(layers)}/{i}" for i in range(context.width)]
-        written = await settled(*(self.write(state, context, prefix, key) for key in keys))
-        candidates = distinct([step for step in written if not isinstance(step, ModelError)])
-        stop = "" if candidates else f"no candidate: {written[0]}"
-        return {"candidates": candidates, "chosen": None, "stop": stop}
-
-    async def judge_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """Values. A candidate whose judgement cannot be used is out: no middle value takes its place."""
-        prefix = chosen_steps(state["layers"])
-        found = await settled(*(self.evaluate(state, runtime.context, prefix, step) for step in state["candidates"]))
-        valued = [step for step in found if not isinstance(step, ModelError)]
-        return {"candidates": valued} if valued else {"candidates": [], "stop": f"no judgement: {found[0]}"}
-
-    async def consistency_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """The best candidate that contradicts nothing in the memory."""
-        facts = facts_of(state["layers"])
-        candidates, chosen = await self.choose(runtime.context, facts, state["candidates"])
-        stop = "every candidate contradicts the memory" if chosen is None else ""
-        return {"candidates": candidates, "chosen": chosen, "stop": stop}
-
-    async def critique_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """A choice of at most eta is rewritten, and replaced if that is better."""
-        chosen = state["chosen"]
-        assert chosen is not None
-        candidates, prefix, facts = state["candidates"], chosen_steps(state["layers"]), facts_of(state["layers"])
-        better = await self.improve(state, runtime.context, prefix, facts, candidates, candidates[chosen])
-        return {"candidates": [*candidates, better], "chosen": len(candidates)} if better else {}
-
-    async def commit_node(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """s_(t+1), its pair, and what it adds to the memory."""
-        context, candidates, chosen = runtime.context, state["candidates"], state["chosen"]
-        assert chosen is not None
-        layer, reason = await self.commit(state, context, chosen_steps(state["layers"]), candidates, chosen)
-        layers = [*state["layers"], layer]
-        stop = "end" if candidates[chosen]["final"] else "depth" if len(layers) >= context.depth else reason
-        return {"layers": layers, "stop": stop}
-
-    async def finish(self, state: State) -> dict[str, Any]:
-        """The response and its pairs."""
-        return response_of(state["layers"], state["stop"])
+        None for the last step: nothing can contradict it.
+        """
+        if not context.embedding or step["final"] or len(prefix) + 1 >= context.depth:
+            return []
+        inputs = {"before": text_so_far(prefix), "text": step["text"]}
+        reply = (await ask(context, self.extractor, key=f"{step['key']}/facts", **inputs)).value
+        return [Fact(f.statement, f.validity, f.evidence, step["key"]) for f in reply.facts if f.validity != "false"]
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
-        """One turn of the loop is one layer."""
+        """One round of the loop is one layer."""
         builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
         builder.add_node("begin", self.begin)
-        names = ("expand", "judge", "consistency", "critique", "commit")
+        names = ("expand", "evaluate", "choose", "critique", "commit")
         for name in names:
-            builder.add_node(name, getattr(self, f"{name}_node"))
+            builder.add_node(name, getattr(self, name))
         builder.add_node("finish", self.finish)
         builder.add_edge(START, "begin")
         builder.add_edge("begin", "expand")
@@ -256,52 +272,14 @@ class LongDPO(System):
 @dataclass(frozen=True)
 @role_options(LongDPO)
 class Context(Knobs):
-    """Models, prompts and knobs of a run."""
+    """Models, prompts and options of a run."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range, and for a model that would not be asked."""
+        """Raises ValueError for an option of the wrong type or out of range, and for a model that would not be used."""
         super().__post_init__()
-        judge, other = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
-        if getattr(self, f"{other}_model"):
-            raise ValueError(f"{other}_model: with weights {self.weights} the judge is {judge}; name its {judge}_model")
-
-
-def distinct(steps: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates without repeated texts, the first of equal ones."""
-    found = {step["text"]: step for step in reversed(steps)}
-    return [step for step in steps if found[step["text"]] is step]
-
-
-def facts_of(layers: Sequence[Layer]) -> list[Fact]:
-    """The memory of s_1 .. s_t."""
-    return [Fact(**fact) for layer in layers for fact in layer["facts"]]
-
-
-async def check_memory(context: Context) -> None:
-    """Embed a word, so that what is wrong with the memory's model is known before anything is paid for.
-
-    Raises KnowledgeError, and what an endpoint's model raises.
-    """
-    if context.embedding:
-        embedder = _embedder(context.embedding)
-        try:
-            await embedder.embed(["memory"])
-        finally:
-            await close(embedder)
-
-
-@lru_cache(maxsize=4)
-def _embedder(spec: str) -> Embedder:
-    """The memory's embedding model; in Studio one that the server's environment allows. Raises ValueError."""
-    allowed = listed(os.environ.get("AGENTSYS_EMBEDDINGS", ""))
-    if served_to_browsers() and spec not in allowed:
-        raise ValueError(f"in Studio, {spec} is not allowed; start the server with AGENTSYS_EMBEDDINGS={spec}")
-    return make_embedder(spec)
-
-
-def text_of(steps: Sequence[Candidate]) -> str:
-    """s_1 .. s_t as one text."""
-    return "".join(step["text"] for step in steps) or "(nothing yet)"
+        used, unused = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
+        if getattr(self, f"{unused}_model"):
+            raise ValueError(f"{unused}_model is not used with weights={self.weights}; set {used}_model instead")
 
 
 builder = LongDPO().builder()

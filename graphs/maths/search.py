@@ -16,7 +16,7 @@ from langgraph.runtime import Runtime
 from agentsys.graphs.maths.solver import Path, Solver, SolverContext, Step, join_steps
 from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
 from agentsys.graphs.maths.targets import mcts_pairs, no_pair_reason, step_pairs, tally
-from agentsys.metrics.maths import alike, check, reference_of
+from agentsys.metrics.maths import check_answer, group_equal_answers, reference_of
 from agentsys.models.errors import ModelError
 from agentsys.roles import RoleError
 from agentsys.search import MCTS, PUCT, Child, Limits, Node, settled, tree_to_json, walk
@@ -29,15 +29,15 @@ class Context(SolverContext):
 
     pairs: Literal["step", "mcts"] = knob("step", "pairs as in Step-DPO (step) or in MCTS-DPO (mcts)")
     value: Literal["rollout", "judge"] = knob(
-        "rollout", "V of a step: from the share of its rollouts with the right answer, or from the judge"
+        "rollout", "V of a step: by the share of its rollouts with the right answer, or by the judge"
     )
     rollouts: int = knob(2, "rollouts per step")
-    simulations: int = knob(16, "Monte Carlo simulations", old_name="descents")
+    simulations: int = knob(16, "Monte Carlo simulations per question", old_name="descents")
     width: int = knob(4, "candidate steps per prefix")
     depth: int = knob(8, "maximum number of steps; the last one is the rest of the solution")
     step_tokens: int = knob(256, "token limit of a step; a truncated step ends its branch")
     explore: float = knob(1.0, "c_init of PUCT: weight of the prior against Q")
-    budget: int = knob(0, "completion tokens per question after which no simulation starts; 0: no limit")
+    budget: int = knob(0, "start no simulation after this many completion tokens per question; 0: no limit")
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
@@ -93,7 +93,7 @@ class SolutionProblem:
         """
         text = join_steps([step.text for step in node.state])
         if self.is_terminal(node):
-            node.step.update((await check(text, self.reference))._asdict())
+            node.step.update((await check_answer(text, self.reference))._asdict())
         if self.context.value == "judge":
             key = f"{node.state[-1].key}/judge"
             try:
@@ -191,7 +191,7 @@ async def finished_solutions(root: Node[Path]) -> list[Solution]:
     """The finished solutions of a tree in the order in which they were written."""
     ends = [node for node in walk(root) if "answer" in node.step and node.outcome != "failed"]
     ends.sort(key=lambda node: node.step["spent"])
-    groups = await alike([node.step["answer"] for node in ends])
+    groups = await group_equal_answers([node.step["answer"] for node in ends])
     return [
         Solution(
             call=node.step["call"], right=node.step["right"], answer=node.step["answer"], how=node.step["how"],

@@ -1,0 +1,33 @@
+"""LongDPO's memory: which facts and chunks are compared, and which embedding models Studio may load."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentsys.graphs.longdpo import memory
+from agentsys.graphs.longdpo.memory import Fact, find_similar_pairs, split_evenly
+from tests.support.longdpo_script import WordCounts
+
+
+async def test_only_similar_facts_and_chunks_are_paired() -> None:
+    facts = [Fact("Anna is the keeper", "unsure", "", "0/0"), Fact("the sea", "true", "", "0/0")]
+    pairs = await find_similar_pairs(facts, ["The keeper Anna sang.", "Bruno left."], WordCounts(), 0.8)
+    assert [(pair.fact.statement, pair.chunk) for pair in pairs] == [("Anna is the keeper", "The keeper Anna sang.")]
+    assert await find_similar_pairs([], ["x"], WordCounts(), 0.8) == []
+
+
+def test_a_text_is_split_at_white_space() -> None:
+    text = " ".join(f"w{i}" for i in range(300))
+    chunks = split_evenly(text, 300, 128)
+    assert len(chunks) == 3 and " ".join(chunks) == text
+
+
+def test_in_studio_an_embedding_model_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spec may be a folder or an address, which no web page is to choose."""
+    monkeypatch.setattr(memory, "served_to_browsers", lambda: True)
+    monkeypatch.setattr(memory, "make_embedder", lambda spec: WordCounts())
+    monkeypatch.setenv("AGENTSYS_EMBEDDINGS", "one, two")
+    with pytest.raises(ValueError, match="start the server with AGENTSYS_EMBEDDINGS=http://elsewhere/v1#m"):
+        memory.load_embedder("http://elsewhere/v1#m")
+    assert isinstance(memory.load_embedder("two"), WordCounts)
+    memory.load_embedder.cache_clear()
