@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 
 from agentsys.graphs.maths.solver import Solver, SolverContext
 from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
-from agentsys.metrics.maths import alike, reference_of
+from agentsys.metrics.maths import group_equal_answers, reference_of
 from agentsys.roles import RoleError
 from agentsys.search import settled
 from agentsys.systems import System, knob, one_node_graph
@@ -70,7 +70,7 @@ class Samples(System):
                 solutions.append({**solution, "tokens": tokens})
         if errors and len(errors) == sum(solution["how"] != "empty" for solution in solutions):
             raise errors[0]
-        groups = await alike([solution["answer"] for solution in solutions])
+        groups = await group_equal_answers([solution["answer"] for solution in solutions])
         return {
             "question": question,
             "solutions": [{**solution, "group": group} for solution, group in zip(solutions, groups, strict=True)],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from agentsys.logprobs import opening_logprobs
-from agentsys.metrics.maths import Verdict, check
+from agentsys.metrics.maths import Verdict, check_answer
 from agentsys.roles import Role, RoleError
 from agentsys.systems import BaseContext, System, ask, knob, role_options
 from agentsys.traces import Call
@@ -107,7 +107,7 @@ class Solver(System):
         call = await self._continue(role or self.solver, question, context, path, key, limits)
         text = join_steps([*(step.text for step in path), call.text])
         # A truncated solution has no answer, whatever number it happens to end with.
-        verdict = Verdict(False, "", "empty") if call.finish == "length" else await check(text, reference)
+        verdict = Verdict(False, "", "empty") if call.finish == "length" else await check_answer(text, reference)
         return Completion(key, text, verdict, call.completion_tokens)
 
     async def _continue(
