@@ -1,4 +1,4 @@
-"""`python -m agentsys`: look after runs and the request cache."""
+"""`python -m agentsys`: export runs and manage the request cache."""
 
 from __future__ import annotations
 
@@ -35,24 +35,26 @@ def export(
 @app.command()
 def cache(
     path: Annotated[Path | None, typer.Option(help="cache file; by default the one in the user's cache folder")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="remove every call")] = False,
-    limit: Annotated[float | None, typer.Option(min=0, help="remove the oldest calls beyond so many GB")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all calls")] = False,
+    limit: Annotated[
+        float | None, typer.Option(min=0, help="shrink the file to this many GB; the oldest calls are removed")
+    ] = None,
 ) -> None:
-    """Show the size of the request cache, or make it smaller."""
+    """Show the size of the request cache, or shrink it."""
     try:
         if path is not None and not path.exists():
             raise CacheError(f"--path {path}: no such file")
         if limit is not None and not math.isfinite(limit):
-            raise CacheError(f"--limit {limit}: it is not a number of GB")
-        cached = RequestCache(path or default_path(), **({} if limit is None else {"limit": int(limit * 1e9)}))
+            raise CacheError(f"--limit {limit}: give a size in GB")
+        requests = RequestCache(path or default_path(), **({} if limit is None else {"limit": int(limit * 1e9)}))
     except CacheError as err:
         print(f"error: {err}", file=sys.stderr)
         raise typer.Exit(2) from None
     if clear:
-        cached.clear()
-    stats = cached.stats()
+        requests.clear()
+    stats = requests.stats()
     print(f"{stats['path']}: {stats['entries']:,} calls, {stats['bytes'] / 1e6:.1f} MB")
-    cached.close()
+    requests.close()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Command lines: the fields of a dataclass become options, and what a user did wrong becomes one line."""
+"""Command lines: the fields of a dataclass become options, and a user error becomes one line."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from agentsys.knobs import knob
 from agentsys.models import EndpointDown, ModelError
 from agentsys.prompt import Prompt, PromptError
 
-__all__ = ["command", "guarded", "knob", "run_app"]
+__all__ = ["command", "knob", "run_app", "run_guarded"]
 
 T = TypeVar("T")
 
 
 def command(*mains: Callable[..., None]) -> typer.Typer:
-    """A typer app from a function; of several functions each becomes a sub-command of its name.
+    """A typer app that runs a function; with several functions, each is a sub-command with its name.
 
     A parameter whose type is a dataclass becomes one option for each of its fields; the class variable `panel` of the
-    dataclass names their group in the help text. A field `<role>_prompt` of a context is given as a file on the command
-    line and arrives as its text.
+    dataclass names their group in the help text. For a field `<role>_prompt`, the option takes a prompt file and the
+    field gets its text.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     for main in mains:
@@ -36,20 +36,20 @@ def command(*mains: Callable[..., None]) -> typer.Typer:
 
 def _with_options(main: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(main, include_extras=True)
-    spread = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    dataclasses = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
 
     def run(**values: Any) -> None:
         def work() -> None:
-            given = {name: _collected(kind, values) for name, kind in spread.items()}
-            rest = {name: value for name, value in values.items() if name in hints and name not in spread}
-            main(**given, **rest)
+            instances = {name: _build(kind, values) for name, kind in dataclasses.items()}
+            rest = {name: value for name, value in values.items() if name in hints and name not in dataclasses}
+            main(**instances, **rest)
 
-        guarded(work)
+        run_guarded(work)
 
     parameters = []
     for name, parameter in inspect.signature(main).parameters.items():
-        if name in spread:
-            parameters += _options(spread[name])
+        if name in dataclasses:
+            parameters += _options(dataclasses[name])
         else:
             parameters.append(parameter.replace(annotation=hints[name]))
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -59,20 +59,20 @@ def _with_options(main: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def guarded(work: Callable[[], T]) -> T:
-    """The result of `work`; what the user can mend becomes one line and the exit code that docs/collect.md gives it."""
+def run_guarded(work: Callable[[], T]) -> T:
+    """The result of `work`; a user-fixable error is one line and an exit code (docs/collect.md) instead."""
     try:
         return work()
     except EndpointDown as err:
-        line, code = f"{err}; what is finished is on disk, and the same command goes on from there", 1
+        line, code = f"{err}; finished records are saved: rerun the same command to resume", 1
     except ModelError as err:
         line, code = str(err), 1
-    except ValueError as err:  # what a user can mend: every such error of ours is one
+    except ValueError as err:  # our user-fixable errors are all ValueErrors
         line, code = str(err), 2
-    except OSError as err:  # a full disk, a file that must not be read
+    except OSError as err:  # a full disk, an unreadable file
         line, code = f"{err.filename or 'a file'}: {err.strerror or err}", 2
     except (KeyboardInterrupt, asyncio.CancelledError):
-        line, code = "stopped at once; finished calls are kept, and the same command goes on from there", 130
+        line, code = "stopped immediately; finished calls are saved: rerun the same command to resume", 130
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     raise typer.Exit(code)
 
@@ -80,25 +80,28 @@ def guarded(work: Callable[[], T]) -> T:
 def run_app(
     app: typer.Typer, arguments: Sequence[str] | None = None, then: Callable[[Any], int] = lambda result: 0
 ) -> int:
-    """The exit code of a command; a wrong option gets one line too. `then` goes on with what the command returned."""
+    """Run a command and return its exit code; a wrong option is printed as one line too.
+
+    `then` turns the command's return value into the exit code.
+    """
 
     def work() -> int:
         result = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else then(result)
 
     try:
-        return guarded(work)
+        return run_guarded(work)
     except typer.Exit as end:
         return end.exit_code
     except Exception as err:
-        if not hasattr(err, "format_message"):  # the option parser's errors, whose class typer keeps to itself
+        if not hasattr(err, "format_message"):  # the option parser's errors, whose class typer does not export
             raise
         print(f"error: {' '.join(err.format_message().split())}", file=sys.stderr)
         return 2
 
 
 def _options(kind: Any) -> list[inspect.Parameter]:
-    """The options of a dataclass's fields, and hidden ones for the fields' former names."""
+    """One option for each field of a dataclass, and a hidden one for each field's former name."""
     hints = get_type_hints(kind)
     options = []
     for item in fields(kind):
@@ -122,14 +125,14 @@ def _options(kind: Any) -> list[inspect.Parameter]:
 
 
 def _former_option(old_name: str, item: Field[Any], hint: Any) -> inspect.Parameter:
-    """A hidden option under a field's former name. Its default None says that it was not given."""
+    """A hidden option with a field's former name; its default None means that it is not used."""
     annotation = Path | None if item.name.endswith("_prompt") else hint | None
     option = typer.Option(None, _flags(item, old_name), hidden=True)
     return inspect.Parameter(old_name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
 
 
 def _flags(item: Field[Any], name: str = "") -> str:
-    """A switch that is on by default is put out with --no-<name>."""
+    """The option's name; a switch that is on by default also gets --no-<name>."""
     name = (name or item.name).replace("_", "-")
     return f"--{name}/--no-{name}" if item.default is True else f"--{name}"
 
@@ -142,21 +145,22 @@ def _panel(kind: Any, name: str) -> str:
     return "Prompts" if name.endswith("_prompt") else "Method"
 
 
-def _collected(kind: Any, values: dict[str, Any]) -> Any:
-    given = {item.name: values[item.name] for item in fields(kind)}
+def _build(kind: Any, values: dict[str, Any]) -> Any:
+    """An instance of a dataclass from its options; a former name counts only where the new one is unset."""
+    arguments = {item.name: values[item.name] for item in fields(kind)}
     for item in fields(kind):
-        former = values.get(item.metadata.get("old_name", ""))
-        if former not in (None, []):
-            given[item.name] = former
-    for name, value in given.items():
+        former_value = values.get(item.metadata.get("old_name", ""))
+        if former_value not in (None, []) and arguments[item.name] in (None, [], item.default):
+            arguments[item.name] = former_value
+    for name, value in arguments.items():
         if name.endswith("_prompt"):
-            given[name] = _text(value) if value else ""
-            if value:  # what cannot be a prompt is found before anything is asked
-                Prompt.parse(given[name], f"{value} (--{name.replace('_', '-')})")
-    return kind(**given)
+            arguments[name] = _read_prompt(value) if value else ""
+            if value:  # a malformed prompt is an error before the first call
+                Prompt.parse(arguments[name], f"{value} (--{name.replace('_', '-')})")
+    return kind(**arguments)
 
 
-def _text(path: Path) -> str:
+def _read_prompt(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:

@@ -1,4 +1,4 @@
-"""Settings that document themselves."""
+"""Documented fields of options and contexts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import field
 from typing import Any
 
 
-def listed(setting: str) -> list[str]:
-    """The names in a setting that separates them with commas."""
+def split_names(setting: str) -> list[str]:
+    """The names in a comma-separated setting."""
     return [name.strip() for name in setting.split(",") if name.strip()]
 
 
 def knob(default: Any, description: str, *, hidden: bool = False, old_name: str = "") -> Any:
-    """A documented field of a dataclass: an option of a command and a field of Studio's form.
+    """A dataclass field with a description: an option of a command and a field in Studio's form.
 
-    A hidden one is left out of the command's help. `old_name` is a former name of the field, which the command still
-    accepts without listing it.
+    A hidden one is not in the command's help. `old_name` is a former name of the field, which the command still
+    accepts as a hidden option.
     """
     return field(default=default, metadata={"description": description, "hidden": hidden, "old_name": old_name})

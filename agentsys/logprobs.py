@@ -1,4 +1,4 @@
-"""Scores from log-probabilities: the expectation of a number that a model writes, the chances of how a reply begins."""
+"""Scores from log-probabilities: the expected value of a number in a reply, how probable a reply's beginnings are."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from agentsys.systems import model_of
 from agentsys.traces import Call
 
 Digit = int | str
-"""A token that is one digit: its id, or its text where the server tells no ids."""
+"""A token that is one digit: its id, or its text if the server returns no ids."""
 
 
 async def expected_score(context: Any, role: Role[Any], call: Call, stated: float) -> float:
-    """The expectation over the last number of a reply, from the log-probabilities of its digits.
+    """The expected value of the last number (0 to 100) of a reply, from the log-probabilities of its digits.
 
-    For a number written with the digits d_1 d_2 (after an optional leading d_0): sum over its places of
-    10^place * E[d], where E[d] is the mean over the digits among the recorded alternatives, renormalized. It moves
-    where the stated number sticks to the rubric's anchors. Ours, not the paper's. `stated` is returned where the reply
-    came without alternatives, or where its tokens do not spell that number digit by digit: with a tokenizer that writes
-    "85" as one token there is no second digit to look at.
+    For a number with the digits d_1 d_2 (after an optional leading d_0): the sum over its places of 10^place * E[d],
+    where E[d] is the mean over the digits among the recorded alternatives, renormalized. It varies where the stated
+    number stays at the rubric's anchors. This is ours, not the paper's. Returns `stated` if the reply has no
+    alternatives or its tokens do not spell that number digit by digit, as with a tokenizer that has "85" as one token.
     """
     if not call.top_logprobs:
         return stated
@@ -42,10 +41,10 @@ async def expected_score(context: Any, role: Role[Any], call: Call, stated: floa
 async def expected_digits(
     context: Any, role: Role[Any], call: Call, stated: Sequence[int], scale: Sequence[int]
 ) -> list[float]:
-    """The expectations over the last numbers of a reply, each one digit of a scale, from the digits' log-probabilities.
+    """The expected values of a reply's last numbers, each one digit of `scale`, from the digits' log-probabilities.
 
-    `stated` are those numbers in order. They are returned as they are where the reply came without alternatives, or
-    where its last tokens that are digits do not spell them.
+    `stated` are those numbers in order. They are returned unchanged if the reply has no alternatives or its last digit
+    tokens do not spell them.
     """
     if not call.top_logprobs:
         return [float(score) for score in stated]
@@ -58,28 +57,28 @@ async def expected_digits(
 
 
 async def opening_logprobs(context: Any, role: Role[Any], call: Call, openings: Sequence[str]) -> list[float | None]:
-    """The log-probability (natural) with which a reply could have begun with each of some texts: of their first tokens.
+    """The natural log-probability of each opening as the beginning of the reply: that of its first token.
 
-    None where the reply came without alternatives, or the token is not among them.
+    None if the reply has no alternatives, or the token is not among them.
     """
     if not call.top_logprobs:
         return [None] * len(openings)
     row = call.top_logprobs[0]
     model = model_of(context, role)
-    found: list[float | None] = []
+    logprobs: list[float | None] = []
     for opening in openings:
         if call.top_ids is not None and isinstance(model, AgentChatModel):
             ids = await model.token_ids(opening)
-            wanted = [token == ids[0] if ids else False for token in call.top_ids[0]]
+            matches = [token == ids[0] if ids else False for token in call.top_ids[0]]
         else:
             tokens = (call.top_tokens or [[]])[0]
-            wanted = [bool(token.strip()) and opening.startswith(token.strip()) for token in tokens]
-        found.append(max((p for p, fits in zip(row, wanted, strict=False) if fits), default=None))
-    return found
+            matches = [bool(token.strip()) and opening.startswith(token.strip()) for token in tokens]
+        logprobs.append(max((p for p, match in zip(row, matches, strict=False) if match), default=None))
+    return logprobs
 
 
 async def _digit_tokens(context: Any, role: Role[Any], call: Call) -> dict[Digit, int]:
-    """The tokens that are one digit, by their text and, where the server tells ids, by their id."""
+    """The one-digit tokens, by text and, if the server returns ids, by id."""
     model = model_of(context, role)
     digits: dict[Digit, int] = {str(d): d for d in range(10)}
     if call.top_ids is not None and isinstance(model, AgentChatModel):
@@ -91,7 +90,7 @@ async def _digit_tokens(context: Any, role: Role[Any], call: Call) -> dict[Digit
 
 
 def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, float]:
-    """Digit -> probability at token i; empty if the token that was chosen is no digit."""
+    """Digit -> probability at token i; empty if the chosen token is not a digit."""
     assert call.top_logprobs is not None
     tokens: list[Digit] = list((call.top_ids or call.top_tokens or [])[i])
     if not tokens:
@@ -106,22 +105,22 @@ def _distribution(call: Call, i: int, digits: dict[Digit, int]) -> dict[int, flo
 
 
 def _chosen(call: Call, i: int, digits: dict[Digit, int]) -> int | None:
-    """The digit that was written at token i; without ids, the alternative that has the written token's probability."""
+    """The digit chosen at token i; without ids, the alternative with the chosen token's log-probability."""
     assert call.top_logprobs is not None
     if call.ids is not None:
         return digits.get(call.ids[i])
     values = call.top_logprobs[i]
-    written = call.logprobs[i] if call.logprobs else max(values)
-    return digits.get((call.top_ids or call.top_tokens or [])[i][nearest(values, written)])
+    chosen = call.logprobs[i] if call.logprobs else max(values)
+    return digits.get((call.top_ids or call.top_tokens or [])[i][nearest(values, chosen)])
 
 
-def nearest(row: Sequence[float], written: float) -> int:
-    """Which of a token's alternatives was written, where no id tells: that with the written token's log-probability."""
-    return min(range(len(row)), key=lambda j: abs(row[j] - written))
+def nearest(row: Sequence[float], chosen: float) -> int:
+    """The index of the chosen token among its alternatives: that of the value nearest to its log-probability."""
+    return min(range(len(row)), key=lambda j: abs(row[j] - chosen))
 
 
 def _last_number(rows: list[dict[int, float]]) -> list[int]:
-    """Indices of the last run of digit tokens."""
+    """Indices of the last run of digit tokens; [] if there is none."""
     end = next((i for i in range(len(rows) - 1, -1, -1) if rows[i]), None)
     if end is None:
         return []

@@ -1,4 +1,4 @@
-"""Where agentsys keeps files of its own on this computer."""
+"""The folder for agentsys's cached files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from platformdirs import user_cache_dir
 
 
 def cache_folder() -> Path:
-    """The folder for what can be made again (weights, replies): $AGENTSYS_CACHE if set, else the user's cache folder.
+    """The folder for weights and cached replies: $AGENTSYS_CACHE if set, else the user's cache folder.
 
-    The folder need not exist yet; whoever writes into it creates it.
+    It may not exist yet; code that writes into it creates it.
     """
     return Path(os.environ.get("AGENTSYS_CACHE") or user_cache_dir("agentsys")).expanduser()

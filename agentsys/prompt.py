@@ -1,13 +1,13 @@
 """Prompt files and their rendering into chat messages.
 
-A prompt file is split into messages before it is rendered, so that no piece of data can open a message of its own.
-A line that is exactly `# system`, `# user` or `# assistant` opens a message. `# each STEP in STEPS` begins messages
-that are repeated for each item of a list (the turns of a dialogue so far), up to `# end`. What comes before the first
-such line is a note for readers.
+A prompt file is split into messages before it is rendered, so that data cannot start a message. A line that is exactly
+`# system`, `# user` or `# assistant` starts a message. `# each STEP in STEPS` starts messages that are repeated for
+each item of a list (the turns of a dialogue so far), up to `# end`. The text before the first such line is a note for
+readers.
 
-The text of a message is a small part of Jinja: variables, `if`, `for` and the filters below. Calls, arithmetic, macros
-and imports are refused, each turn of a loop checks a deadline and each piece of output a size: a template that a
-stranger wrote (in Studio's form, say) ends in bounded time and memory.
+The text of a message is a subset of Jinja: variables, `if`, `for` and the filters below. Calls, arithmetic, macros and
+imports are refused, each iteration of a loop checks a deadline and each piece of output the size, so that an untrusted
+template (from Studio's form, for example) ends in bounded time and memory.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Message(TypedDict):
 
 
 class PromptError(ValueError):
-    """A prompt that cannot be read or rendered; the message names the prompt and what to change."""
+    """A prompt that cannot be read or rendered. The message names the prompt and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A message's role and template; `each` and `of` name the item and the list if it is repeated for a list.
+    """A message's role and template; for a repeated one, `each` and `of` name the item and the list.
 
-    Neighbours with the same `block` number are repeated together.
+    Adjacent parts with the same `block` number are repeated together.
     """
 
     role: ChatRole
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The messages of one prompt, not yet rendered."""
+    """A parsed prompt: its name, its messages before rendering, and the file's text."""
 
     name: str
     parts: tuple[Part, ...]
@@ -80,25 +80,25 @@ class Prompt:
 
     @staticmethod
     def parse(text: str, name: str) -> Prompt:
-        """Split a prompt file's text. Raises PromptError if no message opens or a template is not allowed."""
+        """Parse a prompt file's text. Raises PromptError if it has no message or a template is not allowed."""
         if len(text) > MAX_TEMPLATE:
             raise PromptError(f"prompt {name}: {len(text):,} characters; at most {MAX_TEMPLATE:,} are allowed")
         marks = list(_MARK.finditer(text))
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         parts: list[Part] = []
-        opened = 0
+        block = 0
         each = of = ""
-        for block, (mark, end) in enumerate(zip(marks, ends, strict=False)):
+        for number, (mark, end) in enumerate(zip(marks, ends, strict=False)):
             template = text[mark.end() : end].strip()
             if mark[1] in ("system", "user", "assistant"):
                 _compile(template, name)
-                parts.append(Part(cast("ChatRole", mark[1]), template, each, of, opened))
+                parts.append(Part(cast("ChatRole", mark[1]), template, each, of, block))
                 continue
             if template:
                 raise PromptError(f"prompt {name}: text after '{mark[0].strip()}' belongs to no message")
             if bool(mark[2]) == bool(each):
                 raise PromptError(f"prompt {name}: '{mark[0].strip()}': '# each' and '# end' come in pairs, not nested")
-            each, of, opened = mark[2] or "", mark[3] or "", block
+            each, of, block = mark[2] or "", mark[3] or "", number
         if not parts:
             raise PromptError(f"prompt {name}: no line '# system', '# user' or '# assistant' opens a message")
         if each:
@@ -117,24 +117,24 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the prompt's text; part of a run's fingerprint."""
+        """Hex SHA-256 of the prompt's text; part of a run's fingerprint."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def render(self, inputs: Mapping[str, Any]) -> list[Message]:
-        """The chat messages for these inputs. Raises PromptError for an undefined variable or a broken bound."""
+        """The chat messages for these variables. Raises PromptError for an undefined one, or beyond a limit."""
         messages: list[Message] = []
         deadline, left = time.monotonic() + MAX_SECONDS, MAX_RENDERED
         for _, group in groupby(self.parts, key=lambda part: part.block):
             parts = list(group)
             of = parts[0].of
             if of and not isinstance(inputs.get(of), list | tuple):
-                raise PromptError(f"prompt {self.name}: '{of}' is {'no list' if of in inputs else 'undefined'}")
+                raise PromptError(f"prompt {self.name}: '{of}' is {'not a list' if of in inputs else 'undefined'}")
             for item in inputs[of] if of else (None,):
                 scope = {**inputs, parts[0].each: item} if of else inputs
                 for part in parts:
-                    short = None if of else _short(part.template, scope)
-                    if short is not None:
-                        content = _render_constant(part.template, self.name, short)
+                    values = None if of else _short_values(part.template, scope)
+                    if values is not None:
+                        content = _render_constant(part.template, self.name, values)
                     else:
                         content = _render(part.template, self.name, scope, deadline, left)
                     left -= len(content)
@@ -143,7 +143,7 @@ class Prompt:
 
 
 class _Late(TemplateError):
-    """A rendering that passed its deadline."""
+    """The rendering passed its deadline."""
 
 
 def _timed(items: Iterable[Any], deadline: float) -> Iterator[Any]:
@@ -158,7 +158,7 @@ def _check(deadline: float) -> None:
 
 
 def _join(items: Iterable[Any], separator: str = "") -> str:
-    """Jinja's `join`, but bounded: a text joined with itself would be quadratic in size."""
+    """Jinja's `join`, but bounded: a text that joins itself is quadratic in size."""
     pieces: list[str] = []
     size = 0
     for item in items:
@@ -170,14 +170,14 @@ def _join(items: Iterable[Any], separator: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """White space folded, so that a reply of several lines cannot look like several entries of a list."""
+    """The text with its white space folded, so that several lines cannot look like several entries of a list."""
     return " ".join(str(text).split())
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    ours = {"join": _join, "one_line": one_line, "_timed": _timed}
-    environment.filters = {name: environment.filters[name] for name in _FILTERS if name not in ours} | ours
+    custom = {"join": _join, "one_line": one_line, "_timed": _timed}
+    environment.filters = {name: environment.filters[name] for name in _FILTERS if name not in custom} | custom
     environment.globals.clear()
     return environment
 
@@ -197,7 +197,7 @@ def _compile(text: str, name: str) -> Template:
             if isinstance(node, nodes.Name) and node.name.startswith("_"):
                 raise PromptError(f"prompt {name}: '{node.name}': a name that begins with '_' is not allowed")
             if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
-                raise PromptError(f"prompt {name}: no filter '{node.name}'; there are {', '.join(_FILTERS)}")
+                raise PromptError(f"prompt {name}: no filter '{node.name}'; the filters are {', '.join(_FILTERS)}")
         for loop in list(tree.find_all(nodes.For)):
             if loop.recursive:
                 raise PromptError(f"prompt {name}: a recursive loop is not allowed")
@@ -216,17 +216,17 @@ def _variables(text: str) -> frozenset[str]:
     return frozenset(find_undeclared_variables(_ENVIRONMENT.parse(text)))
 
 
-def _short(text: str, inputs: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
-    """The variables of a template if all are short texts (the languages, say): such a message is rendered once."""
-    given = tuple((variable, inputs.get(variable)) for variable in sorted(_variables(text)))
-    if all(isinstance(value, str) and len(value) < 40 for _, value in given):
-        return cast("tuple[tuple[str, str], ...]", given)
+def _short_values(text: str, inputs: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
+    """A template's variables if all are short texts (languages, for example): the rendered message is then cached."""
+    values = tuple((variable, inputs.get(variable)) for variable in sorted(_variables(text)))
+    if all(isinstance(value, str) and len(value) < 40 for _, value in values):
+        return cast("tuple[tuple[str, str], ...]", values)
     return None
 
 
 @lru_cache(maxsize=1024)
-def _render_constant(text: str, name: str, given: tuple[tuple[str, str], ...]) -> str:
-    return _render(text, name, dict(given), time.monotonic() + MAX_SECONDS, MAX_RENDERED)
+def _render_constant(text: str, name: str, values: tuple[tuple[str, str], ...]) -> str:
+    return _render(text, name, dict(values), time.monotonic() + MAX_SECONDS, MAX_RENDERED)
 
 
 def _render(text: str, name: str, inputs: Mapping[str, Any], deadline: float, left: int) -> str:

@@ -1,7 +1,7 @@
-"""What is remembered while one record is worked on: its calls, and the cache that stands behind them.
+"""The recorder of one record: its calls, and the request cache that they go through.
 
-The bulk runner sets `current` around each record; a role finds it there. Without one (in Studio, or when a graph is
-invoked by hand) a role works the same and nothing is recorded.
+The bulk runner sets `current` around each record, and roles look it up there. Without a recorder (in Studio, or when a
+graph is invoked directly) roles work the same and nothing is recorded.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ from agentsys.models.cache import RequestCache
 from agentsys.traces import Call
 
 REPLY_FORMAT: Final = 1
-"""Counts changes of models.wire.Reply: a cached reply of another format is not found."""
+"""Version of models.wire.Reply as the cache stores it; replies stored in another format are not found."""
 
 
 class DuplicateKey(Exception):
-    """Two calls of one record have the same key: the graph has to tell them apart (round, node, child)."""
+    """Two calls of one record have the same key; the graph must give each its own (with a round, node or child)."""
 
 
 class Stopped(Exception):
-    """The run is being stopped: this record is left unfinished, and a resumed run replays its calls from the cache."""
+    """The run is stopping: this record stays unfinished, and a resumed run takes its calls from the cache."""
 
 
 @dataclass(slots=True)
 class Switch:
-    """Says to all records of a run when to stop. `reason` is None while it runs."""
+    """Tells all records of a run when to stop. `reason` is None while the run goes on."""
 
     reason: str | None = None
     calls_too: bool = False
 
     def stop(self, reason: str, *, finish_records: bool = False) -> None:
-        """Take no new record; and no new call either, unless the records under way are to be finished."""
+        """Start no new record; and no new call either, unless the records in progress are to be finished."""
         self.reason = self.reason or reason
         self.calls_too = self.calls_too or not finish_records
 
 
 @dataclass(slots=True)
 class Recorder:
-    """The calls of one record. `record` is its id; a run without a cache has `cache` None.
+    """Records the calls of one record, whose id is `record`. `cache` is None in a run without a request cache.
 
-    `generation` counts how often failed records were tried again: their calls are new ones, else the cache would
-    give the same unusable replies.
+    `generation` counts the retries of failed records: it makes their calls new ones, because the cache would return
+    the same unusable replies again.
     """
 
     record: str
     cache: RequestCache | None = None
     switch: Switch = field(default_factory=Switch)
-    notice: Callable[[Call], None] = field(default=lambda call: None)
+    on_call: Callable[[Call], None] = field(default=lambda call: None)
     generation: int = 0
     calls: list[Call] = field(default_factory=list)
     _keys: set[str] = field(default_factory=set)
 
     @property
     def identity(self) -> str:
-        """What stands for the record in the identity of its calls."""
+        """The record's part in the identity of its calls."""
         return f"{self.record} (try {self.generation + 1})" if self.generation else self.record
 
     def claim(self, key: str) -> None:
-        """Take a key for one call. Raises DuplicateKey if it was taken before, Stopped if the run is being stopped."""
+        """Reserve a key for one call. Raises DuplicateKey if it is in use, Stopped if the run is stopping."""
         if self.switch.calls_too:
             raise Stopped
         if key in self._keys:
@@ -72,22 +72,22 @@ class Recorder:
         self._keys.add(key)
 
     def add(self, call: Call) -> None:
-        """Remember a finished call and tell whoever watches the run."""
+        """Record a finished call and report it to the run."""
         self.calls.append(call)
-        self.notice(call)
+        self.on_call(call)
 
 
 current: ContextVar[Recorder | None] = ContextVar("agentsys_recorder", default=None)
-"""The recorder of the record being worked on; None outside of a run."""
+"""The recorder of the current record; None outside a run."""
 
 
 def identity(**parts: Any) -> bytes:
-    """The 32-byte identity of a call (design.md decision 7): equal parts are the same call, whoever asks."""
+    """The 32-byte identity of a call (docs/decisions/007): calls with equal parts are the same call in every run."""
     return hashlib.sha256(
         orjson.dumps({**parts, "format": REPLY_FORMAT}, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_DATACLASS)
     ).digest()
 
 
 def seed_of(call: bytes) -> int:
-    """A seed in 0 .. 2^31-1 that belongs to this call alone and does not depend on what ran before it."""
+    """A seed in 0 .. 2^31-1 from a call's identity, so that it does not depend on the order of calls."""
     return int.from_bytes(call[:4], "big") >> 1

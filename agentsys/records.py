@@ -1,15 +1,15 @@
-"""Reading records: one input at a time, from a file or from Python, in memory that does not grow with the file.
+"""Streaming records from a file or an iterable, in memory that does not grow with the file.
 
-Every reader below turns its format into pairs `(number, fields)` or `(number, reason)`, where the number is the 1-based
-line or row and the reason says why that one cannot be used; `_record` then checks the pair in one place. So a bad
-input costs one record and never the run, whatever the format. What is wrong with the request itself (no such file, a
-suffix nobody knows) is an `InputError`, raised before the first record.
+Each reader below turns its format into pairs `(number, fields)` or `(number, reason)`: the number is the 1-based line
+or row, the reason says why it cannot be used. `_record` then checks every pair in one place, so that in any format a
+bad input costs one record and not the run. A bad request (missing file, unknown suffix) is an `InputError`, raised
+before the first record.
 
-Two choices that are not obvious. A `.tsv` file has no quoting (text/tab-separated-values): sentences that begin with a
-quotation mark are common in corpora, and a quoting reader strips the mark or swallows the lines up to the next one.
-A JSON array is cut into its elements here and each is parsed alone, so one that is broken costs one record. ijson did
-not do: its C back end turns half a surrogate pair into "?" without a word, its Python one keeps most of the file in
-memory (19 MB for a file of 10 MB), and both stop at the first error.
+Two choices that are not obvious. A `.tsv` file has no quoting (text/tab-separated-values): sentences that start with a
+quotation mark are common in corpora, and a quoting reader strips the mark or reads on to the next one. A JSON array is
+split into its elements here and each is parsed alone, so that a broken one costs one record. ijson is no substitute:
+its C back end silently turns half a surrogate pair into "?", its Python one keeps most of the file in memory (19 MB for
+a file of 10 MB), and both stop at the first error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_LINE = 64 * 2**20
 """The longest line or JSON element read, in bytes, and the longest CSV field, in characters."""
 
 SHUFFLE_BUFFER = 10_000
-"""Records that `shuffled` holds at once."""
+"""Records that `shuffled` holds in memory."""
 
 _CHUNK = 2**18
 _PARQUET_ROWS = 256
@@ -44,12 +44,12 @@ _Raw = tuple[int, dict[str, Any] | str]
 
 
 class InputError(ValueError):
-    """The request cannot be met as it stands; the message is one line that names the fix."""
+    """An unusable input or option. The message is one line that names the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One input: its id, its fields after the mapping (extra ones kept), and where it came from ("a.jsonl:12")."""
+    """One input: its id, its fields after the mapping (with the unmapped ones), and its source ("a.jsonl:12")."""
 
     id: str
     data: dict[str, Any]
@@ -58,7 +58,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """One input that cannot be used; the reason is one line that names the fix."""
+    """An unusable input: its source and the reason, one line that names the fix."""
 
     source: str
     reason: str
@@ -80,13 +80,13 @@ def read_records(
     required: Collection[str] = (),
     text_field: str = "text",
 ) -> Iterator[Record | BadRecord]:
-    """Stream the records of a file (by its suffix: jsonl, ndjson, json, csv, tsv, parquet, txt) or of an iterable.
+    """Stream the records of a file (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt) or of an iterable.
 
-    `fields` maps a graph's field to the column that holds it; the column's own name is dropped. `id_field` is looked up
-    after that; without a value there, the id is `record_id` of the fields. Fields in `required` must hold text that is
-    not blank. A line of a text file, and a string in an iterable, becomes `{text_field: line}`.
+    `fields` maps a graph's field to the column that holds it; the column's own name is dropped. `id_field` is the field
+    with the id after this mapping; without a value there, the id is `record_id` of the fields. Fields in `required`
+    must hold text that is not blank. A line of a text file and a string in an iterable become `{text_field: line}`.
 
-    Raises InputError at the call, before any iteration, if the source or the mapping cannot be used.
+    Raises InputError at the call, before any iteration, for an unusable source or mapping.
     """
     fields = dict(fields or {})
     for field, column in fields.items():
@@ -96,7 +96,7 @@ def read_records(
         rows = _open(Path(source), text_field)
         name = str(source)
     elif isinstance(source, Mapping | bytes) or not isinstance(source, Iterable):
-        raise InputError(f"records cannot come from a {type(source).__name__!r}; give a path or a list of mappings")
+        raise InputError(f"records of type {type(source).__name__!r} cannot be read; give a path or a list of mappings")
     else:
         rows = _items(source, text_field)
         name = "item"
@@ -104,15 +104,15 @@ def read_records(
 
 
 def check_seed(seed: int) -> None:
-    """Raises InputError for a seed that no manifest or report can hold."""
+    """Raises InputError for a seed that does not fit into 64 bits, as JSON holds them."""
     if not -(2**63) <= seed < 2**63:
-        raise InputError(f"--seed {seed}: at most {2**63 - 1} is possible")
+        raise InputError(f"--seed {seed}: give a number from {-(2**63)} to {2**63 - 1}")
 
 
 def shuffled(records: Iterable[T], *, seed: int, buffer: int = SHUFFLE_BUFFER) -> Iterator[T]:
-    """Yield every one of `records` once, in an order that `seed` decides, holding at most `buffer` (>= 1) of them.
+    """Yield all `records` in an order that `seed` determines, with at most `buffer` (>= 1) of them in memory.
 
-    A record moves forward by less than `buffer` places, so a longer sorted input is mixed only locally.
+    A record moves forward by fewer than `buffer` places, so that a longer sorted input is shuffled only locally.
     """
     rng = random.Random(seed)
     held: list[T] = []
@@ -132,37 +132,37 @@ def _record(
 ) -> Record | BadRecord:
     if isinstance(raw, str):
         return BadRecord(source, raw)
-    taken = {*fields, *fields.values()}
-    data = {name: value for name, value in raw.items() if name not in taken}
+    mapped = {*fields, *fields.values()}
+    data = {name: value for name, value in raw.items() if name not in mapped}
     data |= {field: raw[column] for field, column in fields.items() if column in raw}
     reason = _unusable(data, raw, fields, required)
     if reason:
         return BadRecord(source, reason)
-    given = data.get(id_field)
-    if isinstance(given, bool) or not isinstance(given, str | int | None):
+    id_value = data.get(id_field)
+    if isinstance(id_value, bool) or not isinstance(id_value, str | int | None):
         return BadRecord(
-            source, f"the id in {id_field!r} is of type {type(given).__name__}; make it a string or an integer"
+            source, f"the id in {id_field!r} is of type {type(id_value).__name__}; make it a string or an integer"
         )
     if id_field != "id" and id_field not in data:
         return BadRecord(source, f"no field {id_field!r} to take the id from; the record has {_names(data)}")
     try:
-        # Also where an id is given: a record that cannot be written as JSON could not be put into a trace.
+        # Also for a record with an id: one that cannot be written as JSON does not fit into a trace.
         content = record_id(data)
     except TypeError as error:
         return BadRecord(source, _not_json(data, error))
-    return Record(str(given) if given is not None and str(given).strip() else content, data, source)
+    return Record(str(id_value) if id_value is not None and str(id_value).strip() else content, data, source)
 
 
 def _unusable(
     data: Mapping[str, Any], raw: Mapping[str, Any], fields: Mapping[str, str], required: Collection[str]
 ) -> str:
-    """Why a required field cannot be used, or "" if all can."""
+    """Why a required field cannot be used; "" if all can."""
     for field in required:
         column = fields.get(field, field)
         value = data.get(field)
         if field not in data:
-            wanted = repr(field) if column == field else f"{column!r} (for {field!r})"
-            return f"no field {wanted}; the record has {_names(raw)}; name the right one with --field {field}=COLUMN"
+            missing = repr(field) if column == field else f"{column!r} (for {field!r})"
+            return f"no field {missing}; the record has {_names(raw)}; name the right one with --field {field}=COLUMN"
         if not isinstance(value, str) and value is not None:
             return f"field {column!r} is of type {type(value).__name__}; make it a string"
         if value is None or not value.strip():
@@ -228,7 +228,7 @@ def _skip_mark(file: BinaryIO) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines with their line ends, without a byte order mark; None for one longer than MAX_LINE."""
+    """Numbered lines with their line ends, without byte order mark; None for a line longer than MAX_LINE."""
     with path.open("rb") as file:
         _skip_mark(file)
         number = 0
@@ -243,7 +243,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _decode(line: bytes | None) -> tuple[str, str]:
-    """The line's text and what is wrong with it ("" if nothing)."""
+    """The line's text and its fault ("" if none)."""
     if line is None:
         return "\n", _TOO_LONG
     try:
@@ -287,11 +287,11 @@ def _json_array(path: Path) -> Iterator[_Raw]:
         if first == b"[":
             yield from enumerate(_elements(file), start=1)
         elif first:
-            yield 1, "not a JSON array; write [{...}, ...], or name the file .jsonl if it has one object a line"
+            yield 1, "not a JSON array; write [{...}, ...], or name the file .jsonl if it has one object per line"
 
 
 def _elements(file: BinaryIO) -> Iterator[dict[str, Any] | str]:
-    """The elements of the array whose opening bracket was just read; last, what is wrong with its end if anything."""
+    """The elements of the array whose opening bracket was just read, and then the fault of its end, if any."""
     held = bytearray()
     depth, quoted, escaped, offset = 1, False, -1, 0
     while chunk := file.read(_CHUNK):
@@ -316,14 +316,14 @@ def _elements(file: BinaryIO) -> Iterator[dict[str, Any] | str]:
         held += chunk[start:]
         del held[MAX_LINE + 1 :]
         offset += len(chunk)
-    # A last element that is whole is still a record.
+    # A complete last element is still a record.
     yield from _element(held if depth == 1 else bytearray())
-    yield "the file ends inside the JSON array, here; what came before was read: write the file again"
+    yield "the file ends inside the JSON array, here; the records before were read: write the file again"
 
 
 def _after_array(rest: bytes) -> Iterator[str]:
     if rest.strip():
-        yield "something follows the end of the JSON array; put everything into one array"
+        yield "there is more after the end of the JSON array; put everything into one array"
 
 
 def _element(held: bytearray) -> Iterator[dict[str, Any] | str]:
@@ -334,8 +334,8 @@ def _element(held: bytearray) -> Iterator[dict[str, Any] | str]:
 
 
 def _cells(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str] | str]]:
-    """The rows of a CSV or TSV file, blank ones skipped, each with the number of its first line."""
-    # The default limit is 128 Ki characters. Ours is also what ends a field whose quotation mark is never closed.
+    """The rows of a CSV or TSV file without blank ones, each with the number of its first line."""
+    # The default limit is 128 Ki characters. This one also ends a field whose quotation mark is never closed.
     csv.field_size_limit(MAX_LINE)
     faults: list[str] = []
 
@@ -346,7 +346,7 @@ def _cells(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[tuple
                 faults.append(fault)
             yield line
 
-    # Not strict, the reader would drop a misplaced quotation mark in silence.
+    # If not strict, the reader silently drops a misplaced quotation mark.
     reader = csv.reader(text(), delimiter=delimiter, quoting=quoting, strict=True)
     while True:
         number = reader.line_num + 1
@@ -366,8 +366,8 @@ def _cells(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[tuple
 
 def _table(rows: Iterator[tuple[int, list[str] | str]]) -> Iterator[_Raw]:
     number, header = next(rows, (1, []))
-    if isinstance(header, str) or _twice(header):
-        yield number, f"the header cannot be used: {header if isinstance(header, str) else _twice(header)}"
+    if fault := header if isinstance(header, str) else _duplicate(header):
+        yield number, f"the header cannot be used: {fault}"
         return
     for number, row in rows:
         if not isinstance(row, str) and len(row) != len(header):
@@ -376,9 +376,10 @@ def _table(rows: Iterator[tuple[int, list[str] | str]]) -> Iterator[_Raw]:
             yield number, row if isinstance(row, str) else dict(zip(header, row, strict=True))
 
 
-def _twice(names: Iterable[str]) -> str:
+def _duplicate(names: Iterable[str]) -> str:
+    """The fault of a header with a repeated column; "" if there is none."""
     name, count = next(iter(Counter(names).most_common(1)), ("", 1))
-    return f"column {name!r} is there {count} times; rename all but one" if count > 1 else ""
+    return f"column {name!r} occurs {count} times; rename all but one" if count > 1 else ""
 
 
 def _parquet(path: Path) -> Iterator[_Raw]:
@@ -388,8 +389,8 @@ def _parquet(path: Path) -> Iterator[_Raw]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if twice := _twice(file.schema_arrow.names):
-                yield 1, twice
+            if fault := _duplicate(file.schema_arrow.names):
+                yield 1, fault
                 return
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for row in range(batch.num_rows):
@@ -397,7 +398,10 @@ def _parquet(path: Path) -> Iterator[_Raw]:
                     yield number, _parquet_row(batch, row)
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        yield number + 1, f"the parquet file breaks off here: {reason}; write it again, what came before was read"
+        yield (
+            number + 1,
+            f"the parquet file is broken from here on: {reason}; write it again (the records before were read)",
+        )
 
 
 def _parquet_row(batch: Any, row: int) -> dict[str, Any] | str:

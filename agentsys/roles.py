@@ -1,4 +1,4 @@
-"""Role: a prompt file plus the type of its output.
+"""Role: a prompt and the type of its output.
 
 advisor = Role("drt/advisor")                       # text
 evaluator = Role("drt/evaluator", Evaluation)       # a pydantic model, through the server's JSON schema
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agentsys.models.chat import AgentChatModel, reply_of
+from agentsys.models.chat import AgentChatModel, reply_from_message
 from agentsys.models.errors import ModelError
 from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply
@@ -34,11 +34,14 @@ from agentsys.traces import Call
 T = TypeVar("T")
 
 ATTEMPTS: Final = 3
-"""How often a role asks before a reply that does not parse (or is cut off, or empty) counts as a failure."""
+"""How often a role asks until a reply is usable: it parses, is complete and passes the role's check."""
 
 
 class RoleError(ModelError):
-    """A role got no usable reply in all its attempts. It ends the record, not the run."""
+    """None of a role's attempts gave a usable reply. It ends the record, not the run.
+
+    `tokens` counts the completion tokens of those attempts.
+    """
 
     def __init__(self, message: str, tokens: int = 0) -> None:
         super().__init__(message)
@@ -46,16 +49,16 @@ class RoleError(ModelError):
 
 
 class _Unusable(Exception):
-    """Why a reply cannot be used; told to the model in the next attempt."""
+    """Why a reply cannot be used; the next attempt's messages say it to the model."""
 
 
 class _Unwanted(_Unusable):
-    """A reply that fails the role's check or never ends: shown again, a small model would only copy it."""
+    """A reply that fails the role's check or was truncated: not shown to the model, since a small one would copy it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A role's typed value and the call it came from."""
+    """A role's parsed value and the call it comes from."""
 
     value: T
     call: Call
@@ -63,13 +66,13 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class Role(Generic[T]):
-    """An agent: `await role(model, key=..., **inputs)` gives a value of type `output`.
+    """An agent: `await role(model, key=..., **inputs)` returns a value of type `output`.
 
-    `prompt` is a name under prompts/ ("drt/advisor"), a file, or a Prompt; `output` is str or a pydantic model. The
-    role's name is the prompt's unless one is given. `sampling` holds the role's own settings (models.sampling); those
-    of a model spec win over them. A prompt whose last message is the assistant's is a reply begun: the model goes on
-    from its text. A truncated reply counts as a failure unless `allow_truncated`. `check(value, inputs)` returns why a
-    parsed value is refused, or None; the model is asked again with that reason, `attempts` times at most.
+    `prompt` is a name under prompts/ ("drt/advisor"), a file, or a Prompt; `output` is str or a pydantic model. `name`
+    defaults to the prompt's. `sampling` holds the role's settings (models.sampling), which a model spec's override. If
+    the prompt's last message is the assistant's, the model continues that text. A truncated reply is unusable unless
+    `allow_truncated`. `check(value, inputs)` returns why a parsed value is refused, or None. After an unusable reply
+    the model is asked again with the reason, `attempts` times in all.
     """
 
     prompt: Prompt | str | Path
@@ -81,7 +84,7 @@ class Role(Generic[T]):
     attempts: int = ATTEMPTS
 
     def __post_init__(self) -> None:
-        """Read the prompt. Raises PromptError or SpecError, here and not in the middle of a run."""
+        """Read the prompt. Raises PromptError for it, SpecError for an unknown or invalid sampling setting."""
         check_sampling(self.sampling)
         if not isinstance(self.prompt, Prompt):
             object.__setattr__(self, "prompt", load_prompt(self.prompt))
@@ -90,15 +93,15 @@ class Role(Generic[T]):
 
     @property
     def text(self) -> Prompt:
-        """The prompt, read."""
+        """The prompt, loaded."""
         return cast("Prompt", self.prompt)
 
     @cached_property
     def schema(self) -> dict[str, Any] | None:
-        """The JSON schema of the output, or None for text.
+        """The JSON schema of the output; None for text.
 
-        Docstrings are left out: they are for readers of the code. What the model shall read is a field's description,
-        `Field(description=...)`.
+        It has no class docstrings, which are for readers of the code. Use `Field(description=...)` for what the model
+        should read.
         """
         if issubclass(self.output, BaseModel):
             return self.output.model_json_schema(schema_generator=_WithoutDocstrings)
@@ -106,50 +109,53 @@ class Role(Generic[T]):
 
     @cached_property
     def schema_sha256(self) -> str | None:
-        """Hex digest of the schema; part of a run's fingerprint."""
+        """Hex SHA-256 of the schema, None for text; part of a run's fingerprint."""
         return hashlib.sha256(orjson.dumps(self.schema)).hexdigest() if self.schema else None
 
     async def __call__(self, model: BaseChatModel, *, key: str, **inputs: Any) -> T:
-        """Ask and return the value. Raises RoleError, ModelError or PromptError."""
+        """Ask the model and return the value. Raises RoleError, ModelError or PromptError."""
         return (await self.answer(model, key=key, **inputs)).value
 
     async def answer(
         self, model: BaseChatModel, *, key: str, continue_ids: Sequence[int] = (), **inputs: Any
     ) -> Answer[T]:
-        """Ask and return the value with its call (its token ids and log-probabilities, say).
+        """Ask the model and return the value with its call (token ids, log-probabilities and so on).
 
-        `continue_ids` are the ids of an answer begun earlier: the reply extends them exactly, token for token.
+        `key` names the call within its record and is unique there. `continue_ids` are the token ids of a partial
+        answer; the reply continues exactly these. Raises RoleError, ModelError, PromptError or DuplicateKey.
         """
-        asked = self.text.render(inputs)
-        messages = asked
-        problem, written = "", 0
+        request = self.text.render(inputs)
+        messages = request
+        problem, tokens = "", 0
         for attempt in range(self.attempts):
             call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
             try:
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
-                written += call.completion_tokens
-                begun = asked[-1]["role"] == "assistant" or bool(continue_ids)
-                shown = not isinstance(err, _Unwanted) and not begun
-                messages = [*asked, *_again(call.text, problem)] if shown else _reminded(asked, problem)
-        tried = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
-        raise RoleError(f"{self.name} ({key}): no usable reply in {tried}: {problem}", written)
+                tokens += call.completion_tokens
+                has_prefix = request[-1]["role"] == "assistant" or bool(continue_ids)
+                if isinstance(err, _Unwanted) or has_prefix:
+                    messages = _add_reminder(request, problem)
+                else:
+                    messages = [*request, *_retry_messages(call.text, problem)]
+        attempts = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        raise RoleError(f"{self.name} ({key}): no usable reply in {attempts}: {problem}", tokens)
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:
         recorder = current.get()
         sampling = model.settings(self.sampling) if isinstance(model, AgentChatModel) else dict(self.sampling)
-        known = await model.identity() if isinstance(model, AgentChatModel) else _foreign_identity(model)
-        about: dict[str, Any] = {
-            "model": known,
+        model_id = await model.identity() if isinstance(model, AgentChatModel) else _foreign_identity(model)
+        parts: dict[str, Any] = {
+            "model": model_id,
             "messages": messages,
             "sampling": sampling,
             "schema": self.schema,
             "key": key,
         }
         if continue_ids:
-            about["continue_ids"] = continue_ids
-        call_id = identity(record=recorder.identity if recorder else None, **about)
+            parts["continue_ids"] = continue_ids
+        call_id = identity(record=recorder.identity if recorder else None, **parts)
         seed = sampling.get("seed", seed_of(call_id) if recorder else None)
         if recorder:
             recorder.claim(key)
@@ -158,9 +164,11 @@ class Role(Generic[T]):
             if isinstance(model, AgentChatModel):
                 extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
                 extra |= {"continue_ids": continue_ids} if continue_ids else {}
-                reply = await model.reply(cast("Any", messages), **extra)
+                reply = await model.get_reply(cast("Any", messages), **extra)
             elif continue_ids:
-                raise ModelError(f"{known['name']}: an answer can be continued only by a model of agentsys's own")
+                raise ModelError(
+                    f"{model_id['name']}: only the model classes of agentsys can continue a partial answer"
+                )
             else:
                 reply = await self._ask_foreign(model, messages)
             if recorder and recorder.cache:
@@ -169,8 +177,8 @@ class Role(Generic[T]):
             key=key,
             role=self.name,
             prompt_sha256=self.text.sha256,
-            model=known["name"],
-            revision=known["revision"],
+            model=model_id["name"],
+            revision=model_id["revision"],
             mode="token" if reply.prompt_ids is not None and reply.ids is not None else "chat",
             sampling=sampling,
             seed=seed,
@@ -183,15 +191,15 @@ class Role(Generic[T]):
         return call
 
     async def _ask_foreign(self, model: BaseChatModel, messages: list[Message]) -> Reply:
-        """Another LangChain integration: structured output its own way, and only what LangChain keeps of a reply."""
+        """Ask another LangChain integration through its own structured output; some fields of the reply are lost."""
         try:
             structured = model.with_structured_output(self.output, include_raw=True) if self.schema else None
-        except NotImplementedError:  # the prompt still asks for JSON, and a reply that is none is asked for again
+        except NotImplementedError:  # the prompt asks for JSON too, and an unusable reply is asked for again
             structured = None
         if structured is None:
-            return reply_of(await model.ainvoke(cast("Any", messages)))
+            return reply_from_message(await model.ainvoke(cast("Any", messages)))
         result = cast("dict[str, Any]", await structured.ainvoke(cast("Any", messages)))
-        reply = reply_of(result["raw"])
+        reply = reply_from_message(result["raw"])
         if isinstance(result["parsed"], BaseModel):
             reply.text = result["parsed"].model_dump_json()
         return reply
@@ -217,7 +225,7 @@ class Role(Generic[T]):
 
 
 class _WithoutDocstrings(GenerateJsonSchema):
-    """Generates schemas whose models, dataclasses, typed dictionaries and enums lack their class docstrings."""
+    """Schemas without the class docstrings of models, dataclasses, typed dictionaries and enums."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         return _without_docstring(super().model_schema(schema), schema["cls"])
@@ -242,31 +250,32 @@ _SHARED: Final = (
     "text", "finish", "prompt_tokens", "completion_tokens", "prompt_ids", "ids", "stop_ids", "logprobs", "top_logprobs",
     "top_ids", "top_tokens", "reasoning", "measured",
 )  # fmt: skip
-"""The fields that a Call takes over from a Reply."""
+"""The fields that a Call copies from a Reply."""
 
 
 def load_prompt(prompt: str | Path) -> Prompt:
-    """A shipped prompt by name ("drt/advisor"), or a prompt file ("my/advisor.md"). Raises PromptError."""
+    """Load a shipped prompt by name ("drt/advisor") or a prompt file ("my/advisor.md"). Raises PromptError."""
     if isinstance(prompt, str) and not prompt.endswith(".md"):
         with resources.as_file(resources.files("agentsys.prompts").joinpath(f"{prompt}.md")) as path:
             return Prompt.load(path)
     return Prompt.load(Path(prompt))
 
 
-def _reminded(asked: list[Message], problem: str) -> list[Message]:
-    """The request with what to mind at its end: before the answer, if the prompt has begun one."""
-    begun = asked[-1:] if asked[-1]["role"] == "assistant" else []
-    *before, last = asked[:-1] if begun else asked
+def _add_reminder(request: list[Message], problem: str) -> list[Message]:
+    """The request with the problem at its end, but before the beginning of the answer if the prompt has one."""
+    prefix = request[-1:] if request[-1]["role"] == "assistant" else []
+    *before, last = request[:-1] if prefix else request
     reminder = f"(An earlier reply was refused: {problem}.)"
     if isinstance(last["content"], str):
-        return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{reminder}"), *begun]
-    return [*before, last, Message(role="user", content=reminder), *begun]
+        return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{reminder}"), *prefix]
+    return [*before, last, Message(role="user", content=reminder), *prefix]
 
 
-def _again(text: str, problem: str) -> list[Message]:
-    shown = text if len(text) <= 2000 else text[:2000] + " ..."
+def _retry_messages(text: str, problem: str) -> list[Message]:
+    """The unusable reply, shortened, and the request for another one."""
+    excerpt = text if len(text) <= 2000 else text[:2000] + " ..."
     request = f"That reply cannot be used: {problem}. Answer again, in the form that was asked for."
-    return [Message(role="assistant", content=shown or "(empty)"), Message(role="user", content=request)]
+    return [Message(role="assistant", content=excerpt or "(empty)"), Message(role="user", content=request)]
 
 
 def _cached(recorder: Recorder | None, call_id: bytes) -> Reply | None:
@@ -279,7 +288,7 @@ def _cached(recorder: Recorder | None, call_id: bytes) -> Reply | None:
 
 
 def _foreign_identity(model: BaseChatModel) -> dict[str, Any]:
-    """Class and digest of the parameters of another integration's model (LangChain masks secrets in them)."""
+    """Class name and parameters' digest of another integration's model (LangChain masks secrets in the parameters)."""
     parameters = repr(sorted(model._identifying_params.items(), key=str))
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     return {"name": name, "revision": hashlib.sha256(parameters.encode()).hexdigest()[:16]}
@@ -289,6 +298,6 @@ _FENCE: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
 def _json_in(text: str) -> str:
-    """The JSON in a reply: some servers ignore a schema, and models like to wrap their JSON in a code fence."""
+    """The JSON in a reply; a server that ignores schemas may return it in a code fence."""
     fenced = None if text.lstrip().startswith("{") else _FENCE.search(text)
     return fenced[1] if fenced else text.strip()

@@ -1,4 +1,4 @@
-"""System: the base of a paper's method as a graph. Its fields are its roles, its methods are the nodes."""
+"""System: the base of a paper's method. Its fields are the roles, its methods the graph's nodes."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class System:
-    """Roles by name. `DRT(advisor=Role("my_advisor.md"))` puts another role in the place of one."""
+    """Roles by name. `DRT(advisor=Role("my_advisor.md"))` replaces one of them."""
 
     def __post_init__(self) -> None:
-        """A role is called by the name of its place, whatever its prompt file is called."""
-        for place in fields(self):
-            role = getattr(self, place.name)
+        """Name each role after its field, whatever its prompt file is called."""
+        for item in fields(self):
+            role = getattr(self, item.name)
             if isinstance(role, Role):
-                object.__setattr__(self, place.name, replace(role, name=place.name))
+                object.__setattr__(self, item.name, replace(role, name=item.name))
 
 
 @dataclass(frozen=True)
 class BaseContext:
     """Base of a graph's context: a model, knobs, and with `role_options` a model and a prompt for each role.
 
-    A value of the wrong type is refused when the context is made, from Python, a command line or Studio alike, and so
-    is a number that JSON cannot hold.
+    Raises ValueError for a value of the wrong type or a number that JSON cannot hold, whether the context is made in
+    Python, by a command or in Studio.
     """
 
     model: str = knob("embedded", "model spec of every role that has none of its own")
 
     role_fields: ClassVar[Mapping[str, str]] = {}
-    """The field that holds each role's model spec, filled in by `role_options`; empty: one model for all roles."""
+    """The name of the field with each role's model spec, set by `role_options`; empty: one model for all roles."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError that names the field and what is allowed."""
+        """Raises ValueError, which names the field and what is allowed."""
         hints = get_type_hints(type(self))
         for name in (item.name for item in fields(self)):
             hint, value = hints[name], getattr(self, name)
@@ -60,7 +60,7 @@ class BaseContext:
             except ValidationError as err:
                 raise ValueError(f"{name}: {value!r}: {err.errors()[0]['msg'].lower()}") from None
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name}: {value} is no number")
+                raise ValueError(f"{name}: {value} is not a finite number")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"{name}: {value} is out of range")
 
@@ -78,7 +78,7 @@ class BaseContext:
 
 
 class LanguagePair:
-    """For the context of a system that translates: its two languages as the variables that every prompt gets."""
+    """Mixin for the context of a translation system: its two languages, as prompt variables."""
 
     source_language: str
     target_language: str
@@ -103,16 +103,16 @@ def role_options(
         @role_options(DRT)
         class Context(BaseContext): ...
 
-    A field that the class defines itself is kept as it is. Roles that share a prompt file share the field
-    `<file>_prompt`. `shared_models` maps a role to the role whose model it is asked with, or to "" for `model`.
-    `old_names` maps a role to its former name, under which commands still take its options. Raises TypeError for a
-    field of the class that belongs to no role.
+    A field that the class itself defines is kept. Roles that share a prompt file share the field `<file>_prompt`.
+    `shared_models` maps a role to the role whose model it uses, or to "" for `model`. `old_names` maps a role to its
+    former name, whose options commands still accept. Raises TypeError for a role that does not exist, and for a field
+    `*_model` or `*_prompt` of the class that belongs to no role.
     """
     shared, old = shared_models or {}, old_names or {}
     roles = [role for system in systems for role in _roles_in(system())]
     owners = {role.name: shared.get(role.name, role.name) for role in roles}
     if unknown := sorted({*shared, *old, *filter(None, shared.values())} - {*owners}):
-        raise TypeError(f"role_options: {', '.join(unknown)}: no such role; there are {', '.join(owners)}")
+        raise TypeError(f"role_options: {', '.join(unknown)}: no such role; the roles are {', '.join(owners)}")
 
     def decorate(cls: type[C]) -> type[C]:
         models: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def role_options(
 
 
 def _roles_in(value: Any) -> Iterator[Role[Any]]:
-    """The roles of a system and of the systems that are its parts."""
+    """The roles of a system and of its parts."""
     for item in fields(value):
         part = getattr(value, item.name)
         if isinstance(part, Role):
@@ -143,13 +143,13 @@ def _roles_in(value: Any) -> Iterator[Role[Any]]:
 
 
 def _add_fields(cls: type, models: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
-    """Puts the models before a class's own annotated fields and the prompts behind them."""
+    """Add the models before a class's own annotated fields, and the prompts after them."""
     own = dict(inspect.get_annotations(cls))
     inherited = {name for base in cls.__mro__[1:] for name in inspect.get_annotations(base)}
-    wrong = [n for n in own if n.endswith(("_model", "_prompt")) and n not in {*models, *prompts}]
-    if wrong:
+    unknown = [n for n in own if n.endswith(("_model", "_prompt")) and n not in {*models, *prompts}]
+    if unknown:
         options = ", ".join({**models, **prompts})
-        raise TypeError(f"{cls.__qualname__}.{wrong[0]}: no role has this option; there are {options}")
+        raise TypeError(f"{cls.__qualname__}.{unknown[0]}: no role has this option; the options are {options}")
     added = {name: value for name, value in {**models, **prompts}.items() if name not in {*own, *inherited}}
     for name, value in added.items():
         setattr(cls, name, value)
@@ -158,13 +158,13 @@ def _add_fields(cls: type, models: Mapping[str, Any], prompts: Mapping[str, Any]
 
 
 def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
-    """The model that a context gives a role: its `<role>_model`, or where that is empty `model`.
+    """The model of a role in a context: `<role>_model`, or `model` where that is empty.
 
-    Raises SpecError for a bad spec, and for a role that the context has no option for though it has some for others.
+    Raises SpecError for an invalid spec, and for a role without an option if other roles have one.
     """
-    known: Mapping[str, str] = getattr(context, "role_fields", None) or _model_fields(type(context))
-    name = known.get(role.name, "")
-    if known and not name:
+    model_fields: Mapping[str, str] = getattr(context, "role_fields", None) or _model_fields(type(context))
+    name = model_fields.get(role.name, "")
+    if model_fields and not name:
         raise SpecError(
             f"{type(context).__qualname__} has no option {role.name}_model; make its role options from the system that "
             f"has the role {role.name}: @role_options(...)"
@@ -173,17 +173,17 @@ def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
 
 
 def _model_fields(kind: type) -> dict[str, str]:
-    """The fields `<role>_model` of a context that was written without `role_options`, by role."""
+    """The fields `<role>_model` of a context without `role_options`, by role."""
     names = [item.name for item in fields(kind)] if is_dataclass(kind) else []
     return {name.removesuffix("_model"): name for name in names if name.endswith("_model")}
 
 
 async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer[T]:
-    """Ask a role with the model and the prompt that a context gives it.
+    """Ask a role with its model and prompt from a context; `key` names the call within its record.
 
-    The context's field `<role>_model` is its model spec (empty: `model`), `<role>_prompt` a prompt text that takes the
-    place of its own (empty: its own); roles that share a prompt file can share a field, `<file>_prompt`. Raises
-    RoleError, ModelError, SpecError or PromptError.
+    The context's field `<role>_model` is the model spec (empty: `model`) and `<role>_prompt` a prompt text that
+    replaces the role's own (empty: its own); roles that share a prompt file can share the field `<file>_prompt`.
+    Raises RoleError, ModelError, SpecError or PromptError.
     """
     model = model_of(context, role)
     text = getattr(context, f"{role.name}_prompt", "") or getattr(context, f"{role.text.name}_prompt", "")
@@ -193,9 +193,9 @@ async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer
 def one_node_graph(
     node: Callable[..., Any], *, state: type[Any], context: type[Any], input: type[Any], output: type[Any]
 ) -> StateGraph[Any, Any, Any, Any]:
-    """A graph whose one node does all the work, named after the node's function.
+    """A builder of a graph with one node, named after the node's function.
 
-    For searches: the calls of many trees share one client, and nothing waits for the slowest.
+    For searches: the node awaits many calls at once, which do not wait for each other as nodes would.
     """
     from langgraph.graph import END, START, StateGraph
 

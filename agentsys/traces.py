@@ -1,8 +1,7 @@
-"""Traces: what happened to one record, as versioned JSON lines.
+"""Traces: what happened to each record, as versioned JSON lines. docs/collect.md describes every field.
 
-A trace is closed when its record is finished and never changed afterwards. Everything that may differ between two runs
-with the same replies (timings, retries, cached tokens, addresses) stands in `measured` objects and nowhere else.
-docs/collect.md describes every field.
+A trace is written when its record is finished and never changed. Whatever may differ between two runs with the same
+replies (timings, retries, cached tokens, addresses) is in `measured` objects and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Any, Final, Literal
 import orjson
 
 VERSION: Final = 2
-"""The trace format that this package writes; it reads every version up to this one.
+"""The trace format that this package writes; it reads this version and all earlier ones.
 
-Version 2 calls a record that could not be processed *failed*; version 1 called it *rejected*.
+Version 2 has the outcome *failed* for records that could not be processed; version 1 had *rejected*.
 """
 
 Outcome = Literal["kept", "dropped", "failed"]
@@ -28,11 +27,11 @@ Outcome = Literal["kept", "dropped", "failed"]
 class Call:
     """One request of one role and its reply.
 
-    `ids` are the completion's token ids as the engine wrote them, the token that ended the turn included; `stop_ids`
-    (0 or 1) counts that token, which is not part of `text`. An engine that cuts a stop string off `text` may leave its
-    ids: those are not counted, only decoding tells them. `logprobs` are natural logarithms, one per id. Where
-    alternatives were asked for, `top_logprobs` holds a row of them per id, with their ids in `top_ids`, or their texts
-    in `top_tokens` if the server tells no ids. What the engine did not give is None.
+    `ids` are the completion's token ids as the engine generated them, with the token that ends the turn; `stop_ids` (0
+    or 1) counts that token, which is not part of `text`. An engine that removes a stop string from `text` may leave its
+    ids: they are not counted, and only decoding shows them. `logprobs` are natural logarithms, one per id. If
+    alternatives were requested, `top_logprobs` has one row of them per id, with their ids in `top_ids`, or their texts
+    in `top_tokens` if the server returns no ids. What the engine does not return is None.
     """
 
     key: str
@@ -63,12 +62,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a target: literal `text`, what a call wrote (`call` is its key) or a tree node (`node` its id), or
-    everything a call was sent (`prompt` is its key).
+    """A piece of a target: literal `text`, the reply of a call (`call` is its key), the text of a tree node (`node` is
+    its id), or the whole request of a call (`prompt` is its key).
 
-    `role` is the chat role the piece belongs to; neighbours with one role form one message. `learned` pieces carry
-    loss, the others are masked. Targets of the kinds `role` and `step` begin with a `prompt` piece, so that a row's
-    prefix is the very ids that the engine got.
+    `role` is the piece's chat role; adjacent pieces with one role form one message. `learned` pieces have loss, the
+    others are masked. Targets of the kinds `role` and `step` start with a `prompt` piece, so that a row's prefix has
+    exactly the ids that the engine got. Raises ValueError for other combinations.
     """
 
     role: Literal["system", "user", "assistant"]
@@ -82,19 +81,19 @@ class Segment:
         if sum(x is not None for x in (self.text, self.call, self.node, self.prompt)) != 1:
             raise ValueError("a segment has exactly one of text, call, node and prompt")
         if self.prompt is not None and self.learned:
-            raise ValueError("what a call was sent cannot be learned")
+            raise ValueError("the request of a call cannot be learned")
 
 
 def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
-    """The segments of a rendered prompt: what is shown and not learned."""
+    """The segments of a rendered prompt: context without loss."""
     return [Segment(message["role"], False, text=str(message["content"])) for message in messages]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is worth learning from a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
+    """A training example of a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
 
-    `scores` holds what the system measured of it, for filters: {"score": 92.0, "rounds": 3}.
+    `scores` holds the system's measures of it, for filters: {"score": 92.0, "rounds": 3}.
     """
 
     kind: Literal["sft", "role", "step"]
@@ -123,12 +122,15 @@ class Trace:
 
 
 def sort_key(key: str) -> list[tuple[int, str]]:
-    """Order of calls: numbers inside a key count as numbers, so that refine/10 follows refine/9."""
+    """Sorting key of a call's key: numbers in it are compared as numbers, so that refine/10 follows refine/9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
 def dump(trace: Trace) -> bytes:
-    """One line of a shard, the newline included; `id` and `version` come first so that a reader finds them quickly."""
+    """One line of a shard, with its newline; `version` and `id` come first, where a scan finds them quickly.
+
+    Raises TypeError for a value that JSON cannot hold.
+    """
     body = {"version": trace.version, "id": trace.id}
     body |= {name: getattr(trace, name) for name in trace.__slots__ if name not in body}
     body["calls"] = sorted(trace.calls, key=lambda call: (sort_key(call.key), call.key))
@@ -136,7 +138,7 @@ def dump(trace: Trace) -> bytes:
 
 
 def load(line: bytes | str) -> Trace:
-    """A trace from one line. Raises ValueError for a line that is no trace or is of a newer version."""
+    """A trace from one line. Raises ValueError for a line that is not a trace or has a newer version."""
     raw = orjson.loads(line)
     if not isinstance(raw, dict) or not isinstance(raw.get("version"), int):
         raise ValueError("not a trace: no version field")
@@ -153,13 +155,13 @@ def load(line: bytes | str) -> Trace:
 
 
 def target_from(raw: dict[str, Any]) -> Target:
-    """A target from its JSON form. Raises TypeError or ValueError if it is none."""
+    """A target from its JSON form. Raises KeyError, TypeError or ValueError if it is not one."""
     rejected = raw["rejected"] and tuple(Segment(**segment) for segment in raw["rejected"])
     return Target(raw["kind"], tuple(Segment(**segment) for segment in raw["segments"]), rejected, raw["scores"])
 
 
 def read_traces(folder: Path) -> Iterator[Trace]:
-    """All traces of a collect run, in the order in which they were finished."""
+    """The kept and dropped traces of a run, in the order in which they finished. Raises ValueError as `load` does."""
     for shard in shards(folder):
         with shard.open("rb") as lines:
             for line in lines:
@@ -168,9 +170,9 @@ def read_traces(folder: Path) -> Iterator[Trace]:
 
 
 def finished(folder: Path) -> Iterator[Trace]:
-    """The traces of a run, those of failed records last.
+    """All traces of a run, those of failed records last. Raises ValueError as `load` does.
 
-    Left out are a line that a kill has torn, and records whose input was refused: they have no trace.
+    Records whose input was refused have no trace and are left out, as is a torn last line.
     """
     yield from read_traces(folder)
     path = failed_file(folder)
@@ -180,18 +182,18 @@ def finished(folder: Path) -> Iterator[Trace]:
 
 
 def failed_file(folder: Path) -> Path:
-    """failed.jsonl of a run; in a folder written by trace version 1 it is called rejected.jsonl."""
+    """The file of a run's failed records: failed.jsonl, in a folder of trace version 1 rejected.jsonl."""
     path, old = folder / "failed.jsonl", folder / "rejected.jsonl"
     return old if old.exists() and not path.exists() else path
 
 
 def shards(folder: Path) -> Sequence[Path]:
-    """The shard files of a run's folder, in order."""
+    """The shard files traces-*.jsonl of a run's folder, in order."""
     return sorted(folder.glob("traces-*.jsonl"))
 
 
 def strip_measured(value: Any) -> Any:
-    """The same JSON value without any `measured` object: what two runs with the same replies must agree on."""
+    """A JSON value without its `measured` objects: the part that is equal in two runs with the same replies."""
     if isinstance(value, dict):
         return {k: strip_measured(v) for k, v in value.items() if k != "measured"}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What the commands over `collect` share: the options of a run, and its beginning and end."""
+"""What every collect command shares: its options, the run with a progress view, and the final table."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def run_with_view(
     *,
     out: Path | None = None,
 ) -> Summary:
-    """`collect` with a progress view; without --out the folder is runs/<name of the graph>."""
+    """`collect` with a progress view, into `out`, --out or runs/<name of the graph>. Raises what `collect` raises."""
     with ProgressView(total=run.limit) as view:
         folder = out or run.out or Path("runs") / graph.name
         return collect(graph, records, folder, context=context, options=run, watch=view)
 
 
 def finish(summary: Summary, run: CollectOptions, extra: Iterable[tuple[str, str]] = ()) -> None:
-    """Print the table and end the command: exit code 3 if records failed, 130 after Ctrl-C."""
+    """Print the summary table with the `extra` rows. Raises typer.Exit: code 130 after Ctrl-C, 3 if records failed."""
     print_summary(summary, run.cache_path, extra)
     if summary.stopped:
-        print(f"stopped: {summary.stopped}; the same command goes on from here", file=sys.stderr)
+        print(f"stopped: {summary.stopped}; rerun the same command to resume", file=sys.stderr)
     if summary.stopped == "interrupted":
         raise typer.Exit(130)
     if summary.failed:

@@ -1,4 +1,4 @@
-"""A run's traces as one Parquet file: scalar columns to filter by, the rest as JSON."""
+"""A run's traces as one Parquet file: scalar columns for filters, the rest as JSON."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import orjson
 from agentsys.collect.store import RunFolderError
 from agentsys.traces import Trace, read_traces, shards
 
-ROWS_AT_ONCE: Final = 1000
-"""Rows of one row group; what is held in memory."""
+ROW_GROUP: Final = 1000
+"""Rows of one row group; at most these are in memory."""
 JSON_COLUMNS: Final = ("input", "result", "targets", "calls", "tree", "measured")
-"""Columns whose shape differs from record to record; each holds a JSON text."""
+"""Columns whose structure differs between records; each value is a JSON text."""
 
 
 def to_parquet(folder: Path, path: Path) -> int:
-    """Write all traces of a run to `path` and return how many. Raises RunFolderError if there are none."""
+    """Write all traces of a run to `path` and return their number. Raises RunFolderError if there are none, OSError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not shards(folder):
         raise RunFolderError(f"{folder}: no traces-*.jsonl here; name the output folder of a collect run")
-    text = [(name, pa.string()) for name in ("id", "system", "run", "outcome", "reason", "source", *JSON_COLUMNS)]
+    texts = [(name, pa.string()) for name in ("id", "system", "run", "outcome", "reason", "source", *JSON_COLUMNS)]
     numbers = [(name, pa.int64()) for name in ("version", "n_calls", "prompt_tokens", "completion_tokens")]
-    schema = pa.schema([*text, *numbers])
+    schema = pa.schema([*texts, *numbers])
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for rows in _groups(_row(trace) for trace in read_traces(folder)):
+        for rows in _row_groups(_row(trace) for trace in read_traces(folder)):
             writer.write_table(pa.Table.from_pylist(rows, schema))
             count += len(rows)
     os.replace(temporary, path)
@@ -48,7 +48,7 @@ def _row(trace: Trace) -> dict[str, Any]:
     return row
 
 
-def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     rows = iter(rows)
-    while group := list(islice(rows, ROWS_AT_ONCE)):
+    while group := list(islice(rows, ROW_GROUP)):
         yield group

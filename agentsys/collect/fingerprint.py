@@ -1,4 +1,4 @@
-"""A run's fingerprint: what has to stay the same for its records to belong together (design.md decision 12)."""
+"""A run's fingerprint: everything that must be equal for two records to belong to one run (docs/decisions/012)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agentsys.roles import Role
 
 
 def context_models(context: Any) -> dict[str, AgentChatModel]:
-    """The models that a context names: its fields `model` and `*_model`. Raises SpecError."""
+    """The models of agentsys in a context's fields `model` and `*_model`, by field. Raises SpecError."""
     if not is_dataclass(context):
         return {}
     names = [f.name for f in fields(context) if f.name == "model" or f.name.endswith("_model")]
@@ -28,23 +28,23 @@ def context_models(context: Any) -> dict[str, AgentChatModel]:
     return {name: model for name, model in models.items() if isinstance(model, AgentChatModel)}
 
 
-def roles_of(graph: Any) -> dict[str, Role[Any]]:
-    """The roles of a compiled graph, by name.
+def find_roles(graph: Any) -> dict[str, Role[Any]]:
+    """The roles that a compiled graph's nodes can reach, by name.
 
-    They are found where nodes can reach them: fields of the object whose methods the nodes are (and of dataclasses in
-    them), and variables that a node's function (or a function of its module that it calls) refers to; subgraphs are
-    searched in the same way. Of two with one name the second is called after its prompt as well.
+    Searched are the fields of the object whose methods the nodes are (and of dataclasses in them), and the variables
+    that a node's function, or a function of its module that it calls, refers to; subgraphs are searched in the same
+    way. Where two roles have one name, the second is listed as "name (prompt name)".
     """
     seen: dict[int, Any] = {}
-    found: dict[str, Role[Any]] = {}
+    roles: dict[str, Role[Any]] = {}
     for function in _functions(graph):
         for role in _reachable(function, seen):
-            found[role.name if role.name not in found else f"{role.name} ({role.text.name})"] = role
-    return found
+            roles[role.name if role.name not in roles else f"{role.name} ({role.text.name})"] = role
+    return roles
 
 
 def _functions(graph: Any) -> list[Any]:
-    """What the nodes of a graph run: functions, methods, callable objects, subgraphs."""
+    """The functions, methods, callable objects and subgraphs that a graph's nodes run."""
     nodes = [node.runnable for node in graph.builder.nodes.values()]
     return [getattr(node, "func", None) or getattr(node, "afunc", None) or node for node in nodes]
 
@@ -61,7 +61,7 @@ def _reachable(value: Any, seen: dict[int, Any]) -> Iterator[Role[Any]]:
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """Where a role may be: items, arguments of a partial, an object's fields, variables, the nodes of a subgraph."""
+    """Values that may hold a role: items, a partial's arguments, an object's fields, variables, a subgraph's nodes."""
     if isinstance(value, Mapping):
         return value.values()
     if isinstance(value, list | tuple | set | frozenset):
@@ -86,7 +86,7 @@ def _is_graph(value: Any) -> bool:
 
 
 def _variables(function: Any) -> Iterator[Any]:
-    """What a function's variables hold; of the global functions only those of its own module."""
+    """Values of a function's variables; of global functions only those of its own module."""
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # a variable without a value
             yield cell.cell_contents
@@ -100,14 +100,17 @@ def _variables(function: Any) -> Iterator[Any]:
 
 
 async def fingerprint(graph: Any, context: Any) -> dict[str, Any]:
-    """Prompts, schemas, models, sampling, knobs and topology of a run. Brings the models' engines up."""
+    """Prompts, schemas, models, sampling, knobs and topology of a run. Starts the models' engines.
+
+    Raises SpecError, ModelError and EndpointDown.
+    """
     models = {}
     for name, model in context_models(context).items():
         models[name] = {**await model.identity(), "sampling": model.sampling}
     knobs = {f.name: getattr(context, f.name) for f in fields(context)} if is_dataclass(context) else context
     roles = {
         name: {"prompt": role.text.sha256, "schema": role.schema_sha256, "sampling": dict(role.sampling)}
-        for name, role in sorted(roles_of(graph).items())
+        for name, role in sorted(find_roles(graph).items())
     }
     return {
         "system": graph.name,
@@ -119,12 +122,12 @@ async def fingerprint(graph: Any, context: Any) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """16 hex digits that stand for a fingerprint; every trace carries them as `run`."""
+    """The 16 hex digits that identify a fingerprint; every trace has them as `run`."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs, one line each: 'knobs.threshold: 90 -> 95'."""
+    """The differing settings, one line each: 'knobs.threshold: 90 -> 95'."""
     lines = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
@@ -141,13 +144,13 @@ def _short(value: Any) -> str:
 
 
 def source_digest(graph: Any) -> str:
-    """A digest of the source file of the graph's first node: recorded in the manifest, not compared."""
+    """16 hex digits of the SHA-256 of the first node's source file; "" if it has none. Recorded, never compared."""
     function: Any = next(iter(_functions(graph)), None)
     while isinstance(function, partial) or _is_graph(function):
         function = function.func if isinstance(function, partial) else next(iter(_functions(function)), None)
     function = getattr(function, "__func__", function)
     try:
         path = inspect.getsourcefile(inspect.unwrap(function if inspect.isroutine(function) else type(function)))
-    except (TypeError, OSError):  # a built-in, or typed at a prompt
+    except (TypeError, OSError):  # a built-in, or defined in an interactive session
         return ""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path and Path(path).exists() else ""

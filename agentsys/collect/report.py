@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress while it works, and a table at its end."""
+"""What the user sees of a run: its progress, and a table at the end."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from agentsys.collect.runner import Summary
 from agentsys.records import Record
 from agentsys.traces import Call, Trace
 
-QUIET_SECONDS: Final = 10.0
-"""Where the output is no terminal, a line this often takes the place of the bar."""
+LINE_SECONDS: Final = 10.0
+"""Seconds between two progress lines where stderr is not a terminal."""
 
 
 def pair_rows(margins: Sequence[float], calls: int, tokens: int) -> list[tuple[str, str]]:
-    """Rows of a last table: what the pairs' sides differ by, and what a pair cost. None without pairs."""
+    """Rows for `print_summary`: the mean margin of preference pairs, and the cost of a pair. Empty without pairs.
+
+    `tokens` are completion tokens.
+    """
     if not margins:
         return []
     return [
         ("  mean margin", f"{fmean(margins):.2f}"),
-        ("  calls and tokens written a pair", f"{calls / len(margins):.1f} and {tokens / len(margins):,.0f}"),
+        ("  calls and tokens per pair", f"{calls / len(margins):.1f} and {tokens / len(margins):,.0f}"),
     ]
 
 
 class ProgressView:
-    """A watcher for `collect` that shows a bar on a terminal, and a line now and then elsewhere."""
+    """A watcher for `collect`: a progress bar on a terminal, elsewhere a line every LINE_SECONDS."""
 
     def __init__(self, total: int | None = None) -> None:
         self._console = Console(stderr=True)
@@ -46,8 +49,8 @@ class ProgressView:
             transient=True,
         )
         self._task = self._bar.add_task("", total=total, line="starting the model")
-        self._begun = self._done = 0
-        self._started = self._said = time.perf_counter()
+        self._started_records = self._finished_records = 0
+        self._start_time = self._last_line_time = time.perf_counter()
 
     def __enter__(self) -> ProgressView:
         self._bar.start()
@@ -58,24 +61,25 @@ class ProgressView:
 
     def __call__(self, summary: Summary, event: Trace | Call | Record | None) -> None:
         """See runner.Watcher."""
-        self._begun += isinstance(event, Record)
-        self._done += isinstance(event, Trace)
+        self._started_records += isinstance(event, Record)
+        self._finished_records += isinstance(event, Trace)
         now = time.perf_counter()
-        rate = summary.completion_tokens / max(now - self._started, 1e-9)
+        elapsed = now - self._start_time
+        rate = summary.completion_tokens / max(elapsed, 1e-9)
         line = (
-            f"{self._begun - self._done} under way, {summary.kept} kept, {summary.dropped} dropped, "
-            f"{summary.failed} failed, {summary.calls + summary.cache_hits} calls, "
+            f"{self._started_records - self._finished_records} in progress, {summary.kept} kept, "
+            f"{summary.dropped} dropped, {summary.failed} failed, {summary.calls + summary.cache_hits} calls, "
             f"{summary.completion_tokens} tokens, {rate:.0f}/s"
         )
         if not self._bar.disable:
-            self._bar.update(self._task, completed=self._done + summary.skipped, line=line)
-        elif now - self._said > QUIET_SECONDS:
-            self._said = now
-            self._console.print(f"{now - self._started:.0f} s: {self._done} records done, {line}", soft_wrap=True)
+            self._bar.update(self._task, completed=self._finished_records + summary.skipped, line=line)
+        elif now - self._last_line_time > LINE_SECONDS:
+            self._last_line_time = now
+            self._console.print(f"{elapsed:.0f} s: {self._finished_records} records done, {line}", soft_wrap=True)
 
 
 def print_summary(summary: Summary, cache: Path | None, extra: Iterable[tuple[str, str]] = ()) -> None:
-    """The table at the end of a run, and where its records are. `extra` are rows of the system's own."""
+    """Print the table at the end of a run. `extra` are further rows (label, value) of the system."""
     tokens = summary.completion_tokens
     rows: list[tuple[str, Any]] = [
         ("kept", summary.kept),

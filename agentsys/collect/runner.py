@@ -1,7 +1,7 @@
-"""The bulk runner: a compiled graph over records, into traces.
+"""The bulk runner: runs a compiled graph over records and writes traces.
 
-A run is a set of workers that each take a record through the graph. Nothing waits for its slowest member: the limit
-that counts is the endpoint's, and there are more records under way than requests allowed, so that it stays full.
+A run is a set of workers, each of which takes one record at a time through the graph. There are no batches, so nothing
+waits for the slowest record: the limit is on requests in flight, and more records than that are in progress.
 """
 
 from __future__ import annotations
@@ -33,22 +33,28 @@ from agentsys.records import BadRecord, Record, read_records, shuffled
 from agentsys.traces import Call, Target, Trace, target_from
 
 RECORDS_PER_REQUEST: Final = 1.5
-"""Records under way for each request that may be in flight: while one is between two calls, another fills its place.
+"""Records in progress per request that may be in flight: while one is between two calls, another takes its place.
 
-An engine whose prefix cache belongs to its slots says how many itself: there a slot that changes records loses more.
+An engine whose prefix cache belongs to its slots sets the number itself: there, moving a slot to another record costs
+more than an idle slot.
 """
 MANIFEST_VERSION: Final = 2
 """Version 2 counts *failed* records, and its fingerprint has schemas without docstrings."""
 MANIFEST_SECONDS: Final = 5.0
-"""The manifest's totals are on disk at least this often."""
+"""Longest time between two writes of the manifest while records finish."""
 RESERVED: Final = ("dropped", "targets", "tree")
-"""What a graph's output may say of its trace: why it is dropped, what is worth learning, its search tree. The rest is
-the result."""
+"""Output fields of a graph that go to the trace itself: the reason for dropping it, its targets, its search tree. All
+others are its result."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """How a run ended. Counts of outcomes are of the folder as a whole, the rest of this run."""
+    """How a run ended. `kept`, `dropped` and `failed` count the whole folder; everything else counts this run only.
+
+    `out` is the folder, `run` the fingerprint's digest, `skipped` the records finished earlier, `reasons` how often
+    each reason for dropping or failing occurred, `calls` the paid ones (without cache hits), `seconds` the wall time,
+    and `stopped` why the run ended early ("interrupted", "token budget"), or None.
+    """
 
     out: Path
     run: str
@@ -66,13 +72,13 @@ class Summary:
     stopped: str | None = None
 
     def add_trace(self, trace: Trace) -> None:
-        """Add a finished record."""
+        """Count a finished record."""
         setattr(self, trace.outcome, getattr(self, trace.outcome) + 1)
         if trace.reason:
             self.add_reason(trace.reason)
 
     def add_call(self, call: Call) -> None:
-        """Add a finished call."""
+        """Count a finished call and its tokens; a cache hit costs none."""
         if call.measured.get("cache_hit"):
             self.cache_hits += 1
             return
@@ -87,8 +93,8 @@ class Summary:
 
 
 Watcher = Callable[[Summary, "Trace | Call | Record | None"], None]
-"""Called when a record begins (with the record), after each call (with it), and when a record is finished (with its
-trace, or None if its input was refused)."""
+"""Called with the record when it starts, with each finished call, and with the trace when the record is finished (None
+if its input was refused)."""
 
 
 def collect(
@@ -100,17 +106,18 @@ def collect(
     options: RunOptions | None = None,
     watch: Watcher | None = None,
 ) -> Summary:
-    """Take every record through a compiled graph and append its trace to the folder `out`; resume what is there.
+    """Run a compiled graph over records and append their traces to the folder `out`; a run in it is resumed.
 
-    `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts.
-    Raises RunFolderError (folder in use, not writable, or begun with another fingerprint), InputError, SpecError,
-    EndpointDown and CacheError; whatever happens to single records ends up in failed.jsonl.
+    `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts;
+    `context` is the graph's context (models, knobs). Raises RunFolderError (folder in use, not writable, or of a run
+    with another fingerprint), InputError, SpecError, EndpointDown and CacheError. Errors of single records go to
+    failed.jsonl.
     """
     work = acollect(graph, records, out, context=context, options=options, watch=watch)
     with _rare_garbage_collection():
         try:
             import uvloop
-        except ImportError:  # there is none for Windows
+        except ImportError:  # not available on Windows
             return asyncio.run(work)
         return uvloop.run(work)
 
@@ -124,9 +131,9 @@ async def acollect(
     options: RunOptions | None = None,
     watch: Watcher | None = None,
 ) -> Summary:
-    """`collect`, for a program that has an event loop already."""
+    """`collect` for a program that already runs an event loop."""
     options = options or RunOptions()
-    source = read_records(records, fields=options.fields, id_field=options.id_field, required=texts_of(graph))
+    source = read_records(records, fields=options.fields, id_field=options.id_field, required=required_texts(graph))
     models = context_models(context)
     for model in models.values():
         model.set_in_flight(options.in_flight)
@@ -138,12 +145,12 @@ async def acollect(
         run_fingerprint["input"] = {"name": name, "fields": options.fields, "id_field": options.id_field}
         folder = RunFolder(Path(out))
         check_fingerprint(folder, run_fingerprint)
-        again = folder.forget_failed() if options.retry_failed else set()
+        retried = folder.forget_failed() if options.retry_failed else set()
         cache = RequestCache(options.cache_path, limit=options.cache_bytes) if options.cache_path else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
         run = Run(graph, context, folder, cache, options, digest(run_fingerprint), watch)
-        run.begin(run_fingerprint, again)
+        run.begin(run_fingerprint, retried)
         return await run.run(islice(source, options.limit), _capacity(list(models.values()), options))
     finally:
         if cache is not None:
@@ -156,39 +163,41 @@ async def acollect(
             await closing()
 
 
-def texts_of(graph: Any) -> list[str]:
-    """The required fields of a graph's input that are text: a record without them is refused before it starts."""
+def required_texts(graph: Any) -> list[str]:
+    """The required text fields of a graph's input. A record without one of them fails before any call."""
     try:
         schema = graph.get_input_jsonschema()
-    except PydanticUserError:  # before Python 3.12, pydantic refuses the TypedDict of `typing`
+    except PydanticUserError:  # before Python 3.12, pydantic refuses typing.TypedDict
         return []
     fields = schema.get("properties", {})
     return [name for name in schema.get("required", []) if fields.get(name, {}).get("type") == "string"]
 
 
 def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
-    """Refuse to mix two runs in one folder. Raises RunFolderError that names what differs."""
+    """Raises RunFolderError, which names what differs, if the folder holds records of a run with other settings."""
     manifest = folder.manifest()
     old = manifest.get("fingerprint")
     if old is None or not folder.has_records() or not (changed := differences(old, new)):
         return
     if manifest.get("version", 1) < MANIFEST_VERSION:
         raise RunFolderError(
-            f"{folder.folder} was begun by an earlier version of agentsys, whose schemas and option names differ "
-            f"({changed[0]}); finish it with that version, or choose another --out"
+            f"{folder.folder} was written by an earlier version of agentsys, whose schemas and option names differ "
+            f"({changed[0]}); finish it with that version or choose another --out"
         )
-    what = "; ".join(changed[:5])
-    raise RunFolderError(f"{folder.folder} was begun with other settings ({what}); choose another --out, or go back")
+    raise RunFolderError(
+        f"{folder.folder} holds a run with other settings ({'; '.join(changed[:5])}); choose another --out or restore "
+        "those settings"
+    )
 
 
 def _capacity(models: Sequence[AgentChatModel], options: RunOptions) -> int:
-    """Records under way at once."""
+    """The number of records in progress."""
     requests = round(options.in_flight * RECORDS_PER_REQUEST)
-    return max(model.records_under_way or requests for model in models) if models else requests
+    return max(model.records_in_progress or requests for model in models) if models else requests
 
 
 class Run:
-    """One run: what its workers share."""
+    """One run: the state that its workers share."""
 
     def __init__(
         self,
@@ -205,31 +214,31 @@ class Run:
         self.summary = Summary(folder.folder, run_id)
         self._watch = watch or (lambda summary, event: None)
         self._seen: set[int] = set()
-        self._again: set[int] = set()
+        self._retried: set[int] = set()
         self._done = Finished()
         self._manifest: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._saved = 0.0
 
-    def begin(self, run_fingerprint: dict[str, Any], again: set[int]) -> None:
-        """Read what is finished and write the first manifest. `again` are failed records to be tried once more."""
+    def begin(self, run_fingerprint: dict[str, Any], retried: set[int]) -> None:
+        """Read which records are finished and write the first manifest. `retried`: id hashes of failed records."""
         self._done = self.folder.scan()
         self.summary.kept, self.summary.dropped = self._done.outcomes["kept"], self._done.outcomes["dropped"]
         self.summary.failed = self._done.failed
         earlier = self.folder.manifest()
-        self._again = again
+        self._retried = retried
         self._manifest = {
             "version": MANIFEST_VERSION,
             "run": self.summary.run,
             "fingerprint": run_fingerprint,
             "source_sha256": source_digest(self.graph),
-            "retries": earlier.get("retries", 0) + bool(again),
+            "retries": earlier.get("retries", 0) + bool(retried),
             "before": earlier.get("totals", {}),
         }
         self._save()
 
     async def run(self, source: Iterator[Record | BadRecord], workers: int) -> Summary:
-        """Work until the source is exhausted, the budget is spent, or the user says stop."""
+        """Process records until the source is exhausted, the token budget is spent or the user stops the run."""
         with _interrupts(self.switch):
             tasks = [asyncio.create_task(self._work(source)) for _ in range(workers)]
             try:
@@ -253,15 +262,15 @@ class Run:
                 self._watch(self.summary, record)
                 trace = await self._run_record(record)
                 if trace is not None:
-                    trace = self._added(trace)
+                    trace = self._append(trace)
                     self.summary.add_trace(trace)
                     self._after(trace)
-            await asyncio.sleep(0)  # a long stretch of finished records must not hold up the others
+            await asyncio.sleep(0)  # a long run of finished records must not block the other workers
             if self.switch.reason:
                 return
 
-    def _added(self, trace: Trace) -> Trace:
-        """Append the trace; one whose result is no JSON is a failure of its record."""
+    def _append(self, trace: Trace) -> Trace:
+        """Append the trace and return it, as a failed one if its result cannot be written as JSON."""
         try:
             self.folder.add(trace)
         except TypeError as err:
@@ -271,15 +280,12 @@ class Run:
         return trace
 
     def _is_due(self, record: Record) -> bool:
-        """Whether the record still has to be worked on; a second one with the same id fails."""
+        """Whether the record is still to be processed. A second record with the same id fails here."""
         number = id_hash(record.id)
         if number in self._seen:
-            same = (
-                "two records have this id"
-                if record.data.get(self.options.id_field)
-                else "two records have this content"
-            )
-            self._add_bad_input(record.source, f"duplicate: {same} ({record.id})", record.id)
+            shared = "id" if record.data.get(self.options.id_field) else "content"
+            reason = f"duplicate: two records have this {shared} ({record.id})"
+            self._add_bad_input(record.source, reason, record.id)
             return False
         self._seen.add(number)
         if number in self._done.ids or number in self._done.failed_ids:
@@ -308,8 +314,8 @@ class Run:
             self._save()
 
     async def _run_record(self, record: Record) -> Trace | None:
-        """The trace of one record, or None if the run was stopped in the middle of it."""
-        generation = self._manifest["retries"] if id_hash(record.id) in self._again else 0
+        """Run the graph on one record. Returns its trace, or None if the run was stopped before it was finished."""
+        generation = self._manifest["retries"] if id_hash(record.id) in self._retried else 0
         recorder = Recorder(record.id, self.cache, self.switch, self._after_call, generation)
         token = current.set(recorder)
         started = time.perf_counter()
@@ -325,9 +331,9 @@ class Run:
             raise
         except PromptError as err:
             if isinstance(err.__context__, UndefinedError) and not self.summary.kept + self.summary.dropped:
-                raise  # the prompt asks for what the graph does not give: no other record can do better
+                raise  # the prompt uses a variable that the graph does not set: every other record would fail too
             error = f"{type(err).__name__}: {err}"
-        except Exception as err:  # a record's failure is a value (design.md decision 10): it ends this record only
+        except Exception as err:  # a failure ends this record only (docs/decisions/010)
             error = f"{type(err).__name__}: {err}".replace("\n", " ")
         finally:
             current.reset(token)
@@ -362,7 +368,7 @@ class Run:
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """With hundreds of records under way, looking for cycles as often as by default takes a quarter of the CPU."""
+    """With hundreds of records in progress, collecting cycles as often as by default takes a quarter of the CPU."""
     before = gc.get_threshold()
     gc.set_threshold(20_000, 20, 20)
     try:
@@ -373,7 +379,7 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def _interrupts(switch: Switch) -> Iterator[None]:
-    """Ctrl-C and SIGTERM drain the run; a second one stops it at once."""
+    """Ctrl-C and SIGTERM drain the run; a second signal stops it immediately."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
@@ -390,7 +396,7 @@ def _interrupts(switch: Switch) -> Iterator[None]:
     try:
         for number in numbers:
             loop.add_signal_handler(number, interrupt)
-    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or Windows: the caller's affair
+    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or Windows: left to the caller
         numbers = ()
     try:
         yield

@@ -16,23 +16,23 @@ from filelock import FileLock, Timeout
 from agentsys import traces
 
 SHARD_BYTES: Final = 256 * 2**20
-"""A shard is closed and the next one begun once it is this large."""
+"""A shard of this many bytes is closed and the next one opened."""
 
 _HEAD: Final = re.compile(rb'\{"version":\d+,"id":("(?:[^"\\]|\\.)*"),.{0,400}?"outcome":"(\w+)"', re.DOTALL)
 
 
 class RunFolderError(ValueError):
-    """The output folder cannot be used, or another run's records are in it. One line that names the fix."""
+    """The output folder cannot be used, or holds another run's records. The message is one line that names the fix."""
 
 
 def id_hash(record_id: str) -> int:
-    """A 64-bit digest of an id: ten million of them take about 0.7 GB, and meet by chance in one run out of 370,000."""
+    """A 64-bit digest of an id. Ten million of them take about 0.7 GB; two collide in one of 370,000 such runs."""
     return int.from_bytes(hashlib.blake2b(record_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 @dataclass
 class Finished:
-    """What earlier runs have left in the folder."""
+    """The records that earlier runs finished in this folder; ids as `id_hash`."""
 
     ids: set[int] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=lambda: {"kept": 0, "dropped": 0})
@@ -51,11 +51,11 @@ class RunFolder:
             self._lock = FileLock(folder / ".lock")
             self._lock.acquire(blocking=False)
             if (old := traces.failed_file(folder)) != (path := folder / "failed.jsonl"):
-                os.replace(old, path)  # a run begun with trace version 1
+                os.replace(old, path)  # the run was started with trace version 1
             self._failed = path.open("ab", buffering=0)
         except Timeout:
             raise RunFolderError(
-                f"{folder}: another collector is writing here; wait for it or choose another --out"
+                f"{folder}: another run is writing to this folder; wait for it or choose another --out"
             ) from None
         except OSError as err:
             raise RunFolderError(f"{folder}: {err.strerror}; choose another --out") from None
@@ -63,7 +63,7 @@ class RunFolder:
         self._number = 0
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest of the run so far; empty for a new folder."""
+        """The content of manifest.json, {} for a new folder. Raises RunFolderError if it is not JSON."""
         path = self.folder / "manifest.json"
         try:
             return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
@@ -71,16 +71,16 @@ class RunFolder:
             raise RunFolderError(f"{path} is not JSON; move it away or choose another --out") from None
 
     def has_records(self) -> bool:
-        """Whether any record is finished here."""
+        """Whether the folder holds any finished record."""
         files = [*traces.shards(self.folder), self.folder / "failed.jsonl"]
         return any(file.stat().st_size for file in files if file.exists())
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest; a reader sees the old one or the new one, never a part."""
+        """Replace the manifest. Raises RunFolderError if the disk is full."""
         self.write("manifest.json", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace a small file of the folder in one step."""
+        """Replace a small file atomically: a reader sees the old or the new content. Raises RunFolderError."""
         temporary = self.folder / f".{name}.tmp"
         try:
             temporary.write_bytes(data)
@@ -89,14 +89,17 @@ class RunFolder:
             raise _cannot_write(self.folder / name, err) from None
 
     def scan(self) -> Finished:
-        """Repair torn tails and read which records are finished; ids and outcomes only, 1 GB in a few seconds."""
+        """Repair torn last lines and read which records are finished (ids and outcomes only: 1 GB in a few seconds).
+
+        Raises RunFolderError for a line that is not a trace.
+        """
         done = Finished()
         for shard in traces.shards(self.folder):
             repair_tail(shard)
             for line in _lines(shard):
                 head = _HEAD.match(line)
                 if head is None:
-                    raise RunFolderError(f"{shard}: a line is no trace; move the file away or choose another --out")
+                    raise RunFolderError(f"{shard}: a line is not a trace; move the file away or choose another --out")
                 done.ids.add(id_hash(orjson.loads(head[1])))
                 done.outcomes[head[2].decode()] += 1
             self._number = int(shard.stem.split("-")[1])
@@ -104,20 +107,23 @@ class RunFolder:
         for line in _lines(self.folder / "failed.jsonl"):
             entry = orjson.loads(line)
             done.failed += 1
-            if "calls" in entry:  # the graph's failure; else the input's
+            if "calls" in entry:  # it failed in the graph; otherwise its input was refused
                 done.failed_ids.add(id_hash(entry["id"]))
             else:
                 done.failed_sources.add(entry["source"])
         return done
 
     def forget_failed(self) -> set[int]:
-        """Empty failed.jsonl, as its records are to be tried again; the hashes of those that failed in the graph."""
-        again = self.scan().failed_ids
+        """Empty failed.jsonl for a retry and return the id hashes of the records that failed in the graph."""
+        failed_ids = self.scan().failed_ids
         self._failed.truncate(0)
-        return again
+        return failed_ids
 
     def add(self, trace: traces.Trace) -> None:
-        """Append a finished trace, to the shards or, if its record failed, to failed.jsonl."""
+        """Append a finished trace to the current shard, that of a failed record to failed.jsonl.
+
+        Raises TypeError if it cannot be written as JSON, RunFolderError if the disk is full.
+        """
         line = traces.dump(trace)
         if trace.outcome == "failed":
             _append(self._failed, line)
@@ -138,12 +144,12 @@ class RunFolder:
             raise _cannot_write(path, err) from None
 
     def add_bad_input(self, source: str, reason: str, record_id: str | None = None) -> None:
-        """Append a record that never became an input: broken line, missing field, duplicate id."""
+        """Append an unusable input to failed.jsonl: broken line, missing field, duplicate id."""
         entry = {"id": record_id, "source": source, "reason": reason}
         _append(self._failed, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
-        """Close the files and let the next collector in."""
+        """Close the files and release the folder's lock."""
         if self._shard is not None:
             self._shard.close()
         self._failed.close()
@@ -151,7 +157,7 @@ class RunFolder:
 
 
 def _append(file: BinaryIO, line: bytes) -> None:
-    """Append a line whole or not at all: what a full disk cut off is taken back."""
+    """Append a whole line or nothing: if the disk is full, what was written of it is truncated again."""
     start = file.seek(0, os.SEEK_END)
     view = memoryview(line)
     try:
@@ -163,11 +169,13 @@ def _append(file: BinaryIO, line: bytes) -> None:
 
 
 def _cannot_write(path: Path | str, err: OSError) -> RunFolderError:
-    return RunFolderError(f"{path}: {err.strerror}; what is finished is on disk: free some space and run again")
+    return RunFolderError(
+        f"{path}: {err.strerror}; finished records are saved: free some space and rerun the same command to resume"
+    )
 
 
 def repair_tail(path: Path) -> None:
-    """Cut off a last line without its newline: kill -9 came in the middle of writing it."""
+    """Remove a last line without newline, which kill -9 interrupted."""
     if not path.exists():
         return
     with path.open("r+b") as file:

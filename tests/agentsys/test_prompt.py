@@ -152,7 +152,7 @@ def test_a_list_for_repeated_messages_is_needed() -> None:
     with pytest.raises(PromptError, match="'xs' is undefined"):
         render(text)
     for wrong in (5, None, "text", {"a": 1}):
-        with pytest.raises(PromptError, match="'xs' is no list"):
+        with pytest.raises(PromptError, match="'xs' is not a list"):
             render(text, xs=wrong)
 
 

@@ -127,8 +127,8 @@ def test_one_bad_input_costs_one_record(tmp_path: Path, name: str, bad: bytes, r
         (b'[{"text": "x"}, {"text": "y}, {"text": "z"}]', 1, "the file ends inside the JSON array"),
         (b'[{"text": "x"}, {"text": "y"}', 2, "the file ends inside the JSON array"),
         (b'[{"text": "x"}, {"text": "y"},', 2, "the file ends inside the JSON array"),
-        (b'[{"text": "x"}] [', 1, "something follows"),
-        (b'[{"text": "x"}]\n[{"text": "y"}]', 1, "something follows"),
+        (b'[{"text": "x"}] [', 1, "there is more after"),
+        (b'[{"text": "x"}]\n[{"text": "y"}]', 1, "there is more after"),
     ],
 )
 def test_a_broken_json_array_gives_what_came_before(tmp_path: Path, content: bytes, good: int, reason: str) -> None:
@@ -184,7 +184,7 @@ def test_tsv_has_no_quoting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("header", "reason"),
-    [(b"a,b,a", "column 'a' is there 2 times"), (b"a,\xff", "byte 3 (0xff) is not UTF-8"), (b'"a"b,c', "not a row")],
+    [(b"a,b,a", "column 'a' occurs 2 times"), (b"a,\xff", "byte 3 (0xff) is not UTF-8"), (b'"a"b,c', "not a row")],
 )
 def test_csv_header_that_cannot_be_used(tmp_path: Path, header: bytes, reason: str) -> None:
     ((place, said),) = read(tmp_path / "a.csv", header + b"\n1,2,3\n")
@@ -205,7 +205,7 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for content in (b"", b"text\nhello\n"):
         ((place, reason),) = read(path, content)
-        assert place == "1" and "breaks off here" in reason
+        assert place == "1" and "is broken from here on" in reason
     text = pyarrow.array([b"a", b"\xff", b"c"]).view(pyarrow.string())
     good, bad, after = read(path, parquet_bytes(path, pyarrow.table({"text": text})))
     assert (good[1], after[1]) == ({"text": "a"}, {"text": "c"}) and "a value cannot be read" in bad[1]
@@ -214,7 +214,7 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
         reason == "field 'image' cannot be written as JSON: Type is not JSON serializable: bytes; convert or remove it"
     )
     twice = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
-    assert "column 'text' is there 2 times" in read(path, parquet_bytes(path, twice))[0][1]
+    assert "column 'text' occurs 2 times" in read(path, parquet_bytes(path, twice))[0][1]
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,9 @@ def test_record_id_is_the_hash_of_canonical_json() -> None:
         ("nul\0.jsonl", {}, "cannot be read"),
         (["x"], {"fields": {"text": ""}}, "write FIELD=COLUMN"),
         (["x"], {"fields": {"": "text"}}, "write FIELD=COLUMN"),
-        ({"text": "x"}, {}, "records cannot come from a 'dict'"),
-        (b"x", {}, "records cannot come from a 'bytes'"),
-        (3, {}, "records cannot come from a 'int'"),
+        ({"text": "x"}, {}, "records of type 'dict' cannot be read"),
+        (b"x", {}, "records of type 'bytes' cannot be read"),
+        (3, {}, "records of type 'int' cannot be read"),
     ],
 )
 def test_what_cannot_be_asked_fails_before_iteration(

@@ -413,7 +413,7 @@ def test_a_bad_role_fails_when_it_is_made(tmp_path: Path) -> None:
         Role("drt/nowhere")
     with pytest.raises(PromptError, match=r"missing\.md"):
         Role(str(tmp_path / "missing.md"))
-    with pytest.raises(SpecError, match="no sampling setting 'heat'"):
+    with pytest.raises(SpecError, match="unknown sampling setting 'heat'"):
         Role(GREETER.prompt, sampling={"heat": 1})
     with pytest.raises(SpecError, match="temperature=9"):
         Role(GREETER.prompt, sampling={"temperature": 9})

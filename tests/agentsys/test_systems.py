@@ -79,12 +79,12 @@ async def test_models_and_prompts_reach_their_roles(system: type[System], tmp_pa
 @pytest.mark.parametrize("wrong", ["writr_model", "critik_prompt"])
 def test_an_option_of_no_role_is_an_error_where_the_class_is_made(system: type[System], wrong: str) -> None:
     annotations = {"__annotations__": {wrong: "str"}, wrong: knob("", "misspelt")}
-    with pytest.raises(TypeError, match=f"{wrong}: no role has this option; there are model, writer_model"):
+    with pytest.raises(TypeError, match=f"{wrong}: no role has this option; the options are writer_model"):
         role_options(system)(type("Context", (BaseContext,), annotations))
 
 
 def test_sharing_names_existing_roles(system: type[System]) -> None:
-    with pytest.raises(TypeError, match="editor: no such role; there are writer, reviser, critic"):
+    with pytest.raises(TypeError, match="editor: no such role; the roles are writer, reviser, critic"):
         role_options(system, shared_models={"editor": "writer"})
 
 

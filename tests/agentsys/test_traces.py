@@ -102,10 +102,10 @@ TARGETS = [
     [
         trace(),
         trace(call("a"), FULL, TEXTS, targets=TARGETS, measured={"seconds": 2.0}),
-        trace(outcome="rejected", reason="RoleError: no", result=None),
+        trace(outcome="failed", reason="RoleError: no", result=None),
         trace(tree=[{"id": "root", "value": 0.5, "measured": {"seconds": 1}}]),
     ],
-    ids=["bare", "full", "rejected", "tree"],
+    ids=["bare", "full", "failed", "tree"],
 )
 def test_a_trace_comes_back_as_it_was(original: Trace) -> None:
     line = dump(original)
@@ -207,7 +207,7 @@ def test_a_segment_has_one_source() -> None:
 VARIED = [
     trace(call("a"), id="bare"),
     trace(FULL, TEXTS, id="full", targets=TARGETS, measured={"seconds": 2.0}),
-    trace(id="nothing", outcome="rejected", reason="RoleError: no", result=None),
+    trace(id="nothing", outcome="failed", reason="RoleError: no", result=None),
     trace(call("a", sampling={"top_k": 5}, seed=7, measured={"cached_tokens": 3}), id="others"),
 ]
 

@@ -26,7 +26,7 @@ from agentsys.recorder import current
 from agentsys.traces import shards, strip_measured
 from tests.support.paths import ROOT
 
-PYTHON_PATH = str(ROOT)
+PYTHON_PATH = os.pathsep.join([str(ROOT / "tests" / "support" / "offline"), str(ROOT)])
 COMMAND = ROOT / "graphs" / "drt_collect.py"
 
 
@@ -44,7 +44,7 @@ RULES: list[dict[str, Any]] = [
     {"role": "narrator", "key": "narrate#1", "replies": ["First [1], then [2], then [3]."]},
     {"role": "narrator", "key": "narrate#2", "replies": ["First [1], then [2], then [3], then [4]."]},
 ]
-"""Enough for DRT to keep, drop and ask again; a sentence without "like" is rejected, for its key word is not in it."""
+"""Enough for DRT to keep, drop and ask again; a sentence without "like" fails, for its key word is not in it."""
 
 
 def write_lines(path: Path, lines: Iterable[Any]) -> Path:
@@ -111,9 +111,9 @@ def paid(log: Path) -> list[tuple[str, str]]:
     return [(process, call) for process, _, call in (line.partition(" ") for line in lines)]
 
 
-def outcomes(folder: Path, *, rejected: bool = True) -> list[bytes]:
-    """All traces (and rejected lines) of a run, sorted by id, each without its `measured` objects."""
-    files = [*shards(folder), *([folder / "failed.jsonl"] if rejected else [])]
+def outcomes(folder: Path) -> list[bytes]:
+    """The lines of all records of a run, failed ones included, sorted by id, each without its `measured` objects."""
+    files = [*shards(folder), folder / "failed.jsonl"]
     lines = [strip_measured(orjson.loads(line)) for file in files for line in file.read_bytes().splitlines()]
     return [orjson.dumps(line) for line in sorted(lines, key=lambda line: str(line["id"]))]
 

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from agentsys.__main__ import app
 from agentsys.collect import RunOptions, Summary, acollect, collect
-from agentsys.collect.fingerprint import differences, roles_of, source_digest
+from agentsys.collect.fingerprint import differences, find_roles, source_digest
 from agentsys.collect.report import ProgressView
 from agentsys.graphs.drt.system import Context as DrtContext
 from agentsys.graphs.drt.system import graph as drt
@@ -110,7 +110,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return dict(orjson.loads((folder / "manifest.json").read_bytes()))
 
 
-def rejected(folder: Path) -> list[dict[str, Any]]:
+def failed_lines(folder: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in (folder / "failed.jsonl").read_bytes().splitlines()]
 
 
@@ -197,7 +197,7 @@ NODES = {
 @pytest.mark.parametrize("node", NODES.values(), ids=NODES.keys())
 def test_roles_are_found_where_nodes_reach_them(tmp_path: Path, node: Any) -> None:
     graph = one_node(node)
-    assert roles_of(graph) == {"greeter": GREETER}
+    assert find_roles(graph) == {"greeter": GREETER}
     assert re.fullmatch("[0-9a-f]{16}", source_digest(graph))
     assert collect(graph, ["Ann"], tmp_path / "run", options=UNCACHED).kept == 1
 
@@ -206,8 +206,8 @@ def test_roles_that_no_node_reaches_are_not_found() -> None:
     async def node(state: Any) -> dict[str, Any]:
         return {}
 
-    assert roles_of(one_node(node)) == {}
-    assert PARTING not in roles_of(one_node(direct)).values()
+    assert find_roles(one_node(node)) == {}
+    assert PARTING not in find_roles(one_node(direct)).values()
 
 
 def test_differences_name_each_setting() -> None:
@@ -259,7 +259,7 @@ def test_every_record_has_an_outcome_with_its_reason(tmp_path: Path) -> None:
         "keep": ("kept", None),
         "drop": ("dropped", "not good enough"),
     }
-    reasons = {line.get("id") or line["source"]: line["reason"] for line in rejected(tmp_path / "run")}
+    reasons = {line.get("id") or line["source"]: line["reason"] for line in failed_lines(tmp_path / "run")}
     assert reasons == {
         "fail": "LookupError: no such thing",
         "set": "the graph's output cannot be written as JSON: Type is not JSON serializable: set",
@@ -290,10 +290,10 @@ def test_rejected_records_are_tried_again_only_on_request(tmp_path: Path) -> Non
     broken.unlink()
     again = run()
     assert (again.kept, again.failed, again.skipped, sorted(tries)) == (2, 2, 3, ["a", "b", "c"])
-    assert len(rejected(tmp_path / "run")) == 2
+    assert len(failed_lines(tmp_path / "run")) == 2
     last = run(retry_failed=True)
     assert (last.kept, last.failed, sorted(tries)) == (3, 1, ["a", "b", "b", "c"])
-    assert [line["source"] for line in rejected(tmp_path / "run")] == ["item:4"]
+    assert [line["source"] for line in failed_lines(tmp_path / "run")] == ["item:4"]
 
 
 def test_a_key_used_twice_is_a_rejection_that_names_it(tmp_path: Path, model: str, calls: Callable[[], int]) -> None:
@@ -303,7 +303,7 @@ def test_a_key_used_twice_is_a_rejection_that_names_it(tmp_path: Path, model: st
         return {}
 
     collect(one_node(twice), [{"id": "r1", "text": "a"}], tmp_path / "run", context=Context(model), options=UNCACHED)
-    [line] = rejected(tmp_path / "run")
+    [line] = failed_lines(tmp_path / "run")
     assert "record r1: the key 'greet' is used twice; put the round or child into it" in line["reason"]
     assert [call["key"] for call in line["calls"]] == ["greet"]
     assert calls() == 1
@@ -314,7 +314,7 @@ def test_a_second_record_with_an_id_is_rejected_once(tmp_path: Path) -> None:
     for _ in range(2):  # the resumed run finds the same duplicates and says so no second time
         summary = collect(one_node(choosy), records, tmp_path / "run", options=UNCACHED)
         assert (summary.kept, summary.failed) == (2, 2)
-    reasons = [(line["source"], line["reason"]) for line in rejected(tmp_path / "run")]
+    reasons = [(line["source"], line["reason"]) for line in failed_lines(tmp_path / "run")]
     assert reasons[0] == ("item:2", "duplicate: two records have this id (a)")
     assert re.fullmatch(r"duplicate: two records have this content \(\w{16}\)", reasons[1][1])
 
@@ -444,7 +444,8 @@ def test_the_cache_stays_within_its_limit_while_a_run_fills_it(
     given = ["--model", model, "--input", records, "--cache", cache]
 
     def size(name: str, *options: object) -> int:
-        assert call_drt(capsys, *given, "--out", tmp_path / name, *options)[0] == 0
+        code = call_drt(capsys, *given, "--out", tmp_path / name, *options)[0]
+        assert code in (0, 3)  # the script has unusable replies, which may make a record fail
         return sum(file.stat().st_size for file in tmp_path.glob("cache.sqlite*"))
 
     whole, needed = size("one"), calls()
@@ -471,7 +472,7 @@ def test_the_manifest_adds_up(run_folder: Path, calls: Callable[[], int]) -> Non
     told = manifest(run_folder)
     traces = list(read_traces(run_folder))
     everything = [call for trace in traces for call in trace.calls]
-    lost = [call for line in rejected(run_folder) for call in line["calls"]]
+    lost = [call for line in failed_lines(run_folder) for call in line["calls"]]
     assert told["totals"]["calls"] == calls() == len(everything) + len(lost)
     assert told["totals"]["cache_hits"] == 0
     for name in ("prompt_tokens", "completion_tokens"):
@@ -544,7 +545,7 @@ def test_the_parquet_export_of_shards_with_nulls_loads_with_datasets(
     """Where a field is null in all of a shard, its type is not to be seen there."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("agentsys.collect.store.SHARD_BYTES", 0)  # each trace has a shard of its own,
-    monkeypatch.setattr("agentsys.collect.export.ROWS_AT_ONCE", 1)  # and a row group
+    monkeypatch.setattr("agentsys.collect.export.ROW_GROUP", 1)  # and a row group
     import datasets
 
     async def node(state: Any) -> dict[str, Any]:
@@ -630,8 +631,8 @@ def test_an_endpoint_that_goes_down_ends_the_run(tmp_path: Path, capsys: pytest.
         code, _, err = call_drt(capsys, "--model", spec, *given)
     assert code == 1
     line = one_error(err)
-    assert f"no server answers at {server.address}" in line
-    assert "what is finished is on disk, and the same command goes on from there" in line
+    assert f"no server is reachable at {server.address}" in line
+    assert "finished records are saved: rerun the same command to resume" in line
     finished = len(list(read_traces(tmp_path / "run")))
     assert 0 < finished < 30
     assert manifest(tmp_path / "run")["counts"]["failed"] <= 2  # those whose reply was cut off midway
@@ -712,7 +713,7 @@ def test_an_endpoint_with_every_fault_leaves_no_record_without_an_outcome(
     assert set(given) == {"good", *(str(fault)[:40] for fault in FAULTS)}
     assert 0.2 < 1 - given["good"] / given.total() < 0.4
     ends: dict[str, Any] = {t.id: (t.outcome, t.reason) for t in read_traces(tmp_path / "run")}
-    ends |= {line["id"]: ("failed", line["reason"]) for line in rejected(tmp_path / "run")}
+    ends |= {line["id"]: ("failed", line["reason"]) for line in failed_lines(tmp_path / "run")}
     assert set(ends) == {f"r{i}" for i in range(40)}
     assert {outcome for outcome, _ in ends.values()} == {"kept", "dropped", "failed"}
     assert all(reason for outcome, reason in ends.values() if outcome != "kept")
@@ -730,8 +731,12 @@ async def test_a_run_can_be_cancelled_and_resumed(tmp_path: Path) -> None:
         options = RunOptions(no_cache=True, in_flight=2)
         return acollect(one_node(slow), [f"t{i}" for i in range(60)], tmp_path / "run", options=options)
 
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(run(), 0.2)
+    task = asyncio.create_task(run())
+    while not (shards(tmp_path / "run") and any(read_traces(tmp_path / "run"))):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     finished = len(list(read_traces(tmp_path / "run")))
     assert 0 < finished < 60
     summary = await run()
@@ -770,16 +775,16 @@ def test_progress_is_written_while_a_run_works(
         return "".join(heard)
 
     assert run("short") + capsys.readouterr().err == ""  # over before the first line is due
-    monkeypatch.setattr("agentsys.collect.report.QUIET_SECONDS", 0)
-    assert re.search(r"^\d+ s: 1 records done, 1 under way, 1 kept, ", run("long"), re.MULTILINE)
+    monkeypatch.setattr("agentsys.collect.report.LINE_SECONDS", 0)
+    assert re.search(r"^\d+ s: 1 records done, 1 in progress, 1 kept, ", run("long"), re.MULTILINE)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"\d+ s: 6 records done, 0 under way, 6 kept, 0 dropped, 0 failed, 0 calls, .*/s", last)
+    assert re.fullmatch(r"\d+ s: 6 records done, 0 in progress, 6 kept, 0 dropped, 0 failed, 0 calls, .*/s", last)
 
 
 def test_a_command_shows_its_progress(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("agentsys.collect.report.QUIET_SECONDS", 0)
+    monkeypatch.setattr("agentsys.collect.report.LINE_SECONDS", 0)
     records = write_lines(tmp_path / "in.jsonl", sentences(2))
     code, out, err = call_drt(capsys, "--model", model, "--input", records, "--out", tmp_path / "run", "--no-cache")
     assert code == 0
@@ -836,7 +841,7 @@ def test_two_hundred_thousand_records_fit_into_memory(tmp_path: Path) -> None:
     kept, lost, asked, megabytes = map(int, done.stdout.split())
     assert (kept, lost, asked) == (200_000, 1, 1_999)
     assert megabytes < 500
-    [line] = rejected(tmp_path / "run")
+    [line] = failed_lines(tmp_path / "run")
     assert line["source"] == f"{tmp_path / 'in.jsonl'}:200001"
     assert line["reason"] == "duplicate: two records have this id (record-17)"
 

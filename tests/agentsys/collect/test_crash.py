@@ -150,7 +150,7 @@ def test_a_folder_with_a_line_that_is_no_trace_is_refused(
         file.write(b'{"what": "is this"}\n')
     code, _, err = call_drt(capsys, *options("run"))
     assert code == 2
-    assert "traces-00000.jsonl: a line is no trace" in one_error(err)
+    assert "traces-00000.jsonl: a line is not a trace" in one_error(err)
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_the_second_collector_on_a_folder_is_refused(
     wait_for(lambda: len(paid(tmp_path / "run.log")) > 0)
     code, _, err = call_drt(capsys, *options("run"))
     assert code == 2
-    assert "another collector is writing here" in one_error(err)
+    assert "another run is writing to this folder" in one_error(err)
     first.join(60)
     assert first.exitcode == 3  # the first one was not disturbed
     assert len(outcomes(tmp_path / "run")) == 30
@@ -278,7 +278,7 @@ def test_the_second_collector_on_a_folder_is_refused(
 
 def test_a_folder_is_free_again_once_it_is_closed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(RunFolderError, match="another collector"):
+    with pytest.raises(RunFolderError, match="another run is writing"):
         RunFolder(tmp_path / "run")
     folder.close()
     RunFolder(tmp_path / "run").close()
@@ -348,7 +348,7 @@ def test_ctrl_c_drains_and_the_resume_completes(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "stopped: interrupted; the same command goes on from here" in err
+    assert "stopped: interrupted; rerun the same command to resume" in err
     calls = paid(tmp_path / "run.log")
     assert len(calls) <= before + WORKERS  # no call is begun after those in flight
     assert len(outcomes(tmp_path / "run")) < 30
@@ -370,5 +370,5 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, options: Callable[..., li
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "stopped at once" in err
+    assert "stopped immediately" in err
     assert not outcomes(tmp_path / "run")

@@ -39,8 +39,8 @@ def command(
     return lambda *options: call_drt(capsys, *given, *options)
 
 
-def rejected() -> dict[str, str]:
-    """Source -> reason of each rejected line."""
+def failures() -> dict[str, str]:
+    """Source -> reason of each failed line."""
     lines = [orjson.loads(line) for line in Path("run/failed.jsonl").read_bytes().splitlines()]
     return {line["source"]: line["reason"] for line in lines}
 
@@ -80,7 +80,7 @@ def test_bad_lines_cost_themselves_only(command: Command) -> None:
     assert code == 3
     assert "Traceback" not in err
     assert kept() == ["extra", "first", "last"]
-    reasons = rejected()
+    reasons = failures()
     said = {
         2: "not JSON: ",
         3: "not JSON: ",
@@ -101,7 +101,7 @@ def test_bad_lines_cost_themselves_only(command: Command) -> None:
         assert "\n" not in reasons[f"in.jsonl:{number}"]
     extra = next(trace for trace in read_traces(Path("run")) if trace.id == "extra")
     assert extra.input == {"id": "extra", "text": GOOD, "mood": "grim", "pages": [1, 2]}
-    assert "rejected records, with reasons: run/failed.jsonl" in out
+    assert "failed records, with reasons: run/failed.jsonl" in out
 
     before = Path("run/failed.jsonl").read_bytes()
     assert command("--input", "in.jsonl")[0] == 3  # a resumed run says the same once
@@ -116,7 +116,7 @@ def test_a_line_of_ten_megabytes(command: Command) -> None:
     assert code == 3
     assert "Traceback" not in err
     assert kept() == ["good"]
-    [reason] = rejected().values()
+    [reason] = failures().values()
     assert "rendered to more than the 1,000,000 characters that are allowed" in reason
 
 
@@ -128,7 +128,7 @@ def test_a_line_beyond_all_bounds(command: Command) -> None:
         file.write(b'"}\n' + record("good") + b"\n")
     assert command("--input", "in.jsonl")[0] == 3
     assert kept() == ["good"]
-    assert rejected() == {"in.jsonl:1": "the record is longer than 64 MiB; split it or leave it out"}
+    assert failures() == {"in.jsonl:1": "the record is longer than 64 MiB; split it or leave it out"}
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.json", "in.csv", "in.tsv", "in.txt"])
@@ -137,7 +137,7 @@ def test_an_empty_file_is_a_run_without_records(command: Command, name: str) -> 
     code, _, err = command("--input", name)
     assert (code, err) == (0, "")
     assert Path("run/records.jsonl").read_bytes() == b""
-    assert orjson.loads(Path("run/manifest.json").read_bytes())["counts"] == {"kept": 0, "dropped": 0, "rejected": 0}
+    assert orjson.loads(Path("run/manifest.json").read_bytes())["counts"] == {"kept": 0, "dropped": 0, "failed": 0}
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_bad_records_of_other_files(command: Command, name: str, content: bytes,
     assert code == (3 if bad else 0)
     assert "Traceback" not in err
     assert kept() == ids
-    assert len(rejected()) == bad
-    assert all(source.startswith(f"{name}:") and reason for source, reason in rejected().items())
+    assert len(failures()) == bad
+    assert all(source.startswith(f"{name}:") and reason for source, reason in failures().items())
 
 
 def test_lines_of_text_and_mapped_columns(command: Command) -> None:
@@ -196,7 +196,7 @@ def test_data_that_looks_like_a_template_stays_data(command: Command) -> None:
         (["--evaluator", "guess"], ["--evaluator", "'guess'", "'score'", "'pairwise'"]),
         (["--model", "nonsense:x"], ["nonsense:x", "embedded", "scripted:FILE", "http://host:port/v1"]),
         (["--model", "scripted:missing.jsonl"], ["scripted:missing.jsonl", "No such file"]),
-        (["--model", "embedded:nonsense"], ["embedded:nonsense", "catalogue"]),
+        (["--model", "embedded:nonsense"], ["embedded:nonsense", "catalog"]),
         (["--advisor-model", "?temperature=9"], ["temperature=9", "0 to 2"]),
         (["--advisor-model", "?heat=1"], ["heat", "temperature", "top_p"]),
         (["--input", "missing.jsonl"], ["missing.jsonl", "no such file", "check the path"]),
@@ -242,7 +242,7 @@ def test_an_undefined_variable_ends_the_run_at_once(command: Command) -> None:
     assert "prompt advisor" in line
     assert "'mood' is undefined" in line
     assert kept() == []
-    assert rejected() == {}
+    assert failures() == {}
     Path("mine.md").write_text("# user\nMend {{ translation }}")  # nothing is finished: the mended prompt is welcome
     assert command("--input", "in.jsonl", "--advisor-prompt", "mine.md")[0] == 0
     assert len(kept()) == 50
@@ -258,7 +258,7 @@ def test_exit_codes_of_the_real_command(tmp_path: Path, script: Path, options: l
     ended, out, err = run_drt(tmp_path / "cache", *given, cwd=tmp_path)
     assert ended == code
     if code == 2:
-        assert one_error(err).startswith("'nonsense:x' is no model spec; there are ")
+        assert one_error(err).startswith("'nonsense:x' is not a model spec; use ")
         assert not (tmp_path / "run").exists()
     else:
         assert err == ""
