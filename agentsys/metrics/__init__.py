@@ -1,1 +1,1 @@
-"""Metrics: short answers, maths answers, corpus scores of translations, lengths, terms."""
+"""Metrics: corpus scores with confidence intervals, short answers, maths answers, terms in translations, lengths."""

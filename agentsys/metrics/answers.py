@@ -1,4 +1,4 @@
-"""Short answers against gold ones: exact match and token F1 as SQuAD normalizes them (Rajpurkar et al. 2016)."""
+"""Short answers against gold answers: exact match and token F1 with SQuAD's normalization (Rajpurkar et al. 2016)."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalized(answer: str) -> str:
-    """Lower case, without punctuation and articles, white space folded."""
+def normalize_answer(answer: str) -> str:
+    """Return the answer in lower case, without punctuation and articles, with single spaces."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
-    """Whether the answer is one of the golds (an answer and its aliases), both normalized."""
-    return normalized(answer) in {normalized(gold) for gold in golds}
+    """Whether the answer equals one of the golds (an answer and its aliases), both normalized."""
+    return normalize_answer(answer) in {normalize_answer(gold) for gold in golds}
 
 
 def contains_match(answer: str, golds: Sequence[str]) -> bool:
-    """Lenient: the answer contains a gold or a gold contains the answer, normalized; an empty one matches nothing."""
-    given = normalized(answer)
-    return bool(given) and any(gold in given or given in gold for gold in map(normalized, golds) if gold)
+    """Whether the answer contains a gold or a gold the answer, both normalized; an empty text matches nothing."""
+    text = normalize_answer(answer)
+    return bool(text) and any(gold in text or text in gold for gold in map(normalize_answer, golds) if gold)
 
 
 def is_correct(answer: str, golds: Sequence[str], match: Match = "exact") -> bool:
-    """`exact_match`, or `contains_match` where it is asked for."""
+    """Whether the answer is correct by `exact_match` or `contains_match`."""
     return (exact_match if match == "exact" else contains_match)(answer, golds)
 
 
 def token_f1(answer: str, golds: Sequence[str]) -> float:
-    """The best F1 over the golds of the shared tokens, normalized; 0-1. Yes, no and noanswer match only themselves."""
-    return max((_f1(normalized(answer), normalized(gold)) for gold in golds), default=0.0)
+    """Return the best F1 of normalized tokens over the golds, 0-1. "yes", "no" and "noanswer" match only themselves."""
+    return max((_f1(normalize_answer(answer), normalize_answer(gold)) for gold in golds), default=0.0)
 
 
 _CLOSED = {"yes", "no", "noanswer"}
 
 
 def _f1(answer: str, gold: str) -> float:
-    if answer != gold and (answer in _CLOSED or gold in _CLOSED):  # as HotpotQA's script has it
+    if answer != gold and (answer in _CLOSED or gold in _CLOSED):  # as in HotpotQA's script
         return 0.0
-    given, wanted = Counter(answer.split()), Counter(gold.split())
-    shared = (given & wanted).total()
-    return 2 * shared / (given.total() + wanted.total()) if shared else 0.0
+    answer_tokens, gold_tokens = Counter(answer.split()), Counter(gold.split())
+    shared = (answer_tokens & gold_tokens).total()
+    return 2 * shared / (answer_tokens.total() + gold_tokens.total()) if shared else 0.0

@@ -1,11 +1,11 @@
 """Corpus BLEU and chrF with confidence intervals, and the paired comparison of two systems.
 
 BLEU (Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation") and chrF (Popović, 2015,
-"chrF: character n-gram F-score for automatic MT evaluation") are functions of sums over sentences. So each sentence is
-counted once, and a bootstrap resample (Koehn, 2004, "Statistical Significance Tests for Machine Translation
-Evaluation") only adds up rows of a table. Values equal sacrebleu's `corpus_score` with its default settings, also with
-several references a sentence: BLEU then clips by the largest count and takes the closest length, chrF the reference
-that fits the sentence best.
+"chrF: character n-gram F-score for automatic MT evaluation") are functions of sums over sentences. So the n-grams of
+each sentence are counted once, and a bootstrap resample (Koehn, 2004, "Statistical Significance Tests for Machine
+Translation Evaluation") only sums rows of a table. Values equal sacrebleu's `corpus_score` with its default settings,
+also with several references per sentence: BLEU then clips by the largest count and takes the closest length, chrF takes
+the reference with the highest score.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from typing import Any
 
 Statistic = Callable[[Sequence[int]], float]
-"""A number about the sentences with these indices; an index may come more than once."""
+"""Maps indices of sentences, possibly repeated, to a number."""
 References = Sequence[str | Sequence[str]]
-"""For each sentence its reference, or several that are equally good."""
+"""One reference per sentence, or several equally good ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value with the ends of its 95 % interval, all in one unit (BLEU and chrF: 0 to 100)."""
+    """A value with its 95 % interval, all in one unit (BLEU and chrF: 0 to 100)."""
 
     value: float
     low: float
@@ -41,7 +41,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A system's score less the baseline's, the ends of its 95 % interval, and the two-sided p-value."""
+    """A system's score minus the baseline's, its 95 % interval, and the two-sided p-value."""
 
     value: float
     low: float
@@ -49,29 +49,19 @@ class Difference:
     p: float
 
 
-def bleu(hypotheses: Sequence[str], references: References, *, language: str) -> float:
-    """Corpus BLEU-4 from 0 to 100 (Papineni et al., 2002, section 2.3).
+def chrf(hypotheses: Sequence[str], references: References) -> float:
+    """Return corpus chrF2 from 0 to 100: character 1- to 6-grams, recall weighted twice (Popović, 2015, equation 1).
 
-    `language` ("Chinese" or "zh") is the references' and chooses the tokenizer: `zh` for Chinese; for Japanese
-    `ja-mecab` where it is installed, else `char`; `13a` for every other. Raises ValueError if the lists are empty or
-    their lengths differ, or if a sentence has no reference.
-    """
-    return bleu_statistic(hypotheses, references, language)(range(len(hypotheses)))
-
-
-def chrf(hypotheses: Sequence[str], references: References, *, language: str) -> float:
-    """Corpus chrF2 from 0 to 100: character 1- to 6-grams, recall weighted twice (Popović, 2015, equation 1).
-
-    chrF needs no tokenizer, so `language` changes nothing; it is here so that both metrics are called alike. Raises
-    ValueError if the lists are empty or their lengths differ, or if a sentence has no reference.
+    Raises ValueError if the lists are empty or their lengths differ, or if a sentence has no reference.
     """
     return chrf_statistic(hypotheses, references)(range(len(hypotheses)))
 
 
 def score_corpus(hypotheses: Sequence[str], references: References, *, language: str) -> dict[str, Score]:
-    """ "BLEU" and "chrF" of a corpus, 0 to 100, each with its 95 % bootstrap interval over sentences (Koehn, 2004).
+    """Return "BLEU" and "chrF" of a corpus, 0 to 100, with 95 % bootstrap intervals over sentences (Koehn, 2004).
 
-    Raises ValueError if the lists are empty or their lengths differ.
+    `language` is that of the references (see `bleu_tokenizer`). Raises ValueError if the lists are empty or their
+    lengths differ, or if a sentence has no reference.
     """
     statistics = {
         "BLEU": bleu_statistic(hypotheses, references, language),
@@ -81,12 +71,12 @@ def score_corpus(hypotheses: Sequence[str], references: References, *, language:
 
 
 def mean_with_interval(values: Sequence[float]) -> Score:
-    """The mean of `values`, in their unit, with its 95 % bootstrap interval. Raises ValueError if there are none."""
+    """Return the mean of values with its 95 % bootstrap interval. Raises ValueError if there are none."""
     return with_interval(mean_statistic(values), len(values))
 
 
 def bootstrap(statistic: Statistic, n: int, *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """The percentile bootstrap interval of `statistic` over sentences 0 to n-1 (Koehn, 2004, section 3).
+    """Return the percentile bootstrap interval of `statistic` over sentences 0 to n-1 (Koehn, 2004, section 3).
 
     Draws n indices with replacement, `resamples` times, and takes the quantiles that leave (1 - level) / 2 on each
     side. The same seed gives the same interval. Raises ValueError if n or resamples is under 1 or level not in (0, 1).
@@ -105,22 +95,22 @@ def paired_bootstrap(
 ) -> Difference:
     """Compare two systems on the same n sentences by paired bootstrap resampling (Koehn, 2004, section 4).
 
-    Both are measured on each resample; the interval is between the 2.5 % and 97.5 % quantiles of the difference. The
+    Both are computed on each resample; the interval lies between the 2.5 % and 97.5 % quantiles of the difference. The
     p-value is two-sided: the share of resamples whose difference, shifted to a mean of 0, is at least as far from 0 as
     the observed one (Noreen's shift method; Riezler and Maxwell, 2005, section 4), with one added to both counts.
-    sacrebleu's paired bootstrap counts one side only. One sentence shows nothing: its p-value is 1. Raises ValueError
-    if n or resamples is under 1.
+    sacrebleu's paired bootstrap counts one side only. With a single sentence the p-value is 1. Raises ValueError if n
+    or resamples is under 1.
     """
     import numpy as np
 
     if n < 1 or resamples < 1:
         raise ValueError(f"paired_bootstrap needs n >= 1 and resamples >= 1; got {n}, {resamples}")
     observed = system(range(n)) - baseline(range(n))
-    found = np.array([system(sample) - baseline(sample) for sample in _resamples(n, resamples, seed)])
-    low, high = np.quantile(found, [0.025, 0.975])
-    # The tolerance: of two equal systems every difference is 0, but for the rounding.
-    further = int((np.abs(found - found.mean()) >= abs(observed) - 1e-9).sum())
-    return Difference(observed, float(low), float(high), (further + 1) / (resamples + 1) if n > 1 else 1.0)
+    differences = np.array([system(sample) - baseline(sample) for sample in _resamples(n, resamples, seed)])
+    low, high = np.quantile(differences, [0.025, 0.975])
+    # With a tolerance, because the differences of two equal systems are 0 only up to rounding.
+    extreme = int((np.abs(differences - differences.mean()) >= abs(observed) - 1e-9).sum())
+    return Difference(observed, float(low), float(high), (extreme + 1) / (resamples + 1) if n > 1 else 1.0)
 
 
 def _resamples(n: int, resamples: int, seed: int) -> Iterator[list[int]]:
@@ -131,13 +121,13 @@ def _resamples(n: int, resamples: int, seed: int) -> Iterator[list[int]]:
 
 
 def with_interval(statistic: Statistic, n: int) -> Score:
-    """The statistic of sentences 0 to n-1 with its 95 % bootstrap interval. Raises ValueError if n is under 1."""
+    """Return a statistic of sentences 0 to n-1 with its 95 % bootstrap interval. Raises ValueError if n is under 1."""
     interval = bootstrap(statistic, n)
     return Score(statistic(range(n)), interval.low, interval.high)
 
 
 def mean_statistic(values: Sequence[float]) -> Statistic:
-    """The mean of values, one a sentence."""
+    """Return the statistic that averages values, one per sentence."""
     import numpy as np
 
     table = np.asarray(values, dtype=float)
@@ -145,21 +135,21 @@ def mean_statistic(values: Sequence[float]) -> Statistic:
 
 
 def ratio_statistic(counts: Sequence[tuple[float, int]]) -> Statistic:
-    """The sum of the first numbers over the sum of the second, in percent; a resample whose second sum is 0 has 0."""
+    """Return the statistic sum of the first counts / sum of the second, in percent; 0 if the second sum is 0."""
     import numpy as np
 
     table = np.asarray(counts, dtype=float).reshape(-1, 2)
 
     def statistic(indices: Sequence[int]) -> float:
-        found, asked = table[indices].sum(axis=0)
-        return float(100 * found / asked) if asked else 0.0
+        numerator, denominator = table[indices].sum(axis=0)
+        return float(100 * numerator / denominator) if denominator else 0.0
 
     return statistic
 
 
 def _pairs(hypotheses: Sequence[str], references: References) -> Iterator[tuple[str, list[str]]]:
     if len(hypotheses) != len(references):
-        raise ValueError(f"{len(hypotheses)} hypotheses but {len(references)} references; give one for each sentence")
+        raise ValueError(f"{len(hypotheses)} hypotheses but {len(references)} references; give one per sentence")
     if not hypotheses:
         raise ValueError("no sentences to score; give at least one hypothesis and its reference")
     lists = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
@@ -169,9 +159,9 @@ def _pairs(hypotheses: Sequence[str], references: References) -> Iterator[tuple[
 
 
 def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
-    """sacrebleu's signature of the BLEU that `score_corpus` computes, so that others can reproduce it.
+    """Return sacrebleu's signature of the BLEU that `score_corpus` computes, so that others can reproduce it.
 
-    `references` says how many references the sentences have; "nrefs:var" where it is not the same number for all.
+    `references` are the numbers of references of the sentences; the signature has "nrefs:var" if they differ.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -181,7 +171,10 @@ def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
 
 
 def bleu_tokenizer(language: str) -> str:
-    """sacrebleu's name of the tokenizer for a language, given by name or code."""
+    """Return sacrebleu's tokenizer for a language, given by name or code ("Chinese", "zh").
+
+    `zh` for Chinese; for Japanese `ja-mecab` if it is installed, else `char`; `13a` for all others.
+    """
     words = set(re.split(r"[\W_]+", language.lower()))
     if words & {"zh", "zho", "chi", "cmn", "chinese", "mandarin", "中文"}:
         return "zh"
@@ -191,11 +184,11 @@ def bleu_tokenizer(language: str) -> str:
 
 
 def bleu_statistic(hypotheses: Sequence[str], references: References, language: str) -> Statistic:
-    """BLEU of any of these sentences. Raises what `bleu` raises."""
+    """Return the statistic BLEU-4, 0 to 100 (Papineni et al., 2002, section 2.3). Raises what `score_corpus` raises."""
     import numpy as np
     from sacrebleu.metrics.bleu import BLEU
 
-    # The setting only keeps sentence_score from warning at each sentence: the counts do not depend on it.
+    # effective_order only prevents a warning per sentence: the counts do not depend on it.
     metric = BLEU(tokenize=bleu_tokenizer(language), effective_order=True)
     scores = [metric.sentence_score(hypothesis, golds) for hypothesis, golds in _pairs(hypotheses, references)]
     table = np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores])
@@ -212,7 +205,7 @@ def bleu_statistic(hypotheses: Sequence[str], references: References, language: 
 
 
 def chrf_statistic(hypotheses: Sequence[str], references: References) -> Statistic:
-    """chrF2 of any of these sentences. Raises what `chrf` raises."""
+    """Return the statistic chrF2, 0 to 100. Raises what `chrf` raises."""
     import numpy as np
 
     rows = []
@@ -224,7 +217,7 @@ def chrf_statistic(hypotheses: Sequence[str], references: References) -> Statist
 
 
 def _chrf_counts(hypothesis: str, reference: str) -> list[list[int]]:
-    """For each n-gram order: how many in the hypothesis, in the reference, and in both."""
+    """Return the numbers of n-grams of each order in the hypothesis, in the reference, and in both."""
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.metrics.helpers import extract_all_char_ngrams
 
@@ -236,14 +229,14 @@ def _chrf_counts(hypothesis: str, reference: str) -> list[list[int]]:
 
 
 def _chrf(counts: Any) -> float:
-    """chrF2 of summed counts, an array [orders, 3]."""
+    """Return chrF2 of summed counts, an array [orders, 3]."""
     from sacrebleu.metrics.chrf import CHRF
 
     ours, gold, both = counts.T
-    counted = (ours > 0) & (gold > 0)
+    used = (ours > 0) & (gold > 0)
     if not both.any():
         return 0.0
-    precision = (both[counted] / ours[counted]).mean()
-    recall = (both[counted] / gold[counted]).mean()
+    precision = (both[used] / ours[used]).mean()
+    recall = (both[used] / gold[used]).mean()
     weight = CHRF.BETA**2
     return float(100 * (1 + weight) * precision * recall / (weight * precision + recall))

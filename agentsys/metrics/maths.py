@@ -1,10 +1,10 @@
-"""Whether the answer to a mathematical question is right, by Hugging Face's `math-verify`.
+"""Checks answers to mathematical questions with Hugging Face's `math-verify`.
 
-Its parsing and comparison run sympy on whatever a model wrote, which can take minutes (10^10^10 is short to write). It
-bounds itself with signals, which reach neither a thread nor a computation inside C code. So every check runs in a
-worker process with a deadline and is killed there; the event loop only waits. Workers are loky's: unlike Python's own
-they do not run the user's script again. Where this process was killed itself, the kernel ends its workers at a limit of
-processor time. What cannot be read as mathematics, or not in time, is compared as text.
+It runs sympy on text that a model wrote, which can take minutes (10^10^10 is short to write). Its own timeouts use
+signals, which interrupt neither threads nor C code. So every check runs in a worker process, which is killed at a
+deadline; the event loop only waits. The workers are loky's, which do not rerun the user's script as Python's do. If this
+process itself is killed, a limit on CPU time ends its workers. Answers that cannot be parsed as mathematics, or not in
+time, are compared as text.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 T = TypeVar("T")
 
 CHECK_SECONDS: Final = 20.0
-"""Deadline of one check; math-verify's own timeouts of 5 s each come first where a signal can reach."""
+"""Deadline of one check in seconds; math-verify's own timeouts of 5 s each come first where signals work."""
 MEMORY: Final = 4 * 2**30
-"""Bytes of address space that a worker may take."""
+"""Maximum address space of a worker in bytes."""
 LONGEST: Final = 4_000
-"""Characters at the end of a response that are searched for its answer."""
+"""Number of characters at the end of a response in which its answer is searched."""
 
-_ENDS = ("####", "answer is", "answer:")
+_ANSWER_MARKERS = ("####", "answer is", "answer:")
 _BRACE: Final = re.compile(r"(\\boxed\s*\{)|\\[{}]|\\\\(?!boxed)|([{}])")
-"""A box begins, an escaped brace, the end of a line in LaTeX, a brace."""
+"""The start of a box, an escaped brace, a LaTeX line break, a brace."""
 _start = threading.Lock()
 
 
 class Verdict(NamedTuple):
-    """Whether an answer is right, the answer as it was found, and how it was compared.
+    """Whether an answer is right, the answer that was extracted, and how it was compared.
 
-    `how` is "maths"; "text" where one of the two sides cannot be parsed, or not in time; "empty" for no response.
+    `how` is "maths"; "text" if one of the two sides cannot be parsed, or not in time; "empty" for an empty response.
     """
 
     right: bool
@@ -49,79 +49,79 @@ class Verdict(NamedTuple):
 
 
 def check_installed() -> None:
-    """Raises ValueError where the checker is missing: nothing is compared as text for want of a package."""
+    """Raise ValueError if a package of the checker is missing, so that answers are not silently compared as text."""
     for module, package in (("math_verify", "math-verify"), ("pebble", "pebble"), ("loky", "loky")):
         if find_spec(module) is None:
             raise ValueError(f"{package} is not installed: pip install 'agentsys[maths]'")
 
 
-async def check(response: str, reference: str) -> Verdict:
-    """The verdict on a whole response: its last \\boxed{}, else what follows "####", else what math-verify finds.
+async def check_answer(response: str, reference: str) -> Verdict:
+    """Check the answer of a response: its last \\boxed{}, else the text after "####", else what math-verify extracts.
 
-    Raises ValueError where the checker is not installed.
+    Raises ValueError if the checker is not installed.
     """
     if not response.strip():
         return Verdict(False, "", "empty")
-    answer = stated(response)
-    searched = _in_box(answer) if boxed(response) else response.rpartition("####")[2]
-    if verdict := await _bounded(_compare, searched[-LONGEST:], reference):
+    answer = extract_answer(response)
+    text = _in_box(answer) if last_boxed(response) else response.rpartition("####")[2]
+    if verdict := await _run_in_worker(_compare, text[-LONGEST:], reference):
         return verdict
-    return Verdict(plain(answer) == plain(reference) != "", answer, "text")
+    return Verdict(normalize_answer(answer) == normalize_answer(reference) != "", answer, "text")
 
 
-async def alike(answers: Sequence[str]) -> list[int]:
-    """For each answer the index of the first one that is mathematically equal to it: its own if there is none."""
-    grouped = await _bounded(_groups, tuple(answers)) if any(answers) else None
-    if grouped is not None:
-        return grouped
-    texts = [plain(answer) for answer in answers]
+async def group_equal_answers(answers: Sequence[str]) -> list[int]:
+    """Return for each answer the index of the first answer that is mathematically equal to it (possibly its own)."""
+    groups = await _run_in_worker(_group, tuple(answers)) if any(answers) else None
+    if groups is not None:
+        return groups
+    texts = [normalize_answer(answer) for answer in answers]
     return [texts.index(text) for text in texts]
 
 
 def reference_of(record: Mapping[str, Any]) -> str:
-    """The right answer of a record: after "####" in GSM8K's `answer`, MATH's `answer`, or \\boxed{} in its `solution`.
+    """Return the right answer of a record: GSM8K's `answer` after "####", MATH's `answer`, or a `solution`'s \\boxed{}.
 
     Raises ValueError for a record without one.
     """
     answer = record.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         return str(answer)
-    if isinstance(answer, str) and (found := answer.rpartition("####")[2].strip()):
-        return found
+    if isinstance(answer, str) and (reference := answer.rpartition("####")[2].strip()):
+        return reference
     solution = record.get("solution")
-    if isinstance(solution, str) and (found := boxed(solution) or ""):
-        return found
+    if isinstance(solution, str) and (reference := last_boxed(solution) or ""):
+        return reference
     raise ValueError(
         "no right answer: a record needs `answer` (GSM8K's ends in '#### 12') or a `solution` with \\boxed{}; "
         "--field answer=COLUMN names another column"
     )
 
 
-def boxed(text: str) -> str | None:
-    """What stands in the last \\boxed{} of a text, its braces matched; None where none is closed and holds anything."""
-    begun: list[int] = []  # of the braces that are open: where a box's content begins, 0 for another brace
-    closed: dict[int, int] = {}
-    for found in _BRACE.finditer(text):
-        box, brace = found.groups()
+def last_boxed(text: str) -> str | None:
+    """Return the content of the last \\boxed{} of a text, with matching braces; None if there is none, or all are empty."""
+    open_starts: list[int] = []  # one per open brace: the start of a box's content, 0 for another brace
+    ends: dict[int, int] = {}
+    for match in _BRACE.finditer(text):
+        box, brace = match.groups()
         if box or brace == "{":
-            begun.append(found.end() if box else 0)
-        elif brace and begun:
-            closed[begun.pop()] = found.start()
-    contents = (text[begin : closed[begin]].strip() for begin in sorted(closed, reverse=True) if begin)
+            open_starts.append(match.end() if box else 0)
+        elif brace and open_starts:
+            ends[open_starts.pop()] = match.start()
+    contents = (text[start : ends[start]].strip() for start in sorted(ends, reverse=True) if start)
     return next(filter(None, contents), None)
 
 
-def stated(response: str) -> str:
-    """The answer of a response as text: in its last \\boxed{}, else after "####" or "answer is", else its last line."""
-    if found := boxed(response):
-        return found
-    last = response.strip().rpartition("\n")[2]
-    at, end = max((last.casefold().rfind(end), len(end)) for end in _ENDS)
-    return (last[at + end :] if at >= 0 else last).lstrip(" \t:*").rstrip(" \t*.")
+def extract_answer(response: str) -> str:
+    """Return the answer of a response: its last \\boxed{}, else the text after "####" or "answer is", else its last line."""
+    if content := last_boxed(response):
+        return content
+    line = response.strip().rpartition("\n")[2]
+    position, length = max((line.casefold().rfind(marker), len(marker)) for marker in _ANSWER_MARKERS)
+    return (line[position + length :] if position >= 0 else line).lstrip(" \t:*").rstrip(" \t*.")
 
 
-def plain(answer: str) -> str:
-    """An answer for comparison as text: without dollar signs, \\text, white space and a full stop; in lower case."""
+def normalize_answer(answer: str) -> str:
+    """Normalize an answer for comparison as text: lower case, no dollar signs, \\text, white space or final period."""
     bare = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r"\1", answer)
     return re.sub(r"[\s$]|\\[ !,;]", "", bare).rstrip(".").casefold()
 
@@ -130,13 +130,13 @@ def _in_box(answer: str) -> str:
     return f"\\boxed{{{answer}}}"
 
 
-async def _bounded(work: Callable[..., T], *given: Any) -> T | None:
-    """The result of a worker process, or None where it failed twice or was killed at its deadline."""
-    for _ in range(2):  # a worker can die of what has nothing to do with its work: a signal, a lack of memory
+async def _run_in_worker(function: Callable[..., T], *args: Any) -> T | None:
+    """Return the result of a function in a worker process, or None if it failed twice or reached its deadline."""
+    for _ in range(2):  # a worker may die for unrelated reasons, such as a signal or a lack of memory
         pool = await asyncio.to_thread(_workers)
         try:
-            limited = (CHECK_SECONDS, work, *given)
-            return await asyncio.wrap_future(pool.schedule(_limited, args=limited, timeout=CHECK_SECONDS))
+            limited_args = (CHECK_SECONDS, function, *args)
+            return await asyncio.wrap_future(pool.schedule(_run_limited, args=limited_args, timeout=CHECK_SECONDS))
         except TimeoutError:
             return None
         except Exception as err:
@@ -145,8 +145,8 @@ async def _bounded(work: Callable[..., T], *given: Any) -> T | None:
 
 
 def _workers() -> Any:
-    """The pool of worker processes; a new one where the last one broke."""
-    with _start:  # several checks may come first
+    """Return the pool of worker processes, a new one if the last one broke."""
+    with _start:  # the first checks may run concurrently
         if not _pool().active:
             _pool.cache_clear()
         return _pool()
@@ -154,52 +154,54 @@ def _workers() -> Any:
 
 @lru_cache(maxsize=1)
 def _pool() -> Any:
-    """Worker processes, started when the first check comes; they end with this process."""
+    """Start the worker processes, at the first check; they end with this process."""
     check_installed()
     from loky.backend import get_context
     from pebble import ProcessPool
 
-    return ProcessPool(max_workers=min(4, os.cpu_count() or 1), context=get_context("loky"), initializer=_begin)
+    return ProcessPool(
+        max_workers=min(4, os.cpu_count() or 1), context=get_context("loky"), initializer=_initialize_worker
+    )
 
 
-def _begin() -> None:
-    """In a worker: Ctrl-C, which reaches it too, is the run's business; a huge number must not take all memory."""
+def _initialize_worker() -> None:
+    """Ignore Ctrl-C, which the main process handles, and limit the memory that a huge number can take."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    with suppress(ImportError):  # there is none for Windows
+    with suppress(ImportError):  # not available on Windows
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _limited(seconds: float, work: Callable[..., T], *given: Any) -> T:
-    """In a worker: ended by the kernel after twice the deadline's processor time, should nobody be left to kill it."""
+def _run_limited(seconds: float, function: Callable[..., T], *args: Any) -> T:
+    """Run a function in a worker, with twice the deadline as CPU time limit in case the main process was killed."""
     with suppress(ImportError):
         import resource
 
-        most = int(time.process_time() + 2 * seconds) + 1
+        limit = int(time.process_time() + 2 * seconds) + 1
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    return work(*given)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    return function(*args)
 
 
 def _compare(response: str, reference: str) -> Verdict | None:
-    """In a worker: None where one of the two is no mathematics."""
+    """In a worker: compare a response with a reference; None if one of them is not mathematics."""
     from math_verify import verify
 
-    gold, found = _parsed(_in_box(reference)), _parsed(response)
-    if gold is None or found is None:
+    gold, answer = _parse(_in_box(reference)), _parse(response)
+    if gold is None or answer is None:
         return None
-    return Verdict(bool(verify(gold, found)), str(found[-1]), "maths")
+    return Verdict(bool(verify(gold, answer)), str(answer[-1]), "maths")
 
 
-def _groups(answers: Sequence[str]) -> list[int]:
-    """In a worker: see `alike`."""
+def _group(answers: Sequence[str]) -> list[int]:
+    """In a worker: see `group_equal_answers`."""
     from math_verify import verify
 
-    parsed = [_parsed(_in_box(answer)) for answer in answers]
-    texts = [plain(answer) for answer in answers]
+    parsed = [_parse(_in_box(answer)) for answer in answers]
+    texts = [normalize_answer(answer) for answer in answers]
     firsts: list[int] = []
     for i, text in enumerate(texts):
         equal = (
@@ -209,9 +211,9 @@ def _groups(answers: Sequence[str]) -> list[int]:
     return firsts
 
 
-def _parsed(text: str) -> list[Any] | None:
-    """math-verify's reading of a text, a \\boxed{} before everything else; None if it finds words and no expression."""
+def _parse(text: str) -> list[Any] | None:
+    """Parse a text with math-verify, which prefers a \\boxed{}; None if there is no mathematical expression."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    found = parse(text, extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()])
-    return list(found) if found and not isinstance(found[0], str) else None
+    results = parse(text, extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()])
+    return list(results) if results and not isinstance(results[0], str) else None

@@ -1,1 +1,1 @@
-"""Text: words, languages, and Chinese scripts."""
+"""Text in any language: words and units of any script, language tags, traditional and simplified Chinese."""

@@ -1,4 +1,4 @@
-"""Traditional and simplified Chinese: one script, so that texts can be compared."""
+"""Conversion of traditional to simplified Chinese, so that texts in both scripts can be compared."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, Final
 _HAN: Final = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
-def simplified(text: str) -> str:
-    """The text with traditional Chinese characters simplified (OpenCC's t2s); a text without any is returned as it is.
+def to_simplified(text: str) -> str:
+    """Return the text with traditional Chinese characters simplified (OpenCC's t2s).
 
-    Characters alone are converted, no words of a region. Japanese texts change too where they share a character. A
-    character with several simplified forms is converted by the word that it stands in, so the same characters can come
-    out otherwise in a longer text. Raises ImportError if OpenCC is not installed.
+    Only characters are converted, not regional words. Japanese texts change too where they share a character. A
+    character with several simplified forms is converted according to its word, so a longer text may be converted
+    differently from its parts. Raises ImportError if OpenCC is not installed.
     """
     return str(_converter().convert(text)) if _HAN.search(text) else text
 

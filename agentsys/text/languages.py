@@ -1,4 +1,4 @@
-"""Languages as people and files write them: "Chinese", "zh", "zh_CN", "zh-Hans", "ENG" become comparable tags."""
+"""Language names and codes: "Chinese", "zh", "zh_CN", "zh-Hans" and "ENG" become comparable tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A primary subtag (ISO 639, "zh"), a script (ISO 15924, "Hans") and a territory ("CN"); "" where not given.
+    """A primary subtag (ISO 639, "zh"), a script (ISO 15924, "Hans") and a territory ("CN"); "" if unspecified.
 
     A territory implies its usual script ("zh-TW" is Hant); a language alone implies none.
     """
@@ -28,10 +28,10 @@ class Language:
         return "-".join(filter(None, (self.primary, self.script, self.territory)))
 
     def fit(self, other: Language) -> int:
-        """How well a text in `other` serves who asked for this language: 0 not at all, more is better.
+        """Return how well a text in `other` fits a request for this language: 0 not at all, higher is better.
 
-        The primary subtags must be the same, and the scripts where both sides have one. A territory only prefers:
-        "en-US" serves for "en-GB" if there is nothing better, but "zh-TW" never for "zh-CN".
+        The primary subtags must be equal, and the scripts if both have one. A territory is only a preference: "en-US"
+        fits "en-GB" if there is nothing better, but "zh-TW" never fits "zh-CN".
         """
         if self.primary != other.primary or (self.script and other.script and self.script != other.script):
             return 0
@@ -40,7 +40,7 @@ class Language:
 
 @lru_cache(maxsize=1024)
 def language(name: str) -> Language | None:
-    """The language of a code (BCP 47, also with "_", or ISO 639-2) or of a name in any language; None for neither."""
+    """Parse a code (BCP 47, also with "_", or ISO 639-2) or a name in any language; None if it is neither."""
     import langcodes
 
     try:
@@ -57,15 +57,15 @@ def language(name: str) -> Language | None:
 
 
 def known_language(name: str) -> Language:
-    """As `language`. Raises KnowledgeError for what is neither a code nor a name."""
-    found = language(name)
-    if found is None:
-        raise KnowledgeError(f"'{name}' is no language; write a code such as en or zh-CN, or an English name")
-    return found
+    """Parse a code or a name like `language`. Raises KnowledgeError if it is neither."""
+    parsed = language(name)
+    if parsed is None:
+        raise KnowledgeError(f"'{name}' is not a language; write a code such as en or zh-CN, or an English name")
+    return parsed
 
 
-def best_code(wanted: Language, codes: Iterable[str]) -> str | None:
-    """The code that fits the wanted language best, the first of equals; None if none does."""
-    fits = {code: wanted.fit(found) for code in codes if (found := language(code)) is not None}
+def best_code(target: Language, codes: Iterable[str]) -> str | None:
+    """Return the code that fits the target language best, the first of equal ones; None if none fits."""
+    fits = {code: target.fit(parsed) for code in codes if (parsed := language(code)) is not None}
     best = max(fits, key=lambda code: fits[code], default=None)
     return best if best is not None and fits[best] else None

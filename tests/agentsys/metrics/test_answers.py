@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsys.graphs.deeprag.narrative import golds, reward
-from agentsys.metrics.answers import Match, contains_match, exact_match, is_correct, normalized, token_f1
+from agentsys.graphs.deeprag.narrative import read_golds, reward
+from agentsys.metrics.answers import Match, contains_match, exact_match, is_correct, normalize_answer, token_f1
 
 
 @pytest.mark.parametrize(
@@ -18,20 +18,20 @@ from agentsys.metrics.answers import Match, contains_match, exact_match, is_corr
         ("theatre, another", "theatre another"),
         ("O'Brien-Smith", "obriensmith"),
         ("1,819", "1819"),
-        ("the-man", "theman"),  # punctuation goes first, as in the script: "the" is no word of its own any more
+        ("the-man", "theman"),  # punctuation is removed first, as in the script, so "the" is not a word any more
         ("Élan «vital»", "élan «vital»"),  # only ASCII punctuation
         ("The", ""),
     ],
 )
-def test_normalization_is_that_of_squad(text: str, expected: str) -> None:
-    assert normalized(text) == expected
+def test_normalization_equals_squads(text: str, expected: str) -> None:
+    assert normalize_answer(text) == expected
 
 
 @given(st.text())
-def test_no_article_and_no_second_space_is_left(text: str) -> None:
-    once = normalized(text)
-    assert once == " ".join(once.split())
-    assert not set(once.split()) & {"a", "an", "the"}
+def test_no_article_and_no_double_space_is_left(text: str) -> None:
+    answer = normalize_answer(text)
+    assert answer == " ".join(answer.split())
+    assert not set(answer.split()) & {"a", "an", "the"}
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def test_no_article_and_no_second_space_is_left(text: str) -> None:
         ("Mozart", ["Wolfgang Amadeus Mozart"], False, True),
         ("Salieri", ["Mozart", "W. A. Mozart"], False, False),
         ("", ["Mozart"], False, False),
-        ("the", ["Mozart"], False, False),  # nothing is left of it: it is in everything, and matches nothing
+        ("the", ["Mozart"], False, False),  # empty after normalization, so it matches nothing
         ("Mozart", ["!"], False, False),
         ("Mozart", [], False, False),
-        ("no", ["north"], False, True),  # why the lenient match has a name of its own
+        ("no", ["north"], False, True),  # why the lenient match is a separate function
     ],
 )
 def test_exact_and_lenient(answer: str, right: list[str], exact: bool, contains: bool) -> None:
@@ -64,7 +64,7 @@ def test_exact_and_lenient(answer: str, right: list[str], exact: bool, contains:
         ("Amadeus Mozart", ["nobody", "Wolfgang Amadeus Mozart"], 0.8),  # the best of the golds
         ("la la land", ["la land"], 0.8),  # a repeated token counts as often as both have it
         ("Salieri", ["Mozart"], 0.0),
-        ("yes", ["yes it is"], 0.0),  # yes and no are right or wrong, not in part
+        ("yes", ["yes it is"], 0.0),  # yes and no have no partial credit
         ("yes it is", ["yes"], 0.0),
         ("Yes.", ["yes"], 1.0),
         ("", ["Mozart"], 0.0),
@@ -82,14 +82,15 @@ words = st.lists(st.sampled_from(["north", "sea", "the", "1819", "Ishmael"]), ma
 def test_f1_is_symmetric_and_1_only_for_the_same_tokens(left: str, right: str) -> None:
     f1 = token_f1(left, [right])
     assert f1 == pytest.approx(token_f1(right, [left]))
-    same = sorted(normalized(left).split()) == sorted(normalized(right).split()) != []
+    same = sorted(normalize_answer(left).split()) == sorted(normalize_answer(right).split()) != []
     assert (f1 == 1.0) is same
 
 
-def test_golds_of_the_forms_that_data_sets_have() -> None:
-    assert golds({"answer": "a", "answer_aliases": ["b", ""]}) == ["a", "b"]
-    assert golds({"answers": ["a", "b"]}) == ["a", "b"]
-    assert golds({"answer": None, "answers": None, "answer_aliases": None}) == golds({"answer": ""}) == golds({}) == []
+def test_golds_in_the_forms_of_data_sets() -> None:
+    assert read_golds({"answer": "a", "answer_aliases": ["b", ""]}) == ["a", "b"]
+    assert read_golds({"answers": ["a", "b"]}) == ["a", "b"]
+    empty: list[dict[str, Any]] = [{"answer": None, "answers": None, "answer_aliases": None}, {"answer": ""}, {}]
+    assert [read_golds(record) for record in empty] == [[], [], []]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +98,12 @@ def test_golds_of_the_forms_that_data_sets_have() -> None:
     [
         ("the Mozart", 0, True, "exact", 1.0),
         ("Mozart", 1, True, "exact", 0.9),
-        ("Mozart", 3, False, "exact", 0.7),  # right is right, whatever its form
+        ("Mozart", 3, False, "exact", 0.7),  # a right answer may be badly formed
         ("Mozart", 5, True, "exact", 0.5),
         ("Mozart", 6, True, "exact", 0.5),  # capped at five
         ("Mozart", 50, True, "exact", 0.5),
         ("Salieri", 0, True, "exact", 0.1),
-        ("Salieri", 4, True, "exact", 0.1),  # a wrong answer does not pay for its retrievals
+        ("Salieri", 4, True, "exact", 0.1),  # retrievals do not lower the reward of a wrong answer
         ("Salieri", 0, False, "exact", 0.0),
         ("W. A. Mozart", 1, True, "exact", 0.1),
         ("W. A. Mozart", 1, True, "contains", 0.9),

@@ -28,11 +28,12 @@ def test_words_and_characters() -> None:
     assert count_words("") == 0
 
 
-def test_what_a_record_may_name() -> None:
-    assert [required_words(given) for given in (300, 300.0, "300", " 40 ", "", None, 0)] == [300, 300, 300, 40, 0, 0, 0]
-    for given in (-1, 1.5, "long", True, [300], 10**400, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="is no number of words; mend it or leave it out"):
-            required_words(given)
+def test_required_lengths_of_records() -> None:
+    lengths = (300, 300.0, "300", " 40 ", "", None, 0)
+    assert [required_words(length) for length in lengths] == [300, 300, 300, 40, 0, 0, 0]
+    for length in (-1, 1.5, "long", True, [300], 10**400, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is not a number of words; correct or remove it"):
+            required_words(length)
 
 
 def test_buckets() -> None:

@@ -1,4 +1,4 @@
-"""Terms in translations: what counts as the same, in Chinese scripts and in words, and the counts by hand."""
+"""Terms in translations: normalization, whole words, and measures computed by hand."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from agentsys.metrics.terms import (
     KnownTerm,
     consistency,
     entity_accuracy,
-    folded,
     mentions_any,
+    normalize_text,
     rendering,
     term_accuracy,
 )
-from agentsys.text.chinese import simplified
+from agentsys.text.chinese import to_simplified
 
 
 def test_simplified() -> None:
-    assert simplified("黃豆芽是亞洲美食的常見食材嗎？") == "黄豆芽是亚洲美食的常见食材吗？"
-    assert simplified("乾隆年間，天氣乾燥") == "乾隆年间，天气干燥", "by the word that a character stands in"
-    assert simplified("黄豆芽") == "黄豆芽" and simplified("Straße") == "Straße"
+    assert to_simplified("黃豆芽是亞洲美食的常見食材嗎？") == "黄豆芽是亚洲美食的常见食材吗？"
+    assert to_simplified("乾隆年間，天氣乾燥") == "乾隆年间，天气干燥", "converted according to the word"
+    assert to_simplified("黄豆芽") == "黄豆芽" and to_simplified("Straße") == "Straße"
 
 
 def test_a_text_without_chinese_needs_no_converter() -> None:
-    code = "import sys; from agentsys.scripts import simplified; simplified('Straße'); print('opencc' in sys.modules)"
+    code = (
+        "import sys; from agentsys.text.chinese import to_simplified as t; t('Straße'); print('opencc' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -42,23 +44,23 @@ def test_a_text_without_chinese_needs_no_converter() -> None:
         ("e\u0301clair", "éclair"),
     ],
 )
-def test_folded(text: str, other: str) -> None:
-    assert folded(text) == folded(other)
+def test_normalize_text(text: str, other: str) -> None:
+    assert normalize_text(text) == normalize_text(other)
 
 
 def test_different_words_stay_different() -> None:
-    assert len({folded(text) for text in ("flu", "flew", "流感", "流行性感冒", "")}) == 5
+    assert len({normalize_text(text) for text in ("flu", "flew", "流感", "流行性感冒", "")}) == 5
 
 
-def test_mentions_any_is_m_eta_s_rule() -> None:
+def test_mentions_any_follows_m_eta() -> None:
     assert mentions_any("食用黄豆芽对健康有什么好处？", ["大豆芽", "黃豆芽"])
-    assert mentions_any("Harry Potters Welt", ["harry potter"]), "wherever it stands"
+    assert mentions_any("Harry Potters Welt", ["harry potter"]), "also inside a word"
     assert not mentions_any("豆芽", ["黃豆芽"]) and not mentions_any("豆芽", []) and not mentions_any("豆芽", [" "])
     assert not mentions_any("", ["黃豆芽"])
 
 
 @pytest.mark.parametrize(
-    ("translation", "targets", "found"),
+    ("translation", "targets", "expected"),
     [
         ("他得了流感。", ["流感"], "流感"),
         ("他得了流行性感冒。", ["流感", "流行性感冒"], "流行性感冒"),
@@ -76,8 +78,8 @@ def test_mentions_any_is_m_eta_s_rule() -> None:
         ("", ["x"], None),
     ],
 )
-def test_rendering(translation: str, targets: list[str], found: str | None) -> None:
-    assert rendering(translation, targets) == found
+def test_rendering(translation: str, targets: list[str], expected: str | None) -> None:
+    assert rendering(translation, targets) == expected
 
 
 def test_accuracy() -> None:
@@ -92,7 +94,7 @@ MASK = KnownTerm("mask", ("口罩",))
 
 
 def test_consistency() -> None:
-    """Of the pairs of four sentences two and two of which agree: 2 of 6; of the mask's three, one without: 1 of 3."""
+    """Flu: four sentences, two pairs of which agree, 2 of 6; mask: three sentences, one without it, 1 of 3."""
     sentences = [
         ("流感和口罩", [FLU, MASK]),
         ("流感", [FLU, MASK]),
@@ -100,12 +102,12 @@ def test_consistency() -> None:
         ("流行性感冒", [KnownTerm("Flu", FLU.targets)]),
     ]
     assert consistency(sentences) == pytest.approx((2 / 6 + 1 / 3, 2))
-    assert consistency(sentences[:2]) == (1.0, 2), "流感 twice, and a mask that is there once"
+    assert consistency(sentences[:2]) == (1.0, 2), "流感 twice, 口罩 once"
     assert consistency(sentences[:1]) == (0, 0), "one sentence has no pair"
     assert consistency([]) == (0, 0)
 
 
-def test_what_shows_no_known_translation_agrees_with_nothing() -> None:
+def test_sentences_without_a_known_translation_agree_with_none() -> None:
     assert consistency([("感冒", [FLU]), ("感冒", [FLU])]) == (0.0, 1)
 
 
@@ -114,5 +116,5 @@ def test_scripts_do_not_make_a_translation_inconsistent() -> None:
     assert consistency([("传染", [virus]), ("傳染", [virus])]) == (1.0, 1)
 
 
-def test_a_term_said_twice_in_a_sentence_counts_once() -> None:
+def test_a_term_twice_in_a_sentence_counts_once() -> None:
     assert consistency([("流感，流感", [FLU, FLU]), ("流感", [FLU])]) == (1.0, 1)
