@@ -2,9 +2,9 @@
 
 It runs sympy on text that a model wrote, which can take minutes (10^10^10 is short to write). Its own timeouts use
 signals, which interrupt neither threads nor C code. So every check runs in a worker process, which is killed at a
-deadline; the event loop only waits. The workers are loky's, which do not rerun the user's script as Python's do. If this
-process itself is killed, a limit on CPU time ends its workers. Answers that cannot be parsed as mathematics, or not in
-time, are compared as text.
+deadline; the event loop only waits. The workers are loky's, which do not rerun the user's script as Python's do. If
+this process itself is killed, a limit on CPU time ends its workers. Answers that cannot be parsed as mathematics, or
+not in time, are compared as text.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def reference_of(record: Mapping[str, Any]) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    """Return the content of the last \\boxed{} of a text, with matching braces; None if there is none, or all are empty."""
+    """Return the content of the last non-empty \\boxed{} of a text, with matching braces, or None."""
     open_starts: list[int] = []  # one per open brace: the start of a box's content, 0 for another brace
     ends: dict[int, int] = {}
     for match in _BRACE.finditer(text):
@@ -112,7 +112,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def extract_answer(response: str) -> str:
-    """Return the answer of a response: its last \\boxed{}, else the text after "####" or "answer is", else its last line."""
+    """Return the answer of a response: the last \\boxed{}, the text after "####" or "answer is", or the last line."""
     if content := last_boxed(response):
         return content
     line = response.strip().rpartition("\n")[2]

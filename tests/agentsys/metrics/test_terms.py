@@ -27,7 +27,7 @@ def test_simplified() -> None:
 
 def test_a_text_without_chinese_needs_no_converter() -> None:
     code = (
-        "import sys; from agentsys.text.chinese import to_simplified as t; t('Straße'); print('opencc' in sys.modules)"
+        "import sys; from agentsys.text import chinese; chinese.to_simplified('Straße'); print('opencc' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

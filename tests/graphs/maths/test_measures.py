@@ -32,8 +32,14 @@ def solution(right: bool, score: float, tokens: int, group: int, answer: str = "
     }  # fmt: skip
 
 
-SOLUTIONS = [solution(False, 0.5, 10, 0), solution(True, 0.9, 20, 1), solution(False, 0.1, 30, 0), solution(True, -1, 40, 1),
-         solution(True, 0.0, 50, 1), solution(False, 1.0, 60, 5, "")]  # fmt: skip
+SOLUTIONS = [
+    solution(False, 0.5, 10, 0),
+    solution(True, 0.9, 20, 1),
+    solution(False, 0.1, 30, 0),
+    solution(True, -1, 40, 1),
+    solution(True, 0.0, 50, 1),
+    solution(False, 1.0, 60, 5, ""),
+]
 
 
 def test_choices_under_a_budget() -> None:
