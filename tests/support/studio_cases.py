@@ -55,12 +55,14 @@ class Case:
     """The context field that names what is looked up."""
     other_form: frozenset[str] = frozenset()
     """Input fields of records in another form, which Studio's form leaves out; then it requires none."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Context fields that every run sets."""
     required: tuple[str, ...] = ()
     """The required fields of the form, where it is not the first one alone."""
 
     def context(self, studio: Studio, server: str = "") -> dict[str, Any]:
         """The model server, and what is looked up."""
-        model = {"model": getattr(studio, server or self.server).url}
+        model = {"model": getattr(studio, server or self.server).url, **self.options}
         return model | ({self.knowledge: studio.knowledge[self.knowledge]} if self.knowledge else {})
 
 
@@ -301,8 +303,8 @@ CASES = {
         tokens_from={"translate"},
         result={"translation": DRAFTS[0], "setting": "golden", "used": PASSAGES[0]["text"], "without": ""},
         changed={
-            "labeller_model": "vllm?max_tokens=77",
-            "labeller_prompt": "# user\nMARKED {{ target_language }}: {{ document }}",
+            "labeler_model": "vllm?max_tokens=77",
+            "labeler_prompt": "# user\nMARKED {{ target_language }}: {{ document }}",
             "target_language": "German",
             "setting": "retrieved",
             "style": "rated",
@@ -343,11 +345,12 @@ CASES = {
     "maths_samples": Case(
         conditional=set(),
         tokens_from={"sample"},
+        options={"greedy": True, "samples": 1},
         result={"question": PROBLEM},
         changed={
             "judge_model": "vllm?max_tokens=77",
             "judge_prompt": "# user\nMARKED {{ solution }}",
-            "samples": 1,
+            "greedy": False,
         },
         changed_result={"question": PROBLEM},
         asked_of_vllm=f"MARKED {'Step 2'.join(SOLVED)}",

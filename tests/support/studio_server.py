@@ -143,7 +143,7 @@ def studio_in(folder: Path) -> Iterator[Studio]:
         with langgraph_dev(folder, environment) as http:
             knowledge = {"index": str(index), "sources": f"terms:{terms}"}
             found = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps", knowledge)
-            found.assistants = {a["graph_id"]: a["assistant_id"] for a in found.post("/assistants/search")}
+            found.assistants = {a["graph_id"]: a["assistant_id"] for a in found.post("/assistants/search", limit=100)}
             yield found
 
 
