@@ -1,4 +1,4 @@
-"""graphs/deeprag_collect.py: the whole command with a scripted model and a small index, and what it says at the end."""
+"""graphs/deeprag_collect.py: the whole command with a scripted model and a small index, and its table."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def call(*options: object) -> tuple[int, str, str]:
         code = run_app(command(main), [str(option) for option in options])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
@@ -84,8 +84,8 @@ def rows(printed: str) -> dict[str, str]:
 
 
 def manifest(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    return content
 
 
 def test_imitation(run: Run, questions: Path, index: Path, model: str, tmp_path: Path) -> None:
@@ -98,15 +98,15 @@ def test_imitation(run: Run, questions: Path, index: Path, model: str, tmp_path:
     assert table["questions with a correct path"] == "2 of 3"
     assert table["mean retrievals and steps of the best paths"] == "1.00 and 1.00"
     assert table["targets of kind sft"] == "2" and "targets of kind step" not in table
-    assert table["nodes and calls a question"] == "3.0 and 7.0"
-    about = manifest(out)
-    assert about["fingerprint"]["knobs"]["index_digest"] == index_digest(index)
+    assert table["nodes and calls per question"] == "3.0 and 7.0"
+    first_manifest = manifest(out)
+    assert first_manifest["fingerprint"]["knobs"]["index_digest"] == index_digest(index)
     kept = {trace.id: trace for trace in read_traces(out)}
     assert kept["emma"].result and kept["emma"].result["steps"][0]["passages"][0]["id"] == "p1"
     assert kept["other"].reason == "no correct path"
 
-    paid = about["totals"]["calls"]
-    assert run(*options)[0] == 0 and manifest(out)["totals"]["calls"] == paid == 21, "the same command asks nothing"
+    calls = first_manifest["totals"]["calls"]
+    assert run(*options)[0] == 0 and manifest(out)["totals"]["calls"] == calls == 21, "a rerun makes no calls"
 
 
 def test_the_target_model_gives_the_parametric_answers(
@@ -129,10 +129,10 @@ def test_calibration(run: Run, questions: Path, index: Path, tmp_path: Path) -> 
     assert table["mean retrievals and steps of the best paths"] == "0.00 and 1.00"
 
 
-def test_a_question_without_an_answer_is_rejected(run: Run, index: Path, model: str, tmp_path: Path) -> None:
+def test_a_question_without_an_answer_fails(run: Run, index: Path, model: str, tmp_path: Path) -> None:
     bad = write_lines(tmp_path / "bad.jsonl", [{"question": "Who wrote it?"}, {"question": " ", "answer": "x"}])
     code, printed, _ = run("--input", bad, "--index", index, "--model", model, "--out", tmp_path / "out")
-    assert code == 3 and rows(printed)["rejected"] == "2" and "questions with a correct path" in rows(printed)
+    assert code == 3 and rows(printed)["failed"] == "2" and "questions with a correct path" in rows(printed)
     reasons = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
     assert {entry["source"].rpartition(":")[2] for entry in reasons} == {"1", "2"}
     assert any("no right answer" in entry["reason"] for entry in reasons)
@@ -144,7 +144,7 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--input", "QUESTIONS", "--index", "NOWHERE"], "NOWHERE"),
     (["--input", "QUESTIONS", "--index", "INDEX", "--retriever", "dense"], "has no 'dense'"),
     (["--input", "nobody.jsonl", "--index", "INDEX"], "nobody.jsonl: no such file"),
-    (["--input", "QUESTIONS", "--index", "INDEX", "--model", "x:y"], "is no model spec"),
+    (["--input", "QUESTIONS", "--index", "INDEX", "--model", "x:y"], "is not a model spec"),
     (["--input", "QUESTIONS", "--index", "INDEX", "--max-steps", "0"], "max_steps: 0"),
     (["--input", "QUESTIONS", "--index", "INDEX", "--stage", "both"], "--stage"),
     (
@@ -154,13 +154,13 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[-40:])
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[-40:])
 def test_bad_options_get_one_line_and_write_nothing(
-    run: Run, questions: Path, index: Path, model: str, tmp_path: Path, options: list[str], said: str
+    run: Run, questions: Path, index: Path, model: str, tmp_path: Path, options: list[str], message: str
 ) -> None:
     names = {"QUESTIONS": questions, "INDEX": index, "MODEL": model, "NOWHERE": tmp_path / "NOWHERE"}
     code, printed, line = run(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
-    assert code == 2 and not printed and said in one_error(line)
+    assert code == 2 and not printed and message in one_error(line)
     assert not (tmp_path / "out").exists()
 
 
@@ -168,4 +168,4 @@ def test_help_is_grouped(run: Run) -> None:
     code, printed, _ = run("--help")
     assert code == 0
     assert all(f"─ {group} " in printed for group in ("Run", "Method", "Models (specs: docs/models.md)", "Prompts"))
-    assert "--index-digest" not in printed, "it is the command that fills it in"
+    assert "--index-digest" not in printed, "the command fills it in"
