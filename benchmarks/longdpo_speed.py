@@ -1,17 +1,18 @@
-"""LongDPO's trees at full load: three schedules of the same calls over a server with uneven latencies.
+"""LongDPO's tree search at full load: three schedules of the same calls over a server with uneven latencies.
 
     python benchmarks/longdpo_speed.py [--slots 64] [--simulations 0 8] [--plot in_flight.png]
 
-The server (loopback.py) has `slots` slots. A request takes a time proportional to the tokens written, times a
-log-normal number (sigma 0.5) that belongs to the request. Steps are as long as the required length asks for, judgements
-have about 250 tokens; no critiques, no memory. All three schedules are graphs/longdpo/search.py through `collect`,
-with as many requests in flight as there are slots, the request cache and traces on disk; only the order differs:
-  collect       as it is: the calls of all trees share the slots, no tree waits for another
-  lockstep      all trees write the candidates of a level, the slowest is waited for, all judge, and so on: rStar-Math's
-                way (with simulations: every tree's simulations under way, level by level)
-  four workers  each takes one tree after the other, its calls in parallel: the way of LongDPO's released code
-That the calls are the same is checked. The ideal is max(critical path, work / slots): the work is the sum of the
-latencies, the critical path the longest chain in any tree of a candidate, its judgement, a candidate below it, ...
+The server (loopback.py) has `slots` slots. A request's latency is proportional to the tokens written, times a
+log-normal number (sigma 0.5) that depends on the request alone. Steps are as long as the required length implies,
+judgments have about 250 tokens; there are no critiques and no memory. All three schedules run
+graphs/longdpo/search.py through `collect`, with as many requests in flight as slots, and with the request cache and
+traces on disk; only the order differs:
+  collect       as shipped: the calls of all trees share the slots, no tree waits for another
+  lockstep      all trees write the candidates of a level, wait for the slowest, then all judge, and so on, as in
+                rStar-Math (with simulations: the parallel simulations of every tree, level by level)
+  four workers  each searches one tree after the other, its calls in parallel, as in LongDPO's released code
+The benchmark checks that the calls are the same. The ideal is max(critical path, work / slots). The work is the sum of
+the latencies; the critical path is the longest chain in a tree: a candidate, its judgment, a candidate below it, ...
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from langgraph.runtime import Runtime
 from loopback import Encode, Latency, Loopback, Served, log_of, serving
 
 from agentsys.collect import RunOptions, collect
+from agentsys.graphs.longdpo.judge import PRINCIPLES
 from agentsys.graphs.longdpo.search import LongDPOSearch, SearchContext, State
-from agentsys.graphs.longdpo.system import PRINCIPLES, Candidate, LongDPO
+from agentsys.graphs.longdpo.state import Candidate
+from agentsys.graphs.longdpo.system import LongDPO
 from agentsys.models import load_model
 from agentsys.recorder import current
 from agentsys.traces import Call, Trace, read_traces
@@ -46,84 +49,84 @@ SCHEDULES = ("collect", "lockstep", "four workers")
 WORKERS = 4
 WORDS = "harbour violin widow letter kettle orchard winter lawyer clock road lamp a the of and in was with she he it"
 QUIET = 50
-"""Turns of the event loop without a new call after which a tree is taken to have asked for all that it can."""
+"""Event-loop turns without a new call after which a tree is assumed to have issued all calls that it can."""
 
 
 def reply(body: dict[str, Any], encode: Encode) -> dict[str, Any]:
-    """A step as long as it may be, or a judgement; by the request's seed."""
+    """A judgment, or a step of the maximum length; random by the request's seed."""
     chance = random.Random(body["seed"])
     if "structured_outputs" in body:
-        text = judgement(chance)
+        text = judgment(chance)
         return {"text": text, "token_ids": encode(text), "finish_reason": "stop"}
-    written = chance.choices(vocabulary(encode), k=body["max_tokens"])
+    words = chance.choices(vocabulary(encode), k=body["max_tokens"])
     return {
-        "text": "".join(text for text, _ in written),
-        "token_ids": [token for _, token in written],
+        "text": "".join(text for text, _ in words),
+        "token_ids": [token for _, token in words],
         "finish_reason": "length",
     }
 
 
 @lru_cache(maxsize=1)
 def vocabulary(encode: Encode) -> list[tuple[str, int]]:
-    """The words that are one token."""
-    known = [(f" {word}", encode(f" {word}")) for word in WORDS.split()]
-    return [(text, ids[0]) for text, ids in known if len(ids) == 1]
+    """The words that are one token, with their ids."""
+    encoded = [(f" {word}", encode(f" {word}")) for word in WORDS.split()]
+    return [(text, ids[0]) for text, ids in encoded if len(ids) == 1]
 
 
-def judgement(chance: random.Random) -> str:
+def judgment(chance: random.Random) -> str:
     """Three sentences and seven rows of weights."""
     analysis = "It is clear and does what the request asks for, and it has a thought of its own near its end. " * 3
-    drawn = {name: [chance.randint(1, 10) for _ in range(5)] for name in PRINCIPLES}
-    rows = {name: [round(weight / sum(row), 2) for weight in row] for name, row in drawn.items()}
+    counts = {name: [chance.randint(1, 10) for _ in range(5)] for name in PRINCIPLES}
+    rows = {name: [round(count / sum(row), 2) for count in row] for name, row in counts.items()}
     return orjson.dumps({"analysis": analysis, **rows}).decode()
 
 
 @dataclass
 class Phase:
-    """Calls that go together: they wait for `open`, and nothing goes on before `back`."""
+    """Calls that run together: they start at `open`, and none returns before `done`."""
 
     trees: set[str] = field(default_factory=set)
     calls: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
-    back: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Gate:
-    """Lockstep: a phase opens when every tree that is not finished has asked for its calls."""
+    """Lockstep: a phase opens when every unfinished tree has issued its calls."""
 
     def __init__(self, trees: int) -> None:
         self.trees, self.phases = trees, 0
         self._next = Phase()
         self._opening: asyncio.Task[None] | None = None
 
-    async def through(self, call: Awaitable[T]) -> T:
-        """The result of a call, when all calls of its phase have theirs."""
+    async def run(self, call: Awaitable[T]) -> T:
+        """The result of a call, once all calls of its phase have theirs."""
         recorder = current.get()
         assert recorder is not None
         phase = self._next
         phase.calls += 1
         phase.trees.add(recorder.record)
-        self._look()
+        self._open_if_ready()
         await phase.open.wait()
         try:
             return await call
         finally:
             phase.calls -= 1
             if not phase.calls:
-                phase.back.set()
-            await phase.back.wait()
+                phase.done.set()
+            await phase.done.wait()
 
     def leave(self) -> None:
         """A tree is finished."""
         self.trees -= 1
-        self._look()
+        self._open_if_ready()
 
-    def _look(self) -> None:
+    def _open_if_ready(self) -> None:
         if self._opening is None and self.trees and len(self._next.trees) == self.trees:
             self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
-        """Open the phase when no tree asks for more."""
+        """Open the phase when no tree issues more calls."""
         phase, before = self._next, -1
         while phase.calls != before:
             before = phase.calls
@@ -135,39 +138,39 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class InStep(LongDPO):
-    """A layer's functions, through the gate."""
+class LockstepLongDPO(LongDPO):
+    """A layer's calls, through the gate."""
 
     gate: Gate = field(kw_only=True)
 
-    async def write(
+    async def write_step(
         self, state: Any, context: Any, prefix: Sequence[Candidate], key: str, suggestions: Sequence[str] = ()
     ) -> Candidate:
-        """See LongDPO.write."""
-        return await self.gate.through(super().write(state, context, prefix, key, suggestions))
+        """See LongDPO.write_step."""
+        return await self.gate.run(super().write_step(state, context, prefix, key, suggestions))
 
-    async def evaluate(self, state: Any, context: Any, prefix: Sequence[Candidate], step: Candidate) -> Candidate:
-        """See LongDPO.evaluate."""
-        return await self.gate.through(super().evaluate(state, context, prefix, step))
+    async def evaluate_step(self, state: Any, context: Any, prefix: Sequence[Candidate], step: Candidate) -> Candidate:
+        """See LongDPO.evaluate_step."""
+        return await self.gate.run(super().evaluate_step(state, context, prefix, step))
 
 
 @dataclass(frozen=True)
-class SearchInStep(LongDPOSearch):
-    """The search; it tells the gate when a tree is finished."""
+class LockstepSearch(LongDPOSearch):
+    """The search; a finished tree leaves the gate."""
 
-    layers: InStep = field(kw_only=True)
+    longdpo: LockstepLongDPO = field(kw_only=True)
 
     async def search(self, state: State, runtime: Runtime[SearchContext]) -> dict[str, Any]:
         """See LongDPOSearch.search."""
         try:
             return await super().search(state, runtime)
         finally:
-            self.layers.gate.leave()
+            self.longdpo.gate.leave()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run: seconds of wall time and of the client process's CPU, what the server served, and what was asked."""
+    """A run: wall and client CPU time in seconds, the requests served, the critical path in seconds, and the calls."""
 
     seconds: float
     cpu: float
@@ -183,15 +186,15 @@ class Measured:
 
 
 def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, simulations: int) -> Measured:
-    """Collect all trees by a schedule."""
+    """Collect all trees with one schedule."""
     gate = Gate(args.trees)
-    search = SearchInStep(layers=InStep(gate=gate)) if schedule == "lockstep" else LongDPOSearch()
+    search = LockstepSearch(longdpo=LockstepLongDPO(gate=gate)) if schedule == "lockstep" else LongDPOSearch()
     graph: Any = search.builder().compile(name="longdpo_search")
     model: Any = load_model(f"{url}/v1")
-    in_progress = {"lockstep": args.trees, "four workers": WORKERS}
-    usual = type(model.engine).records_per_request
-    model.engine.records_per_request = in_progress[schedule] / slots if schedule in in_progress else usual
-    knobs = SearchContext(
+    trees = {"lockstep": args.trees, "four workers": WORKERS}
+    default = type(model.engine).records_per_request
+    model.engine.records_per_request = trees[schedule] / slots if schedule in trees else default
+    context = SearchContext(
         model=f"{url}/v1",
         width=args.width,
         depth=args.depth,
@@ -206,7 +209,7 @@ def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, simul
     with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(in_flight=slots, cache=Path(folder) / "cache.sqlite")
         wall, cpu = time.perf_counter(), time.process_time()
-        summary = collect(graph, records, Path(folder) / "out", context=knobs, options=options)
+        summary = collect(graph, records, Path(folder) / "out", context=context, options=options)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         served = log_of(url)
         assert summary.kept == args.trees and summary.calls == len(served), summary
@@ -219,17 +222,17 @@ def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, simul
 
 
 def chain_of(trace: Trace, latencies: Mapping[tuple[int | None, int], float]) -> float:
-    """Seconds of a tree's longest chain: children come after the candidates and judgements of their parent's level."""
+    """Seconds of a tree's longest chain: children follow the candidates and judgments of their parent's level."""
 
     def latency(call: Call) -> float:
         return latencies[call.seed, call.prompt_tokens]
 
-    judged = {call.key: latency(call) for call in trace.calls if call.role == "judge"}
+    judgments = {call.key: latency(call) for call in trace.calls if call.role == "judge"}
     levels: dict[str, float] = {}
     for call in trace.calls:
         if call.role == "writer":
             node = call.key.rpartition("/")[0]
-            levels[node] = max(levels.get(node, 0.0), latency(call) + judged[f"{call.key}/judge"])
+            levels[node] = max(levels.get(node, 0.0), latency(call) + judgments[f"{call.key}/judge"])
 
     ends: dict[str, float] = {}
     for node in sorted(levels, key=lambda node: node.count(":")):
@@ -242,44 +245,48 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=64)
     parser.add_argument("--width", type=int, default=4)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--simulations", type=int, nargs="+", default=[0, 8], help="of each layer; 0: greedy layers")
-    parser.add_argument("--parallel", type=int, default=4, help="simulations of one tree under way at once")
-    parser.add_argument("--slots", type=int, nargs="+", default=[64], help="requests that the server works on at once")
+    parser.add_argument(
+        "--simulations", type=int, nargs="+", default=[0, 8], help="simulations per layer; 0: greedy layers"
+    )
+    parser.add_argument("--parallel", type=int, default=4, help="parallel simulations per tree")
+    parser.add_argument("--slots", type=int, nargs="+", default=[64], help="parallel requests of the server")
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[300],
-        help="required words, given to the requests in turn; below 500 a step has 512 tokens, below 2000 2048",
+        help="required words, assigned to the requests in turn; a step has 512 tokens below 500 words, 2048 below 2000",
     )  # fmt: skip
-    parser.add_argument("--token-ms", type=float, default=2.0, help="mean milliseconds of a token")
-    parser.add_argument("--sigma", type=float, default=0.5, help="of the logarithm of a latency")
-    parser.add_argument("--repeats", type=int, default=1, help="the table shows the median by wall time")
+    parser.add_argument("--token-ms", type=float, default=2.0, help="mean milliseconds per token")
+    parser.add_argument("--sigma", type=float, default=0.5, help="standard deviation of the logarithm of a latency")
+    parser.add_argument("--repeats", type=int, default=1, help="runs per row; the table shows the median by wall time")
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES)
-    parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalogue name or model folder")
+    parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalog name or model folder")
     parser.add_argument(
-        "--plot", type=Path, help="PNG: requests in flight over time, of the first slots and simulations"
+        "--plot",
+        type=Path,
+        help="PNG of requests in flight over time, for the first --slots and --simulations",
     )
     args = parser.parse_args()
     print(
         f"{args.trees} trees, width {args.width}, depth {args.depth}, responses of {args.lengths} words; "
-        f"{args.token_ms:g} ms a token, log-normal with sigma {args.sigma:g}; Python {platform.python_version()}, "
+        f"{args.token_ms:g} ms per token, log-normal with sigma {args.sigma:g}; Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}\n"
         "| schedule | wall s | critical path s | work / slots s | ideal / wall | collect is faster by | mean in flight "
-        "| client CPU s | ms a call |\n|---|---|---|---|---|---|---|---|---|"
+        "| client CPU s | ms per call |\n|---|---|---|---|---|---|---|---|---|"
     )
     for slots in args.slots:
         for simulations in args.simulations:
-            found = compare(args, slots, simulations)
+            runs = compare(args, slots, simulations)
             if args.plot and (slots, simulations) == (args.slots[0], args.simulations[0]):
-                plot(found, slots, args.plot)
+                plot(runs, slots, args.plot)
 
 
 def compare(args: argparse.Namespace, slots: int, simulations: int) -> dict[str, Measured]:
-    """The rows of one number of slots and simulations."""
-    found: dict[str, Measured] = {}
+    """Measure all schedules with these slots and simulations, and print their rows."""
+    medians: dict[str, Measured] = {}
     for schedule in args.schedules:
-        runs = [on_new_server(schedule, args, slots, simulations) for _ in range(args.repeats)]
-        run = found[schedule] = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        first = found[args.schedules[0]]
-        assert run.calls == first.calls, f"{schedule}: other calls than {args.schedules[0]}"
+        runs = [measure_on_new_server(schedule, args, slots, simulations) for _ in range(args.repeats)]
+        run = medians[schedule] = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+        first = medians[args.schedules[0]]
+        assert run.calls == first.calls, f"{schedule}: its calls differ from those of {args.schedules[0]}"
         ideal = max(run.chain, run.work / slots)
         name = f"{schedule} ({run.phases} phases)" if run.phases else schedule
         print(
@@ -289,27 +296,27 @@ def compare(args: argparse.Namespace, slots: int, simulations: int) -> dict[str,
             f"| {run.cpu:.1f} | {1000 * run.cpu / len(run.calls):.2f} |",
             flush=True,
         )
-    return found
+    return medians
 
 
-def on_new_server(schedule: str, args: argparse.Namespace, slots: int, simulations: int) -> Measured:
-    """Measure with a new server and model: the tokenizer of the one before remembers the texts."""
+def measure_on_new_server(schedule: str, args: argparse.Namespace, slots: int, simulations: int) -> Measured:
+    """Measure with a new server and model: the tokenizer of the previous one has cached the texts."""
     from agentsys.trainers.loading import folder_of
 
     latency = Latency(a_token=args.token_ms / 1000, sigma=args.sigma)
     with serving(Loopback(reply, folder_of(args.tokenizer), latency, slots)) as url:
         one = argparse.Namespace(**{**vars(args), "trees": 1, "depth": 1})
-        measure(url, "collect", one, slots, 0)  # imports, tokenizer
+        measure(url, "collect", one, slots, 0)  # warm-up: imports, tokenizer
         return measure(url, schedule, args, slots, simulations)
 
 
-def plot(found: Mapping[str, Measured], slots: int, file: Path) -> None:
-    """Requests that the server works on, over time, a panel for each schedule."""
+def plot(runs: Mapping[str, Measured], slots: int, file: Path) -> None:
+    """Requests in flight over time, one panel per schedule."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.8 * len(found)), layout="constrained")
-    panels: Any = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False)
-    for axes, (schedule, run) in zip(panels[:, 0], found.items(), strict=True):
+    figure = Figure(figsize=(9, 1.8 * len(runs)), layout="constrained")
+    panels: Any = figure.subplots(len(runs), 1, sharex=True, sharey=True, squeeze=False)
+    for axes, (schedule, run) in zip(panels[:, 0], runs.items(), strict=True):
         axes.fill_between(*in_flight(run.served), step="post", linewidth=0)
         axes.axhline(slots, color="grey", linewidth=0.8, linestyle="--")
         axes.set_ylim(0, 1.15 * slots)
@@ -320,10 +327,10 @@ def plot(found: Mapping[str, Measured], slots: int, file: Path) -> None:
 
 
 def in_flight(served: Sequence[Served]) -> tuple[list[float], list[int]]:
-    """Moments since the first request, and how many are in slots from each on."""
-    begin = min(entry.came for entry in served)
+    """Times in seconds since the first request, and the number of requests in slots from each on."""
+    start = min(entry.came for entry in served)
     changes = sorted(
-        [(entry.started - begin, 1) for entry in served] + [(entry.answered - begin, -1) for entry in served]
+        [(entry.started - start, 1) for entry in served] + [(entry.answered - start, -1) for entry in served]
     )
     return [at for at, _ in changes], list(accumulate(change for _, change in changes))
 

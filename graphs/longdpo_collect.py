@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -51,8 +50,8 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     if run.input is None:
         raise InputError("--input: name a file of requests (prompt and optionally length), such as requests.jsonl")
     asyncio.run(check_embedder(context.embedding))
-    run = replace(run, out=run.out or Path("runs") / f"longdpo-{run.input.stem}")
-    summary = run_with_view(graph, run.input, run, context)
+    out = run.out or Path("runs") / f"longdpo-{run.input.stem}"
+    summary = run_with_view(graph, run.input, run, context, out=out)
     print(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize(read_traces(summary.out)))
 

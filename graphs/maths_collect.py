@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from agentsys.collect.command import CollectOptions, finish, run_with_view
@@ -48,8 +47,8 @@ def main(run: CollectOptions, context: Context) -> None:
     if run.input is None:
         raise InputError("--input: name a file of questions with their answers, such as questions.jsonl")
     check_installed()
-    run = replace(run, out=run.out or Path("runs") / f"maths-{context.pairs}-{run.input.stem}")
-    summary = run_with_view(graph, run.input, run, context)
+    out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input.stem}"
+    summary = run_with_view(graph, run.input, run, context, out=out)
     print(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize(read_traces(summary.out)))
 
