@@ -10,10 +10,10 @@ from agentsys.knobs import split_names
 
 def term_source_lines(terms: str, sources: str, languages: tuple[str, str]) -> list[str]:
     """A line for each file of the term lists and sources: its entries, and what of it was not used."""
-    from agentsys.terms.sources import told
+    from agentsys.terms.sources import source_summary
 
     specs = [f"terms:{name}" for name in split_names(terms)] + split_names(sources)
-    return told(list(dict.fromkeys(specs)), *languages)
+    return source_summary(list(dict.fromkeys(specs)), *languages)
 
 
 def leak_lines(sources: str, pairs: Sequence[Pair], languages: tuple[str, str]) -> list[str]:
@@ -23,6 +23,6 @@ def leak_lines(sources: str, pairs: Sequence[Pair], languages: tuple[str, str]) 
     specs = [spec for spec in split_names(sources) if spec.startswith("tmx:")]
     lines = []
     for memory in load_sources(specs, *languages) if specs else ():
-        if isinstance(memory, TranslationMemory) and (count := sum(memory.holds(pair.text) for pair in pairs)):
+        if isinstance(memory, TranslationMemory) and (count := sum(memory.contains(pair.text) for pair in pairs)):
             lines.append(f"{memory.name} has {count} of the sentences and leaks their translations; remove them")
     return lines

@@ -68,8 +68,8 @@ def _with_document(pair: Pair, context: Any) -> dict[str, Any]:
     if column not in pair.data:
         columns = ", ".join(name for name in pair.data if name.endswith("doc")) or "none"
         raise InputError(
-            f"{pair.location}: no column '{column}' for ragtrans-{context.setting}; it has {columns}: name one "
-            "with --document-language"
+            f"{pair.location}: no column '{column}' for ragtrans-{context.setting}; document columns: {columns}; name "
+            "one with --document-language"
         )
     record["document"] = pair.data[column] or ""
     if column == "doc" and "tag" in pair.data:
