@@ -1,1 +1,1 @@
-"""Terminology: term lists, translation memories, and where a term's translations are looked up."""
+"""Terminology: term lists, dictionaries, translation memories, and the sources that look up a term's translations."""

@@ -1,7 +1,7 @@
-"""The rows of term lists and dictionaries: CSV, TSV and JSONL in the encodings that spreadsheets write.
+"""Reading the rows of term lists and dictionaries: CSV, TSV and JSONL in the encodings of spreadsheets.
 
-Unlike records (agentsys.records), which may be many and lose one bad line, a list is small and belongs to a setting: a
-file with broken encoding or quotation marks is refused as a whole, as half a list would go unnoticed.
+Unlike a file of records (agentsys.records), which may skip a bad line, a file with broken encoding or quotation marks
+is refused as a whole, because the loss of half a term list would go unnoticed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import orjson
 from agentsys.knowledge.passages import KnowledgeError
 
 Row = tuple[int, dict[str, Any] | None]
-"""The number of a row's first line and its cells by column; None for a row that is no object or too short or long."""
+"""The number of a row's first line, and its cells by column: None if it is not an object or has the wrong length."""
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file by its suffix: .jsonl and .ndjson, .tsv (no quoting), else CSV with "," or ";" or tabs.
+def read_table(path: Path) -> Iterator[Row]:
+    """Read the rows of a file by its suffix: .jsonl and .ndjson, .tsv (no quoting), else CSV with "," or ";" or tabs.
 
-    Blank rows are passed over. Raises KnowledgeError for a file that cannot be read, decoded or cut into rows.
+    Skips blank rows. Raises KnowledgeError for a file that cannot be read, decoded or split into rows.
     """
     text = read_text(path)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return ((number, _object(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-    return _table(path, text)
+        return ((number, _parse_object(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return _parse_csv(path, text)
 
 
 def read_text(path: Path) -> str:
-    """A file's text: UTF-8, or UTF-16 with a byte order mark. Raises KnowledgeError that names the line and the fix."""
+    """Read a file as UTF-8, or as UTF-16 with a byte order mark. Raises KnowledgeError that names line and fix."""
     try:
         raw = path.read_bytes()
     except OSError as err:
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
         line = raw.count(b"\n", 0, err.start) + 1
         raise KnowledgeError(f"{path}:{line}: not {encoding}; {_encoding_fix(path, raw)}") from None
     if "\0" in text:
-        raise KnowledgeError(f"{path}: has zero bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
+        raise KnowledgeError(f"{path}: has zero bytes, like UTF-16 without a byte order mark; save it as UTF-8")
     return text
 
 
@@ -53,11 +53,11 @@ def _encoding_fix(path: Path, raw: bytes) -> str:
         raw.decode("gb18030")
     except UnicodeDecodeError:
         return "save it as UTF-8"
-    # Many Latin-1 texts could be GB18030 too, so this is no more than a hint.
+    # Many Latin-1 texts are valid GB18030 too, so this is only a hint.
     return f"save it as UTF-8; if it is GB18030 (GBK): iconv -f GB18030 -t UTF-8 {path.name} > NEW{path.suffix}"
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _parse_object(line: str) -> dict[str, Any] | None:
     try:
         row = orjson.loads(line)
     except ValueError:
@@ -65,12 +65,12 @@ def _object(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _table(path: Path, text: str) -> Iterator[Row]:
+def _parse_csv(path: Path, text: str) -> Iterator[Row]:
     if path.suffix.lower() == ".tsv":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         first = text.lstrip().partition("\n")[0]
-        # Not strict, a quotation mark that is never closed would swallow the rest of the list in silence.
+        # Without strict=True, an unclosed quotation mark would silently swallow the rest of the list.
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     header: list[str] = []
     while True:
@@ -87,5 +87,5 @@ def _table(path: Path, text: str) -> Iterator[Row]:
             yield number, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
         else:
             header = [cell.strip() for cell in cells]
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise KnowledgeError(f"{path}: column '{twice[0]}' is there twice; rename all but one")
+            if repeated := [name for name in header if header.count(name) > 1]:
+                raise KnowledgeError(f"{path}: column '{repeated[0]}' occurs more than once; rename the others")

@@ -1,4 +1,4 @@
-"""A term in a text, and one piece of knowledge about it."""
+"""Terms in a text, and items of knowledge about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Origin = Literal["internal", "external"]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A span that threatens the translation: characters `start` to `end` of sentence number `sentence`, from 0."""
+    """A span that is hard to translate: characters `start` to `end` of sentence number `sentence`, from 0."""
 
     surface: str
     kind: Kind
@@ -28,8 +28,8 @@ class Term:
 class Item:
     """One piece of knowledge about a term: a translation, a meaning, or both.
 
-    `term` is the term as the source writes it; `target` a translation, "" where the source only explains; `meaning` a
-    gloss, "" where it only translates; `evidence` the text that says so; `source` where that stands: "terms.csv:12",
+    `term` is the term as the source writes it; `target` a translation, "" if the source only explains; `meaning` a
+    gloss, "" if it only translates; `evidence` the supporting text; `source` its location: "terms.csv:12",
     "tm.tmx:PubMed_1:3", "passage:p17", "model", "context".
     """
 
@@ -41,8 +41,8 @@ class Item:
     origin: Origin = "external"
 
 
-def needs(*modules: str) -> None:
-    """Raise a KnowledgeError that names the extra if one of the modules is not installed."""
+def require_modules(*modules: str) -> None:
+    """Raise a KnowledgeError that names the extra to install if one of the modules is missing."""
     from importlib.util import find_spec
 
     if missing := [module for module in modules if find_spec(module) is None]:

@@ -1,14 +1,13 @@
-"""Where knowledge of terms comes from: term lists, dictionaries, translation memories, passages, and any object.
+"""Sources of knowledge about terms: term lists, dictionaries, translation memories, passages, and custom objects.
 
-A source is an object with a name and `look_up`. `load_sources` makes the four kinds of files and folders from specs,
-strings that a command line can carry:
+A source is an object with a name and `look_up`. `load_sources` loads four kinds from specs, which are strings:
 
-    terms:FILE       bilingual term list, CSV, TSV or JSONL (agentsys.knowledge.term_lists)
+    terms:FILE       bilingual term list, CSV, TSV or JSONL (agentsys.terms.lists)
     dictionary:FILE  headwords with translations, glosses or both, CSV, TSV or JSONL
-    tmx:FILE         translation memory (agentsys.knowledge.tmx)
+    tmx:FILE         translation memory (agentsys.terms.tmx)
     passages:FOLDER  index folder (agentsys.knowledge.load_retriever)
 
-terms: and dictionary: take the names of columns that they do not know: `terms:FILE.csv?source=COL&target=COL`.
+For terms: and dictionary:, columns with unusual names are given as `terms:FILE.csv?source=COL&target=COL`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from urllib.parse import parse_qsl
 from agentsys.knowledge.index import allowed_path, load_retriever
 from agentsys.knowledge.passages import Hit, KnowledgeError, Retriever
 from agentsys.terms.index import TermIndex, forms, is_acronym, term_key
-from agentsys.terms.item import Item, needs
+from agentsys.terms.item import Item, require_modules
 from agentsys.terms.lists import Counts, TermList, read_list
 from agentsys.terms.tmx import Unit, read_tmx
 from agentsys.text.languages import Language, best_code, known_language
@@ -33,44 +32,44 @@ from agentsys.text.words import words
 
 __all__ = ["PassageSource", "TermIndex", "TermList", "TermSource", "TranslationMemory", "load_sources"]
 
-FOUND: Final = 3
-"""Segments of a memory, and passages, that one term gets at most."""
+MAX_ITEMS: Final = 3
+"""Maximum number of segments or passages per term."""
 
 EXCERPT: Final = 300
-"""The length of a passage's excerpt around the term, in characters."""
+"""Length of a passage's excerpt around the term, in characters."""
 
 _STOPS: Final = ".。"
-_KINDS: Final = "terms:FILE, dictionary:FILE, tmx:FILE and passages:FOLDER"
+_KINDS: Final = "terms:FILE, dictionary:FILE, tmx:FILE or passages:FOLDER"
 _READING: Final = threading.Lock()
 
 
 class TermSource(Protocol):
-    """Knows terms. Three lines make one: a class, a name, and `look_up`."""
+    """A source of knowledge about terms: any object with a name and `look_up`."""
 
     name: str
 
     async def look_up(self, terms: Sequence[str], sentence: str) -> list[list[Item]]:
-        """For each of the terms of a sentence what the source knows of it, best first."""
+        """Return the source's items for each of the terms of a sentence, best first."""
         ...
 
 
 def load_sources(specs: Sequence[str | TermSource], source_language: str, target_language: str) -> list[TermSource]:
-    """The sources of specs, in order; an object with `look_up` is a source already. Languages are codes or names.
+    """Load the sources of specs, in order; objects with `look_up` are returned as they are.
 
-    Reads files: call it with asyncio.to_thread where nothing may block. Equal arguments give the same sources until a
-    file changes. Raises KnowledgeError if a spec, a language or a file cannot be used, and inside the LangGraph server
-    for a file that $AGENTSYS_TERM_SOURCES (paths separated by commas) does not list, or an index folder that
-    $AGENTSYS_INDEXES does not.
+    Languages are codes or names. This reads files: from an event loop, call it with asyncio.to_thread. Equal arguments
+    return the same sources until a file changes. Raises KnowledgeError if a spec, a language or a file cannot be used;
+    inside the LangGraph server also for a file that $AGENTSYS_TERM_SOURCES (paths separated by commas) does not list,
+    or an index folder that $AGENTSYS_INDEXES does not list.
     """
     if isinstance(specs, str):
         raise KnowledgeError(f"sources are a list of specs, not the string {specs!r:.80}; write [{specs!r:.80}]")
-    needs("ahocorasick", "langcodes", "language_data", "lxml", "opencc")
+    require_modules("ahocorasick", "langcodes", "language_data", "lxml", "opencc")
     source, target = known_language(source_language), known_language(target_language)
     return [_load(spec, source, target) if isinstance(spec, str) else spec for spec in specs]
 
 
-def told(specs: Sequence[str], source_language: str, target_language: str) -> list[str]:
-    """A line for each file of terms or pairs: its entries, and what of it repeats, contradicts or could not be used.
+def source_summary(specs: Sequence[str], source_language: str, target_language: str) -> list[str]:
+    """Return one line per file: the number of its entries, of duplicates, of rival translations and of unused rows.
 
     Raises what `load_sources` raises.
     """
@@ -83,85 +82,87 @@ def told(specs: Sequence[str], source_language: str, target_language: str) -> li
                 "terms with rival translations": counts.rivals,
                 "not used (blank, broken or in other languages)": counts.skipped,
             }
-            said = "".join(f", {count:,} {what}" for what, count in notes.items() if count)
-            lines.append(f"{source.name}: {counts.items:,} entries{said}")
+            details = "".join(f", {count:,} {note}" for note, count in notes.items() if count)
+            lines.append(f"{source.name}: {counts.items:,} entries{details}")
     return lines
 
 
 class TranslationMemory:
-    """Pairs of segments, a TermSource: those that contain a term are its evidence."""
+    """Pairs of segments as a TermSource: the pairs that contain a term are its evidence."""
 
     def __init__(self, name: str, pairs: Iterable[tuple[str, str, str]], language: str = "", skipped: int = 0) -> None:
-        """Pairs are (where it stands, source text, target text); `language` is the source's primary subtag.
+        """Pairs are (id, source text, target text); `language` is the source's primary subtag.
 
-        `skipped` says how many units of the file are no pair of the two languages.
+        `skipped` is the number of units in the file that are not a pair of the two languages.
         """
         self.name, self._language = name, language
         self._pairs = list(pairs)
         self.counts = Counts(len(self._pairs), 0, 0, skipped)
         self._texts = frozenset(text for _, text, _ in self._pairs)
-        self._places: dict[str, array[int]] = {}
-        for place, (_, text, _) in enumerate(self._pairs):
+        self._positions: dict[str, array[int]] = {}
+        for position, (_, text, _) in enumerate(self._pairs):
             for word in set(words(text)):
-                self._places.setdefault(word, array("I")).append(place)
+                self._positions.setdefault(word, array("I")).append(position)
 
     async def look_up(self, terms: Sequence[str], sentence: str) -> list[list[Item]]:
-        """For each term at most FOUND items: segments that are the term itself, which translate it, then segments that
-        contain it, without a target, those first that share most of their words with the sentence.
+        """Return at most MAX_ITEMS items per term, each with both sides of a pair as its evidence.
 
-        Both sides of the pair are the evidence, and the target side the meaning.
+        First come segments that equal the term, with their target; then segments that contain it, without a target but
+        with the pair as meaning, sorted by the share of words in common with the sentence.
         """
 
-        def known() -> list[list[Item]]:
-            said = set(words(sentence))
-            return [self._known(term, said) for term in terms]
+        def look_up_all() -> list[list[Item]]:
+            sentence_words = set(words(sentence))
+            return [self._look_up(term, sentence_words) for term in terms]
 
-        return await asyncio.to_thread(known)
+        return await asyncio.to_thread(look_up_all)
 
-    def holds(self, sentence: str) -> bool:
-        """Whether a segment is this very sentence: in an evaluation it would give the translation away."""
+    def contains(self, sentence: str) -> bool:
+        """Whether a segment equals this sentence, so that the memory would leak its translation in an evaluation."""
         return " ".join(sentence.split()) in self._texts
 
-    def _known(self, term: str, sentence: set[str]) -> list[Item]:
-        written = forms(term, self._language)
-        index, keys = TermIndex(written), {term_key(form) for form in written}
-        found: dict[str, tuple[bool, float, int]] = {}
-        for place in sorted({place for form in written for place in self._holding(form)}):
-            _, text, target = self._pairs[place]
+    def _look_up(self, term: str, sentence_words: set[str]) -> list[Item]:
+        term_forms = forms(term, self._language)
+        index, keys = TermIndex(term_forms), {term_key(form) for form in term_forms}
+        ranked: dict[str, tuple[bool, float, int]] = {}
+        for position in sorted({position for form in term_forms for position in self._candidates(form)}):
+            _, text, target = self._pairs[position]
             if index.spans(text):
-                of = set(words(text))
-                whole = term_key(text.rstrip(_STOPS)) in keys and (not is_acronym(term) or term in text)
-                # The same pair at another place says nothing new.
-                found.setdefault(f"{text}\n{target}", (not whole, -len(of & sentence) / len(of | sentence), place))
-        return [self._item(term, place, not other) for other, _, place in sorted(found.values())[:FOUND]]
+                text_words = set(words(text))
+                equal = term_key(text.rstrip(_STOPS)) in keys and (not is_acronym(term) or term in text)
+                overlap = len(text_words & sentence_words) / len(text_words | sentence_words)
+                ranked.setdefault(f"{text}\n{target}", (not equal, -overlap, position))  # skips repeated pairs
+        best = sorted(ranked.values())[:MAX_ITEMS]
+        return [self._item(term, position, not unequal) for unequal, _, position in best]
 
-    def _holding(self, form: str) -> set[int]:
-        """Places of segments that have all words of a term, in any order."""
-        # One Chinese character alone is no word of a longer text (see words), so it narrows nothing.
-        places = [set(self._places.get(word, ())) for word in words(form) if len(word) > 1 or word.isascii()]
-        return set.intersection(*places) if places else set(range(len(self._pairs)))
+    def _candidates(self, form: str) -> set[int]:
+        """Return the positions of segments that have all words of a term, in any order."""
+        # A single Chinese character is not a word of a longer text (see `words`), so it cannot filter.
+        positions = [set(self._positions.get(word, ())) for word in words(form) if len(word) > 1 or word.isascii()]
+        return set.intersection(*positions) if positions else set(range(len(self._pairs)))
 
-    def _item(self, term: str, place: int, whole: bool) -> Item:
-        where, text, target = self._pairs[place]
+    def _item(self, term: str, position: int, equal: bool) -> Item:
+        pair_id, text, target = self._pairs[position]
         evidence = f"{text} = {target}"
-        if whole:
-            return Item(text.rstrip(_STOPS), target.rstrip(_STOPS), "", evidence, where)
-        return Item(term, "", evidence, evidence, where)
+        if equal:
+            return Item(text.rstrip(_STOPS), target.rstrip(_STOPS), "", evidence, pair_id)
+        return Item(term, "", evidence, evidence, pair_id)
 
 
 class PassageSource:
-    """Passages that a retriever finds, a TermSource: those that name the term explain it."""
+    """Retrieved passages as a TermSource: the passages that name a term explain it."""
 
     def __init__(self, retriever: Retriever, name: str = "passages") -> None:
         self.name, self._retriever = name, retriever
 
     async def look_up(self, terms: Sequence[str], sentence: str) -> list[list[Item]]:
-        """For each term the passages among the best FOUND hits for it that name it, each as an excerpt around it."""
+        """Return excerpts around each term from those of its MAX_ITEMS best passages that name it."""
         if not terms:
             return []
-        found = await self._retriever.search(terms, FOUND)
+        hits_by_term = await self._retriever.search(terms, MAX_ITEMS)
         return [
-            [item for hit in hits if (item := _passage(term, hit))] for term, hits in zip(terms, found, strict=True)
+            [item for hit in hits if (item := _explain_by_passage(term, hit))]
+            for term, hits in zip(terms, hits_by_term, strict=True)
         ]
 
     async def aclose(self) -> None:
@@ -170,7 +171,8 @@ class PassageSource:
             await aclose()
 
 
-def _passage(term: str, hit: Hit) -> Item | None:
+def _explain_by_passage(term: str, hit: Hit) -> Item | None:
+    """Return an excerpt of the passage around the term as an item; None if the passage does not name the term."""
     passage, index = hit.passage, TermIndex(forms(term, "en"))
     text = " ".join(passage.text.split())
     spans = index.spans(text)
@@ -181,13 +183,13 @@ def _passage(term: str, hit: Hit) -> Item | None:
     return Item(term, "", excerpt, evidence, f"passage:{passage.id}")
 
 
-def _excerpt(text: str, place: int) -> str:
-    """EXCERPT characters of a text around a place, cut at spaces where there are some."""
-    start = max(0, min(place - EXCERPT // 3, len(text) - EXCERPT))
+def _excerpt(text: str, position: int) -> str:
+    """Return about EXCERPT characters of a text around a position, cut at spaces if there are any."""
+    start = max(0, min(position - EXCERPT // 3, len(text) - EXCERPT))
     end = start + EXCERPT
     if start:
-        start = text.find(" ", start, place) + 1 or start
-    if end < len(text) and (space := text.rfind(" ", place + EXCERPT // 3, end)) > 0:
+        start = text.find(" ", start, position) + 1 or start
+    if end < len(text) and (space := text.rfind(" ", position + EXCERPT // 3, end)) > 0:
         end = space
     return text[start:end]
 
@@ -197,7 +199,7 @@ def _load(spec: str, source: Language, target: Language) -> TermSource:
     if kind == "passages" and rest:
         return PassageSource(load_retriever(rest), f"passages:{Path(rest).name}")
     if kind not in ("terms", "dictionary", "tmx") or not rest:
-        raise KnowledgeError(f"'{spec}' is no term source; there are {_KINDS}")
+        raise KnowledgeError(f"'{spec}' is not a term source; use {_KINDS}")
     name, _, query = rest.partition("?")
     path = allowed_path(name, "AGENTSYS_TERM_SOURCES")
     columns = tuple(parse_qsl(query, keep_blank_values=True))
@@ -213,16 +215,16 @@ def _load(spec: str, source: Language, target: Language) -> TermSource:
 def _read(
     kind: str, path: Path, columns: tuple[tuple[str, str], ...], source: Language, target: Language, state: object
 ) -> TermSource:
-    """`state` is what tells a file from what it was before."""
+    """Load a file; `state` (time and size) changes with the file, so that the cache is not stale."""
     if kind == "tmx":
         if columns:
-            raise KnowledgeError(f"tmx:{path.name} has no columns; leave ?{columns[0][0]}=... out")
+            raise KnowledgeError(f"tmx:{path.name} has no columns; remove ?{columns[0][0]}=...")
         return read_memory(path, source, target)
     return read_list(path, "terms" if kind == "terms" else "dictionary", source, target, dict(columns))
 
 
 def read_memory(path: Path, source: Language, target: Language) -> TranslationMemory:
-    """A TMX file's pairs of two languages. Raises KnowledgeError; without a pair it tells the languages of the file."""
+    """Read a TMX file's pairs of two languages. Raises KnowledgeError, also if it has no such pair."""
     codes: dict[str, int] = {}
     name = path.name
     pairs = []
@@ -234,11 +236,13 @@ def read_memory(path: Path, source: Language, target: Language) -> TranslationMe
         if pair := _pair(unit, source, target):
             pairs.append((f"{name}:{unit.id}", *pair))
     if not codes:
-        raise KnowledgeError(f"{path}: no segment in it; give a translation memory with units")
+        raise KnowledgeError(f"{path}: the file has no segments; give a translation memory with units")
     if not pairs:
-        has = ", ".join(f"{code or 'none'} ({count})" for code, count in sorted(codes.items(), key=lambda one: -one[1]))
-        wanted = f"{source} and {target}"
-        raise KnowledgeError(f"{path}: no pair of {wanted}; its language codes and their segments are {has}")
+        by_count = sorted(codes.items(), key=lambda entry: -entry[1])
+        listed = ", ".join(f"{code or 'none'} ({count})" for code, count in by_count)
+        raise KnowledgeError(
+            f"{path}: no pair of {source} and {target}; its language codes and their segments are {listed}"
+        )
     return TranslationMemory(f"tmx:{name}", pairs, source.primary, skipped=units - len(pairs))
 
 

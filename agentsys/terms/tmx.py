@@ -1,8 +1,8 @@
 """Translation memories: TMX files (1.1 to 1.4), read one unit at a time.
 
-lxml reads them, which is there already for sacreBLEU: the reader of translate-toolkit is under the GPL, and the
-standard library's parser would need defusedxml to be safe. Nothing is fetched and no entity of the file's own is
-expanded; a DOCTYPE, which TMX files often have, is passed over.
+They are parsed with lxml, which sacreBLEU already requires: the reader of translate-toolkit is under the GPL, and the
+standard library's parser would need defusedxml to be safe. Nothing is fetched and no entity that the file defines is
+expanded; a DOCTYPE, which TMX files often have, is ignored.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from agentsys.knowledge.passages import KnowledgeError
 
 _LANGUAGE: Final = "{http://www.w3.org/XML/1998/namespace}lang"
 _CODES: Final = ("bpt", "ept", "it", "ph", "ut")
-"""Inline elements that hold a format's own marks, not text."""
+"""Inline elements that hold formatting codes, not text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A translation unit: its tuid (else "#" and its number, from 1), its texts by language code, and its note.
+    """A translation unit: its tuid (or "#" and its number, from 1), its texts by language code, and its note.
 
-    Codes are as the file writes them. Of several texts under one code the first counts. White space is one space.
+    Codes are as in the file. The first of several texts with the same code is used. White space becomes single spaces.
     """
 
     id: str
@@ -32,15 +32,15 @@ class Unit:
 
 
 def read_tmx(path: str | Path) -> Iterator[Unit]:
-    """Stream the units of a TMX file, in any encoding that it declares; memory does not grow with the file.
+    """Stream the units of a TMX file, in any encoding that it declares; memory use does not grow with the file.
 
-    Raises KnowledgeError, also in the middle, if the file cannot be read, is no XML or no TMX.
+    Raises KnowledgeError, possibly after some units, if the file cannot be read or is not XML or not TMX.
     """
     from lxml import etree
 
     try:
         with Path(path).open("rb") as file:
-            yield from _units(path, file)
+            yield from _read_units(path, file)
     except OSError as err:
         raise KnowledgeError(f"{path}: cannot be read ({err.strerror}); check the path") from None
     except etree.XMLSyntaxError as err:
@@ -49,7 +49,7 @@ def read_tmx(path: str | Path) -> Iterator[Unit]:
         raise KnowledgeError(f"{where}: not well-formed XML ({reason}); export the memory again") from None
 
 
-def _units(path: str | Path, file: Any) -> Iterator[Unit]:
+def _read_units(path: str | Path, file: Any) -> Iterator[Unit]:
     from lxml import etree
 
     events = etree.iterparse(file, events=("start", "end"), resolve_entities=False, no_network=True, load_dtd=False)
@@ -60,14 +60,14 @@ def _units(path: str | Path, file: Any) -> Iterator[Unit]:
                 raise KnowledgeError(f"{path}: its root is <{element.tag}>, not <tmx>; give a TMX file")
         elif _name(element) == "tu":
             number += 1
-            yield _unit(element, number)
+            yield _parse_unit(element, number)
             element.clear()
-            # What was read would stay in memory as empty siblings.
-            while (before := element.getprevious()) is not None:
-                element.getparent().remove(before)
+            # Units that were read would stay in memory as empty siblings.
+            while (previous := element.getprevious()) is not None:
+                element.getparent().remove(previous)
 
 
-def _unit(element: Any, number: int) -> Unit:
+def _parse_unit(element: Any, number: int) -> Unit:
     texts: dict[str, str] = {}
     note = ""
     for child in element:
@@ -82,7 +82,7 @@ def _unit(element: Any, number: int) -> Unit:
 
 
 def _text(element: Any) -> str:
-    """The text of a segment without its inline codes."""
+    """Return the text of a segment without its inline codes."""
     parts = [element.text or ""]
     for child in element:
         if _name(child) not in ("", *_CODES):
@@ -92,5 +92,5 @@ def _text(element: Any) -> str:
 
 
 def _name(element: Any) -> str:
-    """An element's name without its namespace; "" for a comment, an instruction or an entity."""
+    """Return an element's name without its namespace; "" for a comment, an instruction or an entity."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
