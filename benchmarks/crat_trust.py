@@ -24,7 +24,7 @@ from agentsys.graphs.crat.candidates import accepted_candidate, make_candidates
 from agentsys.graphs.crat.state import Decision
 from agentsys.graphs.crat.system import CRAT, Context
 from agentsys.graphs.translate.rows import Columns, Pair, read_pairs, with_terms
-from agentsys.metrics.terms import KnownTerm, folded, rendering
+from agentsys.metrics.terms import KnownTerm, normalize_text, rendering
 from agentsys.terms.item import Item
 
 SHOWN = ("rejected_by", "substituted", "back_translation", "reasons")
@@ -34,11 +34,13 @@ def sample_cases(pairs: Sequence[Pair], limit: int, rng: random.Random) -> list[
     """(sentence, term, right translation, both translations in random order), each term once."""
     usable = [(pair, term, right) for pair in pairs for term in pair.terms for right in reference_terms(pair, term)[:1]]
     rng.shuffle(usable)
-    first = {folded(term.source): (pair, term, right) for pair, term, right in reversed(usable)}
+    first = {normalize_text(term.source): (pair, term, right) for pair, term, right in reversed(usable)}
     cases = []
     for pair, term, right in list(first.values())[:limit]:
         others = [
-            other for _, other_term, other in first.values() if folded(other_term.source) not in folded(pair.text)
+            other
+            for _, other_term, other in first.values()
+            if normalize_text(other_term.source) not in normalize_text(pair.text)
         ]
         wrong = [other for other in others if other not in term.targets]
         if wrong:

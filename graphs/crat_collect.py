@@ -14,7 +14,7 @@ from agentsys.graphs.crat.measures import summarize, write_graphs
 from agentsys.graphs.crat.state import with_digest
 from agentsys.graphs.crat.system import Context, graph
 from agentsys.records import InputError
-from agentsys.terms.sources import told
+from agentsys.terms.sources import source_summary
 from agentsys.traces import read_traces
 
 Graphs = Annotated[Path | None, typer.Option(help="folder for each document's knowledge graph, as GraphML and PNG")]
@@ -30,7 +30,7 @@ def main(run: CollectOptions, context: Context, graphs: Graphs = None) -> None:
     if graphs is not None and graphs.exists() and not graphs.is_dir():
         raise InputError(f"--graphs {graphs}: it is a file; name a folder")
     context = with_digest(context)
-    for line in told(context.specs, context.source_language, context.target_language):
+    for line in source_summary(context.specs, context.source_language, context.target_language):
         print(line)
     out = run.out or Path("runs") / f"crat-{run.input.stem}"
     summary = run_with_view(graph, run.input, run, context, out=out)

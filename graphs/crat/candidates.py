@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from agentsys.graphs.crat.state import UNPLACED, Candidate, Decision
-from agentsys.metrics.terms import folded
+from agentsys.metrics.terms import normalize_text
 from agentsys.models.errors import ModelError
 from agentsys.terms.item import Item
 
@@ -43,8 +43,8 @@ def blank_candidate(item: dict[str, Any], sources: list[str]) -> Candidate:
 
 def content_key(item: dict[str, Any]) -> str:
     """Equal for items with the same translation, or without one with the same meaning."""
-    target = folded(item["target"]).replace(" ", "")
-    return f"={target}" if target else f":{folded(item['meaning'])}"
+    target = normalize_text(item["target"]).replace(" ", "")
+    return f"={target}" if target else f":{normalize_text(item['meaning'])}"
 
 
 def interleave(lists: Sequence[Sequence[Item]]) -> list[Item]:

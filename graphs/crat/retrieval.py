@@ -10,7 +10,7 @@ from typing import Any
 from agentsys.graphs.crat.candidates import content_key, interleave, make_candidates, prompt_entry
 from agentsys.graphs.crat.state import UNPLACED, Candidate, Decision, Knobs, Names, Senses
 from agentsys.knowledge.passages import KnowledgeError
-from agentsys.metrics.terms import folded
+from agentsys.metrics.terms import normalize_text
 from agentsys.models.errors import ModelError
 from agentsys.roles import Role
 from agentsys.search import settled
@@ -97,7 +97,7 @@ class Retrieval(System):
             return []
         answer = await ask(context, self.query_expander, key=f"search/{key}", text=text, term=term, **context.languages)
         stripped = dict.fromkeys(map(str.strip, answer.value.names))
-        names = [name for name in stripped if name and folded(name) != folded(term)]
+        names = [name for name in stripped if name and normalize_text(name) != normalize_text(term)]
         if not names:
             return []
         results = await settled(*(_look_up(source, names, text) for source in sources))

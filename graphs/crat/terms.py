@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from agentsys.graphs.crat.state import Mention
 from agentsys.logprobs import nearest
-from agentsys.metrics.terms import folded, rendering
+from agentsys.metrics.terms import normalize_text, rendering
 from agentsys.models.chat import AgentChatModel
 from agentsys.records import InputError
 from agentsys.systems import model_of
@@ -219,12 +219,12 @@ def has_term(target: str, translation: str) -> bool:
     In scripts without spaces, spaces are ignored. Elsewhere the words must be adjacent, and a word of more than three
     letters may have another ending: the first three fifths of its letters (at least three) must match.
     """
-    bare = re.sub(r"\s*[(\[][^)\]]*[)\]]\s*", " ", folded(target)).strip() or target
+    bare = re.sub(r"\s*[(\[][^)\]]*[)\]]\s*", " ", normalize_text(target)).strip() or target
     if rendering(translation, (target, bare)):
         return True
     if any(char_script(char) in UNSPACED for char in bare):
-        return bare.replace(" ", "") in folded(translation).replace(" ", "")
-    words, tokens = _words(bare), _words(folded(translation))
+        return bare.replace(" ", "") in normalize_text(translation).replace(" ", "")
+    words, tokens = _words(bare), _words(normalize_text(translation))
     runs = (tokens[i : i + len(words)] for i in range(len(tokens) - len(words) + 1))
     return bool(words) and any(all(map(_is_inflection, words, run)) for run in runs)
 

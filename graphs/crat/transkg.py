@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from agentsys.knowledge.passages import KnowledgeError
-from agentsys.metrics.terms import folded
+from agentsys.metrics.terms import normalize_text
 from agentsys.terms.index import forms, is_acronym, name_key, term_key
-from agentsys.terms.item import Item, Origin, Term, needs
+from agentsys.terms.item import Item, Origin, Term, require_modules
 
 Verdict = Literal["accepted", "rejected"]
 
@@ -40,7 +40,7 @@ class TransKG:
 
     def __init__(self, language: str = "en") -> None:
         """`language` is the terms', a primary subtag. Raises KnowledgeError if networkx or OpenCC is not installed."""
-        needs("networkx", "opencc")
+        require_modules("networkx", "opencc")
         import networkx as nx
 
         self.graph: Any = nx.MultiDiGraph(language=language)
@@ -169,7 +169,7 @@ class TransKG:
 
     def _node(self, kind: str, label: str, origin: Origin) -> str:
         label = " ".join(label.split())
-        node = f"{kind}:{name_key(label) if kind == 'term' else folded(label)}"
+        node = f"{kind}:{name_key(label) if kind == 'term' else normalize_text(label)}"
         if node not in self.graph:
             self.graph.add_node(node, label=label, kind=kind, origin=origin)
         return node
@@ -234,7 +234,7 @@ class TransKG:
 
 
 def _content(item: Item) -> tuple[str, str]:
-    return folded(item.target), folded(item.meaning)
+    return normalize_text(item.target), normalize_text(item.meaning)
 
 
 def _distinct(items: Iterable[Item]) -> list[Item]:

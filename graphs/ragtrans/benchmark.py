@@ -1,7 +1,8 @@
-"""Writing RAGtrans's benchmark: training, validation and test sets, the tasks' records, passages, and a report."""
+"""RAGtrans's benchmark as files: training, validation and test sets, the tasks' records, passages, and a report."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections import Counter
@@ -15,73 +16,98 @@ import orjson
 
 from agentsys.graphs.ragtrans.corpus import Corpus, Pages, Units
 from agentsys.graphs.ragtrans.documents import JOIN, count_tokens
-from agentsys.graphs.ragtrans.samples import CLIC, Benchmark, Row, Sample, Sampler
-from agentsys.records import InputError, Record, read_records, shuffled
+from agentsys.graphs.ragtrans.samples import BenchmarkOptions, CLICOptions, Row, Sample, Sampler
+from agentsys.records import InputError, Record, read_records
 
 if TYPE_CHECKING:
     from agentsys.knowledge import Embedder
 
 Split = Literal["train", "val", "test"]
-TASKS: Final = ("ragtrans", "clic", "sket", "clrd")
-"""What CSC multi-task training mixes: the benchmark's own training samples and the three tasks."""
 PASSAGE_TOKENS: Final = 256
-"""A passage of the index is filled up with paragraphs of one page to about so many tokens."""
+"""Target size of a passage, in tokens: neighboring paragraphs of a page are merged up to it."""
+
+OPTIONAL_FILES: Final = ("train", "val", "test", "unlabeled", "failed", "rejected", "clic", "sket", "clrd")
+"""Files that a benchmark can lack, by name without the suffix; earlier versions wrote "rejected" for "failed"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written, record counts by file name without its suffix, and what was met on the way."""
+    """Figures of a benchmark.
 
-    written: Mapping[str, int]
+    `records` are counts by file name without the suffix, `tags` by tag, `counts` of left-out texts and the like;
+    `failed` is the number of unusable page records, `topics` the number of topics by split.
+    """
+
+    records: Mapping[str, int]
     tags: Mapping[str, int]
     counts: Mapping[str, int]
-    rejected: int
+    failed: int
     languages: Sequence[str]
     topics: Mapping[str, int]
 
 
-def open_corpus(pages: Path | None, tmx: Sequence[Path], options: Benchmark) -> Corpus:
-    """The corpus that was named. Raises InputError where it is none or two, or lacks a language."""
+def open_corpus(pages: Path | None, tmx: Sequence[Path], options: BenchmarkOptions) -> Corpus:
+    """The corpus of pages or of translation memories. Raises InputError for neither or both, or a missing language."""
     if (pages is None) == (not tmx):
         raise InputError("give either --pages, a file of page records, or --tmx, one or more translation memories")
-    wanted = list(dict.fromkeys([options.source, options.target, *options.language]))
-    corpus: Corpus = Pages(pages) if pages else Units(tmx, wanted, options.length_ratio)
-    there = corpus.languages()
-    for name, code in (("source", options.source), ("target", options.target), *(("language", c) for c in wanted[2:])):
-        if code not in there:
-            raise InputError(f"--{name} {code}: no text in this language; there is {', '.join(there)}")
+    codes = list(dict.fromkeys([options.source, options.target, *options.language]))
+    corpus: Corpus = Pages(pages) if pages else Units(tmx, codes, options.length_ratio)
+    languages = corpus.languages()
+    for name, code in (("source", options.source), ("target", options.target), *(("language", c) for c in codes[2:])):
+        if code not in languages:
+            raise InputError(f"--{name} {code}: no text in this language; use one of {', '.join(languages)}")
     return corpus
 
 
-def split_topics(sizes: Mapping[str, int], options: Benchmark) -> Iterator[tuple[Split, str]]:
-    """Topics in random order with their splits; a topic that is too large for what test and validation want trains."""
+def split_topics(sizes: Mapping[str, int], options: BenchmarkOptions) -> Iterator[tuple[Split, str]]:
+    """(split, topic) in random order; a topic that is too large for the test and validation shares goes to training."""
     names = sorted(sizes)
     random.Random(f"{options.seed}/split").shuffle(names)
     total = sum(sizes.values())
-    left: dict[Split, float] = {"test": options.test * total, "val": options.validation * total}
+    room: dict[Split, float] = {"test": options.test * total, "val": options.validation * total}
     for name in names:
-        split: Split = next((split for split, room in left.items() if sizes[name] <= room), "train")
-        if split in left:
-            left[split] -= sizes[name]
+        split: Split = next((split for split, size in room.items() if sizes[name] <= size), "train")
+        if split in room:
+            room[split] -= sizes[name]
         yield split, name
 
 
-async def write_benchmark(
-    corpus: Corpus, options: Benchmark, clic: CLIC, out: Path, embedder: Embedder | None = None
+def build_benchmark(
+    pages: Path | None, tmx: Sequence[Path], options: BenchmarkOptions, clic: CLICOptions, out: Path
 ) -> Report:
-    """Write all files of the benchmark into a folder; they appear whole at the end.
+    """Build a benchmark from pages or translation memories. Raises InputError for an unusable corpus or option."""
+    from agentsys.knowledge.embedders import close, make_embedder
+
+    corpus = open_corpus(pages, tmx, options)
+    embedder = make_embedder(clic.embedding) if clic.embedding else None
+
+    async def write() -> Report:
+        try:
+            return await write_benchmark(corpus, options, clic, out, embedder)
+        finally:
+            if embedder is not None:
+                await close(embedder)
+
+    return asyncio.run(write())
+
+
+async def write_benchmark(
+    corpus: Corpus, options: BenchmarkOptions, clic: CLICOptions, out: Path, embedder: Embedder | None = None
+) -> Report:
+    """Write all files of the benchmark into a folder; they appear complete at the end.
 
     train.jsonl, val.jsonl   {"id", "src", "tgt", "doc", "tag"}
     test.jsonl               {"id", "src", "tgt", "en_doc", "zh_doc", ..., "noisy_en_doc", ...}
-    unlabeled.jsonl         training samples without a translation
+    unlabeled.jsonl          training samples without a translation
     clic, sket, clrd.jsonl   the three tasks' records (graphs/ragtrans/tasks.py)
     passages-LANG.jsonl      all pages, for `python -m agentsys.knowledge build`
-    failed.jsonl, report.json
+    failed.jsonl             unusable page records
+    report.json              the figures and settings
     """
     languages = options.language or corpus.languages()
     splits = {name: split for split, name in split_topics(corpus.sizes(options.source), options)}
     sampler = Sampler(corpus, options, languages, splits)
-    with Files(out) as files:
+    with BenchmarkFiles(out) as files:
         for name, split in splits.items():
             for sample in sampler.samples(corpus.topic(name)):
                 _write_sample(files, sampler, sample, split)
@@ -89,18 +115,18 @@ async def write_benchmark(
                     await _write_tasks(files, sampler, sample, clic, embedder)
         for row in passages(corpus, languages):
             files.write(f"passages-{row['lang']}", row)
-        for bad in corpus.rejected:
-            files.write("rejected", {"source": bad.source, "reason": bad.reason})
+        for bad in corpus.failed:
+            files.write("failed", {"source": bad.source, "reason": bad.reason})
         counts = {name: n for name, n in (corpus.counts + sampler.counts).items() if n}
         topics = Counter[str](splits.values())
-        report = Report(dict(files.counts), dict(files.tags), counts, len(corpus.rejected), languages, dict(topics))
+        report = Report(dict(files.counts), dict(files.tags), counts, len(corpus.failed), languages, dict(topics))
         if not files.counts["train"] and not files.counts["unlabeled"]:
-            raise InputError(f"no training sample: {counts}; give more pages, or smaller --test and --validation")
+            raise InputError(f"no training sample: {counts}; add pages, or reduce --test and --validation")
         files.write("report", {**asdict(report), "settings": {**asdict(options), **asdict(clic)}})
     return report
 
 
-def _write_sample(files: Files, sampler: Sampler, sample: Sample, split: Split) -> None:
+def _write_sample(files: BenchmarkFiles, sampler: Sampler, sample: Sample, split: Split) -> None:
     row = sampler.test_record(sample) if split == "test" else sampler.train_record(sample)
     if row is None:
         sampler.counts[f"{split} samples without a translation or a document"] += 1
@@ -110,7 +136,9 @@ def _write_sample(files: Files, sampler: Sampler, sample: Sample, split: Split) 
         files.tags[row["tag"]] += 1
 
 
-async def _write_tasks(files: Files, sampler: Sampler, sample: Sample, clic: CLIC, embedder: Embedder | None) -> None:
+async def _write_tasks(
+    files: BenchmarkFiles, sampler: Sampler, sample: Sample, clic: CLICOptions, embedder: Embedder | None
+) -> None:
     rows = (await sampler.clic_record(sample, clic, embedder), sampler.sket_record(sample), sampler.clrd_record(sample))
     for row in rows:
         if row:
@@ -118,63 +146,50 @@ async def _write_tasks(files: Files, sampler: Sampler, sample: Sample, clic: CLI
 
 
 def passages(corpus: Corpus, languages: Sequence[str]) -> Iterator[Row]:
-    """Neighbouring paragraphs of a page as passages {"id", "title", "text", "lang", "page"}; leads are in them."""
+    """Neighboring paragraphs of a page, leads included, as passages {"id", "title", "text", "lang", "page"}."""
     for name, lang, version in corpus.pages():
         if lang not in languages:
             continue
-        held: list[str] = []
+        merged: list[str] = []
         number = 0
         for text in [*version.paragraphs, ""]:
-            if held and (not text or count_tokens(JOIN.join([*held, text])) > PASSAGE_TOKENS):
-                found = {"title": version.title, "text": JOIN.join(held), "lang": lang, "page": name}
-                yield {"id": f"{name}/{lang}/{number}", **found}
-                held, number = [], number + 1
-            held.append(text)
+            if merged and (not text or count_tokens(JOIN.join([*merged, text])) > PASSAGE_TOKENS):
+                fields = {"title": version.title, "text": JOIN.join(merged), "lang": lang, "page": name}
+                yield {"id": f"{name}/{lang}/{number}", **fields}
+                merged, number = [], number + 1
+            merged.append(text)
 
 
-def mixed(folder: Path, weights: Mapping[str, float], samples: int | None, seed: int) -> Iterator[Row]:
-    """Records of the tasks, in shares that are the weights' at every point; each record once.
+def map_columns(file: Path, document_column: str, mapped: Sequence[str] = ()) -> dict[str, str]:
+    """The columns of a published file of records that hold text, reference and document.
 
-    It ends with `samples`, or where the task whose turn it is has no more. Raises InputError for a task without a file.
+    Fields that `mapped` (FIELD=COLUMN) sets are left out; empty for records of another form. Raises InputError if the
+    records lack the document column.
     """
-    streams = {task: _task_rows(folder, task, seed) for task in weights}
-    taken: Counter[str] = Counter()
-    total = sum(weights.values())
-    while samples is None or taken.total() < samples:
-        task = max(weights, key=lambda task: weights[task] / total * (taken.total() + 1) - taken[task])
-        row = next(streams[task], None)
-        if row is None:
-            return
-        taken[task] += 1
-        yield row
+    first = next((record.data for record in read_records(file) if isinstance(record, Record)), {})
+    if "src" not in first:
+        return {}
+    columns = {"text": "src"} | ({"reference": "tgt"} if "tgt" in first else {})
+    if document_column:
+        columns["document"] = document_column
+    columns = {name: columns[name] for name in columns.keys() - {entry.partition("=")[0] for entry in mapped}}
+    if (column := columns.get("document")) and column not in first:
+        documents = ", ".join(name for name in first if name.endswith("doc")) or "no document"
+        raise InputError(
+            f"{file}: no column '{column}'; the records have {documents}: name one with --document-language"
+        )
+    return columns
 
 
-def _task_rows(folder: Path, task: str, seed: int) -> Iterator[Row]:
-    file = folder / f"{'train' if task == 'ragtrans' else task}.jsonl"
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; `build` writes it, or leave {task} out with --weight {task}=0")
-    needed = ("src", "tgt") if task == "ragtrans" else ("text", "answer")
-    records = (record for record in read_records(file, required=needed) if isinstance(record, Record))
-    found = shuffled(records, seed=seed)
-    return (_unified(record) if task == "ragtrans" else record.data for record in found)
-
-
-def _unified(record: Record) -> Row:
-    """A training record, which needs no id of its own, as one of the tasks."""
-    row = record.data
-    texts = {"text": row["src"], "document": row.get("doc") or "", "answer": row["tgt"]}
-    return {"id": f"ragtrans/{record.id}", "task": "ragtrans", **texts, "language": row.get("tag", "")}
-
-
-class Files:
-    """JSON-lines files of a folder, under their final names when all are written; an earlier benchmark's go."""
+class BenchmarkFiles:
+    """JSON-lines files of a folder, renamed when all are complete; an earlier benchmark's files are removed."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.counts, self.tags = out, Counter[str](), Counter[str]()
         self._open: dict[str, IO[bytes]] = {}
         self._stack = ExitStack()
 
-    def __enter__(self) -> Files:
+    def __enter__(self) -> BenchmarkFiles:
         self.out.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -192,7 +207,7 @@ class Files:
                 self._part(name).unlink()
             else:
                 os.replace(self._part(name), self._final(name))
-        optional = [self._final(name) for name in ("train", "val", "test", "unlabeled", "rejected", *TASKS[1:])]
+        optional = [self._final(name) for name in OPTIONAL_FILES]
         for file in [] if failed else [*optional, *self.out.glob("passages-*.jsonl")]:
             if file.stem not in self._open:
                 file.unlink(missing_ok=True)

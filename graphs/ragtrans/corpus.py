@@ -1,13 +1,13 @@
-"""Where RAGtrans's sources and documents come from: pages with versions in several languages, or translation memories.
+"""The corpora of RAGtrans's benchmark: pages with versions in several languages, or translation memories.
 
-A page record is one page in one language, as a dump of Wikipedia gives it:
+A page record is one page in one language, as in a Wikipedia dump:
 
     {"id": "en/Berlin", "lang": "en", "title": "Berlin", "paragraphs": ["the lead", "..."], "links": {"zh": "zh/柏林"},
      "references": {"zh": "a translation of the lead, if there is one"}}
 
-`links` names the same page in other languages; one direction is enough. Pages lie in a temporary file, so that a dump
-need not fit into memory. Of a translation memory (TMX) the units of one document are a page: `tuid="wiki_9:12"` is unit
-12 of the document wiki_9. Units are numbered alike in all files, which makes several bilingual files multi-parallel.
+`links` names the same page in other languages; one direction is enough. Pages are stored in a temporary file, so that a
+dump need not fit into memory. In a translation memory (TMX) the units of one document are a page: `tuid="wiki_9:12"` is
+unit 12 of the document wiki_9. Equal ids in several bilingual files make the corpus multi-parallel.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from typing import Any, Final, Protocol
 from agentsys.records import BadRecord, InputError, Record, read_records
 
 SMOOTHING: Final = 10
-"""Characters added to both lengths of a pair, so that the ratio of short ones says less."""
+"""Characters added to both lengths of a pair: smooths the ratio of short texts."""
 MISALIGNED_SHARE: Final = 0.1
-"""A document with this share of units of a wrong length (and with two of them) is misaligned as a whole."""
+"""A document is misaligned as a whole if this share of its units, and at least two, have a wrong length."""
 _CODE: Final = re.compile("[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A page in one language. Of a translation memory a unit without a text in this language is ""."""
+    """A page in one language. A translation-memory unit without a text in this language is ""."""
 
     title: str
     paragraphs: list[str]
@@ -46,7 +46,8 @@ class Version:
 class Topic:
     """A page in all its languages.
 
-    Of a translation memory paragraph i is the same in all of them, each can be a source, and `units` are their numbers.
+    In a translation memory paragraph i is the same unit in all languages, each unit can be a source, and `units` are
+    their numbers.
     """
 
     id: str
@@ -56,39 +57,39 @@ class Topic:
 
 
 class Corpus(Protocol):
-    """Topics, and what the reading of them could not use."""
+    """Topics, counts of what was left out, and records that failed."""
 
     counts: Counter[str]
-    rejected: list[BadRecord]
+    failed: list[BadRecord]
 
     def languages(self) -> list[str]:
         """The codes of all languages, sorted."""
         ...
 
     def sizes(self, source: str) -> dict[str, int]:
-        """The topics that have a text in the source language, with the number of sources in each."""
+        """The number of sources of each topic that has a text in the source language."""
         ...
 
     def topic(self, name: str) -> Topic:
         """A topic by its id."""
         ...
 
-    def other(self, topic: Topic, lang: str, rng: random.Random, apart: Collection[str] = ()) -> Version | None:
-        """A random page of another topic, but for those `apart`, in a language; None where there is no other."""
+    def other(self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()) -> Version | None:
+        """A random page of another topic (none of `excluded`) in a language; None if there is no other."""
         ...
 
     def pages(self) -> Iterator[tuple[str, str, Version]]:
-        """All pages as (id, language, page), in the order of reading."""
+        """All pages as (id, language, page), in file order."""
         ...
 
 
 class Pages:
-    """Page records. Raises InputError if the file cannot be read, or holds no page at all."""
+    """Page records. Raises InputError if the file cannot be read or has no page."""
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[str] = Counter()
-        self.rejected: list[BadRecord] = []
-        self._db = sqlite3.connect("")  # a file that goes with the connection
+        self.failed: list[BadRecord] = []
+        self._db = sqlite3.connect("")  # a temporary file, deleted with the connection
         self._db.executescript(
             "CREATE TABLE page (id TEXT PRIMARY KEY, lang TEXT, body TEXT); CREATE TABLE link (one TEXT, other TEXT);"
         )
@@ -96,7 +97,7 @@ class Pages:
             self._add(record)
         self._db.executescript("CREATE INDEX lang ON page (lang); CREATE INDEX one ON link (one);")
         if not self.languages():
-            raise InputError(f"{path}: no page in it; {self.rejected[0].reason if self.rejected else 'it is empty'}")
+            raise InputError(f"{path}: no usable page; {self.failed[0].reason if self.failed else 'it is empty'}")
         self._by_language: dict[str, list[str]] = {}
 
     def _add(self, record: Record | BadRecord) -> None:
@@ -115,7 +116,7 @@ class Pages:
                 pairs += [(other, one) for one, other in pairs]
                 self._db.executemany("INSERT INTO link VALUES (?, ?)", pairs)
         if fault:
-            self.rejected.append(BadRecord(record.source, fault))
+            self.failed.append(BadRecord(record.source, fault))
         else:
             self.counts["pages"] += 1
 
@@ -124,11 +125,11 @@ class Pages:
         return [lang for (lang,) in self._db.execute("SELECT DISTINCT lang FROM page ORDER BY lang")]
 
     def sizes(self, source: str) -> dict[str, int]:
-        """See Corpus: one source a page, its lead."""
+        """See Corpus: one source per page, its lead."""
         return dict.fromkeys(self._ids(source), 1)
 
     def topic(self, name: str) -> Topic:
-        """See Corpus. Of two pages in one language that claim to be the same page, the first by id counts."""
+        """See Corpus. Of two linked pages in one language the first by id is used."""
         lang, body = self._db.execute("SELECT lang, body FROM page WHERE id = ?", (name,)).fetchone()
         linked = self._db.execute(
             "SELECT lang, body FROM page WHERE id IN (SELECT other FROM link WHERE one = ?) ORDER BY id DESC", (name,)
@@ -136,13 +137,13 @@ class Pages:
         versions = {code: _version(text) for code, text in linked} | {lang: _version(body)}
         return Topic(name, versions, json.loads(body)["references"] or {})
 
-    def other(self, topic: Topic, lang: str, rng: random.Random, apart: Collection[str] = ()) -> Version | None:
+    def other(self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()) -> Version | None:
         """See Corpus."""
         ids = self._by_language.setdefault(lang, self._ids(lang))
         own = topic.versions.get(lang)
         for name in rng.sample(ids, min(len(ids), 10)):
             version = _version(self._body(name))
-            if version != own and version.paragraphs[1:] and not any(one in apart for one in self._same(name)):
+            if version != own and version.paragraphs[1:] and not any(same in excluded for same in self._same(name)):
                 return version
         return None
 
@@ -155,7 +156,7 @@ class Pages:
         return [name for (name,) in self._db.execute("SELECT id FROM page WHERE lang = ? ORDER BY id", (lang,))]
 
     def _same(self, name: str) -> list[str]:
-        """The ids under which a page can be a topic: its own and those of its other versions."""
+        """The ids of a page as a topic: its own and those of its other versions."""
         return [name, *(other for (other,) in self._db.execute("SELECT other FROM link WHERE one = ?", (name,)))]
 
     def _body(self, name: str) -> str:
@@ -164,22 +165,22 @@ class Pages:
 
 
 def page_fault(data: Mapping[str, Any]) -> str:
-    """What is wrong with a page record, in one line that names the fix; "" if nothing."""
+    """Why a page record cannot be used, in one line that names the fix; "" if it can."""
     if not _CODE.fullmatch(data["lang"]):
         return f"field 'lang' is {data['lang']!r:.40}; write a code such as en or zh-CN"
     paragraphs = data.get("paragraphs")
     if not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in paragraphs):
-        return "field 'paragraphs' is no list of texts; give the lead first, then the others"
+        return "field 'paragraphs' is not a list of texts; give the lead first, then the others"
     if not any(text.strip() for text in paragraphs):
         return "field 'paragraphs' has no text; give the lead first, then the others"
     if not paragraphs[0].strip():
         return "field 'paragraphs' begins with an empty text; give the lead first, then the others"
     if not isinstance(data.get("title"), str | None):
-        return "field 'title' is no text"
+        return "field 'title' is not a text; give a text, or leave it out"
     for name in ("links", "references"):
         pairs = data.get(name) or {}
         if not isinstance(pairs, Mapping) or not all(isinstance(value, str) for value in pairs.values()):
-            return f"field {name!r} is no mapping from languages to texts, as in {{'zh': '...'}}"
+            return f"field {name!r} is not a mapping from languages to texts, such as {{'zh': '...'}}"
     return ""
 
 
@@ -189,59 +190,59 @@ def _version(body: str) -> Version:
 
 
 class Units:
-    """Translation memories as a corpus, in memory. Raises InputError if no file has a text in one of the languages."""
+    """Translation memories as a corpus, in memory. Raises InputError for a file without the source language."""
 
-    def __init__(self, files: Sequence[Path], wanted: Sequence[str], factor: float) -> None:
-        """`wanted` are language codes, that of the sources first; texts in other languages are kept too.
+    def __init__(self, files: Sequence[Path], preferred: Sequence[str], factor: float) -> None:
+        """`preferred` are language codes, the source language first; texts in other languages are kept too.
 
-        `factor`: a text longer or shorter than the file's median ratio lets expect, by more than this, is left out; so
-        are a document's texts in a language where MISALIGNED_SHARE of them are.
+        A text whose length ratio to the source differs from the file's median by more than `factor` is left out; so are
+        all of a document's texts in a language if that holds for MISALIGNED_SHARE of them.
         """
         self.counts: Counter[str] = Counter()
-        self.rejected: list[BadRecord] = []
+        self.failed: list[BadRecord] = []
         self._texts: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
         self._topics: dict[str, Topic] = {}
         for file in files:
-            self._read(file, tuple(wanted), factor)
+            self._read(file, tuple(preferred), factor)
 
-    def _read(self, file: Path, wanted: tuple[str, ...], factor: float) -> None:
+    def _read(self, file: Path, preferred: tuple[str, ...], factor: float) -> None:
         from agentsys.terms.tmx import read_tmx
 
-        source = wanted[0]
+        source = preferred[0]
         ratios: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
         codes: set[str] = set()
-        own: set[tuple[str, int]] = set()
+        seen: set[tuple[str, int]] = set()
         for number, unit in enumerate(read_tmx(file)):
-            names = named(tuple(sorted(unit.texts)), wanted)
+            names = preferred_codes(tuple(sorted(unit.texts)), preferred)
             texts = {names[code]: text for code, text in unit.texts.items() if code in names}
             codes |= set(unit.texts)
             self.counts["units"] += 1
-            topic, place = _place(unit.id, file, number)
-            if fault := self._fault(topic, place, texts, source, own):
+            topic, place = _position(unit.id, file, number)
+            if fault := self._fault(topic, place, texts, source, seen):
                 self.counts[fault] += 1
                 continue
-            own.add((topic, place))
+            seen.add((topic, place))
             self._texts[topic].setdefault(place, {}).update(texts)
             for lang in texts.keys() - {source}:
                 ratios[lang][topic, place] = math.log(_length(texts[lang]) / _length(texts[source]))
-        if not any(source in named((code,), wanted).values() for code in codes):
+        if not any(source in preferred_codes((code,), preferred).values() for code in codes):
             raise InputError(f"{file}: no text in '{source}'; its languages are {', '.join(sorted(codes)) or 'none'}")
-        for lang, found in ratios.items():
-            self._leave_out(lang, misaligned(found, factor))
+        for lang, ratio_by_unit in ratios.items():
+            self._leave_out(lang, find_misaligned(ratio_by_unit, factor))
 
     def _fault(
-        self, topic: str, place: int, texts: Mapping[str, str], source: str, own: Collection[tuple[str, int]]
+        self, topic: str, place: int, texts: Mapping[str, str], source: str, seen: Collection[tuple[str, int]]
     ) -> str:
-        """Why a unit cannot be used, "" if it can. `own` are the units of this file."""
+        """Why a unit cannot be used, "" if it can. `seen` are the earlier units of this file."""
         if source not in texts:
             return f"units without {source}"
-        if (topic, place) in own:
-            return "units whose id came before"
-        known = self._texts[topic].get(place, {}).get(source, texts[source])
-        return "" if known == texts[source] else f"units whose {source} is another in an earlier file"
+        if (topic, place) in seen:
+            return "units with a repeated id"
+        earlier = self._texts[topic].get(place, {}).get(source, texts[source])
+        return "" if earlier == texts[source] else f"units whose {source} text differs from an earlier file"
 
-    def _leave_out(self, lang: str, wrong: Mapping[tuple[str, int], str]) -> None:
-        for (topic, place), reason in wrong.items():
+    def _leave_out(self, lang: str, reasons: Mapping[tuple[str, int], str]) -> None:
+        for (topic, place), reason in reasons.items():
             del self._texts[topic][place][lang]
             self.counts[f"{lang} {reason}"] += 1
 
@@ -251,8 +252,8 @@ class Units:
 
     def sizes(self, source: str) -> dict[str, int]:
         """See Corpus: each unit is a source."""
-        found = {name: sum(source in texts for texts in units.values()) for name, units in self._texts.items()}
-        return {name: size for name, size in found.items() if size}
+        sizes = {name: sum(source in texts for texts in units.values()) for name, units in self._texts.items()}
+        return {name: size for name, size in sizes.items() if size}
 
     def topic(self, name: str) -> Topic:
         """See Corpus."""
@@ -267,9 +268,9 @@ class Units:
         versions = {lang: Version("", [texts.get(lang, "") for texts in units]) for lang in codes}
         return Topic(name, versions, units=numbers)
 
-    def other(self, topic: Topic, lang: str, rng: random.Random, apart: Collection[str] = ()) -> Version | None:
-        """See Corpus: the units of another document, from a random one on."""
-        names = [name for name in sorted(self._texts) if name != topic.id and name not in apart]
+    def other(self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()) -> Version | None:
+        """See Corpus: the units of another document, starting at a random one."""
+        names = [name for name in sorted(self._texts) if name != topic.id and name not in excluded]
         rng.shuffle(names)
         for name in names:
             version = self.topic(name).versions.get(lang)
@@ -286,25 +287,25 @@ class Units:
 
 
 @lru_cache(maxsize=256)
-def named(codes: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
-    """What the codes of a file are called here: as wanted where they fit a wanted language best, else as they are."""
+def preferred_codes(codes: tuple[str, ...], preferred: tuple[str, ...]) -> dict[str, str]:
+    """The codes of a file -> the preferred codes that they match best, or themselves for other languages."""
     from agentsys.text.languages import best_code, known_language, language
 
-    found = {code: name for name in reversed(wanted) if (code := best_code(known_language(name), codes))}
-    taken = {known_language(name).primary for name in wanted}
-    return {code: code for code in codes if (known := language(code)) and known.primary not in taken} | found
+    matches = {code: name for name in reversed(preferred) if (code := best_code(known_language(name), codes))}
+    primary = {known_language(name).primary for name in preferred}
+    return {code: code for code in codes if (tag := language(code)) and tag.primary not in primary} | matches
 
 
-def _place(name: str, file: Path, number: int) -> tuple[str, int]:
-    """ "wiki_9:12" is unit 12 of wiki_9; other names belong to the file as one document, in the file's order."""
+def _position(name: str, file: Path, number: int) -> tuple[str, int]:
+    """(document, unit): "wiki_9:12" is unit 12 of wiki_9; other names are units of one document, the file, in order."""
     document, mark, place = name.rpartition(":")
     return (document, int(place)) if mark and document and place.isdecimal() else (file.stem, number)
 
 
-def misaligned(ratios: Mapping[tuple[str, int], float], factor: float) -> dict[tuple[str, int], str]:
-    """The units that are no translations, by length, with the reason. `ratios` are logarithms of length ratios.
+def find_misaligned(ratios: Mapping[tuple[str, int], float], factor: float) -> dict[tuple[str, int], str]:
+    """Units whose length suggests that they are not translations, with the reason. `ratios` are log length ratios.
 
-    A shifted column has many pairs of a plausible length; so a document with many wrong ones is left out as a whole.
+    Most pairs of a shifted column have a plausible length, so a document with many wrong ones is left out as a whole.
     """
     middle = median(ratios.values())
     wrong = {key for key, ratio in ratios.items() if abs(ratio - middle) > math.log(factor)}

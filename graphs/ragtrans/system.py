@@ -1,8 +1,8 @@
-"""RAGtrans: a translation with unstructured knowledge, a document in any language.
+"""RAGtrans as a graph: translation with unstructured knowledge, a document in any language.
 
-"Retrieval-Augmented Machine Translation with Unstructured Knowledge" (Wang et al., Findings of EMNLP 2025). Four
-settings: no document, a relevant one (golden), one of another page (noisy), or what a retriever finds. The model is not
-told which. graphs/ragtrans/tasks.py makes the training rows, docs/ragtrans.md says where this departs from the paper.
+Four settings: no document, a relevant one (golden), one of another page (noisy), or
+retrieved passages. The model is not told which. graphs/ragtrans/tasks.py makes the training targets of CSC;
+docs/ragtrans.md lists the departures from the paper.
 """
 
 from __future__ import annotations
@@ -10,136 +10,81 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Any, Final, Literal
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
-from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
-from typing_extensions import TypedDict
 
 from agentsys.graphs.ragtrans.documents import JOIN, Reference, fit, paragraphs_of, without_leaks
+from agentsys.graphs.ragtrans.state import Input, Labeled, Output, Passage, State
+from agentsys.graphs.ragtrans.targets import rated_target, translator_targets
 from agentsys.knowledge.context import Knowledge
-from agentsys.roles import Answer, Role, load_prompt
+from agentsys.roles import Role
 from agentsys.systems import LanguagePair, System, ask, knob, role_options
-from agentsys.traces import Segment, Target, masked
 
-STUDENT: Final = load_prompt("ragtrans/translator")
-"""What a student is given: the translator's own prompt."""
+__all__ = ["Context", "RAGtrans", "builder", "graph"]
+
 OVERFETCH: Final = 8
-"""Passages in other languages than the wanted one are left out, of so many times as many as are wanted."""
-
-
-class Labeled(BaseModel):
-    """A training target as the paper makes it: the document's relevance is rated before the translation."""
-
-    relevance: Annotated[int, Field(ge=1, le=5)]
-    found: str
-    translation: Annotated[str, Field(min_length=1)]
-
-
-class Passage(TypedDict):
-    """A passage that was found."""
-
-    id: str
-    title: str
-    text: str
-    score: float
-
-
-class Input(TypedDict):
-    """What a person types. With a `reference` the translation is scored, and passages must not give it away.
-
-    A record may have several that are equally good, in a list. `tag` is a published record's: the kind of its document.
-    """
-
-    text: str
-    document: NotRequired[str]
-    tag: NotRequired[str]
-    reference: NotRequired[str | SkipJsonSchema[list[str]]]
-
-
-class Used(TypedDict):
-    """What the translator was given: the document as it was cut, how it was cut, and why there is none.
-
-    `leaks` counts paragraphs of passages that were taken out because they gave the reference away.
-    """
-
-    setting: NotRequired[str]
-    used: NotRequired[str]
-    cut: NotRequired[dict[str, int]]
-    passages: NotRequired[list[Passage]]
-    leaks: NotRequired[int]
-    without: NotRequired[str]
-
-
-class Output(Used):
-    """The translation; `relevance` (1-5) and `found` where the document was rated first."""
-
-    text: str
-    translation: NotRequired[str]
-    relevance: NotRequired[int | None]
-    found: NotRequired[str]
-    targets: NotRequired[list[dict[str, Any]]]
-
-
-class State(Output, Input):
-    """The input and what comes of it."""
+"""With a document language, this many times k passages are retrieved, and those in other languages are left out."""
 
 
 @dataclass(frozen=True)
 class RAGtrans(System):
-    """The roles and nodes. A translation may be cut off by the token limit: what is there is what counts."""
+    """The roles and nodes of RAGtrans. Truncated translations are accepted, but not learned."""
 
     translator: Role[str] = Role(
         "ragtrans/translator", allow_truncated=True, sampling={"temperature": 0.0, "max_tokens": 1024}
     )
-    labeller: Role[Labeled] = Role("ragtrans/labeller", Labeled, sampling={"temperature": 0.0, "max_tokens": 1500})
+    labeler: Role[Labeled] = Role("ragtrans/labeler", Labeled, sampling={"temperature": 0.0, "max_tokens": 1500})
 
     async def find(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """The document of the setting, cut to what fits. Raises ValueError for input that is no text."""
+        """The document of the setting, truncated to the token limit. Raises ValueError for input that is not text."""
         context, text = runtime.context, state.get("text")
         if not isinstance(text, str) or not text.strip():
             raise ValueError("text: empty; give a text to translate")
         references = references_of(state)
-        begun: dict[str, Any] = {"setting": context.setting, "passages": [], "leaks": 0, "relevance": None, "found": ""}
+        update: dict[str, Any] = {"passages": [], "leaks": 0, "relevance": None, "found": ""}
         paragraphs: list[str] = []
         if context.setting == "retrieved":
             passages, leaks = await self._retrieve(context, text, references)
-            paragraphs = [paragraph for passage in passages for paragraph in _titled(passage)]
-            begun |= {"passages": passages, "leaks": leaks}
+            paragraphs = [paragraph for passage in passages for paragraph in _titled_paragraphs(passage)]
+            update |= {"passages": passages, "leaks": leaks}
         elif context.setting != "none":
             paragraphs = paragraphs_of(_document(state, context))
         fitted = fit(paragraphs, context.document_tokens)
         missing = "no passage" if context.setting == "retrieved" else "no document"
         without = "" if fitted.paragraphs or context.setting == "none" else missing
-        return {**begun, "used": JOIN.join(fitted.paragraphs), "cut": fitted.as_json(), "without": without}
+        document = {"used": JOIN.join(fitted.paragraphs), "cut": fitted.as_json(), "without": without}
+        return {**update, "setting": context.setting, **document}
 
     async def _retrieve(self, context: Context, text: str, references: Sequence[str]) -> tuple[list[Passage], int]:
-        """Passages for s, without the paragraphs that give a reference away, and how many those were."""
+        """Passages for s without the paragraphs that leak a reference, and the number of those paragraphs."""
         secrets = [Reference(reference) for reference in references]
-        found: list[Passage] = []
+        passages: list[Passage] = []
         leaks = 0
         for passage in await context.passages(text):
-            clean, taken = without_leaks(paragraphs_of(passage["text"]), secrets)
-            leaks += taken
+            clean, count = without_leaks(paragraphs_of(passage["text"]), secrets)
+            leaks += count
             if clean:
-                found.append({**passage, "text": JOIN.join(clean)})
-        return found, leaks
+                passages.append({**passage, "text": JOIN.join(clean)})
+        return passages, leaks
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """p(t | d, s), or p(t | s) without a document; the target is what a student is to write."""
+        """p(t | d, s), or p(t | s) without a document, and the training targets. Raises RoleError.
+
+        The input's other fields are cleared, because a thread's next input may lack them.
+        """
         context, document = runtime.context, state["used"]
-        asked = {"text": state["text"], "document": document, **context.languages}
+        inputs = {"text": state["text"], "document": document, **context.languages}
+        cleared = {"document": "", "reference": ""}
         if context.style == "rated" and document:
-            labeled = await ask(context, self.labeller, key="label", **asked)
-            value = labeled.value
-            scores = {"relevance": float(value.relevance), **await _score(state, value.translation, context)}
-            target = lesson(asked, Segment("assistant", True, text=value.translation.strip()), scores)
-            return {**_done(), **value.model_dump(), "targets": [asdict(target)]}
-        answer = await ask(context, self.translator, key="translate", **asked)
-        scores = await _score(state, answer.value, context)
-        return {**_done(), "translation": answer.value, "targets": [asdict(t) for t in _written(answer, scores)]}
+            labeled = (await ask(context, self.labeler, key="label", **inputs)).value
+            scores = {"relevance": float(labeled.relevance), **await _score(state, labeled.translation)}
+            target = rated_target(inputs, labeled.translation, scores)
+            return {**cleared, **labeled.model_dump(), "targets": [asdict(target)]}
+        answer = await ask(context, self.translator, key="translate", **inputs)
+        targets = translator_targets(answer, await _score(state, answer.value))
+        return {**cleared, "translation": answer.value, "targets": [asdict(target) for target in targets]}
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """find -> translate."""
@@ -153,42 +98,42 @@ class RAGtrans(System):
 
 
 @dataclass(frozen=True)
-@role_options(RAGtrans)
+@role_options(RAGtrans, old_names={"labeler": "labeller"})
 class Context(Knowledge, LanguagePair):
-    """Models, prompts and knobs of a run."""
+    """Models, prompts and options of a run."""
 
     setting: Literal["none", "golden", "noisy", "retrieved"] = knob(
-        "golden", "no document; the record's relevant one; its irrelevant one; or what the retriever finds"
+        "golden", "document: none, the record's relevant one, its irrelevant one, or retrieved passages"
     )
     style: Literal["plain", "rated"] = knob(
-        "plain", "translate, or rate the document first as the paper makes its training targets"
+        "plain", "translate only, or rate the document first as in the paper's training targets"
     )
     document_language: str = knob(
-        "", "code of the document's language: a record's zh_doc or noisy_zh_doc, passages in it; empty: doc, any"
+        "", "language code of the document: column zh_doc or noisy_zh_doc, passages in it; empty: doc, any passages"
     )
-    document_tokens: int = knob(768, "cut a document after so many tokens (estimated), at the end of a paragraph")
-    k: int = knob(3, "retrieved: passages, the best first")
+    document_tokens: int = knob(768, "maximum tokens of a document (estimated); truncated at the end of a paragraph")
+    k: int = knob(3, "setting retrieved: number of passages")
     source_language: str = knob("English", "language of the texts")
     target_language: str = knob("Chinese", "language of the translations")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a knob of the wrong type or out of range."""
+        """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(document_tokens=1)
 
     @property
     def document_column(self) -> str:
-        """The column of a published record that holds the setting's document; "" where none does."""
+        """The column of a published record that has the setting's document; "" for none and retrieved."""
         if self.setting not in ("golden", "noisy"):
             return ""
         noisy = "noisy_" if self.setting == "noisy" else ""
         return f"{noisy}{self.document_language}_doc" if self.document_language else "doc"
 
     async def passages(self, query: str) -> list[Passage]:
-        """The k best passages in the wanted language. Raises ValueError where the index cannot be opened."""
-        wanted = self.document_language
-        hits = await self.hits(query, self.k * OVERFETCH if wanted else self.k)
-        fitting = [hit for hit in hits if not wanted or hit.passage.meta.get("lang") == wanted]
+        """The k best passages in the document language. Raises ValueError if the index cannot be opened."""
+        code = self.document_language
+        hits = await self.hits(query, self.k * OVERFETCH if code else self.k)
+        fitting = [hit for hit in hits if not code or hit.passage.meta.get("lang") == code]
         return [
             Passage(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
             for hit in fitting[: self.k]
@@ -196,9 +141,9 @@ class Context(Knowledge, LanguagePair):
 
 
 def _document(state: State, context: Context) -> str:
-    """The record's document. Raises ValueError for one that is no text, or whose tag is another setting's.
+    """The record's document. Raises ValueError if it is not text, or its tag belongs to another setting.
 
-    A rated translation takes either kind: the rating tells them apart.
+    With style rated either kind is accepted: the rating tells them apart.
     """
     document, tag = state.get("document") or "", str(state.get("tag") or "")
     if not isinstance(document, str):
@@ -206,52 +151,33 @@ def _document(state: State, context: Context) -> str:
     kind, other = ("clean", "noisy") if context.setting == "golden" else ("noisy", "clean")
     if context.style == "plain" and tag.startswith(f"{other}_"):
         raise ValueError(
-            f"tag: its document is {other}, which is not setting {context.setting}; take records tagged {kind}, or "
-            "test.jsonl, which has both kinds in columns"
+            f"tag: its document is {other}, which is not setting {context.setting}; use records tagged {kind}, or "
+            "test.jsonl, which has columns for both kinds"
         )
     return document
 
 
 def references_of(state: State) -> list[str]:
-    """The references that there are. Raises ValueError for what is neither a text nor a list of texts."""
-    given: Any = state.get("reference") or []
-    texts = given if isinstance(given, list) else [given]
+    """The non-empty references. Raises ValueError if `reference` is neither a text nor a list of texts."""
+    value: Any = state.get("reference") or []
+    texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"reference: of type {type(given).__name__}; give a text, or a list of texts")
+        raise ValueError(f"reference: of type {type(value).__name__}; give a text, or a list of texts")
     return [text for text in texts if text.strip()]
 
 
-def lesson(asked: dict[str, str], answer: Segment, scores: dict[str, float]) -> Target:
-    """An answer to the translator's prompt as something to learn; the rating before it is not learned (section 3)."""
-    prompt = masked(STUDENT.render(asked))
-    return Target("sft", (*prompt, answer), scores=scores)
-
-
-def _written(answer: Answer[str], scores: dict[str, float]) -> Sequence[Target]:
-    """The translator's own call, unless the token limit cut it off."""
-    if answer.call.finish == "length":
-        return []
-    key = answer.call.key
-    return [Target("role", (Segment("user", False, prompt=key), Segment("assistant", True, call=key)), scores=scores)]
-
-
-async def _score(state: State, translation: str, context: Context) -> dict[str, float]:
-    """chrF against the reference, 0-100, where there is one; of several against the nearest."""
+async def _score(state: State, translation: str) -> dict[str, float]:
+    """Sentence chrF, 0-100, against the best-matching reference; empty without a reference."""
     from agentsys.metrics.corpus import chrf
 
     if not (references := references_of(state)):
         return {}
-    score = await asyncio.to_thread(chrf, [translation], [references], language=context.target_language)
+    score = await asyncio.to_thread(chrf, [translation], [references])
     return {"score": round(score, 2)}
 
 
-def _done() -> dict[str, str]:
-    """What the next text of a thread must not find."""
-    return {"document": "", "reference": ""}
-
-
-def _titled(passage: Passage) -> list[str]:
-    """The paragraphs of a passage, the first with its title in brackets as the published documents have it."""
+def _titled_paragraphs(passage: Passage) -> list[str]:
+    """The paragraphs of a passage, the first with its title in brackets as in the published documents."""
     first, *rest = paragraphs_of(passage["text"])
     return [f"【{passage['title']}】{first}" if passage["title"] else first, *rest]
 

@@ -8,35 +8,25 @@ knowledge d~ in language l, and p(t | d~, s) is learned. graphs/ragtrans/samples
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, NotRequired
+from typing import Any, NotRequired
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
 from agentsys.graphs.ragtrans.documents import JOIN, Reference, paragraphs_of, without_leaks
-from agentsys.graphs.ragtrans.system import STUDENT
-from agentsys.prompt import Prompt
-from agentsys.roles import Role, load_prompt
+from agentsys.graphs.ragtrans.targets import PROMPTS, Task, task_targets
+from agentsys.roles import Role
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
-from agentsys.traces import Segment, Target, masked
-
-PROMPTS: Final[dict[str, Prompt]] = {
-    "ragtrans": STUDENT,
-    "sket": STUDENT,
-    "clic": load_prompt("ragtrans/clic"),
-    "clrd": load_prompt("ragtrans/clrd"),
-}
-"""What a student is given in each task."""
 
 
 class Input(TypedDict):
-    """A record of a task: a text, what stands beside it, and the answer to learn.
+    """Graph input, a record of a task: a text, its document, and the answer to learn.
 
-    `language` is the code of CLIC's summary, of SKET's knowledge; elsewhere a note.
+    `language` is the code of CLIC's summary or of SKET's knowledge; for the other tasks it is only a note.
     """
 
-    task: Literal["ragtrans", "clic", "sket", "clrd"]
+    task: Task
     text: str
     document: NotRequired[str]
     answer: NotRequired[str]
@@ -44,7 +34,7 @@ class Input(TypedDict):
 
 
 class Output(TypedDict):
-    """What the model knew, d~, and what is to be learned."""
+    """Graph output: the model's knowledge d~ (SKET) and the targets."""
 
     knowledge: NotRequired[str]
     leaks: NotRequired[int]
@@ -53,17 +43,17 @@ class Output(TypedDict):
 
 
 class State(Input, Output):
-    """The input and what comes of it."""
+    """Graph state: the input and the output."""
 
 
 @dataclass(frozen=True)
 class Tasks(System):
-    """The one role, and the nodes."""
+    """The one role and the nodes of the CSC tasks."""
 
     knowledge: Role[str] = Role("ragtrans/knowledge", sampling={"temperature": 0.7, "max_tokens": 512})
 
     async def check(self, state: State) -> dict[str, Any]:
-        """Drop what has nothing to learn. Raises ValueError for a task that is none, an empty text, or no text."""
+        """Drop records without an answer. Raises ValueError for an unknown task, an empty text, or a non-text field."""
         for name, value in state.items():
             if name in Input.__annotations__ and not isinstance(value, str | None):
                 raise ValueError(f"{name}: of type {type(value).__name__}; give a text")
@@ -71,35 +61,32 @@ class Tasks(System):
             raise ValueError(f"task: {state['task']!r} is none of {', '.join(PROMPTS)}")
         if not state["text"].strip():
             raise ValueError("text: empty; give a text")
-        missing = None if (state.get("answer") or "").strip() else "no reference to learn"
-        return {"dropped": missing, "targets": [], "knowledge": "", "leaks": 0}
+        dropped = None if (state.get("answer") or "").strip() else "no reference to learn"
+        return {"dropped": dropped, "targets": [], "knowledge": "", "leaks": 0}
 
     async def write(self, state: State, runtime: Runtime[TasksContext]) -> dict[str, Any]:
-        """SKET: d~, without paragraphs that already give the translation."""
+        """SKET: d~ without the paragraphs that leak the translation. Raises RoleError."""
         language = language_name(state.get("language") or "en")
         inputs = {"text": state["text"], "knowledge_language": language, **runtime.context.languages}
         answer = await ask(runtime.context, self.knowledge, key="knowledge", **inputs)
-        clean, taken = without_leaks(paragraphs_of(answer.value), [Reference(state["answer"])])
-        dropped = None if clean else "the knowledge gives the translation away"
-        return {"knowledge": JOIN.join(clean), "leaks": taken, "dropped": dropped}
+        clean, leaks = without_leaks(paragraphs_of(answer.value), [Reference(state["answer"])])
+        dropped = None if clean else "the knowledge leaks the translation"
+        return {"knowledge": JOIN.join(clean), "leaks": leaks, "dropped": dropped}
 
     async def teach(self, state: State, runtime: Runtime[TasksContext]) -> dict[str, Any]:
-        """The targets: the answer is learned, what stands before it is not.
+        """The targets: the answer is learned, the prompt is not.
 
-        SKET has a second one of kind `role`, the knowledge itself (ours: the paper does not say whether it is learned),
-        unless something had to be taken out of it: then the call says more than is to be learned.
+        SKET has a second target, the knowledge itself (our choice: the paper does not say whether it is learned),
+        unless paragraphs were removed from it: the call then contains text that must not be learned.
         """
-        document = state["knowledge"] if state["task"] == "sket" else state.get("document") or ""
-        told = {"language": language_name(state.get("language") or "")} if state["task"] == "clic" else {}
-        asked = PROMPTS[state["task"]].render(
-            {"text": state["text"], "document": document, **told, **runtime.context.languages}
-        )
-        prompt = masked(asked)
-        found = [Target("sft", (*prompt, Segment("assistant", True, text=state["answer"].strip())))]
-        if state["task"] == "sket" and not state["leaks"]:
-            wrote = Segment("user", False, prompt="knowledge"), Segment("assistant", True, call="knowledge")
-            found.append(Target("role", wrote))
-        return {"targets": [asdict(target) for target in found]}
+        task = state["task"]
+        document = state["knowledge"] if task == "sket" else state.get("document") or ""
+        inputs = {"text": state["text"], "document": document, **runtime.context.languages}
+        if task == "clic":
+            inputs["language"] = language_name(state.get("language") or "")
+        learn_knowledge = task == "sket" and not state["leaks"]
+        targets = task_targets(task, inputs, state["answer"], learn_knowledge=learn_knowledge)
+        return {"targets": [asdict(target) for target in targets]}
 
     def builder(self) -> StateGraph[State, TasksContext, Input, Output]:
         """check -> (SKET: write) -> teach."""
@@ -109,7 +96,7 @@ class Tasks(System):
         builder.add_node("teach", self.teach)
         builder.add_edge(START, "check")
         builder.add_conditional_edges("check", _after_check, ["write", "teach", END])
-        builder.add_conditional_edges("write", lambda state: END if state.get("dropped") else "teach", ["teach", END])
+        builder.add_conditional_edges("write", _after_write, ["teach", END])
         builder.add_edge("teach", END)
         return builder
 
@@ -130,8 +117,12 @@ def _after_check(state: State) -> str:
     return "write" if state["task"] == "sket" else "teach"
 
 
+def _after_write(state: State) -> str:
+    return END if state.get("dropped") else "teach"
+
+
 def language_name(code: str) -> str:
-    """The English name of a language code: "Chinese" for zh. Raises KnowledgeError for what is no code."""
+    """The English name of a language code: "Chinese" for zh. Raises KnowledgeError for an unknown code."""
     from langcodes import Language
 
     from agentsys.text.languages import known_language

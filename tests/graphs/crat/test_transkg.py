@@ -13,7 +13,7 @@ import pytest
 from agentsys.graphs.crat.transkg import TransKG
 from agentsys.graphs.crat.transkg_figure import _places
 from agentsys.knowledge import KnowledgeError
-from agentsys.terms.item import Item, Term, needs
+from agentsys.terms.item import Item, Term, require_modules
 
 BANK = "a place that keeps money"
 SHORE = "the side of a river"
@@ -250,4 +250,4 @@ def test_missing_fonts_are_one_warning(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_missing_library_is_one_line() -> None:
     with pytest.raises(KnowledgeError, match=r"no_such_module is not installed; pip install"):
-        needs("networkx", "no_such_module")
+        require_modules("networkx", "no_such_module")
