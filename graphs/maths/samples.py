@@ -30,7 +30,7 @@ class SamplesContext(SolverContext):
     greedy: bool = knob(False, "one solution at temperature 0, not judged")
     samples: int = knob(8, "minimum number of solutions")
     budget: int = knob(
-        0, "sample until this many completion tokens are written, judgements included; 0: stop at `samples`"
+        0, "sample until this many completion tokens are written, judgments included; 0: stop at `samples`"
     )
 
     def __post_init__(self) -> None:
@@ -79,9 +79,9 @@ class Samples(System):
     async def _sample_one(
         self, question: str, reference: str, context: SamplesContext, key: str
     ) -> tuple[Solution, RoleError | None]:
-        """A solution with its verdict and score, and the error if its judgement failed.
+        """A solution with its verdict and score, and the error if its judgment failed.
 
-        An empty solution is wrong; one without a judgement has the lowest score. A truncated one is not judged: it has
+        An empty solution is wrong; one without a judgment has the lowest score. A truncated one is not judged: it has
         no answer to choose, and tree search could not finish it either.
         """
         role = self.solver.solver

@@ -51,7 +51,7 @@ class Context(SolverContext):
 class SolutionProblem:
     """The solutions of one question as a search problem: a node's state is s_1 .. s_t.
 
-    `tokens` counts the completion tokens of all steps, rollouts and judgements, including duplicate steps that became
+    `tokens` counts the completion tokens of all steps, rollouts and judgments, including duplicate steps that became
     one child and replies that could not be used.
     """
 

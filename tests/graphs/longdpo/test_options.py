@@ -6,9 +6,24 @@ from typing import Any
 
 import pytest
 
+from agentsys.commands import command, run_app
 from agentsys.graphs.longdpo.judge import PRINCIPLES, Judgment, check_weights
 from agentsys.graphs.longdpo.search import SearchContext
 from agentsys.graphs.longdpo.system import Context
+
+CONTEXTS: list[SearchContext] = []
+
+
+def keep(context: SearchContext) -> None:
+    """A command that keeps its options."""
+    CONTEXTS.append(context)
+
+
+def test_former_options_are_accepted() -> None:
+    assert run_app(command(keep), ["--descents", "5", "--at-once", "2"]) == 0
+    assert (CONTEXTS[-1].simulations, CONTEXTS[-1].parallel) == (5, 2)
+    assert run_app(command(keep), ["--simulations", "3", "--parallel", "1"]) == 0
+    assert (CONTEXTS[-1].simulations, CONTEXTS[-1].parallel) == (3, 1)
 
 
 def test_a_steps_tokens_follow_the_required_length() -> None:
