@@ -12,8 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentsys.trainers.distill import train
-from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, measure
+from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, measure, train_offline
 from agentsys.trainers.distill_on_policy import OnPolicyOptions, train_on_policy
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.losses import KINDS
@@ -21,17 +20,7 @@ from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
 from agentsys.trainers.teacher import main as score
 from agentsys.trainers.training import StudentOptions, TrainingOptions
 from tests.support.tiny import make_tiny, make_tokenizer
-from tests.trainers.test_training import (
-    DIGEST,
-    QUICK,
-    in_two_processes,
-    losses,
-    metrics,
-    same,
-    sft_row,
-    weights,
-    write_rows,
-)
+from tests.support.training import DIGEST, QUICK, in_two_processes, losses, metrics, same, sft_row, weights, write_rows
 
 TOKENS = len(make_tokenizer())
 """The models' heads have more rows than this; those are padding."""
@@ -57,7 +46,7 @@ def distill(scored: Path, models: dict[str, Path], out: Path, *, lora: int = 0, 
     about = DistillOptions(**{name: value for name, value in given.items() if name in names})
     training = QUICK | {name: value for name, value in given.items() if name not in names}
     rows = ScoredOptions(rows=scored / "train", validation=scored / "validation", max_length=512)
-    train(rows, StudentOptions(str(models["student"]), lora), about, TrainingOptions(out, **training))
+    train_offline(rows, StudentOptions(str(models["student"]), lora), about, TrainingOptions(out, **training))
     return out
 
 
@@ -103,7 +92,7 @@ def test_the_whole_vocabulary_stored_is_the_full_divergence(models: dict[str, Pa
     score(TeacherOptions(file, tmp_path / "scored", str(models["teacher"]), top_k=TOKENS), SpeedOptions())
     rows = ScoredOptions(rows=tmp_path / "scored")
     out = TrainingOptions(tmp_path / "out", **QUICK | {"batch": 4, "steps": 1})
-    train(rows, StudentOptions(str(models["student"])), DistillOptions(), out)
+    train_offline(rows, StudentOptions(str(models["student"])), DistillOptions(), out)
     full, top_8 = (by_hand(models, range(4), k)[0] for k in (TOKENS, 8))
     assert losses(tmp_path / "out")[0] == pytest.approx(full, rel=2e-3)
     assert top_8 < full, "what is merged into the rest can only be lost"
@@ -128,12 +117,14 @@ def test_adapters_learn_too(scored: Path, models: dict[str, Path], tmp_path: Pat
 def test_cut_rows_keep_the_scores_of_what_is_left(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     rows = ScoredOptions(rows=scored / "train", max_length=40, too_long="truncate")
     out = TrainingOptions(tmp_path, **QUICK | {"steps": 1, "batch": 8})
-    train(rows, StudentOptions(str(models["student"])), DistillOptions(kd=0.5), out)
+    train_offline(rows, StudentOptions(str(models["student"])), DistillOptions(kd=0.5), out)
     cut = [{**row, **{name: row[name][:40] for name in ("input_ids", "loss_mask")}} for row in map(sft_row, range(8))]
     write_rows(tmp_path / "cut.parquet", cut)
     score(TeacherOptions(tmp_path / "cut.parquet", tmp_path / "cut", str(models["teacher"]), top_k=8), SpeedOptions())
     again = replace(out, out=tmp_path / "again")
-    train(replace(rows, rows=tmp_path / "cut"), StudentOptions(str(models["student"])), DistillOptions(kd=0.5), again)
+    train_offline(
+        replace(rows, rows=tmp_path / "cut"), StudentOptions(str(models["student"])), DistillOptions(kd=0.5), again
+    )
     assert losses(tmp_path)[0] == pytest.approx(losses(tmp_path / "again")[0], abs=1e-5)
 
 
@@ -181,7 +172,7 @@ def test_a_half_scored_folder_is_refused(scored: Path, models: dict[str, Path], 
     manifest = json.loads((tmp_path / "half" / "manifest.json").read_text())
     (tmp_path / "half" / "manifest.json").write_text(json.dumps(manifest | {"complete": False, "rows_scored": 3}))
     with pytest.raises(TrainerError, match=r"3 of 8 rows are scored; rerun trainers/teacher.py"):
-        train(
+        train_offline(
             ScoredOptions(rows=tmp_path / "half"),
             StudentOptions(str(models["student"])),
             DistillOptions(),
@@ -220,9 +211,9 @@ def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: di
 def test_what_does_not_fit_is_found_before_training(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     student, out = StudentOptions(str(models["student"])), TrainingOptions(tmp_path / "out")
     with pytest.raises(TrainerError, match=r"has no column teacher_ids; trainers/teacher.py adds it"):
-        train(ScoredOptions(rows=scored / "train.parquet"), student, DistillOptions(), out)
+        train_offline(ScoredOptions(rows=scored / "train.parquet"), student, DistillOptions(), out)
     with pytest.raises(TrainerError, match=r"has no scored-\*.parquet"):
-        train(ScoredOptions(rows=tmp_path), student, DistillOptions(), out)
+        train_offline(ScoredOptions(rows=tmp_path), student, DistillOptions(), out)
     with pytest.raises(TrainerError, match="give --kd 1 and a --divergence of"):
         train_on_policy(ScoredOptions(), student, DistillOptions(kd=0.5), OnPolicyOptions(), out)
     other = make_tiny(tmp_path / "other", vocab=400)
@@ -230,7 +221,7 @@ def test_what_does_not_fit_is_found_before_training(scored: Path, models: dict[s
         teacher, given = OnPolicyOptions(str(other)), ScoredOptions(rows=scored / "train.parquet")
         train_on_policy(given, student, DistillOptions(), teacher, out)
     with pytest.raises(TrainerError, match="ids of another tokenizer"):
-        train(ScoredOptions(rows=scored / "train"), StudentOptions(str(other)), DistillOptions(), out)
+        train_offline(ScoredOptions(rows=scored / "train"), StudentOptions(str(other)), DistillOptions(), out)
     with pytest.raises(TrainerError, match="--kd 2: give a share"):
         DistillOptions(kd=2)
 

@@ -14,8 +14,8 @@ import pytest
 from agentsys.trainers.training import last_checkpoint
 from tests.support.corpora import make_chunks, make_corpus
 from tests.support.tiny import make_tiny
-from tests.trainers.test_step_dpo import step_rows
-from tests.trainers.test_training import in_a_process, metrics, same, sft_row, weights, write_rows
+from tests.support.traces import step_rows
+from tests.support.training import in_a_process, metrics, same, sft_row, weights, write_rows
 
 CHECKPOINT, KILL, STEPS = 4, 7, 9
 """Five rows, two a step: three steps a pass. The checkpoint is in the middle of a pass, the kill in the next one."""

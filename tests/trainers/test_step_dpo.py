@@ -11,33 +11,18 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig
 
-from agentsys.traces import Target
-from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, limit_pairs, make_pair_trainer
+from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, limit_pairs, make_pair_trainer, train_dpo
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_files import read_rows
-from agentsys.trainers.step_dpo import train
-from agentsys.trainers.tokenize_rows import RowTokenizer
 from agentsys.trainers.training import StudentOptions, make_config
 from tests.support.tiny import make_tiny
-from tests.trainers.test_rows import END, TOKENIZER, call, rows_of, sent, trace, wrote
-from tests.trainers.test_training import DIGEST, QUICK, in_two_processes, metrics, same, weights, write_rows
+from tests.support.traces import END, TOKENIZER, make_call, step_rows
+from tests.support.training import DIGEST, QUICK, in_two_processes, metrics, same, weights, write_rows
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("student"))
-
-
-def step_rows(count: int) -> list[dict[str, Any]]:
-    """Pairs in the middle of an answer: a parent step that did not end the turn, two children that did not either."""
-    rows = []
-    for i in range(count):
-        parent = call("root", f"First, number {i}.\n", ended=False)
-        good = call("good", f"so it is {i} and well", ended=False)
-        bad = call("bad", f"who knows {i}", ended=False)
-        pair = Target("step", (sent("root"), wrote("root"), wrote("good")), (sent("root"), wrote("root"), wrote("bad")))
-        rows += rows_of(trace(str(i), [parent, good, bad], [pair]), RowTokenizer(TOKENIZER))
-    return rows
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +81,7 @@ def test_loss_and_gradients_are_those_of_the_formula(rows: Path, student: Path, 
 def test_the_batch_holds_the_engines_ids_and_no_end_of_turn(rows: Path, student: Path, tmp_path: Path) -> None:
     trainer = trainer_on(rows, student, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
-    parents = [call("root", f"First, number {i}.\n", ended=False) for i in range(4)]
+    parents = [make_call("root", f"First, number {i}.\n", ended=False) for i in range(4)]
     sent_to_engine = [[*(parent.prompt_ids or ()), *(parent.ids or ())] for parent in parents]
     for ids, mask in zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True):
         assert ids[: mask.index(1)] in sent_to_engine
@@ -135,7 +120,7 @@ def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) ->
 
 def test_training_prefers_the_chosen_side(rows: Path, student: Path, tmp_path: Path) -> None:
     settings = QUICK | {"learning_rate": 1e-3, "epochs": 15, "batch": 4}
-    final = train(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), DPOTraining(tmp_path, **settings))
+    final = train_dpo(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), DPOTraining(tmp_path, **settings))
     assert final["eval_rewards/accuracies"] == 1
     assert final["eval_rewards/margins"] > 0
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "the student begins as its reference"
@@ -147,7 +132,7 @@ def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_pa
     both = ["--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 2, "--batch", 2]
     in_two_processes("trainers/step_dpo.py", *both)
     training = DPOTraining(tmp_path / "one", **QUICK | {"steps": 2, "batch": 4})
-    train(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), training)
+    train_dpo(PairOptions(rows), StudentOptions(str(student)), DPOOptions(), training)
     measured = ("loss", "grad_norm", "rewards/margins", "eval_loss", "eval_rewards/margins")
     one, two = ([{n: line[n] for n in measured if n in line} for line in metrics(tmp_path / n)] for n in ("one", "two"))
     for lone, shared in zip(one, two, strict=True):

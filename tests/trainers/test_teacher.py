@@ -1,38 +1,28 @@
-"""Teacher scoring against a naive forward pass, a real kill -9, and a server that speaks as vLLM does."""
+"""Teacher scoring against a naive forward pass, a real kill -9, and bad input."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from agentsys.commands import command, run_app
-from agentsys.models.engines import ChildEngine
-from agentsys.trainers import teacher
-from agentsys.trainers.loading import load_causal_lm, load_tokenizer, tokenizer_digest
+from agentsys.commands import run_app
+from agentsys.trainers.loading import load_tokenizer, tokenizer_digest
 from agentsys.trainers.row_files import TOKENIZER_KEY
-from agentsys.trainers.topk import COLUMNS, from_alternatives
+from agentsys.trainers.topk import COLUMNS
 from tests.support.paths import ROOT
-from tests.support.tiny import SENTENCES, make_tiny
-
-APP = command(teacher.main)
+from tests.support.teacher import APP, loaded, make_rows, naive_logprobs, read, refused, score
+from tests.support.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")
@@ -40,54 +30,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def make_rows(path: Path, tokenizer: Any, count: int = 12, changed: dict[str, Any] | None = None) -> Path:
-    """Rows of unlike length, in no order; the first half of each is prompt, and row 3 has nothing to learn."""
-    table: dict[str, list[Any]] = {name: [] for name in ("id", "kind", "source", "input_ids", "loss_mask", "text")}
-    for i in range(count):
-        text = " ".join(SENTENCES[(i + j) % len(SENTENCES)] for j in range(1 + (i * 7) % 4))
-        ids = tokenizer(f"{i} {text}").input_ids
-        prompt = len(ids) if i == 3 else len(ids) // 2
-        row = (f"r{i}", "sft", "tests", ids, [0] * prompt + [1] * (len(ids) - prompt), text)
-        for name, value in zip(table, row, strict=True):
-            table[name].append(value)
-    types = {"input_ids": pa.list_(pa.int32()), "loss_mask": pa.list_(pa.int8())}
-    columns = {name: pa.array(values, types.get(name)) for name, values in (table | (changed or {})).items()}
-    metadata = {TOKENIZER_KEY: tokenizer_digest(tokenizer).encode()}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def rows(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_rows(tmp_path_factory.mktemp("rows") / "rows.parquet", load_tokenizer(str(tiny)))
-
-
-def score(rows: Path, out: Path, model: Path | str, *options: object) -> int:
-    given = ["--rows", rows, "--out", out, "--teacher", model, *options]
-    return run_app(APP, [str(option) for option in given])
-
-
-def read(folder: Path) -> pa.Table:
-    return pa.concat_tables(pq.read_table(shard) for shard in sorted(folder.glob("scored-*.parquet")))
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """The one line that a refused command prints."""
-    assert code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
-
-
-@lru_cache
-def loaded(folder: Path) -> Any:
-    return load_causal_lm(str(folder))
-
-
-def naive_logprobs(folder: Path, ids: list[int], width: int | None = None) -> torch.Tensor:
-    """(T, width) of one row: one forward pass, everything in memory."""
-    with torch.no_grad():
-        return loaded(folder)(torch.tensor([ids])).logits[0, :, :width].double().log_softmax(-1)
 
 
 def test_stored_scores_are_those_of_a_naive_forward_pass(tiny: Path, rows: Path, tmp_path: Path) -> None:
@@ -318,162 +263,5 @@ def test_a_model_that_scales_its_logits_after_the_head_is_refused(
 
 
 def test_the_command_is_light() -> None:
-    code = (
-        "import sys, trainers.teacher; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets')))"
-    )
+    code = "import sys, agentsys.trainers.teacher; assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# --- a server that speaks as vLLM does ---
-
-
-@dataclass
-class FakeVLLM:
-    """Answers with a real tiny model's log-probabilities over its whole head, padding rows included."""
-
-    folder: Path
-    most: int = 64
-    prompt_logprobs: bool = True
-    high_water: int = 0
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    url: str = ""
-    _busy: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        with self._lock:
-            self.bodies.append(body)
-            self._busy += 1
-            self.high_water = max(self.high_water, self._busy)
-        time.sleep(0.05)
-        try:
-            return self._answer(body)
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        k = body["prompt_logprobs"]
-        if k > self.most:
-            message = f"Requested prompt logprobs of {k}, which is greater than max allowed: {self.most}"
-            return 400, {"error": {"message": message, "type": "BadRequestError", "code": 400}}
-        ids = body["prompt"]
-        logprobs = naive_logprobs(self.folder, ids)
-        told: list[dict[str, Any] | None] = [None]
-        for before, token in zip(logprobs[:-1], ids[1:], strict=True):
-            likeliest = [token, *(int(i) for i in before.topk(k).indices)]
-            ranks = (before[None] > before[likeliest][:, None]).sum(1) + 1
-            told.append(
-                {
-                    str(i): {"logprob": float(before[i]), "rank": int(rank), "decoded_token": "x"}
-                    for i, rank in zip(likeliest, ranks, strict=True)
-                }
-            )
-        choice = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": told}
-        if not self.prompt_logprobs:
-            choice.pop("prompt_logprobs")
-        return 200, {"object": "text_completion", "choices": [choice], "usage": {"prompt_tokens": len(ids)}}
-
-
-@pytest.fixture
-def serve(tiny: Path) -> Iterator[Callable[..., FakeVLLM]]:
-    started = []
-
-    def start(**settings: Any) -> FakeVLLM:
-        loaded(tiny)  # not in several threads at once
-        fake = FakeVLLM(tiny, **settings)
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                entry = {"id": "tiny", "owned_by": "vllm", "root": str(tiny)}
-                self._reply(200, {"data": [entry]})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self._reply(*fake.answer(body))
-
-            def _reply(self, status: int, body: dict[str, Any]) -> None:
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        started.append(server)
-        fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        return fake
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_server_gives_the_same_scores(tiny: Path, rows: Path, tmp_path: Path, serve: Callable[..., FakeVLLM]) -> None:
-    fake, k = serve(), 32
-    assert score(rows, tmp_path / "out", fake.url, "--teacher-tokenizer", tiny, "--in-flight", 4) == 0
-    assert 1 < fake.high_water <= 4
-    width = len(load_tokenizer(str(tiny)))
-    filled = 0
-    table = read(tmp_path / "out")
-    assert table["id"].to_pylist() == [f"r{i}" for i in range(12)], "in the rows' order"
-    for row in table.to_pylist():
-        positions = [t for t, flag in enumerate(row["loss_mask"]) if flag]
-        logprobs = naive_logprobs(tiny, row["input_ids"])
-        for n, t in enumerate(positions):
-            ids = row["teacher_ids"][n * k : (n + 1) * k]
-            values = np.array(row["teacher_logprobs"][n * k : (n + 1) * k], dtype=np.float64)
-            assert len(set(ids)) == k and max(ids) < width
-            own = int(row["input_ids"][t])
-            likeliest = [int(i) for i in logprobs[t - 1].topk(k).indices if i < width]
-            known = sorted({*likeliest, own}, key=lambda i: -float(logprobs[t - 1, i]))[:k]
-            filled += k - len(known)
-            assert ids[: len(known)] == known
-            np.testing.assert_allclose(values[: len(known)], logprobs[t - 1, known], rtol=2**-10)
-            np.testing.assert_allclose(np.exp(values).sum() + row["teacher_tail"][n], 1, atol=2e-3)
-            np.testing.assert_allclose(row["teacher_token_logprob"][n], logprobs[t - 1, own], rtol=2**-10)
-    assert filled > 0, "no padding row was among the likeliest, and this tests less than it says"
-    manifest = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
-    assert manifest["teacher"] == "tiny" and manifest["scored_by"] == "server, vllm"
-
-
-def test_places_of_padding_rows_are_filled_from_the_tail() -> None:
-    stored = from_alternatives([{0: -1.0, 2: -2.0, 11: -1.5, 12: -3.0}], [2], k=4, width=10)
-    known = np.exp([-1.0, -2.0]).sum()
-    mean = (1 - known) / 8
-    assert stored.ids.tolist() == [[0, 2, 1, 3]]
-    np.testing.assert_allclose(np.exp(stored.logprobs.astype(float))[0, 2:], mean, rtol=2e-3)
-    np.testing.assert_allclose(stored.tail, [1 - known - 2 * mean], rtol=1e-5)
-
-
-def test_a_server_for_twenty_says_how_to_start_it_for_more(
-    tiny: Path, rows: Path, tmp_path: Path, serve: Callable[..., FakeVLLM], capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake = serve(most=20)
-    line = refused(capsys, score(rows, tmp_path / "out", fake.url, "--teacher-tokenizer", tiny))
-    assert "--max-logprobs 32" in line
-    assert score(rows, tmp_path / "few", fake.url, "--teacher-tokenizer", tiny, "--top-k", 20) == 0
-
-
-def test_a_server_that_is_no_vllm(
-    tiny: Path, rows: Path, tmp_path: Path, serve: Callable[..., FakeVLLM], capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake = serve(prompt_logprobs=False)
-    line = refused(capsys, score(rows, tmp_path / "out", fake.url, "--teacher-tokenizer", tiny))
-    assert "no prompt_logprobs" in line
-    assert "--teacher-tokenizer" in refused(capsys, score(rows, tmp_path / "out", fake.url))
-
-
-def test_vllm_is_started_for_as_many_as_are_asked(tiny: Path) -> None:
-    shown = ChildEngine("vllm", str(tiny), context=301, max_logprobs=32)._command(1)
-    assert shown[shown.index("--max-logprobs") + 1] == "32"
-    assert "--max-logprobs" not in ChildEngine("vllm", str(tiny))._command(1)

@@ -2,60 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import resource
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentsys.commands import command, run_app
-from agentsys.trainers.loading import TrainerError, tokenizer_digest
-from agentsys.trainers.row_files import RowOptions, limit_length, read_rows, row_schema
+from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
 from agentsys.trainers.sft import SFTOptions, train
 from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config
-from tests.support.tiny import SENTENCES, make_tiny, make_tokenizer
-
-TOKENIZER = make_tokenizer()
-DIGEST = tokenizer_digest(TOKENIZER)
-QUICK = {"learning_rate": 1e-3, "warmup": 0, "schedule": "constant", "checkpoint_every": 1000, "evaluate_every": 1000}
-
-
-def sft_row(number: int, answer: str = "") -> dict[str, Any]:
-    text = (answer or SENTENCES[number % 5] * (1 + number % 3)) + f" {number}"
-    asked = TOKENIZER("<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n").input_ids
-    ids = [*TOKENIZER(text).input_ids, TOKENIZER.eos_token_id]
-    return {
-        "id": str(number),
-        "kind": "sft",
-        "source": "s",
-        "input": str(number),
-        "prompt": "",
-        "text": text,
-        "ids_source": "rendered",
-        "lineage": "{}",
-        "scores": "{}",
-        "input_ids": asked + ids,
-        "loss_mask": [0] * len(asked) + [1] * len(ids),
-    }
-
-
-def write_rows(file: Path, rows: list[dict[str, Any]], kind: str = "sft", digest: str = DIGEST) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, row_schema(kind, digest)), file)
-    return file
+from tests.support.tiny import make_tiny, make_tokenizer
+from tests.support.training import (
+    HEAVY,
+    QUICK,
+    in_a_process,
+    in_two_processes,
+    losses,
+    metrics,
+    same,
+    sft_row,
+    weights,
+    write_rows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +54,6 @@ def fine_tune(rows: Path, student: Path, out: Path, *, lora: int = 0, packing: b
     return out
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(out / "model")
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def metrics(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in metrics(out) if "loss" in line]
-
-
 def plain_loss(model: Any, batch: list[dict[str, Any]]) -> float:
     """Mean over the learned tokens of all rows, one row at a time, written down directly."""
     total, count = 0.0, 0
@@ -101,10 +64,6 @@ def plain_loss(model: Any, batch: list[dict[str, Any]]) -> float:
                 total -= float(logits[t - 1, row["input_ids"][t]])
                 count += 1
     return total / count
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> bool:
-    return all(torch.allclose(one[name], other[name], atol=tolerance) for name in one)
 
 
 def test_the_loss_is_that_of_the_learned_tokens_however_it_is_batched(
@@ -183,46 +142,7 @@ def test_what_a_training_leaves_behind(rows: Path, student: Path, tmp_path: Path
         assert not torch.allclose(merged(ids).logits, base, atol=1e-2)
 
 
-PROCESSES = multiprocessing.get_context("forkserver")
-HEAVY = ["datasets", "matplotlib.figure", "peft", "torch.utils.tensorboard", "trl.trainer.dpo_trainer"]
 HEAVY += ["trl.trainer.distillation_trainer", "trl.trainer.sft_trainer"]
-
-
-def in_a_process(
-    script: str, options: Sequence[Any], folder: Path, prepare: Callable[[], None] | None = None
-) -> tuple[int, str]:
-    """A trainer's command in a process of its own, in a folder: exit code, and what it said.
-
-    The process needs no seconds for its imports, and calls `prepare` before the command.
-    """
-    PROCESSES.set_forkserver_preload(HEAVY)
-    said = folder / "said.txt"
-    process = PROCESSES.Process(target=_trainer, args=(script, [str(option) for option in options], said, prepare))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode, said.read_text()
-
-
-def _trainer(script: str, options: list[str], said: Path, prepare: Callable[[], None] | None) -> None:
-    file = os.open(said, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.chdir(said.parent)
-    if prepare:
-        prepare()
-    module = import_module(f"trainers.{script}")
-    sys.exit(run_app(command(*([module.train, module.score] if script == "miniplm" else [module.main])), options))
-
-
-def in_two_processes(script: str, *options: Any) -> None:
-    """A trainer's command with quick settings in two processes on the CPU, which talk through gloo."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
-    quick = [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", value)]
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    given = [str(part) for part in (*launch, *quick, *options)]
-    done = subprocess.run(given, capture_output=True, text=True, env=os.environ | cpu)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path: Path) -> None:
@@ -347,7 +267,9 @@ def test_any_setting_of_trl_can_be_given(rows: Path, student: Path, tmp_path: Pa
     "name", ["rows", "sft", "step_dpo", "distill", "warmup_distill", "teacher", "miniplm", "export"]
 )
 def test_help_groups_options_and_loads_no_torch(name: str) -> None:
-    code = f"import sys, trainers.{name}; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code = (
+        f"import sys, agentsys.trainers.{name}; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     done = subprocess.run([sys.executable, f"trainers/{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

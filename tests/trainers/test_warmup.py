@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agentsys.trainers.corrections import CheckedSample, Edit, check, flag_tokens, replace_and_truncate, replace_tokens
+from agentsys.trainers.corrections import (
+    CheckedSample,
+    Edit,
+    check_samples,
+    flag_tokens,
+    replace_and_truncate,
+    replace_tokens,
+)
 from agentsys.trainers.distill_offline import DistillOptions
 from agentsys.trainers.generate import SamplingOptions
 from agentsys.trainers.loading import TrainerError
@@ -18,7 +25,7 @@ from agentsys.trainers.training import StudentOptions, TrainingOptions
 from agentsys.trainers.warmup import Warmup, WarmupOptions
 from agentsys.trainers.warmup_distill import main
 from tests.support.tiny import make_tiny
-from tests.trainers.test_training import QUICK, sft_row, write_rows
+from tests.support.training import QUICK, sft_row, write_rows
 
 RNG = np.random.default_rng(0)
 CHECKED = CheckedSample(
@@ -74,10 +81,10 @@ def warmup(folder: Path, out: Path, **changes: object) -> Warmup:
 @pytest.mark.parametrize("edit", ["replace_token", "replace_and_teacher_continue", "replace_and_student_continue"])
 def test_pairs_agree_up_to_the_first_flagged_token(edit: Edit, folder: Path, tmp_path: Path) -> None:
     warm = warmup(folder, tmp_path, edit=edit, max_edits=2)
-    pairs = pq.read_table(warm.pairs() / "train.parquet").to_pylist()
+    pairs = pq.read_table(warm.make_pairs() / "train.parquet").to_pylist()
     assert pairs
-    samples = warm.samples()
-    checked = check(samples, warm._scorer(str(folder / "teacher")), warm._scorer(str(folder / "student")))
+    samples = warm.sample_answers()
+    checked = check_samples(samples, warm._scorer(str(folder / "teacher")), warm._scorer(str(folder / "student")))
     for pair in pairs:
         number = int(pair["id"].partition("#")[2])
         chosen, rejected = pair["chosen_ids"], pair["rejected_ids"]
@@ -93,14 +100,14 @@ def test_pairs_agree_up_to_the_first_flagged_token(edit: Edit, folder: Path, tmp
 
 def test_the_warm_up_brings_the_student_nearer_to_the_teacher(folder: Path, tmp_path: Path) -> None:
     warm = warmup(folder, tmp_path)
-    warmed = warm.warmed()
-    before, after = warm.report(str(folder / "student")), warm.report(str(warmed))
+    warmed = warm.train_dpo()
+    before, after = warm.measure(str(folder / "student")), warm.measure(str(warmed))
     assert after["teacher_logprob"] > before["teacher_logprob"]
     with pytest.raises(TrainerError, match=r"warm-up: eta was 0.02 and is 0.5: give another --out"):
         warmup(folder, tmp_path, eta=0.5)
     again = warmup(folder, tmp_path)
     stamp = (warmed / "model.safetensors").stat().st_mtime_ns
-    assert again.warmed() == warmed
+    assert again.train_dpo() == warmed
     assert (warmed / "model.safetensors").stat().st_mtime_ns == stamp, "a finished stage is not done again"
 
 
@@ -134,7 +141,7 @@ def test_bad_settings_get_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match=r"--teacher .*: the tokenizers differ"):
         warmup(folder, tmp_path, teacher=str(other))
     with pytest.raises(TrainerError, match="no answer has a token below --eta"):
-        warmup(folder, tmp_path / "o", eta=1e-9).pairs()
+        warmup(folder, tmp_path / "o", eta=1e-9).make_pairs()
     write_rows(tmp_path / "only" / "train.parquet", [sft_row(1)])
     with pytest.raises(TrainerError, match=r"has no validation.parquet; the report needs held-out prompts"):
         main(

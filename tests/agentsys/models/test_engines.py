@@ -300,7 +300,7 @@ def test_a_vllm_teacher_scores_as_transformers_does(spec: str, tmp_path: Path) -
 
     from agentsys.trainers.loading import load_tokenizer, tokenizer_digest
     from agentsys.trainers.teacher import SpeedOptions, TeacherOptions, main
-    from tests.trainers.test_training import write_rows
+    from tests.support.training import write_rows
 
     tokenizer = load_tokenizer(FOLDER)
     texts = ("The harbour slept with one eye open.", "def add(a, b):\n    return a + b\n", "他说话像一口枯井。")
