@@ -145,6 +145,7 @@ async def acollect(
         run_fingerprint["input"] = {"name": name, "fields": options.fields, "id_field": options.id_field}
         folder = RunFolder(Path(out))
         check_fingerprint(folder, run_fingerprint)
+        folder.rename_rejected()
         retried = folder.forget_failed() if options.retry_failed else set()
         cache = RequestCache(options.cache_path, limit=options.cache_bytes) if options.cache_path else None
         if options.shuffle:

@@ -50,9 +50,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")
             self._lock.acquire(blocking=False)
-            if (old := traces.failed_file(folder)) != (path := folder / "failed.jsonl"):
-                os.replace(old, path)  # the run was started with trace version 1
-            self._failed = path.open("ab", buffering=0)
+            self._failed = traces.failed_file(folder).open("ab", buffering=0)
         except Timeout:
             raise RunFolderError(
                 f"{folder}: another run is writing to this folder; wait for it or choose another --out"
@@ -70,9 +68,16 @@ class RunFolder:
         except orjson.JSONDecodeError:
             raise RunFolderError(f"{path} is not JSON; move it away or choose another --out") from None
 
+    def rename_rejected(self) -> None:
+        """Rename rejected.jsonl, the file of failed records of trace version 1, to failed.jsonl."""
+        path = traces.failed_file(self.folder)
+        if path.name != "failed.jsonl":
+            self._failed.close()
+            self._failed = path.rename(self.folder / "failed.jsonl").open("ab", buffering=0)
+
     def has_records(self) -> bool:
         """Whether the folder holds any finished record."""
-        files = [*traces.shards(self.folder), self.folder / "failed.jsonl"]
+        files = [*traces.shards(self.folder), traces.failed_file(self.folder)]
         return any(file.stat().st_size for file in files if file.exists())
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -103,8 +108,9 @@ class RunFolder:
                 done.ids.add(id_hash(orjson.loads(head[1])))
                 done.outcomes[head[2].decode()] += 1
             self._number = int(shard.stem.split("-")[1])
-        repair_tail(self.folder / "failed.jsonl")
-        for line in _lines(self.folder / "failed.jsonl"):
+        failed = traces.failed_file(self.folder)
+        repair_tail(failed)
+        for line in _lines(failed):
             entry = orjson.loads(line)
             done.failed += 1
             if "calls" in entry:  # it failed in the graph; otherwise its input was refused

@@ -3,41 +3,120 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from agentsys.collect.command import CollectOptions
 from agentsys.commands import command, run_app
 from agentsys.knobs import knob
+
+PROMPT = "# user\n{{ text }}"
 
 
 @dataclass(frozen=True)
 class Context:
-    judge: bool = knob(True, "on unless it is put out")
-    verbose: bool = knob(False, "off unless it is given")
+    judge: bool = knob(True, "on by default")
+    verbose: bool = knob(False, "off by default")
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Fields of every kind that once had other names."""
+
+    parallel: int = knob(4, "simulations at once", old_name="at_once")
+    exhaustive: bool = knob(False, "search the whole tree", old_name="whole_tree")
+    source: list[str] = knob((), "sources", old_name="origin")
+    critic_model: str = knob("", "model spec", old_name="judge_model")
+    critic_prompt: str = knob("", "prompt text", old_name="judge_prompt")
+
+
+def parse(kind: type, *arguments: object) -> tuple[int, list[object]]:
+    """The exit code of a command with the options of a dataclass, and the instances that it got."""
+    instances: list[object] = []
+
+    def main(options: object) -> None:
+        instances.append(options)
+
+    main.__annotations__ = {"options": kind}
+    return run_app(command(main), [str(argument) for argument in arguments]), instances
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("arguments", "expected"),
     [
         ([], Context()),
         (["--no-judge"], Context(judge=False)),
         (["--judge", "--verbose"], Context(verbose=True)),
     ],
 )
-def test_switches(given: list[str], expected: Context) -> None:
-    seen: list[Context] = []
-
-    def main(context: Context) -> None:
-        seen.append(context)
-
-    main.__annotations__ = {"context": Context}
-    assert run_app(command(main), given) == 0
-    assert seen == [expected]
+def test_switches(arguments: list[str], expected: Context) -> None:
+    assert parse(Context, *arguments) == (0, [expected])
 
 
 def test_a_switch_that_is_off_has_no_second_name(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(context: Context) -> None: ...
-
-    main.__annotations__ = {"context": Context}
-    assert run_app(command(main), ["--no-verbose"]) == 2
+    assert parse(Context, "--no-verbose") == (2, [])
     assert "--no-verbose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--at-once", 9], {"parallel": 9}),
+        (["--whole-tree"], {"exhaustive": True}),
+        (["--origin", "a", "--origin", "b"], {"source": ["a", "b"]}),
+        (["--judge-model", "scripted:x"], {"critic_model": "scripted:x"}),
+        (["--judge-prompt", "critic.md"], {"critic_prompt": PROMPT}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_an_old_option_name_still_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], expected: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("critic.md").write_text(PROMPT)
+    code, [options] = parse(Renamed, *arguments)
+    assert code == 0
+    assert options == Renamed(**{"source": [], **expected})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("new_first", [True, False])
+def test_the_new_option_name_wins_if_both_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_first: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("critic.md").write_text(PROMPT)
+    Path("old.md").write_text("# user\nold")
+    old: list[object] = ["--at-once", 9, "--origin", "old", "--judge-model", "old", "--judge-prompt", "old.md"]
+    new: list[object] = ["--parallel", 2, "--source", "new", "--critic-model", "new", "--critic-prompt", "critic.md"]
+    code, [options] = parse(Renamed, *([*new, *old] if new_first else [*old, *new]))
+    assert code == 0
+    assert options == Renamed(parallel=2, source=["new"], critic_model="new", critic_prompt=PROMPT)
+
+
+def test_an_old_option_name_is_not_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(Renamed, "--help") == (0, [])
+    text = capsys.readouterr().out
+    for name in ("--parallel", "--exhaustive", "--source", "--critic-model", "--critic-prompt"):
+        assert name in text
+    for name in ("at-once", "whole-tree", "origin", "judge"):
+        assert name not in text
+
+
+def test_a_wrong_value_of_an_old_option_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(Renamed, "--at-once", "many") == (2, [])
+    assert "--at-once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["--retry-failed", "--retry-rejected"])
+def test_failed_records_are_retried_under_both_names(name: str) -> None:
+    assert parse(CollectOptions, name) == (0, [CollectOptions(retry_failed=True, field=[])])
+
+
+def test_a_collect_command_lists_input_and_output_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(CollectOptions, "--help") == (0, [])
+    text = capsys.readouterr().out
+    names = ["--input", "--out", "--field", "--id-field", "--limit", "--shuffle", "--seed", "--in-flight"]
+    places = [text.index(name) for name in names]
+    assert places == sorted(places)
+    assert "--retry-failed" in text and "rejected" not in text

@@ -1,4 +1,4 @@
-"""Traces: one JSON object a line, the same after a round trip, sorted, comparable, and readable by other tools."""
+"""Traces: one JSON object per line, equal after a round trip, sorted, comparable, readable by other tools."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from agentsys.traces import (
     Target,
     Trace,
     dump,
+    finished,
     load,
     read_traces,
     shards,
@@ -34,8 +35,8 @@ from agentsys.traces import (
 
 
 def call(key: str, **changes: Any) -> Call:
-    """A call in chat mode, as little as there can be."""
-    known: dict[str, Any] = {
+    """A minimal call in chat mode."""
+    defaults: dict[str, Any] = {
         "key": key,
         "role": "advisor",
         "prompt_sha256": "ab" * 32,
@@ -51,7 +52,7 @@ def call(key: str, **changes: Any) -> Call:
         "prompt_tokens": 3,
         "completion_tokens": 2,
     }
-    return Call(**known | changes)
+    return Call(**defaults | changes)
 
 
 FULL = call(
@@ -76,7 +77,7 @@ TEXTS = call("judge/2", top_logprobs=[[-0.5]], top_tokens=[["9"]], logprobs=[-0.
 
 
 def trace(*calls: Call, **changes: Any) -> Trace:
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "id": "r1",
         "system": "agentsys.graphs.drt.system",
         "run": "f00",
@@ -88,7 +89,7 @@ def trace(*calls: Call, **changes: Any) -> Trace:
         "targets": [],
         "calls": list(calls),
     }
-    return Trace(**known | changes)
+    return Trace(**defaults | changes)
 
 
 TARGETS = [
@@ -107,7 +108,7 @@ TARGETS = [
     ],
     ids=["bare", "full", "failed", "tree"],
 )
-def test_a_trace_comes_back_as_it_was(original: Trace) -> None:
+def test_a_trace_survives_a_round_trip(original: Trace) -> None:
     line = dump(original)
     assert load(line) == original
     assert load(line.decode()) == original
@@ -129,6 +130,13 @@ def test_a_line_is_one_json_object_with_every_field() -> None:
     assert set(raw) == {field.name for field in fields(Trace)}
     assert set(raw["calls"][0]) == {field.name for field in fields(Call)}
     assert raw["version"] == VERSION
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("kept", "kept"), ("dropped", "dropped"), ("rejected", "failed")])
+def test_a_version_1_line_is_read(outcome: str, expected: str) -> None:
+    raw = json.loads(dump(trace(FULL, targets=TARGETS, reason="because"))) | {"version": 1, "outcome": outcome}
+    loaded = load(json.dumps(raw))
+    assert loaded == trace(FULL, targets=TARGETS, reason="because", outcome=expected, version=1)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -154,7 +162,7 @@ def test_the_order_in_which_calls_ended_does_not_matter() -> None:
         assert dump(trace(*map(call, keys))) == expected
 
 
-def test_what_was_measured_can_be_taken_off() -> None:
+def test_measured_values_can_be_stripped() -> None:
     first = trace(FULL, call("a"), measured={"seconds": 1.0}, tree=[{"id": "root", "measured": {"seconds": 3}}])
     second = deepcopy(first)
     second.measured = {"seconds": 9.0, "hits": 3}
@@ -180,7 +188,7 @@ def test_what_was_measured_can_be_taken_off() -> None:
         ({"unknown": 1}, "not a trace"),
     ],
 )
-def test_a_line_that_is_no_trace(change: dict[str, Any], complaint: str) -> None:
+def test_a_line_that_is_not_a_trace(change: dict[str, Any], complaint: str) -> None:
     raw = json.loads(dump(trace(FULL)))
     with pytest.raises(ValueError, match=complaint):
         load(json.dumps(raw | change))
@@ -224,20 +232,36 @@ def test_the_traces_of_a_folder_in_order(tmp_path: Path) -> None:
     assert [path.name for path in shards(tmp_path)] == [f"traces-0000{i}.jsonl" for i in range(3)]
     assert list(read_traces(tmp_path)) == VARIED
     with (tmp_path / "traces-00002.jsonl").open("ab") as shard:
-        shard.write(dump(VARIED[0])[:50])  # a run that is being written, or was killed
+        shard.write(dump(VARIED[0])[:50])  # a run in progress, or a killed one
     assert list(read_traces(tmp_path)) == VARIED
+
+
+@pytest.mark.parametrize(("name", "version", "outcome"), [("failed", 2, "failed"), ("rejected", 1, "rejected")])
+def test_finished_traces_include_failed_records_but_no_refused_inputs(
+    tmp_path: Path, name: str, version: int, outcome: str
+) -> None:
+    write(tmp_path, VARIED[:2])
+    failure = dump(trace(call("a"), id="lost", outcome=outcome, reason="RoleError: no", result=None, version=version))
+    refused = [
+        {"id": None, "source": "a.jsonl:3", "reason": "not JSON"},
+        {"id": "r", "source": "a.jsonl:4", "reason": "x"},
+    ]
+    lines = [orjson.dumps(refused[0]) + b"\n", failure, orjson.dumps(refused[1]) + b"\n", failure[:80]]  # torn last
+    (tmp_path / f"{name}.jsonl").write_bytes(b"".join(lines))
+    assert [(t.id, t.outcome) for t in finished(tmp_path)] == [("bare", "kept"), ("full", "kept"), ("lost", "failed")]
+    assert list(read_traces(tmp_path)) == VARIED[:2]
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_jq_reads_a_shard(tmp_path: Path) -> None:
     write(tmp_path, VARIED)
-    told = subprocess.run(
+    result = subprocess.run(
         ["jq", "-r", "[.id, (.calls | length)] | @tsv", tmp_path / "traces-00000.jsonl"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.splitlines() == [f"{t.id}\t{len(t.calls)}" for t in VARIED]
+    assert result.stdout.splitlines() == [f"{t.id}\t{len(t.calls)}" for t in VARIED]
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["forward", "backward"])

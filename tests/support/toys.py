@@ -1,4 +1,4 @@
-"""What several test files need of a run: scripted replies for DRT, records, a model that counts, the command."""
+"""Runs for tests: a script for DRT, records, models that log their calls, the DRT command, a graph of one node."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ RULES: list[dict[str, Any]] = [
     {"role": "narrator", "key": "narrate#1", "replies": ["First [1], then [2], then [3]."]},
     {"role": "narrator", "key": "narrate#2", "replies": ["First [1], then [2], then [3], then [4]."]},
 ]
-"""Enough for DRT to keep, drop and ask again; a sentence without "like" fails, for its key word is not in it."""
+"""With these replies DRT keeps, drops and asks again; a sentence without "like" fails: it lacks the keyword."""
 
 
 def write_lines(path: Path, lines: Iterable[Any]) -> Path:
-    """A file of JSON lines."""
+    """Write JSON lines and return the path."""
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     return path
 
 
 def sentences(count: int, unusable: int = 25) -> list[dict[str, str]]:
-    """Records with ids; every `unusable`-th one has no word that the scripted model picks."""
+    """Records with ids; every `unusable`-th one lacks the word that the scripted model picks."""
     texts = ["The lamp shone like a moon." if i % unusable else "Nothing here." for i in range(1, count + 1)]
     return [{"id": f"r{i}", "text": f"{i}: {text}"} for i, text in enumerate(texts)]
 
@@ -94,19 +94,19 @@ class TreeChatModel(LoggedChatModel):
 
 
 def tree_reply(messages: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> str:
-    """No two steps alike; seven principles with soft weights."""
+    """A unique text for each step; seven principles with soft weights."""
     if call["role"] == "writer":
         return f"text {call['key']} {call['seed']}"
     text = str(messages[-1]["content"]).rpartition("judge:\n")[2].partition("\n\n(An earlier")[0]
-    lucky = random.Random(text)
-    sums = [0.0 if lucky.random() < 0.02 else 1.0 for _ in PRINCIPLES]
-    rows = [[lucky.random() for _ in range(5)] for _ in PRINCIPLES]
-    rows = [[weight * made / sum(row) for weight in row] for row, made in zip(rows, sums, strict=True)]
+    rng = random.Random(text)
+    sums = [0.0 if rng.random() < 0.02 else 1.0 for _ in PRINCIPLES]
+    rows = [[rng.random() for _ in range(5)] for _ in PRINCIPLES]
+    rows = [[weight * total / sum(row) for weight in row] for row, total in zip(rows, sums, strict=True)]
     return json.dumps({"analysis": ""} | dict(zip(PRINCIPLES, rows, strict=True)))
 
 
-def paid(log: Path) -> list[tuple[str, str]]:
-    """(process, record and key) of every call that a LoggedChatModel made."""
+def paid_calls(log: Path) -> list[tuple[str, str]]:
+    """(process, record and key) of every call in the log of a LoggedChatModel."""
     lines = log.read_text().splitlines() if log.exists() else []
     return [(process, call) for process, _, call in (line.partition(" ") for line in lines)]
 
@@ -118,14 +118,24 @@ def outcomes(folder: Path) -> list[bytes]:
     return [orjson.dumps(line) for line in sorted(lines, key=lambda line: str(line["id"]))]
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run."""
+    return dict(orjson.loads((folder / "manifest.json").read_bytes()))
+
+
+def read_failed(folder: Path) -> list[dict[str, Any]]:
+    """The lines of failed.jsonl of a run."""
+    return [orjson.loads(line) for line in (folder / "failed.jsonl").read_bytes().splitlines()]
+
+
 def environment(cache: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """For a subprocess: our modules and toys can be imported, and the user's cache folder is left alone."""
+    """The environment of a subprocess that can import our modules and does not use the user's cache folder."""
     clean = {name: value for name, value in os.environ.items() if name != "AGENTSYS_API_KEY"}
     return clean | {"PYTHONPATH": PYTHON_PATH, "AGENTSYS_CACHE": str(cache), "COLUMNS": "200"} | dict(more or {})
 
 
-def start(cache: Path, *options: object, log: Path | None = None, **settings: Any) -> subprocess.Popen[str]:
-    """`python graphs/drt_collect.py <options>`, started."""
+def start_drt(cache: Path, *options: object, **settings: Any) -> subprocess.Popen[str]:
+    """Start `python graphs/drt_collect.py <options>`."""
     return subprocess.Popen(
         [sys.executable, str(COMMAND), *map(str, options)],
         env=environment(cache, settings.pop("env", None)),
@@ -137,44 +147,44 @@ def start(cache: Path, *options: object, log: Path | None = None, **settings: An
 
 
 def run_drt(cache: Path, *options: object, timeout: float = 120, **settings: Any) -> tuple[int, str, str]:
-    """`python graphs/drt_collect.py <options>` to its end: exit code, stdout, stderr."""
-    process = start(cache, *options, **settings)
+    """Run `python graphs/drt_collect.py <options>`. Returns exit code, stdout and stderr."""
+    process = start_drt(cache, *options, **settings)
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 
 
 def call_drt(capsys: Any, *options: object) -> tuple[int, str, str]:
-    """The same inside this process, without the seconds that the imports take."""
+    """Run the command in this process, which saves the seconds of its imports. Returns exit code, stdout and stderr."""
     from agentsys.commands import command, run_app
     from agentsys.graphs.drt_collect import main
 
     capsys.readouterr()
     code = run_app(command(main), [str(option) for option in options])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
-def fork_drt(*options: object, said: Path) -> BaseProcess:
-    """The same in a process of its own that needs no second for its imports; what it says goes to a file."""
+def fork_drt(*options: object, output: Path) -> BaseProcess:
+    """Start the command in a process forked after its imports; stdout and stderr go to a file."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["agentsys.graphs.drt_collect", "uvloop"])
-    process = processes.Process(target=_forked, args=([str(option) for option in options], str(said)))
+    process = processes.Process(target=_run_forked, args=([str(option) for option in options], str(output)))
     process.start()
     return process
 
 
-def _forked(options: list[str], said: str) -> None:
+def _run_forked(options: list[str], output: str) -> None:
     from agentsys.commands import command, run_app
     from agentsys.graphs.drt_collect import main
 
-    file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    file = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.exit(run_app(command(main), options))
 
 
 def one_error(err: str) -> str:
-    """The one line that a command says of what a user did wrong."""
+    """The message of a command's error; asserts that stderr has this one line only."""
     assert "Traceback" not in err, err
     assert err.startswith("error: "), err
     assert err.count("\n") == 1, err
@@ -182,13 +192,13 @@ def one_error(err: str) -> str:
 
 
 class Input(TypedDict):
-    """What the toy graph takes."""
+    """Graph input."""
 
     text: str
 
 
 class State(Input):
-    """What its one node may return."""
+    """Graph state: whatever the one node may return."""
 
     reply: NotRequired[Any]
     dropped: NotRequired[Any]

@@ -22,10 +22,10 @@ from tests.support.toys import (
     fork_drt,
     one_error,
     outcomes,
-    paid,
+    paid_calls,
     run_drt,
     sentences,
-    start,
+    start_drt,
     write_lines,
 )
 
@@ -81,23 +81,23 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_twenty_kills_lose_nothing(tmp_path: Path, records: Path, options: Callable[..., list[object]]) -> None:
-    whole = fork_drt(*options("whole", records), said=tmp_path / "whole.txt")
+    whole = fork_drt(*options("whole", records), output=tmp_path / "whole.txt")
     whole.join(120)
     assert whole.exitcode == 3, (tmp_path / "whole.txt").read_text()
-    needed = len(paid(tmp_path / "whole.log"))
+    needed = len(paid_calls(tmp_path / "whole.log"))
 
     rng = random.Random(20)
     log = tmp_path / "killed.log"
     given = options("killed", records, 0.003)
     moments = sorted(rng.sample(range(1, needed - 200), KILLS))
     for moment in moments:
-        process = fork_drt(*given, said=tmp_path / "killed.txt")
-        wait_for(lambda: len(paid(log)) >= moment or not process.is_alive())  # noqa: B023
+        process = fork_drt(*given, output=tmp_path / "killed.txt")
+        wait_for(lambda: len(paid_calls(log)) >= moment or not process.is_alive())  # noqa: B023
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL, (tmp_path / "killed.txt").read_text()
-    last = fork_drt(*given, said=tmp_path / "killed.txt")
+    last = fork_drt(*given, output=tmp_path / "killed.txt")
     last.join(120)
     assert last.exitcode == 3, (tmp_path / "killed.txt").read_text()
 
@@ -108,8 +108,8 @@ def test_twenty_kills_lose_nothing(tmp_path: Path, records: Path, options: Calla
     assert manifest["counts"] == orjson.loads((tmp_path / "whole" / "manifest.json").read_bytes())["counts"]
     assert all(manifest["counts"].values())  # the replies make all three outcomes happen
 
-    calls = paid(log)
-    assert {call for _, call in calls} == {call for _, call in paid(tmp_path / "whole.log")}
+    calls = paid_calls(log)
+    assert {call for _, call in calls} == {call for _, call in paid_calls(tmp_path / "whole.log")}
     lost = Counter(process for i, (process, call) in enumerate(calls) if call in {c for _, c in calls[i + 1 :]})
     assert 0 < len(calls) - needed == lost.total()
     assert max(lost.values()) <= WORKERS
@@ -120,13 +120,13 @@ def test_torn_last_lines_are_repaired(
 ) -> None:
     folder = tmp_path / "run"
     assert call_drt(capsys, *options("run"))[0] == 3
-    before, calls = outcomes(folder), len(paid(tmp_path / "run.log"))
+    before, calls = outcomes(folder), len(paid_calls(tmp_path / "run.log"))
     for path in (folder / "traces-00000.jsonl", folder / "failed.jsonl"):
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
     assert call_drt(capsys, *options("run"))[0] == 3
     assert outcomes(folder) == before
-    assert len(paid(tmp_path / "run.log")) == calls  # what was torn comes back from the request cache
+    assert len(paid_calls(tmp_path / "run.log")) == calls  # what was torn comes back from the request cache
     assert all(path.read_bytes().endswith(b"\n") for path in folder.glob("*.jsonl"))
 
 
@@ -207,7 +207,7 @@ def test_a_disk_that_is_full_at_once_is_one_error(
     line = one_error(err)
     assert str(small_disk / "run") in line
     assert "No space left" in line
-    assert not paid(tmp_path / "run.log")
+    assert not paid_calls(tmp_path / "run.log")
     remount(small_disk, "size=64m")
     assert call_drt(capsys, *given)[0] == 3
     assert len(outcomes(small_disk / "run")) == 30
@@ -217,8 +217,8 @@ def test_a_disk_that_others_fill_is_one_error(
     tmp_path: Path, small_disk: Path, options: Callable[..., list[object]]
 ) -> None:
     given = [*options("run", seconds=0.05), "--out", small_disk / "run"]
-    process = start(tmp_path, *given)
-    wait_for(lambda: len(paid(tmp_path / "run.log")) >= WORKERS, process)
+    process = start_drt(tmp_path, *given)
+    wait_for(lambda: len(paid_calls(tmp_path / "run.log")) >= WORKERS, process)
     with pytest.raises(OSError, match="No space left"), (small_disk / "other").open("wb", buffering=0) as other:
         while True:
             other.write(b"x" * 4096)
@@ -245,7 +245,7 @@ def test_a_read_only_folder_is_one_line(
     assert "Read-only" in line
     assert "--out" in line
     assert not list(small_disk.iterdir())
-    assert not paid(tmp_path / "run.log")
+    assert not paid_calls(tmp_path / "run.log")
 
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
@@ -259,21 +259,21 @@ def test_a_place_below_a_file_is_one_line(
     assert str(tmp_path / "file" / "below") in line
     assert option in line
     assert (tmp_path / "file").read_text() == "in the way"
-    assert not paid(tmp_path / "run.log")
+    assert not paid_calls(tmp_path / "run.log")
 
 
 def test_the_second_collector_on_a_folder_is_refused(
     tmp_path: Path, options: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = fork_drt(*options("run", seconds=0.05), said=tmp_path / "said.txt")
-    wait_for(lambda: len(paid(tmp_path / "run.log")) > 0)
+    first = fork_drt(*options("run", seconds=0.05), output=tmp_path / "said.txt")
+    wait_for(lambda: len(paid_calls(tmp_path / "run.log")) > 0)
     code, _, err = call_drt(capsys, *options("run"))
     assert code == 2
     assert "another run is writing to this folder" in one_error(err)
     first.join(60)
     assert first.exitcode == 3  # the first one was not disturbed
     assert len(outcomes(tmp_path / "run")) == 30
-    assert len({call for _, call in paid(tmp_path / "run.log")}) == len(paid(tmp_path / "run.log"))
+    assert len({call for _, call in paid_calls(tmp_path / "run.log")}) == len(paid_calls(tmp_path / "run.log"))
 
 
 def test_a_folder_is_free_again_once_it_is_closed(tmp_path: Path) -> None:
@@ -341,28 +341,28 @@ def test_ctrl_c_drains_and_the_resume_completes(
     tmp_path: Path, options: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = options("run", seconds=0.1)
-    process = start(tmp_path, *given)
-    wait_for(lambda: len(paid(tmp_path / "run.log")) >= 2 * WORKERS, process)
+    process = start_drt(tmp_path, *given)
+    wait_for(lambda: len(paid_calls(tmp_path / "run.log")) >= 2 * WORKERS, process)
     os.kill(process.pid, signal.SIGINT)
-    before = len(paid(tmp_path / "run.log"))
+    before = len(paid_calls(tmp_path / "run.log"))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "stopped: interrupted; rerun the same command to resume" in err
-    calls = paid(tmp_path / "run.log")
+    calls = paid_calls(tmp_path / "run.log")
     assert len(calls) <= before + WORKERS  # no call is begun after those in flight
     assert len(outcomes(tmp_path / "run")) < 30
 
     assert call_drt(capsys, *options("run"))[0] == 3
     assert len(outcomes(tmp_path / "run")) == 30
-    again = [call for _, call in paid(tmp_path / "run.log")]
+    again = [call for _, call in paid_calls(tmp_path / "run.log")]
     assert len(set(again)) == len(again)  # what was in flight was waited for: no call is paid for twice
     assert len(again) > len(calls)
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, options: Callable[..., list[object]]) -> None:
-    process = start(tmp_path, *options("run", seconds=3600))
-    wait_for(lambda: len(paid(tmp_path / "run.log")) >= 1, process)
+    process = start_drt(tmp_path, *options("run", seconds=3600))
+    wait_for(lambda: len(paid_calls(tmp_path / "run.log")) >= 1, process)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
     assert process.poll() is None  # it waits for the calls in flight

@@ -15,7 +15,7 @@ import pytest
 
 from agentsys.traces import read_traces
 from tests.support.paths import ROOT
-from tests.support.toys import environment, outcomes, paid, write_lines
+from tests.support.toys import environment, outcomes, paid_calls, write_lines
 
 KILLS = 5
 REQUESTS = 6
@@ -62,12 +62,12 @@ def test_killed_trees_come_back_as_they_were(start_run: Start, tmp_path: Path) -
     requests = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(REQUESTS)]
     write_lines(tmp_path / "requests.jsonl", requests)
     wait_for_success(start_run("whole"))
-    calls_needed = len(paid(tmp_path / "whole.log"))
+    calls_needed = len(paid_calls(tmp_path / "whole.log"))
 
     log = tmp_path / "killed.log"
     for moment in sorted(random.Random(9).sample(range(1, calls_needed - 100), KILLS)):
         process = start_run("killed")
-        while len(paid(log)) < moment and process.poll() is None:
+        while len(paid_calls(log)) < moment and process.poll() is None:
             time.sleep(0.002)
         process.kill()
         assert process.wait(60) == -signal.SIGKILL, process.communicate()
@@ -76,8 +76,8 @@ def test_killed_trees_come_back_as_they_were(start_run: Start, tmp_path: Path) -
     assert outcomes(tmp_path / "killed") == outcomes(tmp_path / "whole")
     trees = [trace.tree or [] for trace in read_traces(tmp_path / "killed")]
     assert len(trees) == REQUESTS and all(node["visits"] for tree in trees for node in tree[:1])
-    calls = paid(log)
+    calls = paid_calls(log)
     lost = Counter(process for i, (process, call) in enumerate(calls) if call in {c for _, c in calls[i + 1 :]})
-    assert {call for _, call in calls} == {call for _, call in paid(tmp_path / "whole.log")}
+    assert {call for _, call in calls} == {call for _, call in paid_calls(tmp_path / "whole.log")}
     assert 0 < lost.total() == len(calls) - calls_needed, "no finished call is paid for twice"
     assert max(lost.values()) <= REQUESTS * PARALLEL * WIDTH, "only what was in flight"

@@ -1,0 +1,88 @@
+"""Resuming a run that trace version 1 started: rejected.jsonl, the outcome "rejected", manifest version 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from agentsys.collect import RunFolderError, RunOptions, Summary, collect
+from agentsys.graphs.drt.system import Context, graph
+from agentsys.traces import finished, read_traces
+from tests.support.toys import outcomes, read_failed, read_manifest, sentences
+
+COUNT = 14
+FIRST = 8
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: str) -> Callable[..., Summary]:
+    """Collects into the folder `run` with one request cache; of the first 8 records, r7 fails."""
+
+    def collect_records(**options: int | bool) -> Summary:
+        settings = RunOptions(cache=tmp_path / "cache.sqlite", **options)  # type: ignore[arg-type]
+        records = [*sentences(COUNT, 7), {"id": "empty", "text": ""}]
+        records = records[: FIRST - 1] + records[-1:] + records[FIRST - 1 : -1]  # the empty one among the first
+        return collect(graph, records, tmp_path / "run", context=Context(model), options=settings)
+
+    return collect_records
+
+
+def make_version_1(folder: Path, schema: str | None = None) -> None:
+    """Rewrite a run's files as version 1 wrote them, with another schema digest of the evaluator if given."""
+    for path in folder.glob("*.jsonl"):
+        lines = path.read_bytes().replace(b'{"version":2,', b'{"version":1,')
+        path.write_bytes(lines.replace(b'"outcome":"failed"', b'"outcome":"rejected"'))
+    (folder / "failed.jsonl").rename(folder / "rejected.jsonl")
+    manifest = read_manifest(folder) | {"version": 1}
+    manifest["counts"]["rejected"] = manifest["counts"].pop("failed")
+    if schema:
+        manifest["fingerprint"]["roles"]["evaluator"]["schema"] = schema
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+
+
+def test_a_version_1_run_is_resumed(tmp_path: Path, run: Callable[..., Summary], calls: Callable[[], int]) -> None:
+    folder = tmp_path / "run"
+    first = run(limit=FIRST)
+    assert first.failed == 2 and first.kept + first.dropped == FIRST - 2
+    before = {trace.id: (trace.outcome, trace.reason) for trace in finished(folder)}
+    make_version_1(folder)
+    assert {trace.id: (trace.outcome, trace.reason) for trace in finished(folder)} == before
+    paid = calls()
+
+    second = run()
+    assert second.skipped == FIRST - 1  # all but the refused input, which has no id
+    assert second.calls == calls() - paid > 0
+    assert not (folder / "rejected.jsonl").exists()
+    assert len(outcomes(folder)) == COUNT + 1
+    assert {trace.version for trace in read_traces(folder)} == {1, 2}
+    assert before.items() <= {trace.id: (trace.outcome, trace.reason) for trace in finished(folder)}.items()
+    manifest = read_manifest(folder)
+    assert manifest["version"] == 2
+    assert manifest["counts"] == {"kept": second.kept, "dropped": second.dropped, "failed": len(read_failed(folder))}
+    assert sum(manifest["counts"].values()) == COUNT + 1
+
+
+def test_failed_records_of_a_version_1_run_are_retried(tmp_path: Path, run: Callable[..., Summary]) -> None:
+    run(limit=FIRST)
+    make_version_1(tmp_path / "run")
+    summary = run(limit=FIRST, retry_failed=True)
+    assert (summary.failed, summary.skipped) == (2, FIRST - 2)
+    assert summary.calls > 0  # a retried record's calls are new ones
+    assert len(read_failed(tmp_path / "run")) == 2
+    assert [trace.version for trace in finished(tmp_path / "run") if trace.outcome == "failed"] == [2]
+
+
+def test_a_version_1_run_with_other_schemas_is_refused_in_one_line(tmp_path: Path, run: Callable[..., Summary]) -> None:
+    folder = tmp_path / "run"
+    run(limit=FIRST)
+    make_version_1(folder, schema="0" * 64)
+    files = {path.name: path.read_bytes() for path in folder.glob("*.json*")}
+    with pytest.raises(
+        RunFolderError, match=r"earlier version of agentsys.*roles\.evaluator\.schema: 0+\.\.\. -> "
+    ) as error:
+        run()
+    assert "\n" not in str(error.value) and "choose another --out" in str(error.value)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.json*")} == files  # that version can finish it
