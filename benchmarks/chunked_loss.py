@@ -49,12 +49,12 @@ def loss_of(way: str, chunk: int, case: Case) -> Tensor:
     hidden, head, ids, logprobs, tail, labels = case
     divergence, half = Divergence("forward_kl"), 0.5
     if way == "chunked":
-        given = (hidden, head, ids, logprobs, tail, divergence)
-        return divergence_from_topk(*given, weight=half, labels=labels, ce_weight=half, chunk=chunk).loss
+        arguments = (hidden, head, ids, logprobs, tail, divergence)
+        return divergence_from_topk(*arguments, weight=half, labels=labels, ce_weight=half, chunk=chunk).loss
 
     def part(rows: slice) -> Tensor:
-        given = (hidden[rows], head, ids[rows], logprobs[rows], tail[rows], divergence)
-        return plain_divergence(*given, weight=half, labels=labels[rows], ce_weight=half).loss
+        arguments = (hidden[rows], head, ids[rows], logprobs[rows], tail[rows], divergence)
+        return plain_divergence(*arguments, weight=half, labels=labels[rows], ce_weight=half).loss
 
     if way == "plain":
         return part(slice(None))
@@ -89,8 +89,8 @@ def measure(case: argparse.Namespace) -> dict[str, float]:
 
     def run() -> None:
         hidden.grad = head.grad = None
-        given = Case(hidden, head, ids, logprobs.half(), tail, labels)
-        loss_of(case.way, case.chunk, given).backward()
+        tensors = Case(hidden, head, ids, logprobs.half(), tail, labels)
+        loss_of(case.way, case.chunk, tensors).backward()
 
     return timed(run, case.device, case.repeats)
 
@@ -115,8 +115,10 @@ def timed(run: Callable[[], None], device: str, repeats: int) -> dict[str, float
 def in_own_process(options: argparse.Namespace, **case: Any) -> dict[str, float] | None:
     """One measurement in a fresh process; None if it ended there (out of memory)."""
     shared = {name: getattr(options, name) for name in ("device", "dtype", "hidden", "repeats")}
-    given = [f"--{name}={value}" for name, value in (shared | case).items()]
-    done = subprocess.run([sys.executable, __file__, "--one", *given], stdout=subprocess.PIPE, text=True, check=False)
+    arguments = [f"--{name}={value}" for name, value in (shared | case).items()]
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
     return dict(json.loads(done.stdout)) if done.returncode == 0 else None
 
 
@@ -159,16 +161,16 @@ def table(options: argparse.Namespace, vocabulary: int, length: int) -> None:
     plain: dict[str, float] | None = None
     for way in WAYS:
         for chunk in options.chunks if way != "plain" else [length]:
-            found = in_own_process(options, way=way, vocabulary=vocabulary, length=length, chunk=chunk)
-            plain = found if way == "plain" else plain
-            shown = ["out of memory", "", "", ""]
-            if found is not None:
-                base = plain or {name: float("nan") for name in found}
-                ratios = {name: found[name] / base[name] for name in found}
-                megabytes, seconds = f"{found['bytes'] / 1e6:,.0f}", f"{found['seconds']:.3f}"
-                shown = [megabytes, f"{ratios['bytes']:.2f}", seconds, f"{ratios['seconds']:.2f}"]
+            result = in_own_process(options, way=way, vocabulary=vocabulary, length=length, chunk=chunk)
+            plain = result if way == "plain" else plain
+            cells = ["out of memory", "", "", ""]
+            if result is not None:
+                base = plain or {name: float("nan") for name in result}
+                ratios = {name: result[name] / base[name] for name in result}
+                megabytes, seconds = f"{result['bytes'] / 1e6:,.0f}", f"{result['seconds']:.3f}"
+                cells = [megabytes, f"{ratios['bytes']:.2f}", seconds, f"{ratios['seconds']:.2f}"]
             size = "all" if way == "plain" else str(chunk)
-            print(f"| {vocabulary:,} | {length:,} | {way} | {size} | {' | '.join(shown)} |", flush=True)
+            print(f"| {vocabulary:,} | {length:,} | {way} | {size} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

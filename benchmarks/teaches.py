@@ -101,8 +101,8 @@ def rows_from(traces: Iterable[Trace], folder: Path, size: Size, kind: str = "sf
 
 def test_pairs(data: Path, size: Size) -> list[dict[str, str]]:
     """Test sentences of which none is in the training data."""
-    known = {record["text"].casefold() for record in read(data / "drt_metaphortrans" / "with_thoughts.jsonl")}
-    pairs = [p for p in read(data / "drt_metaphortrans" / "pairs.jsonl") if p["en"].casefold() not in known]
+    training_texts = {record["text"].casefold() for record in read(data / "drt_metaphortrans" / "with_thoughts.jsonl")}
+    pairs = [p for p in read(data / "drt_metaphortrans" / "pairs.jsonl") if p["en"].casefold() not in training_texts]
     return random.Random(SEED).sample(pairs, size.test)
 
 
@@ -132,13 +132,13 @@ def fine_tune(rows: Path, out: Path, size: Size, student: StudentOptions | None 
     from agentsys.trainers.sft import SFTOptions, train
 
     if not (out / "model" / "config.json").exists():
-        about = RowOptions(rows, max_length=size.max_length)
-        train(about, student or size.options, SFTOptions(), settings(out, epochs, 2e-4 if size.lora else 1e-5))
+        row_options = RowOptions(rows, max_length=size.max_length)
+        train(row_options, student or size.options, SFTOptions(), settings(out, epochs, 2e-4 if size.lora else 1e-5))
     return out / "model"
 
 
 def settings(out: Path, epochs: float, learning_rate: float) -> TrainingOptions:
-    """The same for every part: eight rows a step, computed in bfloat16 over fp32 weights."""
+    """The same for every part: eight rows per step, computed in bfloat16 over fp32 weights."""
     return TrainingOptions(
         out, epochs=epochs, learning_rate=learning_rate, batch=8, seed=SEED, bf16=True, checkpoint_every=1000
     )
@@ -219,11 +219,11 @@ def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     folders = {"untrained": size.student, "SFT alone": str(alone)}
     folders |= {name: str(out / name / "model") for name in ("distilled", "distilled-without")}
     for name, student in folders.items():
-        found = measure(scored, StudentOptions(student), DistillOptions())
+        measures = measure(scored, StudentOptions(student), DistillOptions())
         result[name] = {
-            "KL": with_interval([divergence / tokens for divergence, _, tokens in found]),
-            "cross-entropy": with_interval([ce / tokens for _, ce, tokens in found]),
-            "rows": len(found),
+            "KL": with_interval([divergence / tokens for divergence, _, tokens in measures]),
+            "cross-entropy": with_interval([ce / tokens for _, ce, tokens in measures]),
+            "rows": len(measures),
         }
     return result
 
@@ -280,7 +280,7 @@ def preferences(rows: Path, student: str) -> list[Preference]:
 
     model: Any = load_causal_lm(student)
     model.eval()
-    found = []
+    margins = []
     for pair in pq.read_table(rows / "validation.parquet").to_pylist():
         sides = []
         for name in ("chosen_ids", "rejected_ids"):
@@ -289,8 +289,8 @@ def preferences(rows: Path, student: str) -> list[Preference]:
                 logits = model(ids, logits_to_keep=len(pair[name]) + 1).logits[0, :-1].float().log_softmax(-1)
             sides.append(logits.gather(1, torch.tensor(pair[name])[:, None]))
         chosen, rejected = sides
-        found.append(Preference(float(chosen.sum() - rejected.sum()), float(chosen.mean() - rejected.mean())))
-    return found
+        margins.append(Preference(float(chosen.sum() - rejected.sum()), float(chosen.mean() - rejected.mean())))
+    return margins
 
 
 PARTS: dict[str, Callable[[Path, Path, Size], dict[str, Any]]] = {

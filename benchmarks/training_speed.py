@@ -50,8 +50,8 @@ def rows_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 def write(args: argparse.Namespace, folder: Path) -> Path:
     """The rows as a file of the kind sft."""
     digest = tokenizer_digest(load_tokenizer(args.student))
-    known = dict.fromkeys(("kind", "source", "input", "prompt", "text", "ids_source"), "sft")
-    rows = [{**row, **known, "lineage": "{}", "scores": "{}"} for row in rows_of(args)]
+    columns = dict.fromkeys(("kind", "source", "input", "prompt", "text", "ids_source"), "sft")
+    rows = [{**row, **columns, "lineage": "{}", "scores": "{}"} for row in rows_of(args)]
     pq.write_table(pa.Table.from_pylist(rows, row_schema("sft", digest)), folder / "rows.parquet")
     return folder / "rows.parquet"
 
@@ -109,9 +109,9 @@ def stored(args: argparse.Namespace, folder: Path) -> float:
     model, tokenizer = student(args)
     add_topk_loss(model, Divergence("forward_kl"), 1.0)
     rows = read_scored_splits(ScoredOptions(rows=folder / "scored"), tokenizer)["train"]
-    about = make_config(TrainingArguments, settings(args, folder), label_names=["labels"])
+    config = make_config(TrainingArguments, settings(args, folder), label_names=["labels"])
     collator = ScoredCollator(tokenizer.pad_token_id)
-    return timed(make_offline_trainer(model=model, args=about, train_dataset=rows, data_collator=collator))
+    return timed(make_offline_trainer(model=model, args=config, train_dataset=rows, data_collator=collator))
 
 
 def gkd(args: argparse.Namespace, folder: Path) -> float:
@@ -124,11 +124,11 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.masked_fill(mask == 0, -100)}
 
     model, tokenizer = student(args)
-    about = make_config(GKDConfig, settings(args, folder), lmbda=0.0, beta=0.0, temperature=1.0)
+    config = make_config(GKDConfig, settings(args, folder), lmbda=0.0, beta=0.0, temperature=1.0)
     trainer = GKDTrainer(
         model=model,
         teacher_model=load_causal_lm(args.teacher),
-        args=about,
+        args=config,
         data_collator=collate,
         train_dataset=Dataset.from_list(rows_of(args)),
         processing_class=tokenizer,
@@ -148,8 +148,8 @@ def sft(args: argparse.Namespace, folder: Path) -> float:
 
     model, tokenizer = student(args)
     rows = with_labels(read_rows(folder / "rows.parquet", {})["train"])
-    about = make_config(SFTConfig, settings(args, folder), max_length=args.length)
-    return timed(Trainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
+    config = make_config(SFTConfig, settings(args, folder), max_length=args.length)
+    return timed(Trainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
 
 
 def texts(args: argparse.Namespace) -> list[dict[str, str]]:
@@ -164,9 +164,9 @@ def trl_sft(args: argparse.Namespace, folder: Path) -> float:
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = student(args)
-    about = make_config(SFTConfig, settings(args, folder), max_length=args.length, eos_token="<|endoftext|>")
+    config = make_config(SFTConfig, settings(args, folder), max_length=args.length, eos_token="<|endoftext|>")
     rows = Dataset.from_list(texts(args))
-    return timed(SFTTrainer(model=model, args=about, train_dataset=rows, processing_class=tokenizer))
+    return timed(SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
 
 
 def dpo(args: argparse.Namespace, folder: Path) -> float:
@@ -181,9 +181,9 @@ def dpo(args: argparse.Namespace, folder: Path) -> float:
         {"prompt_ids": ids[:half], "chosen_ids": ids[half:], "rejected_ids": ids[:half]}
         for ids in (row["input_ids"] for row in rows_of(args)[: args.rows // 2])
     ]
-    about = make_config(DPOConfig, settings(args, folder), max_length=None)
+    config = make_config(DPOConfig, settings(args, folder), max_length=None)
     return timed(
-        make_pair_trainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        make_pair_trainer(model=model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     )
 
 
@@ -196,9 +196,9 @@ def trl_dpo(args: argparse.Namespace, folder: Path) -> float:
         {"prompt": t["prompt"], "chosen": t["completion"], "rejected": t["prompt"]}
         for t in texts(args)[: args.rows // 2]
     ]
-    about = make_config(DPOConfig, settings(args, folder), max_length=None)
+    config = make_config(DPOConfig, settings(args, folder), max_length=None)
     return timed(
-        DPOTrainer(model=model, args=about, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        DPOTrainer(model=model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     )
 
 
@@ -277,13 +277,13 @@ def main() -> None:
     print("| side | seconds | tokens/s | peak GB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         write(args, Path(name))
-        found: dict[str, dict[str, float]] = {}
+        results: dict[str, dict[str, float]] = {}
         for side in args.sides * args.repeats:
-            found[side] = one(side, args, Path(name))
-            seconds, memory = found[side]["seconds"], found[side]["gigabytes"]
+            results[side] = one(side, args, Path(name))
+            seconds, memory = results[side]["seconds"], results[side]["gigabytes"]
             print(f"| {side} | {seconds:.1f} | {tokens / seconds:.1f} | {memory:.1f} |", flush=True)
-    if set(compared := list(SIDES)[:3]) <= set(found):
-        scoring, ours, theirs = (found[side]["seconds"] for side in compared)
+    if set(compared := list(SIDES)[:3]) <= set(results):
+        scoring, ours, theirs = (results[side]["seconds"] for side in compared)
         for epochs in (1, 3):
             print(f"{epochs} epochs with scoring: {scoring + epochs * ours:.0f} s stored, {epochs * theirs:.0f} s GKD")
 

@@ -52,31 +52,31 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 def make_chunks(corpus: Path, model: Path, out: Path, *, shard: int = 10_000, length: int = LENGTH) -> ChunkFolder:
     tokenizer = load_tokenizer(str(model))
     encoder = Encoder(tokenizer)
-    found = chunk_documents(read_documents([corpus]), encoder, length)
-    return write_chunks(found, ChunkWriter(out, shard), **describe_format(encoder, tokenizer, str(model), length))
+    chunks = chunk_documents(read_documents([corpus]), encoder, length)
+    return write_chunks(chunks, ChunkWriter(out, shard), **describe_format(encoder, tokenizer, str(model), length))
 
 
 def documents_of(chunks: Iterable[Chunk]) -> dict[str, list[str]]:
     """The documents of each domain, from the chunks' texts and document ends alone."""
-    found: dict[str, list[str]] = {}
+    texts_by_domain: dict[str, list[str]] = {}
     for chunk in chunks:
-        open_documents = found.setdefault(chunk.domain, [""])
+        open_documents = texts_by_domain.setdefault(chunk.domain, [""])
         start = 0
         for end in chunk.document_ends:
             open_documents[-1] += chunk.text[start:end]
             open_documents.append("")
             start = end
         open_documents[-1] += chunk.text[start:]
-    for domain, documents in found.items():
+    for domain, documents in texts_by_domain.items():
         assert documents.pop() == "", f"the last document of {domain} is open"
-    return found
+    return texts_by_domain
 
 
 def by_domain(documents: Iterable[Document]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    texts_by_domain: dict[str, list[str]] = {}
     for document in documents:
-        found.setdefault(document.domain, []).append(document.text)
-    return found
+        texts_by_domain.setdefault(document.domain, []).append(document.text)
+    return texts_by_domain
 
 
 def all_rows(folder: Path) -> list[dict[str, Any]]:

@@ -38,8 +38,8 @@ def make_rows(path: Path, tokenizer: Any, count: int = 12, changed: dict[str, An
 
 
 def score(rows: Path, out: Path, model: Path | str, *options: object) -> int:
-    given = ["--rows", rows, "--out", out, "--teacher", model, *options]
-    return run_app(APP, [str(option) for option in given])
+    arguments = ["--rows", rows, "--out", out, "--teacher", model, *options]
+    return run_app(APP, [str(option) for option in arguments])
 
 
 def read(folder: Path) -> pa.Table:

@@ -32,7 +32,7 @@ def make_call(key: str, text: str, *, ended: bool = True, **changes: Any) -> Cal
         + encode_plain(ASKED[0]["content"])
         + encode_special("<|im_end|>\n<|im_start|>assistant\n")
     )
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "key": key,
         "role": key.partition("/")[0],
         "prompt_sha256": "ab",
@@ -51,11 +51,11 @@ def make_call(key: str, text: str, *, ended: bool = True, **changes: Any) -> Cal
         "ids": encode_plain(text) + ([END] if ended else []),
         "stop_ids": int(ended),
     }
-    return Call(**known | changes)
+    return Call(**values | changes)
 
 
 def make_trace(name: str, calls: list[Call], targets: list[Target], **changes: Any) -> Trace:
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "id": name,
         "system": "drt",
         "run": "f00",
@@ -67,7 +67,7 @@ def make_trace(name: str, calls: list[Call], targets: list[Target], **changes: A
         "targets": targets,
         "calls": calls,
     }
-    return Trace(**known | changes)
+    return Trace(**values | changes)
 
 
 def prompt_of(key: str) -> Segment:

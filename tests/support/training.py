@@ -31,7 +31,7 @@ QUICK = {"learning_rate": 1e-3, "warmup": 0, "schedule": "constant", "checkpoint
 
 def sft_row(number: int, answer: str = "") -> dict[str, Any]:
     text = (answer or SENTENCES[number % 5] * (1 + number % 3)) + f" {number}"
-    asked = TOKENIZER("<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n").input_ids
+    prompt_ids = TOKENIZER("<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n").input_ids
     ids = [*TOKENIZER(text).input_ids, TOKENIZER.eos_token_id]
     return {
         "id": str(number),
@@ -43,8 +43,8 @@ def sft_row(number: int, answer: str = "") -> dict[str, Any]:
         "ids_source": "rendered",
         "lineage": "{}",
         "scores": "{}",
-        "input_ids": asked + ids,
-        "loss_mask": [0] * len(asked) + [1] * len(ids),
+        "input_ids": prompt_ids + ids,
+        "loss_mask": [0] * len(prompt_ids) + [1] * len(ids),
     }
 
 
@@ -79,24 +79,24 @@ HEAVY = ["datasets", "matplotlib.figure", "peft", "torch.utils.tensorboard", "tr
 def in_a_process(
     script: str, options: Sequence[Any], folder: Path, prepare: Callable[[], None] | None = None
 ) -> tuple[int, str]:
-    """A trainer's command in a process of its own, in a folder: exit code, and what it said.
+    """Run a trainer's command in its own process, in a folder. Returns the exit code and the output.
 
-    The process needs no seconds for its imports, and calls `prepare` before the command.
+    The process is forked with its imports done, and calls `prepare` before the command.
     """
     PROCESSES.set_forkserver_preload(HEAVY)
-    said = folder / "said.txt"
-    process = PROCESSES.Process(target=_trainer, args=(script, [str(option) for option in options], said, prepare))
+    log_path = folder / "output.txt"
+    process = PROCESSES.Process(target=_trainer, args=(script, [str(option) for option in options], log_path, prepare))
     process.start()
     process.join()
     assert process.exitcode is not None
-    return process.exitcode, said.read_text()
+    return process.exitcode, log_path.read_text()
 
 
-def _trainer(script: str, options: list[str], said: Path, prepare: Callable[[], None] | None) -> None:
-    file = os.open(said, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
+def _trainer(script: str, options: list[str], log_path: Path, prepare: Callable[[], None] | None) -> None:
+    file = os.open(log_path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    os.chdir(said.parent)
+    os.chdir(log_path.parent)
     if prepare:
         prepare()
     module = import_module(f"agentsys.trainers.{script}")
@@ -104,10 +104,10 @@ def _trainer(script: str, options: list[str], said: Path, prepare: Callable[[], 
 
 
 def in_two_processes(script: str, *options: Any) -> None:
-    """A trainer's command with quick settings in two processes on the CPU, which talk through gloo."""
+    """Run a trainer's command with QUICK settings in two processes on the CPU (gloo)."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
     quick = [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", value)]
     cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    given = [str(part) for part in (*launch, *quick, *options)]
-    done = subprocess.run(given, capture_output=True, text=True, env=os.environ | cpu)
+    arguments = [str(part) for part in (*launch, *quick, *options)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | cpu)
     assert done.returncode == 0, done.stderr[-3000:]

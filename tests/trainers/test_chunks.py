@@ -51,12 +51,12 @@ PIECES = [
 )
 def test_nothing_of_a_corpus_is_lost(encoder: Encoder, given: list[tuple[str, str]], length: int) -> None:
     documents = [Document(text, domain) for text, domain in given]
-    found = list(chunk_documents(documents, encoder, length))
-    assert documents_of(found) == by_domain(documents)
+    chunks = list(chunk_documents(documents, encoder, length))
+    assert documents_of(chunks) == by_domain(documents)
     for domain, texts in by_domain(documents).items():
-        ids = [i for chunk in found if chunk.domain == domain for i in chunk.input_ids]
+        ids = [i for chunk in chunks if chunk.domain == domain for i in chunk.input_ids]
         assert ids == [i for one in encoder.encode(texts) for i in one.ids]
-    assert all(len(chunk.input_ids) <= length for chunk in found)
+    assert all(len(chunk.input_ids) <= length for chunk in chunks)
 
 
 def test_a_chunks_text_is_its_ids_decoded(encoder: Encoder) -> None:
@@ -101,18 +101,18 @@ def test_quotation_marks_close_a_sentence_in_one_token() -> None:
 
 def test_a_window_without_a_stop_is_cut_whole_but_not_inside_a_character(encoder: Encoder) -> None:
     assert len(encoder.encode(["😀"], close=False)[0].ids) > 1  # a character of several tokens
-    found = list(chunk_documents([Document("x" + "😀" * 50, "a")], encoder, 9))
-    assert len(found) > 20 and "".join(chunk.text for chunk in found) == "x" + "😀" * 50
+    chunks = list(chunk_documents([Document("x" + "😀" * 50, "a")], encoder, 9))
+    assert len(chunks) > 20 and "".join(chunk.text for chunk in chunks) == "x" + "😀" * 50
     tokenizer = make_tokenizer()
-    for chunk in found:  # half a character would be decoded as U+FFFD
+    for chunk in chunks:  # half a character would be decoded as U+FFFD
         assert tokenizer.decode([i for i in chunk.input_ids if i != encoder.end_id]) == chunk.text
 
 
 def test_a_document_of_thousands_of_chunks_is_kept(encoder: Encoder) -> None:
     """The released code drops a buffer from which more than 2,000 chunks come at once."""
     text = " ".join(SENTENCES[i % 5] for i in range(1600))
-    found = list(chunk_documents([Document(text, "a")], encoder, 16))
-    assert len(found) > 2000 and "".join(chunk.text for chunk in found) == text
+    chunks = list(chunk_documents([Document(text, "a")], encoder, 16))
+    assert len(chunks) > 2000 and "".join(chunk.text for chunk in chunks) == text
 
 
 def test_no_chunk_is_too_short_to_predict_anything(encoder: Encoder) -> None:
@@ -121,9 +121,9 @@ def test_no_chunk_is_too_short_to_predict_anything(encoder: Encoder) -> None:
     # The document's end falls on the first place of the second window, and nothing else in there is a stop.
     text, more = "x " * 40, "y" * 60
     length = next(n for n in range(10, 100) if len(encoder.encode([text])[0].ids) % n == 1)
-    found = list(chunk_documents([Document(text, "a"), Document(more, "a")], encoder, length))
-    assert documents_of(found) == {"a": [text, more]}
-    assert all(len(chunk.input_ids) > 1 for chunk in found)
+    chunks = list(chunk_documents([Document(text, "a"), Document(more, "a")], encoder, length))
+    assert documents_of(chunks) == {"a": [text, more]}
+    assert all(len(chunk.input_ids) > 1 for chunk in chunks)
 
 
 def test_a_beginning_of_sequence_token_opens_every_chunk() -> None:
@@ -136,9 +136,9 @@ def test_a_beginning_of_sequence_token_opens_every_chunk() -> None:
     )
     encoder = Encoder(tokenizer)
     documents = [Document(text, "a") for text in SENTENCES]
-    found = list(chunk_documents(documents, encoder, 20))
-    assert all(chunk.input_ids[0] == tokenizer.bos_token_id for chunk in found)
-    assert max(len(chunk.input_ids) for chunk in found) <= 20 and documents_of(found) == {"a": list(SENTENCES)}
+    chunks = list(chunk_documents(documents, encoder, 20))
+    assert all(chunk.input_ids[0] == tokenizer.bos_token_id for chunk in chunks)
+    assert max(len(chunk.input_ids) for chunk in chunks) <= 20 and documents_of(chunks) == {"a": list(SENTENCES)}
 
 
 def test_chunk_reads_every_format(tmp_path: Path, model: Path) -> None:
@@ -148,8 +148,8 @@ def test_chunk_reads_every_format(tmp_path: Path, model: Path) -> None:
     pq.write_table(pa.table({"text": ["from parquet", ""], "domain": ["p", None]}), table)
     lines = write_jsonl(tmp_path / "lines.jsonl", [{"text": "一行", "domain": "z"}, {"text": "two"}])
     out = tmp_path / "chunks"
-    given = ("--corpus", books, "--corpus", table, "--corpus", lines)
-    assert run("chunk", *given, "--tokenizer", model, "--max-length", 20, "--out", out) == 0
+    files = ("--corpus", books, "--corpus", table, "--corpus", lines)
+    assert run("chunk", *files, "--tokenizer", model, "--max-length", 20, "--out", out) == 0
     assert documents_of(read_chunks(ChunkFolder(out))) == {
         "corpus": ["One line.\r\nAnother.\n\n\nLast", "", "two"], "p": ["from parquet"], "z": ["一行"],
     }  # fmt: skip

@@ -43,10 +43,10 @@ def scored(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def distill(scored: Path, models: dict[str, Path], out: Path, *, lora: int = 0, **given: Any) -> Path:
     names = DistillOptions.__dataclass_fields__
-    about = DistillOptions(**{name: value for name, value in given.items() if name in names})
+    options = DistillOptions(**{name: value for name, value in given.items() if name in names})
     training = QUICK | {name: value for name, value in given.items() if name not in names}
     rows = ScoredOptions(rows=scored / "train", validation=scored / "validation", max_length=512)
-    train_offline(rows, StudentOptions(str(models["student"]), lora), about, TrainingOptions(out, **training))
+    train_offline(rows, StudentOptions(str(models["student"]), lora), options, TrainingOptions(out, **training))
     return out
 
 
@@ -129,11 +129,11 @@ def test_cut_rows_keep_the_scores_of_what_is_left(scored: Path, models: dict[str
 
 
 def test_a_student_is_measured_row_by_row(scored: Path, models: dict[str, Path]) -> None:
-    found = measure(ScoredOptions(rows=scored / "train"), StudentOptions(str(models["student"])), DistillOptions())
-    tokens = sum(count for *_, count in found)
+    measures = measure(ScoredOptions(rows=scored / "train"), StudentOptions(str(models["student"])), DistillOptions())
+    tokens = sum(count for *_, count in measures)
     kl, ce = by_hand(models, range(8), k=8)
-    assert sum(divergence for divergence, *_ in found) / tokens == pytest.approx(kl, rel=2e-3)
-    assert sum(cross for _, cross, _ in found) / tokens == pytest.approx(ce, abs=1e-4)
+    assert sum(divergence for divergence, *_ in measures) / tokens == pytest.approx(kl, rel=2e-3)
+    assert sum(cross for _, cross, _ in measures) / tokens == pytest.approx(ce, abs=1e-4)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
@@ -154,8 +154,8 @@ def test_validation_is_a_mean_over_tokens(
     assert abs(sum(0.7 * kl + 0.3 * ce for kl, ce in rows) / 4 - first["eval_loss"]) > 5e-4
 
 
-def test_two_processes_distil_what_one_does(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    """Two rows a step in each of two processes are four rows a step in one; both measure the same validation rows."""
+def test_two_processes_distill_what_one_does(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    """Two rows per step in each of two processes are four in one; both measure the same validation rows."""
     both = ["--rows", scored / "train", "--validation", scored / "validation", "--student", models["student"]]
     both += ["--kd", 0.7, "--steps", 2, "--batch", 2, "--out", tmp_path / "two"]
     in_two_processes("trainers/distill.py", *both)
@@ -192,19 +192,19 @@ def test_on_policy_through_trl(scored: Path, models: dict[str, Path], tmp_path: 
 
 def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     """A student that is its own teacher has no divergence; of another it has some, and training lowers it."""
-    about = DistillOptions(divergence="forward_kl")
+    options = DistillOptions(divergence="forward_kl")
     training = QUICK | {"batch": 4, "micro_batch": 4, "evaluate_every": 10, "learning_rate": 5e-3}
     itself = TrainingOptions(tmp_path / "itself", **training | {"steps": 1, "learning_rate": 0})
     rows, student = ScoredOptions(scored / "train.parquet"), StudentOptions(str(models["student"]))
     rows = replace(rows, validation=scored / "validation.parquet")
-    final = train_on_policy(rows, student, about, OnPolicyOptions(str(models["student"]), 8), itself)
+    final = train_on_policy(rows, student, options, OnPolicyOptions(str(models["student"]), 8), itself)
     assert final["eval_loss"] == pytest.approx(0, abs=1e-5)
     folder = ScoredOptions(rows=scored)
     out = TrainingOptions(tmp_path / "other", **training | {"steps": 30})
-    train_on_policy(folder, student, about, OnPolicyOptions(str(models["teacher"]), 16), out)
-    found = [(line["step"], line["eval_loss"]) for line in metrics(tmp_path / "other") if "eval_loss" in line]
-    assert [step for step, _ in found] == [10, 20, 30, 30]
-    assert found[-1][1] < 0.9 * found[0][1]
+    train_on_policy(folder, student, options, OnPolicyOptions(str(models["teacher"]), 16), out)
+    losses_by_step = [(line["step"], line["eval_loss"]) for line in metrics(tmp_path / "other") if "eval_loss" in line]
+    assert [step for step, _ in losses_by_step] == [10, 20, 30, 30]
+    assert losses_by_step[-1][1] < 0.9 * losses_by_step[0][1]
     assert "eval_loss" in (tmp_path / "other" / "README.md").read_text()
 
 

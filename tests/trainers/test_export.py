@@ -248,20 +248,20 @@ def _too_many_tokens(tokenizer: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "said"),
+    ("file", "change", "message"),
     [
         ("config.json", {"architectures": ["GemmaForCausalLM"]}, "architecture GemmaForCausalLM cannot be exported"),
         ("config.json", {"hidden_act": "gelu"}, "activation gelu"),
         ("config.json", {"num_hidden_layers": 3}, r"config\.json: .*num_hidden_layers"),
         ("config.json", {"num_hidden_layers": 3, "layer_types": None}, r"model\.layers\.2\.\S+ is missing"),
-        ("config.json", {"num_hidden_layers": 1, "layer_types": None}, r"model\.layers\.1\.\S+ is not known"),
+        ("config.json", {"num_hidden_layers": 1, "layer_types": None}, r"model\.layers\.1\.\S+ is unknown"),
         ("config.json", {"use_sliding_window": True, "sliding_window": 64}, "sliding-window attention"),
         (
             "config.json",
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
             "rope scaling 'dynamic'",
         ),
-        ("tokenizer.json", _no_such_split, "splits text"),
+        ("tokenizer.json", _no_such_split, "its pre-tokenizer"),
         ("tokenizer.json", _too_many_tokens, "resize the embeddings"),
     ],
 )
@@ -271,13 +271,13 @@ def test_what_cannot_be_exported_is_one_line(
     capsys: pytest.CaptureFixture[str],
     file: str,
     change: Any,
-    said: str,
+    message: str,
 ) -> None:
     apply = change if callable(change) else lambda content: content.update(change)
     # transformers splits text for every Qwen2 folder in its own way, whatever the file says
     family = "llama" if file == "tokenizer.json" else "qwen2"
     folder = edit(models(family), tmp_path / "folder", file, apply)
-    with pytest.raises(TrainerError, match=said):
+    with pytest.raises(TrainerError, match=message):
         export(folder, tmp_path / "out" / "m.gguf")
     assert list((tmp_path / "out").iterdir()) == []
     capsys.readouterr()

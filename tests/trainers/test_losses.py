@@ -229,9 +229,9 @@ def test_no_logits_of_more_than_a_chunk_exist_forward_or_backward(kind: Kind) ->
     labels = torch.randint(width, (count,), generator=draw)
 
     def run(loss: Callable[..., Losses], **settings: Any) -> int:
-        given = (hidden, head, top.indices, top.values, tail, Divergence(kind))
+        arguments = (hidden, head, top.indices, top.values, tail, Divergence(kind))
         with Record() as record:
-            loss(*given, labels=labels, ce_weight=0.5, **settings).loss.backward()
+            loss(*arguments, labels=labels, ce_weight=0.5, **settings).loss.backward()
         return record.largest
 
     assert run(plain_divergence) == count * width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import signal
 import subprocess
 import sys
@@ -23,27 +22,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agentsys.trainers.corrections import scores as chunk_scores
 from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer
 from agentsys.trainers.pretrain import nll
-from agentsys.trainers.pretrain.chunks import Document, Encoder, chunk_documents
 from agentsys.trainers.pretrain.corpus import (
     ChunkFolder,
-    ChunkWriter,
-    describe_format,
     read_chunks,
     read_documents,
-    write_chunks,
 )
 from agentsys.trainers.pretrain.difference import read_differences, select, top_share, write_selection
 from agentsys.trainers.pretrain.scores import (
     RECORD,
     ScoringJob,
-    finished,
-    kept_records,
+    is_finished,
+    read_records,
     read_scores,
     score_all,
     score_shards,
     scored_chunks,
 )
-from agentsys.trainers.pretrain.train import chunk_loss, use_nll_forward
 from tests.support.corpora import (
     ROOT,
     all_rows,
@@ -91,14 +85,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_scores_are_those_of_a_naive_loop(chunks: Path, models: Path, scores: Path) -> None:
     folder = ChunkFolder(chunks)
-    found = read_differences(folder, scores / "teacher", scores / "reference")
+    differences = read_differences(folder, scores / "teacher", scores / "reference")
     teacher, reference = (load_causal_lm(str(models / name)).eval() for name in ("teacher", "reference"))
     rows = all_rows(chunks)
     assert any(folder.end_id in row["input_ids"][:-1] for row in rows)  # the rule for a document's first token matters
     for place in range(0, len(rows), 7):
         ids = rows[place]["input_ids"]
         expected = naive(reference, ids, folder.end_id)[0] - naive(teacher, ids, folder.end_id)[0]
-        assert found.values[place] == pytest.approx(expected, abs=1e-4)
+        assert differences.values[place] == pytest.approx(expected, abs=1e-4)
     tokens = [n for _, table in read_scores(scores / "teacher", folder) for n in table.column("tokens").to_pylist()]
     assert tokens[::7] == [naive(teacher, row["input_ids"], folder.end_id)[1] for row in rows[::7]]
 
@@ -161,7 +155,7 @@ def test_scorers_that_run_at_once_share_the_work(
 
     def work(mine: list[int]) -> None:
         score_shards(job, mine.append)
-        complete.append(finished(tmp_path, ChunkFolder(chunks)))
+        complete.append(is_finished(tmp_path, ChunkFolder(chunks)))
 
     threads = [Thread(target=work, args=(mine,)) for mine in scored]
     for thread in threads:
@@ -185,8 +179,8 @@ def test_a_killed_command_goes_on_and_gives_identical_scores(corpus: Path, model
     folder = make_chunks(corpus, models / "teacher", tmp_path / "chunks", shard=80)
     job = ScoringJob(folder.folder, str(models / "teacher"), tmp_path / "whole", batch_tokens=33, threads=1)
     score_all(job)
-    given = ("--chunks", folder.folder, "--model", models / "teacher", "--batch-tokens", 33, "--processes", 2)
-    killed = start("score", *given, "--out", tmp_path, "--name", "killed")
+    options = ("--chunks", folder.folder, "--model", models / "teacher", "--batch-tokens", 33, "--processes", 2)
+    killed = start("score", *options, "--out", tmp_path, "--name", "killed")
     out = tmp_path / "killed"
     while not any(part.stat().st_size > 12 * 20 for part in out.glob("*.part")):
         assert killed.poll() is None, killed.communicate()
@@ -206,7 +200,7 @@ def test_a_killed_command_goes_on_and_gives_identical_scores(corpus: Path, model
 def test_a_torn_record_is_cut_off(tmp_path: Path) -> None:
     records = np.array([(0, 1.5, 7), (2, 0.5, 9)], RECORD)
     (tmp_path / "part").write_bytes(records.tobytes() + b"torn")
-    assert kept_records(tmp_path / "part").tolist() == records.tolist()
+    assert read_records(tmp_path / "part").tolist() == records.tolist()
     assert (tmp_path / "part").read_bytes() == records.tobytes()  # what is appended next begins in its place
 
 
@@ -233,21 +227,21 @@ def test_alpha_one_is_the_corpus_byte_for_byte(corpus: Path, chunks: Path, score
     before, after = all_rows(chunks), all_rows(tmp_path / "all")
     assert [{name: row[name] for name in before[0]} for row in after] == before
     texts = documents_of(read_chunks(folder))
-    written = by_domain(read_documents([corpus]))
+    corpus_texts = by_domain(read_documents([corpus]))
     assert {domain: "\0".join(t).encode() for domain, t in texts.items()} == {
-        domain: "\0".join(t).encode() for domain, t in written.items()
+        domain: "\0".join(t).encode() for domain, t in corpus_texts.items()
     }
 
 
 def test_the_highest_differences_are_kept_in_their_order(chunks: Path, scores: Path, tmp_path: Path) -> None:
-    found = read_differences(ChunkFolder(chunks), scores / "teacher", scores / "reference").values
+    differences = read_differences(ChunkFolder(chunks), scores / "teacher", scores / "reference").values
     select(chunks, scores / "teacher", scores / "reference", 0.3, tmp_path / "some")
     rows, before = all_rows(tmp_path / "some"), all_rows(chunks)
     places = {row["id"]: place for place, row in enumerate(before)}
     kept = [places[row["id"]] for row in rows]
     assert kept == sorted(kept) and len(kept) == int(0.3 * len(before))
-    assert min(found[kept]) >= max(np.delete(found, kept))
-    assert [row["difference"] for row in rows] == found[kept].tolist()
+    assert min(differences[kept]) >= max(np.delete(differences, kept))
+    assert [row["difference"] for row in rows] == differences[kept].tolist()
     assert all(r["difference"] == pytest.approx(r["reference_nll"] - r["teacher_nll"], abs=1e-6) for r in rows)
 
 
@@ -262,11 +256,11 @@ def test_ties_and_chunks_without_a_score() -> None:
 def test_what_a_person_looks_at(chunks: Path, scores: Path, tmp_path: Path) -> None:
     folder = select(chunks, scores / "teacher", scores / "reference", 0.5, tmp_path / "half", samples=3)
     assert (folder.folder / "difference.png").read_bytes().startswith(b"\x89PNG")
-    found = read_differences(ChunkFolder(chunks), scores / "teacher", scores / "reference").values
+    differences = read_differences(ChunkFolder(chunks), scores / "teacher", scores / "reference").values
     ids = [row["id"] for row in all_rows(chunks)]
     page = (folder.folder / "samples.md").read_text(encoding="utf-8")
     high, low, *_ = page.split("\n## ")[1:]
-    assert f"### {ids[int(np.argmax(found))]}:" in high and f"### {ids[int(np.argmin(found))]}:" in low
+    assert f"### {ids[int(np.argmax(differences))]}:" in high and f"### {ids[int(np.argmin(differences))]}:" in low
     assert page.count("### ") == 12
 
 
@@ -297,7 +291,7 @@ def spoil(scores: Path, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "words"),
-    [("missing", "let the step score finish"), ("short", "99 scores for the 100 chunks"), ("order", "another order"),
+    [("missing", "rerun score to finish"), ("short", "99 scores for the 100 chunks"), ("order", "another order"),
      ("damaged", "cannot be read"), ("corpus", "scores of other chunks")],
 )  # fmt: skip
 def test_scores_that_do_not_fit_are_an_error(
@@ -308,119 +302,15 @@ def test_scores_that_do_not_fit_are_an_error(
 
     shutil.copytree(scores, tmp_path / "scores")
     spoil(tmp_path / "scores" / "teacher", what)
-    given = ("--teacher", tmp_path / "scores" / "teacher", "--reference", scores / "reference")
-    assert run("select", "--chunks", chunks, *given, "--out", tmp_path / "out") == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said and len(said.splitlines()) == 1
+    folders = ("--teacher", tmp_path / "scores" / "teacher", "--reference", scores / "reference")
+    assert run("select", "--chunks", chunks, *folders, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-NAMES = [
-    "Mirla",
-    "Tobin",
-    "Sefa",
-    "Orrin",
-    "Quill",
-    "Dagny",
-    "Petra",
-    "Ludo",
-    "Hanno",
-    "Ysolde",
-    "Bram",
-    "Cato",
-    "Edda",
-    "Fenn",
-    "Gisel",
-    "Ivo",
-]
-TRADES = [
-    "potter",
-    "weaver",
-    "smith",
-    "baker",
-    "glover",
-    "cooper",
-    "tailor",
-    "fisher",
-    "mason",
-    "dyer",
-    "carter",
-    "miller",
-]
-TOWNS = ["Aston", "Brill", "Corfe", "Dunmow", "Elham", "Frome", "Goring", "Hythe", "Ilkley", "Jarrow"]
-
-
-def people() -> list[str]:
-    """A sentence for each name that says always the same of it: what there is to learn."""
-    rng = random.Random(7)
-    return [
-        f"{name} the {rng.choice(TRADES)} of {rng.choice(TOWNS)} owes {rng.randint(2, 99)} crowns." for name in NAMES
-    ]
-
-
-def mixed_corpus(seed: int, count: int) -> list[Document]:
-    """Chunk-long documents: 60 % sentences on people in any order, 20 % random bytes, 20 % one line again and again."""
-    rng = random.Random(seed)
-    facts = people()
-    found = []
-    for _ in range(count):
-        kind = rng.choices(["clean", "noise", "boilerplate"], [6, 2, 2])[0]
-        if kind == "clean":
-            text = " ".join(rng.choice(facts) for _ in range(4))
-        elif kind == "noise":
-            text = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz0123456789#@%&") for _ in range(120))
-        else:
-            text = "Click here to accept all cookies. " * 4
-        found.append(Document(text, kind))
-    return found
-
-
-def learn(model: Path, folder: ChunkFolder, steps: int, rate: float, out: Path) -> Path:
-    student = load_causal_lm(str(model))
-    plain = student.forward
-    use_nll_forward(student)
-    rows = [np.array(chunk.input_ids) for chunk in read_chunks(folder)]
-    rng = random.Random(0)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=rate)
-    for _ in range(steps):
-        loss = chunk_loss(student, *nll.pad_chunks(rng.sample(rows, 16), folder.end_id))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    student.forward = plain
-    student.save_pretrained(out)
-    load_tokenizer(str(model)).save_pretrained(out)
-    return out
-
-
-def test_noise_and_boilerplate_are_left_out(tmp_path: Path) -> None:
-    """A teacher that has learned the corpus, and a small reference that has learned what is easy in it.
-
-    Kept with three seeds: 76 to 85 % of the clean chunks, none of the boiler-plate, at most 1 % of the noise.
-    """
-    large = make_tiny(tmp_path / "large", hidden=48, layers=1, seed=4)
-    small = make_tiny(tmp_path / "small", hidden=16, layers=1, seed=5)
-    tokenizer = load_tokenizer(str(large))
-    encoder = Encoder(tokenizer)
-    facts = describe_format(encoder, tokenizer, str(large), 80)
-    folders = {
-        name: write_chunks(
-            chunk_documents(mixed_corpus(seed, count), encoder, 80), ChunkWriter(tmp_path / name), **facts
-        )
-        for name, seed, count in (("reserved", 1, 400), ("corpus", 2, 300))
-    }
-    teacher = learn(large, folders["reserved"], 150, 3e-3, tmp_path / "teacher")
-    reference = learn(small, folders["reserved"], 300, 3e-3, tmp_path / "reference")
-    for name, model in (("t", teacher), ("r", reference)):
-        score_all(ScoringJob(folders["corpus"].folder, str(model), tmp_path / name))
-    kept = select(folders["corpus"].folder, tmp_path / "t", tmp_path / "r", 0.5, tmp_path / "half").manifest["domains"]
-    all_of = folders["corpus"].manifest["domains"]
-    share = {domain: kept.get(domain, {"chunks": 0})["chunks"] / all_of[domain]["chunks"] for domain in all_of}
-    assert share["noise"] < 0.1 and share["boilerplate"] < 0.1 and share["clean"] > 0.7, share
-
-
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("arguments", "words"),
     [
         (["chunk"], "--corpus"),
         (["chunk", "--corpus", "none.txt", "--tokenizer", "{teacher}"], "none.txt"),
@@ -430,19 +320,19 @@ def test_noise_and_boilerplate_are_left_out(tmp_path: Path) -> None:
         (["score", "--chunks", "{chunks}"], "--model"),
         (["score", "--chunks", "{chunks}", "--model", "{llama}"], "another tokenizer"),
         (["score", "--chunks", "{chunks}", "--model", "{teacher}", "--batch-tokens", "8"], "--batch-tokens 8"),
-        (["score", "--chunks", "{empty}", "--model", "{teacher}"], "no finished corpus"),
-        (["score", "--chunks", "{chunks}", "--model", "{reference}", "--out", "{scores}"], "choose another --out"),
+        (["score", "--chunks", "{empty}", "--model", "{teacher}"], "not a finished corpus"),
+        (["score", "--chunks", "{chunks}", "--model", "{reference}", "--out", "{scores}"], "give another --out"),
         (["score", "--chunks", "{chunks}", "--model", "{teacher}", "--name", "a/b"], "--name"),
         (["select", "--chunks", "{chunks}", "--teacher", "{empty}"], "has no scores"),
         (["select", "--alpha", "0", "{both}"], "--alpha 0"),
         (["select", "--alpha", "1.5", "{both}"], "--alpha 1.5"),
         (["select", "--alpha", "0.0001", "{both}"], "keeps none"),
         (["train", "--corpus", "{chunks}"], "--from-config"),
-        (["train", "--corpus", "{empty}", "--model", "{teacher}"], "no finished corpus"),
+        (["train", "--corpus", "{empty}", "--model", "{teacher}"], "not a finished corpus"),
     ],
 )
 def test_a_mistake_gets_one_line(
-    given: list[str], words: str, models: Path, corpus: Path, chunks: Path, scores: Path, tmp_path: Path,
+    arguments: list[str], words: str, models: Path, corpus: Path, chunks: Path, scores: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -453,13 +343,14 @@ def test_a_mistake_gets_one_line(
     places |= {name: models / name for name in ("teacher", "reference", "llama")}
     places |= {name: tmp_path / f"{name}.jsonl" for name in ("bad", "wrong")}
     both = ["--chunks", chunks, "--teacher", scores / "teacher", "--reference", scores / "reference"]
-    filled = [a for part in given for a in (both if part == "{both}" else [part.format(**places)])]
+    filled = [a for part in arguments for a in (both if part == "{both}" else [part.format(**places)])]
     assert run(*filled) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said and len(said.splitlines()) == 1 and said.startswith("error: ")
+    error = capsys.readouterr().err.strip()
+    assert words in error and len(error.splitlines()) == 1 and error.startswith("error: ")
 
 
 def test_the_command_is_light() -> None:
-    code = "import sys, trainers.miniplm; print({'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert found.stdout.strip() == "set()", found.stderr
+    heavy = "{'torch', 'transformers', 'datasets', 'matplotlib'}"
+    code = f"import sys, agentsys.trainers.miniplm; print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "set()", result.stderr

@@ -78,8 +78,15 @@ def mean_loss(model: Path, folder: ChunkFolder) -> float:
 
 
 def training(out: Path, **changes: Any) -> TrainingOptions:
-    known = {"steps": 30, "batch": 8, "micro_batch": 4, "learning_rate": 1e-2, "checkpoint_every": 30, "log_every": 10}
-    return TrainingOptions(out=out, **known | changes)
+    settings = {
+        "steps": 30,
+        "batch": 8,
+        "micro_batch": 4,
+        "learning_rate": 1e-2,
+        "checkpoint_every": 30,
+        "log_every": 10,
+    }
+    return TrainingOptions(out=out, **settings | changes)
 
 
 def test_train_from_a_configuration(chunks: Path, models: Path, tmp_path: Path) -> None:
@@ -131,17 +138,17 @@ def test_two_processes_take_the_step_of_one(chunks: Path, models: Path, tmp_path
     """The same chunks in one process and in two (gloo), both with gradients accumulated: the same loss and gradient."""
     options = PretrainingOptions(corpus=chunks, from_config=str(models / "teacher"))
     pretrain(options, training(tmp_path / "one", steps=2, micro_batch=2, log_every=1))
-    given = ["--corpus", chunks, "--from-config", models / "teacher", "--steps", 2, "--learning-rate", 1e-2]
+    arguments = ["--corpus", chunks, "--from-config", models / "teacher", "--steps", 2, "--learning-rate", 1e-2]
     sizes = ["--batch", 4, "--micro-batch", 2, "--log-every", 1, "--out", tmp_path / "two"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
-    found = subprocess.run(
-        [str(part) for part in (*launch, ROOT / "trainers" / "miniplm.py", "train", *given, *sizes)],
+    result = subprocess.run(
+        [str(part) for part in (*launch, ROOT / "trainers" / "miniplm.py", "train", *arguments, *sizes)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert found.returncode == 0, found.stderr
+    assert result.returncode == 0, result.stderr
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     for before, after in zip(one[:2], two[:2], strict=True):
         assert before["loss"] == pytest.approx(after["loss"], rel=1e-5)

@@ -1,4 +1,4 @@
-"""A training that kill -9 stopped and --resume went on with gives what an undisturbed one gives, in every trainer."""
+"""A training that kill -9 stopped and --resume continued gives the result of an undisturbed one, in every trainer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.traces import step_rows
 from tests.support.training import in_a_process, metrics, same, sft_row, weights, write_rows
 
 CHECKPOINT, KILL, STEPS = 4, 7, 9
-"""Five rows, two a step: three steps a pass. The checkpoint is in the middle of a pass, the kill in the next one."""
+"""Five rows, two per step: three steps per pass. The checkpoint is inside a pass, the kill in the next one."""
 
 ON_ROWS = ["--epochs", 3, "--batch", 2, "--lora", 0]
 CASES: dict[str, tuple[str, list[Any]]] = {
@@ -85,13 +85,13 @@ def without_times(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_training_resumes_exactly(case: str, data: Path, tmp_path: Path) -> None:
-    code, said = run(data, case, tmp_path / "calm")
-    assert code == 0, said[-2000:]
-    code, said = run(data, case, tmp_path / "killed", kill_at=KILL)
-    assert code == -signal.SIGKILL, said[-2000:]
+    code, output = run(data, case, tmp_path / "calm")
+    assert code == 0, output[-2000:]
+    code, output = run(data, case, tmp_path / "killed", kill_at=KILL)
+    assert code == -signal.SIGKILL, output[-2000:]
     assert metrics(tmp_path / "killed")[-1]["step"] == KILL and not (tmp_path / "killed" / "model").exists()
-    code, said = run(data, case, tmp_path / "killed", "--resume")
-    assert code == 0, said[-2000:]
+    code, output = run(data, case, tmp_path / "killed", "--resume")
+    assert code == 0, output[-2000:]
     calm, killed = without_times(tmp_path / "calm"), without_times(tmp_path / "killed")
     assert [line["step"] for line in calm if "loss" in line] == list(range(1, STEPS + 1))
     for one, other in zip(calm, killed, strict=True):
@@ -100,13 +100,13 @@ def test_a_killed_training_resumes_exactly(case: str, data: Path, tmp_path: Path
 
 
 def test_what_a_resumed_training_must_agree_on(data: Path, tmp_path: Path) -> None:
-    code, said = run(data, "sft", tmp_path / "out", kill_at=KILL)
-    assert code == -signal.SIGKILL, said[-2000:]
+    code, output = run(data, "sft", tmp_path / "out", kill_at=KILL)
+    assert code == -signal.SIGKILL, output[-2000:]
     torn = tmp_path / "out" / "checkpoint-6"
     torn.mkdir()
     (torn / "trainer_state.json").write_text('{"epoch": 1.')
     assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / f"checkpoint-{CHECKPOINT}"
-    code, said = run(data, "sft", tmp_path / "out")
-    assert code == 2 and "--resume goes on" in said
-    code, said = run(data, "sft", tmp_path / "out", "--seed", 3, "--resume")
-    assert code == 2 and "seed was 0 and is 3" in said
+    code, output = run(data, "sft", tmp_path / "out")
+    assert code == 2 and "give --resume to continue" in output
+    code, output = run(data, "sft", tmp_path / "out", "--seed", 3, "--resume")
+    assert code == 2 and "seed was 0 and is 3" in output

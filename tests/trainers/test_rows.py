@@ -124,9 +124,9 @@ def decided(prefix: str, chosen: str, rejected: str) -> Target:
 
 
 def test_a_step_may_be_literal_text_after_an_engines_prefix() -> None:
-    asked = make_call("decide", "Follow up: who?")
-    row = make_row([asked], [decided("decide", "Intermediate answer:", f"Follow up: {EVIL}")])
-    assert row["prompt_ids"] == asked.prompt_ids, "the very ids of the engine"
+    follow_up = make_call("decide", "Follow up: who?")
+    row = make_row([follow_up], [decided("decide", "Intermediate answer:", f"Follow up: {EVIL}")])
+    assert row["prompt_ids"] == follow_up.prompt_ids, "the very ids of the engine"
     assert row["chosen_ids"] == encode_plain("Intermediate answer:")
     assert row["rejected_ids"] == encode_plain(f"Follow up: {EVIL}")
     assert END not in row["chosen_ids"] + row["rejected_ids"], "no end of the turn, and data is data"
@@ -224,12 +224,12 @@ def test_another_tokenizers_ids_are_refused_and_retokenized_on_request() -> None
     assert row["ids_source"] == "re-tokenized"
 
 
-def test_a_begun_answer_is_retokenized_as_one() -> None:
-    """What the assistant had begun stands where its turn opens; no turn is closed before the reply goes on."""
-    asked = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Follow up:"}]
-    begun = make_call("draft", " who?", messages=asked, ids=None, prompt_ids=None)
+def test_a_prefilled_answer_is_retokenized_as_one() -> None:
+    """A prefilled answer follows the opening of the turn, which is closed only after the reply."""
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Follow up:"}]
+    prefilled_call = make_call("draft", " who?", messages=messages, ids=None, prompt_ids=None)
     target = Target("role", (prompt_of("draft"), reply_of("draft")))
-    (row,) = rows_of(make_trace("a", [begun], [target]), RowTokenizer(TOKENIZER, retokenize=True))
+    (row,) = rows_of(make_trace("a", [prefilled_call], [target]), RowTokenizer(TOKENIZER, retokenize=True))
     assert TOKENIZER.decode(row["input_ids"]).startswith(
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nFollow up: who?"
     )
@@ -294,8 +294,8 @@ def test_filters_say_what_they_drop(student: Path, tmp_path: Path) -> None:
 
 def test_a_short_answer_may_come_again(student: Path, tmp_path: Path) -> None:
     """Of another question, not of the same one."""
-    asked = [make_trace(str(i), [], [sft_target(f"Is {i} even?", ("true", True))] * (1 + (i == 0))) for i in range(4)]
-    folder = run_folder(tmp_path / "run", *asked)
+    traces = [make_trace(str(i), [], [sft_target(f"Is {i} even?", ("true", True))] * (1 + (i == 0))) for i in range(4)]
+    folder = run_folder(tmp_path / "run", *traces)
     report = make_rows(
         [folder], TargetOptions(str(student), tmp_path / "rows"), Filters(validation=0, near_duplicates=0.9)
     )

@@ -101,7 +101,7 @@ def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) ->
         {"role": "assistant", "content": "First, number 0.\n"},
     ]
     talk = {"prompt": turns} | {k: [{"role": "assistant", "content": v}] for k, v in step_texts.items()}
-    found = {}
+    trl_rows = {}
     for name, data in {"strings": strings, "talk": talk}.items():
         trainer = DPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(student),
@@ -110,12 +110,12 @@ def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) ->
             train_dataset=Dataset.from_list([data]),
             processing_class=TOKENIZER,
         )
-        found[name] = trainer.train_dataset[0]
-    assert found["strings"]["chosen_ids"] == [*row["chosen_ids"], END], "an end of turn after a step that is not final"
+        trl_rows[name] = trainer.train_dataset[0]
+    assert trl_rows["strings"]["chosen_ids"] == [*row["chosen_ids"], END], "an end of turn after a step"
     opened = TOKENIZER("<|im_end|>\n<|im_start|>assistant\n").input_ids
-    assert found["talk"]["prompt_ids"][-len(opened) :] == opened, "the turn is closed and a new one opened"
-    assert found["talk"]["prompt_ids"] != row["prompt_ids"]
-    assert END in found["talk"]["chosen_ids"]
+    assert trl_rows["talk"]["prompt_ids"][-len(opened) :] == opened, "the turn is closed and a new one opened"
+    assert trl_rows["talk"]["prompt_ids"] != row["prompt_ids"]
+    assert END in trl_rows["talk"]["chosen_ids"]
 
 
 def test_training_prefers_the_chosen_side(rows: Path, student: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_training_prefers_the_chosen_side(rows: Path, student: Path, tmp_path: P
 
 
 def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_path: Path) -> None:
-    """Two pairs a step in each of two processes are four pairs a step in one; the reference is computed by both."""
+    """Two pairs per step in each of two processes are four pairs per step in one; the reference is computed by both."""
     both = ["--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 2, "--batch", 2]
     in_two_processes("trainers/step_dpo.py", *both)
     training = DPOTraining(tmp_path / "one", **QUICK | {"steps": 2, "batch": 4})

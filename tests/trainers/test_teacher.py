@@ -41,8 +41,8 @@ def test_stored_scores_are_those_of_a_naive_forward_pass(tiny: Path, rows: Path,
     width = len(load_tokenizer(str(tiny)))
     assert width < loaded(tiny).config.vocab_size, "the head has padding rows, or this tests nothing"
     table = read(tmp_path / "out")
-    given = pq.read_table(rows)
-    assert table.select(given.column_names).equals(given), "all columns, in the rows' order"
+    row_table = pq.read_table(rows)
+    assert table.select(row_table.column_names).equals(row_table), "all columns, in the rows' order"
     for row in table.to_pylist():
         positions = [t for t, flag in enumerate(row["loss_mask"]) if flag]
         logprobs = naive_logprobs(tiny, row["input_ids"], width)
@@ -73,7 +73,7 @@ def test_the_tail_of_a_sure_teacher_has_digits_and_is_never_negative() -> None:
     np.testing.assert_allclose(stored.tail, expected, rtol=1e-4)
 
 
-def test_at_most_200_bytes_a_token(tiny: Path, rows: Path, tmp_path: Path) -> None:
+def test_at_most_200_bytes_per_token(tiny: Path, rows: Path, tmp_path: Path) -> None:
     assert score(rows, tmp_path / "out", tiny) == 0
     table = read(tmp_path / "out")
     tokens = sum(sum(mask) for mask in table["loss_mask"].to_pylist())
@@ -118,8 +118,8 @@ def test_kill_9_and_the_same_command_gives_the_same_rows(tiny: Path, tmp_path: P
 
     def command(folder: Path) -> list[str]:
         """A process for every run: the last digits depend on the number of threads, which other tests change here."""
-        given = ["--rows", many, "--out", folder, "--teacher", tiny, "--batch-tokens", 100, "--shard-tokens", 300]
-        return [sys.executable, str(ROOT / "trainers" / "teacher.py"), *map(str, given)]
+        options = ["--rows", many, "--out", folder, "--teacher", tiny, "--batch-tokens", 100, "--shard-tokens", 300]
+        return [sys.executable, str(ROOT / "trainers" / "teacher.py"), *map(str, options)]
 
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     process = subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -171,7 +171,7 @@ def test_out_of_memory_is_one_line_with_what_to_lower(
     def full(self: Any, states: Any, tokens: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(scorers.ModelScorer, "_through_head", full)
+    monkeypatch.setattr(scorers.ModelScorer, "_apply_head", full)
     assert "lower --batch-tokens (8192)" in refused(capsys, score(rows, tmp_path / "out", tiny))
 
 
@@ -184,8 +184,8 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(
     rate = orjson.loads((out / "manifest.json").read_bytes())["tokens_per_second"]
     assert "tokens/s in this run" in capsys.readouterr().out
     assert score(rows, out, tiny) == 0, "the same run is finished already"
-    said = capsys.readouterr().out
-    assert "nothing was left to score" in said and "tokens/s" not in said
+    output = capsys.readouterr().out
+    assert "nothing left to score" in output and "tokens/s" not in output
     assert orjson.loads((out / "manifest.json").read_bytes())["tokens_per_second"] == rate > 0
     other = make_tiny(tmp_path / "other", seed=1)
     fewer = make_rows(tmp_path / "fewer.parquet", load_tokenizer(str(tiny)), count=5)
@@ -213,11 +213,11 @@ Change = dict[str, Any]
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"loss_mask": [[0, 1]] * 12}, "must be as long as each other"),
+        ({"loss_mask": [[0, 1]] * 12}, "must have the same length"),
         ({"input_ids": [[1, 2]] * 12, "loss_mask": [[1, 1]] * 12}, "0 at the first position"),
         ({"input_ids": [[1, 511]] * 12, "loss_mask": [[0, 1]] * 12}, "holds token id 511"),
         ({"input_ids": [[1] * 600] * 12, "loss_mask": [[0] * 600] * 12}, "12 of 12 rows are longer than the teacher's"),
-        ({"id": ["same"] * 12}, "row 1 (id 'same'): every row needs an id of its own"),
+        ({"id": ["same"] * 12}, "row 1 (id 'same'): every row needs a unique string id"),
     ],
 )
 def test_rows_that_cannot_be_scored(
@@ -232,16 +232,16 @@ def test_what_is_no_row_file(tiny: Path, rows: Path, tmp_path: Path, capsys: pyt
     out = tmp_path / "out"
     text = tmp_path / "rows.txt"
     text.write_text("not a table")
-    assert "no Parquet file" in refused(capsys, score(text, out, tiny))
-    assert "no Parquet file" in refused(capsys, score(tmp_path / "missing.parquet", out, tiny))
+    assert "is not a Parquet file" in refused(capsys, score(text, out, tiny))
+    assert "is not a Parquet file" in refused(capsys, score(tmp_path / "missing.parquet", out, tiny))
     pq.write_table(pq.read_table(rows).slice(0, 0), tmp_path / "empty.parquet")
     assert "has no rows" in refused(capsys, score(tmp_path / "empty.parquet", out, tiny))
     pq.write_table(pq.read_table(rows).drop_columns(["loss_mask"]), tmp_path / "narrow.parquet")
     assert "has no column loss_mask" in refused(capsys, score(tmp_path / "narrow.parquet", out, tiny))
     pq.write_table(pq.read_table(rows).replace_schema_metadata({}), tmp_path / "unknown.parquet")
-    assert "does not say whose token ids" in refused(capsys, score(tmp_path / "unknown.parquet", out, tiny))
+    assert "does not name its tokenizer" in refused(capsys, score(tmp_path / "unknown.parquet", out, tiny))
     assert "--top-k 0" in refused(capsys, score(rows, out, tiny, "--top-k", 0))
-    assert "--out is needed" in refused(capsys, run_app(APP, ["--rows", str(rows)]))
+    assert "--out is required" in refused(capsys, run_app(APP, ["--rows", str(rows)]))
     assert not out.exists()
 
 

@@ -64,17 +64,17 @@ class FakeVLLM:
             return 400, {"error": {"message": message, "type": "BadRequestError", "code": 400}}
         ids = body["prompt"]
         logprobs = naive_logprobs(self.folder, ids)
-        told: list[dict[str, Any] | None] = [None]
+        entries: list[dict[str, Any] | None] = [None]
         for before, token in zip(logprobs[:-1], ids[1:], strict=True):
             likeliest = [token, *(int(i) for i in before.topk(k).indices)]
             ranks = (before[None] > before[likeliest][:, None]).sum(1) + 1
-            told.append(
+            entries.append(
                 {
                     str(i): {"logprob": float(before[i]), "rank": int(rank), "decoded_token": "x"}
                     for i, rank in zip(likeliest, ranks, strict=True)
                 }
             )
-        choice = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": told}
+        choice = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": entries}
         if not self.prompt_logprobs:
             choice.pop("prompt_logprobs")
         return 200, {"object": "text_completion", "choices": [choice], "usage": {"prompt_tokens": len(ids)}}
@@ -140,10 +140,10 @@ def test_a_server_gives_the_same_scores(tiny: Path, rows: Path, tmp_path: Path, 
             assert len(set(ids)) == k and max(ids) < width
             own = int(row["input_ids"][t])
             likeliest = [int(i) for i in logprobs[t - 1].topk(k).indices if i < width]
-            known = sorted({*likeliest, own}, key=lambda i: -float(logprobs[t - 1, i]))[:k]
-            filled += k - len(known)
-            assert ids[: len(known)] == known
-            np.testing.assert_allclose(values[: len(known)], logprobs[t - 1, known], rtol=2**-10)
+            expected_ids = sorted({*likeliest, own}, key=lambda i: -float(logprobs[t - 1, i]))[:k]
+            filled += k - len(expected_ids)
+            assert ids[: len(expected_ids)] == expected_ids
+            np.testing.assert_allclose(values[: len(expected_ids)], logprobs[t - 1, expected_ids], rtol=2**-10)
             np.testing.assert_allclose(np.exp(values).sum() + row["teacher_tail"][n], 1, atol=2e-3)
             np.testing.assert_allclose(row["teacher_token_logprob"][n], logprobs[t - 1, own], rtol=2**-10)
     assert filled > 0, "no padding row was among the likeliest, and this tests less than it says"
@@ -153,11 +153,11 @@ def test_a_server_gives_the_same_scores(tiny: Path, rows: Path, tmp_path: Path, 
 
 def test_places_of_padding_rows_are_filled_from_the_tail() -> None:
     stored = from_alternatives([{0: -1.0, 2: -2.0, 11: -1.5, 12: -3.0}], [2], k=4, width=10)
-    known = np.exp([-1.0, -2.0]).sum()
-    mean = (1 - known) / 8
+    mass = np.exp([-1.0, -2.0]).sum()
+    mean = (1 - mass) / 8
     assert stored.ids.tolist() == [[0, 2, 1, 3]]
     np.testing.assert_allclose(np.exp(stored.logprobs.astype(float))[0, 2:], mean, rtol=2e-3)
-    np.testing.assert_allclose(stored.tail, [1 - known - 2 * mean], rtol=1e-5)
+    np.testing.assert_allclose(stored.tail, [1 - mass - 2 * mean], rtol=1e-5)
 
 
 def test_a_server_for_twenty_says_how_to_start_it_for_more(
@@ -179,6 +179,6 @@ def test_a_server_that_is_no_vllm(
 
 
 def test_vllm_is_started_for_as_many_as_are_asked(tiny: Path) -> None:
-    shown = ChildEngine("vllm", str(tiny), context=301, max_logprobs=32)._command(1)
-    assert shown[shown.index("--max-logprobs") + 1] == "32"
+    arguments = ChildEngine("vllm", str(tiny), context=301, max_logprobs=32)._command(1)
+    assert arguments[arguments.index("--max-logprobs") + 1] == "32"
     assert "--max-logprobs" not in ChildEngine("vllm", str(tiny))._command(1)

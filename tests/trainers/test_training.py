@@ -49,8 +49,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fine_tune(rows: Path, student: Path, out: Path, *, lora: int = 0, packing: bool = False, **training: Any) -> Path:
     """SFT with quick settings; the output folder."""
-    about = RowOptions(rows, max_length=training.pop("max_length", 512), too_long=training.pop("too_long", "drop"))
-    train(about, StudentOptions(str(student), lora), SFTOptions(packing), TrainingOptions(out, **QUICK | training))
+    options = RowOptions(rows, max_length=training.pop("max_length", 512), too_long=training.pop("too_long", "drop"))
+    train(options, StudentOptions(str(student), lora), SFTOptions(packing), TrainingOptions(out, **QUICK | training))
     return out
 
 
@@ -146,7 +146,7 @@ HEAVY += ["trl.trainer.distillation_trainer", "trl.trainer.sft_trainer"]
 
 
 def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path: Path) -> None:
-    """Four rows a step in each of two processes are eight rows a step in one."""
+    """Four rows per step in each of two processes are eight rows per step in one."""
     both = ("--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 1)
     in_two_processes("trainers/sft.py", *both, "--batch", 4, "--micro-batch", 2)
     fine_tune(rows, student, tmp_path / "one", batch=8, steps=1)
@@ -177,19 +177,19 @@ def test_long_rows_are_counted_then_dropped_or_cut(rows: Path, capsys: pytest.Ca
     cut = limit_length(data, RowOptions(rows, max_length=limit, too_long="truncate"))
     assert len(cut) == 12
     assert max(len(ids) for ids in cut["input_ids"]) == limit
-    asked = sft_row(0)["loss_mask"].index(1)
-    with pytest.raises(TrainerError, match=f"no row has at most {asked} tokens; raise --max-length"):
-        limit_length(data, RowOptions(rows, max_length=asked, too_long="truncate"))
+    prompt_length = sft_row(0)["loss_mask"].index(1)
+    with pytest.raises(TrainerError, match=f"no row has at most {prompt_length} tokens; raise --max-length"):
+        limit_length(data, RowOptions(rows, max_length=prompt_length, too_long="truncate"))
 
 
 def test_malformed_rows_get_one_line(student: Path, tmp_path: Path, rows: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 not really")
     cases = {
         tmp_path / "absent": "no such file; trainers/rows.py makes rows",
-        tmp_path / "torn.parquet": "is no Parquet file",
-        write_rows(tmp_path / "empty.parquet", []): "holds no rows",
-        write_rows(tmp_path / "step.parquet", [], "step"): "has no column input_ids; give rows of the kind sft or role",
-        write_rows(tmp_path / "other.parquet", [sft_row(1)], digest="00"): "the ids of another tokenizer",
+        tmp_path / "torn.parquet": "is not a Parquet file",
+        write_rows(tmp_path / "empty.parquet", []): "has no rows",
+        write_rows(tmp_path / "step.parquet", [], "step"): "has no column input_ids; give rows of kind sft or role",
+        write_rows(tmp_path / "other.parquet", [sft_row(1)], digest="00"): "holds ids of another tokenizer",
     }
     for path, words in cases.items():
         with pytest.raises(TrainerError, match=words):
@@ -242,17 +242,17 @@ def test_a_step_that_really_runs_out_of_memory_ends_with_one_line(student: Path,
     """A step of 128 rows of more than 300 tokens needs over 700 MB."""
     write_rows(tmp_path / "train.parquet", [sft_row(i, "a b c d " * 60) for i in range(128)])
     sizes = ["--rows", ".", "--student", student, "--steps", 1, "--batch", 128, "--micro-batch", 128]
-    code, said = in_a_process("sft", [*sizes, "--out", "short"], tmp_path, a_quarter_gigabyte_more)
-    assert code == 2, said[-2000:]
-    [line] = [line for line in said.splitlines() if "error: " in line]
+    code, output = in_a_process("sft", [*sizes, "--out", "short"], tmp_path, a_quarter_gigabyte_more)
+    assert code == 2, output[-2000:]
+    [line] = [line for line in output.splitlines() if "error: " in line]
     assert line.endswith(
         "error: out of memory: lower --micro-batch (now 128) or --max-length, or turn on --gradient-checkpointing, "
         "--bf16 or --lora 16"
     )
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert not (tmp_path / "short" / "model").exists()
-    code, said = in_a_process("sft", [*sizes, "--out", "enough"], tmp_path)
-    assert code == 0, said[-2000:]
+    code, output = in_a_process("sft", [*sizes, "--out", "enough"], tmp_path)
+    assert code == 0, output[-2000:]
 
 
 def test_any_setting_of_trl_can_be_given(rows: Path, student: Path, tmp_path: Path) -> None:

@@ -67,12 +67,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def warmup(folder: Path, out: Path, **changes: object) -> Warmup:
-    known = {"teacher": str(folder / "teacher"), "eta": 0.02, "warm_learning_rate": 1e-2, "warm_epochs": 8}
+    settings = {"teacher": str(folder / "teacher"), "eta": 0.02, "warm_learning_rate": 1e-2, "warm_epochs": 8}
     out.mkdir(parents=True, exist_ok=True)
     return Warmup(
         RowOptions(folder / "rows"),
         StudentOptions(str(folder / "student")),
-        WarmupOptions(**known | changes),  # type: ignore[arg-type]
+        WarmupOptions(**settings | changes),  # type: ignore[arg-type]
         SamplingOptions(answer_tokens=12),
         TrainingOptions(out, **QUICK | {"batch": 4}),
     )
