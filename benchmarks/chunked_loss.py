@@ -3,12 +3,12 @@
     python benchmarks/chunked_loss.py [--device cuda] [--dtype bfloat16] [--vocabularies 32000 151936]
 
 One forward and backward pass of forward KL from a top 32 mixed with cross-entropy, with gradients for the hidden states
-and for the head. Each number comes from a process of its own; memory is what the pass adds at its peak to what was
-there before (hidden states, head, the teacher's top k): resident set on the CPU, allocated memory on a GPU. Time is the
-median of --repeats passes after a first one. Rows:
+and the head. Each number is from its own process; memory is the peak that the pass adds to the inputs (hidden states,
+head, the teacher's top k): resident set on the CPU, allocated memory on a GPU. Time is the median of --repeats passes
+after a first one. Rows:
   plain        losses.plain_divergence: all logits at once, autograd
-  checkpoint   the plain loss in chunks, each under torch.utils.checkpoint: logits are made twice
-  chunked      losses.divergence_from_topk: the gradient of a chunk is made with its loss
+  checkpoint   the plain loss in chunks, each under torch.utils.checkpoint: logits are computed twice
+  chunked      losses.divergence_from_topk: the gradient of a chunk is computed with its loss
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WAYS = ("plain", "checkpoint", "chunked")
 
 
 class Case(NamedTuple):
-    """What the loss takes; see losses.divergence_from_topk."""
+    """The inputs of the loss; see losses.divergence_from_topk."""
 
     hidden: Tensor
     head: Tensor
@@ -63,13 +63,13 @@ def loss_of(way: str, chunk: int, case: Case) -> Tensor:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM the most since the last `forget_peak` (Linux)."""
+    """Memory of this process in bytes: VmRSS is now, VmHWM the peak since the last `reset_peak` (Linux)."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
 
-def forget_peak() -> None:
-    """What was needed to make the inputs does not count."""
+def reset_peak() -> None:
+    """Reset the peak, so that the memory for making the inputs does not count."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
@@ -96,9 +96,9 @@ def measure(case: argparse.Namespace) -> dict[str, float]:
 
 
 def timed(run: Callable[[], None], device: str, repeats: int) -> dict[str, float]:
-    """The peak that the first pass adds, and the median time of the others."""
+    """The peak that the first pass adds, and the median time of the other passes."""
     on_gpu = device == "cuda"
-    (torch.cuda.reset_peak_memory_stats if on_gpu else forget_peak)()
+    (torch.cuda.reset_peak_memory_stats if on_gpu else reset_peak)()
     before = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
     run()
     peak = (torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")) - before
@@ -113,7 +113,7 @@ def timed(run: Callable[[], None], device: str, repeats: int) -> dict[str, float
 
 
 def in_own_process(options: argparse.Namespace, **case: Any) -> dict[str, float] | None:
-    """One measurement in a fresh process; None if it ended there (out of memory)."""
+    """Measure in a new process. Returns None if the process failed (out of memory)."""
     shared = {name: getattr(options, name) for name in ("device", "dtype", "hidden", "repeats")}
     arguments = [f"--{name}={value}" for name, value in (shared | case).items()]
     done = subprocess.run(
@@ -123,7 +123,7 @@ def in_own_process(options: argparse.Namespace, **case: Any) -> dict[str, float]
 
 
 def conditions(options: argparse.Namespace) -> str:
-    """What the table depends on, in one line."""
+    """The conditions of the measurement, in one line."""
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return (
         f"torch {torch.__version__}, {device}, {platform.machine()}, {options.dtype}, hidden {options.hidden}, "
@@ -135,11 +135,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of hidden states and head")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16"], help="type of hidden states and head"
+    )
     parser.add_argument("--hidden", type=int, default=896, help="size of a hidden state (896: Qwen2.5 0.5B)")
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 151_936], help="tokens")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048], help="positions")
-    parser.add_argument("--chunks", type=int, nargs="+", default=[CHUNK], help="positions at once")
+    parser.add_argument("--chunks", type=int, nargs="+", default=[CHUNK], help="positions per chunk")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     for name, kind in (("way", str), ("vocabulary", int), ("length", int), ("chunk", int)):
@@ -153,11 +155,11 @@ def main() -> None:
     print("|---:|---:|---|---:|---:|---:|---:|---:|")
     for vocabulary in options.vocabularies:
         for length in options.lengths:
-            table(options, vocabulary, length)
+            print_rows(options, vocabulary, length)
 
 
-def table(options: argparse.Namespace, vocabulary: int, length: int) -> None:
-    """The lines of one size."""
+def print_rows(options: argparse.Namespace, vocabulary: int, length: int) -> None:
+    """Print the rows of one size."""
     plain: dict[str, float] | None = None
     for way in WAYS:
         for chunk in options.chunks if way != "plain" else [length]:

@@ -1,4 +1,4 @@
-"""Part 4 of benchmarks/teaches.py: difference sampling on a corpus with planted noise and boiler-plate."""
+"""Part 4 of benchmarks/teaches.py: difference sampling on a corpus with planted noise and boilerplate."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from agentsys.trainers.training import TrainingOptions
 
 TEACHER = "smollm2-135m"
 LENGTH = 129
-"""Tokens of a chunk."""
-BOILER_PLATE = "All rights are kept by their holders. Read the terms before you go on to the next page of this site."
+"""Tokens per chunk."""
+BOILERPLATE = "All rights are kept by their holders. Read the terms before you go on to the next page of this site."
 
 
 def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -> dict[str, Any]:
-    """Plant noise and boiler-plate among clean passages, select half, and pre-train a small student on it.
+    """Plant noise and boilerplate among clean passages, select half, and pre-train a small student on it.
 
-    Of the passages the first `clean` go into the corpus, as many after them into the reference data, and 100 more
+    Of the passages, the first `clean` go into the corpus, as many after them into the reference data, and 100 more
     are the clean text on which students are measured. Of corpus and reference data a fifth each is noise (shuffled
-    letters) and a fifth boiler-plate: the reference's data is a part of the same collection, as in the paper.
+    letters) and a fifth boilerplate: the reference data is from the same collection, as in the paper.
     """
     rng = random.Random(seed)
     tokenizer, config = load_tokenizer(TEACHER), small_configuration(out / "config")
@@ -41,17 +41,19 @@ def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -
     reference = learn(config, chunks["reference"].folder, chunks["test"].folder, out / "reference-model", epochs=8)
     for name, model in (("teacher", TEACHER), ("reference", str(out / "reference-model" / "model"))):
         score_all(ScoringJob(out / "corpus", model, out / "scores" / name))
-    chosen = select(out / "corpus", out / "scores" / "teacher", out / "scores" / "reference", 0.5, out / "selected", 10)
-    anyhow = at_random(chunks["corpus"], chosen.chunks, out / "random", seed)
+    selected = select(
+        out / "corpus", out / "scores" / "teacher", out / "scores" / "reference", 0.5, out / "selected", 10
+    )
+    sampled = select_at_random(chunks["corpus"], selected.chunks, out / "random", seed)
     students = {
         name: learn(config, folder.folder, out / "test", out / f"{name}-model", epochs=8)
-        for name, folder in (("selected", chosen), ("random", anyhow))
+        for name, folder in (("selected", selected), ("random", sampled))
     }
     return {
         "share kept": {
-            name: shares(folder, chunks["corpus"]) for name, folder in (("selected", chosen), ("random", anyhow))
+            name: shares(folder, chunks["corpus"]) for name, folder in (("selected", selected), ("random", sampled))
         },
-        "tokens": {"corpus": chunks["corpus"].manifest["tokens"], "selected": chosen.manifest["tokens"]},
+        "tokens": {"corpus": chunks["corpus"].manifest["tokens"], "selected": selected.manifest["tokens"]},
         "loss on clean text": {"reference": reference, **students},
     }
 
@@ -62,12 +64,12 @@ def label_texts(domain: str, texts: list[str]) -> list[dict[str, str]]:
 
 
 def mixture(clean: list[str], rng: random.Random) -> list[dict[str, str]]:
-    """Clean texts, and a third as many of noise and of boiler-plate, shuffled."""
+    """Clean texts, and a third as many of noise and of boilerplate, shuffled."""
     noise = ["".join(rng.sample(text, len(text))) for text in clean[: len(clean) // 3]]
     length = sum(map(len, noise)) // max(1, len(noise))
-    plate = " ".join([BOILER_PLATE] * (length // len(BOILER_PLATE) + 1))
+    line = " ".join([BOILERPLATE] * (length // len(BOILERPLATE) + 1))
     documents = (
-        label_texts("clean", clean) + label_texts("noise", noise) + label_texts("boiler-plate", [plate] * len(noise))
+        label_texts("clean", clean) + label_texts("noise", noise) + label_texts("boilerplate", [line] * len(noise))
     )
     rng.shuffle(documents)
     return documents
@@ -79,12 +81,12 @@ def make_chunks(documents: list[dict[str, str]], tokenizer: Any, out: Path) -> C
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
     encoder = Encoder(tokenizer)
-    facts = describe_format(encoder, tokenizer, TEACHER, LENGTH)
-    return write_chunks(chunk_documents(read_documents([file]), encoder, LENGTH), ChunkWriter(out), **facts)
+    format_facts = describe_format(encoder, tokenizer, TEACHER, LENGTH)
+    return write_chunks(chunk_documents(read_documents([file]), encoder, LENGTH), ChunkWriter(out), **format_facts)
 
 
 def small_configuration(folder: Path) -> Path:
-    """The teacher's family with 4 layers of width 128: what reference and students begin as."""
+    """The teacher's family with 4 layers of width 128, for the reference and the students."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder_of(TEACHER))
@@ -96,7 +98,7 @@ def small_configuration(folder: Path) -> Path:
 
 
 def learn(config: Path, corpus: Path, test: Path, out: Path, epochs: int) -> float:
-    """Pre-train from fresh weights; the loss on clean text, in nats a token."""
+    """Pre-train from new weights. Returns the loss on clean text, in nats per token."""
     options = PretrainingOptions(corpus, validation=test, from_config=str(config))
     training = TrainingOptions(
         out, epochs=epochs, learning_rate=2e-3, batch=4, micro_batch=4, checkpoint_every=10_000, evaluate_every=10_000
@@ -104,15 +106,15 @@ def learn(config: Path, corpus: Path, test: Path, out: Path, epochs: int) -> flo
     return round(pretrain(options, training)["eval_loss"], 4)
 
 
-def at_random(corpus: ChunkFolder, count: int, out: Path, seed: int) -> ChunkFolder:
-    """As many chunks, drawn at random."""
+def select_at_random(corpus: ChunkFolder, count: int, out: Path, seed: int) -> ChunkFolder:
+    """A random selection of `count` chunks."""
     keep = np.zeros(corpus.chunks, bool)
     keep[np.random.default_rng(seed).choice(corpus.chunks, count, replace=False)] = True
     return write_selection(corpus, keep, out)
 
 
 def shares(kept: ChunkFolder, whole: ChunkFolder) -> dict[str, float]:
-    """The share of each domain's chunks that was kept."""
+    """The share of chunks kept, by domain."""
     counts = kept.manifest["domains"]
     return {
         name: round(counts.get(name, {"chunks": 0})["chunks"] / of["chunks"], 3)

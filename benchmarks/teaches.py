@@ -4,13 +4,14 @@
     python benchmarks/teaches.py --data FOLDER --out proof --part 1 --train 512 --test 400
 
 FOLDER holds drt_metaphortrans/ (with_thoughts.jsonl, pairs.jsonl) and wiki_passages/ (passages.jsonl). Seeds are fixed.
-Every part writes proof/<part>/result.json and is skipped when that is there; the table at the end is made from those.
+Every part writes proof/<part>/result.json, and is skipped if that file exists. The printed results are read from it.
 
 1  DRT: SFT with thoughts and without, on the published data; BLEU and chrF
-2  the same from traces that are collected here with the default model as teacher
+2  the same from traces collected here with the default model as teacher
 3  distillation from stored top-k against SFT alone, with and without warm-up; validation loss and KL
-4  MiniPLM: what is kept of a corpus with planted noise and boiler-plate; loss on clean text against a random choice
-5  step-level DPO on drafts of part 2's rounds; preference accuracy and margin on held-out pairs
+4  MiniPLM: the part that is kept of a corpus with planted noise and boilerplate; loss on clean text against a random
+   selection
+5  step-level DPO on drafts of the rounds of part 2; preference accuracy and margin on held-out pairs
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and tested."""
+    """Models, and sizes of training and test."""
 
     student: str
     teacher: str
@@ -66,12 +67,12 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 def prompt(text: str) -> list[Segment]:
-    """What the student is asked."""
+    """The prompt of the student."""
     messages = STUDENT.render({"text": text, **LANGUAGES})
     return [Segment(m["role"], False, text=str(m["content"])) for m in messages]
 
 
-def composed(name: str, text: str, answer: str) -> Trace:
+def make_trace(name: str, text: str, answer: str) -> Trace:
     """A trace whose only target is one answer."""
     target = Target("sft", (*prompt(text), Segment("assistant", True, text=answer)))
     return Trace(name, "published", "published", "kept", None, name, {"text": text}, None, [target], [])
@@ -84,30 +85,28 @@ def answer_of(record: Mapping[str, str], thought: bool) -> str:
 
 
 def rows_from(traces: Iterable[Trace], folder: Path, size: Size, kind: str = "sft", validation: float = 0.15) -> Path:
-    """Rows of traces with a share of the inputs for validation; the folder of the kind."""
+    """Write the rows of traces, with a share of the inputs for validation. Returns the folder of the kind."""
     from agentsys.trainers.row_filter import Filters
     from agentsys.trainers.rows import TargetOptions, make_rows, print_report
 
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
     (run / "traces-00000.jsonl").write_bytes(b"".join(dump(trace) for trace in traces))
-    cut, filters = (
-        TargetOptions(size.student, folder / "rows"),
-        Filters(max_length=size.max_length, validation=validation),
-    )
-    print_report(make_rows([run], cut, filters), folder / "rows")
+    options = TargetOptions(size.student, folder / "rows")
+    filters = Filters(max_length=size.max_length, validation=validation)
+    print_report(make_rows([run], options, filters), folder / "rows")
     return folder / "rows" / kind
 
 
 def test_pairs(data: Path, size: Size) -> list[dict[str, str]]:
-    """Test sentences of which none is in the training data."""
+    """Test sentences that are not in the training data."""
     training_texts = {record["text"].casefold() for record in read(data / "drt_metaphortrans" / "with_thoughts.jsonl")}
     pairs = [p for p in read(data / "drt_metaphortrans" / "pairs.jsonl") if p["en"].casefold() not in training_texts]
     return random.Random(SEED).sample(pairs, size.test)
 
 
 def translate(student: str, pairs: list[dict[str, str]], size: Size, answer_tokens: int) -> list[str]:
-    """What stands between <output> tags, or where there are none the whole answer."""
+    """Translations: the text between <output> tags, or the whole answer without them."""
     tokenizer, model = load_tokenizer(student), load_causal_lm(student, "bfloat16")
     prompts = []
     for pair in pairs:
@@ -119,7 +118,7 @@ def translate(student: str, pairs: list[dict[str, str]], size: Size, answer_toke
 
 
 def quality(student: str, pairs: list[dict[str, str]], size: Size, answer_tokens: int, out: Path) -> dict[str, Any]:
-    """BLEU and chrF with 95 % intervals; the translations are kept to be read."""
+    """BLEU and chrF with 95 % intervals. Writes the translations to translations.json."""
     hypotheses = translate(student, pairs, size, answer_tokens)
     out.mkdir(parents=True, exist_ok=True)
     (out / "translations.json").write_text(json.dumps(hypotheses, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -128,7 +127,7 @@ def quality(student: str, pairs: list[dict[str, str]], size: Size, answer_tokens
 
 
 def fine_tune(rows: Path, out: Path, size: Size, student: StudentOptions | None = None, epochs: float = 2) -> Path:
-    """SFT; the folder of the student."""
+    """Run SFT. Returns the folder of the student."""
     from agentsys.trainers.sft import SFTOptions, train
 
     if not (out / "model" / "config.json").exists():
@@ -138,7 +137,7 @@ def fine_tune(rows: Path, out: Path, size: Size, student: StudentOptions | None 
 
 
 def settings(out: Path, epochs: float, learning_rate: float) -> TrainingOptions:
-    """The same for every part: eight rows per step, computed in bfloat16 over fp32 weights."""
+    """Training options of all parts: eight rows per step, computed in bfloat16 with fp32 weights."""
     return TrainingOptions(
         out, epochs=epochs, learning_rate=learning_rate, batch=8, seed=SEED, bf16=True, checkpoint_every=1000
     )
@@ -151,14 +150,14 @@ def part_1(data: Path, out: Path, size: Size) -> dict[str, Any]:
     result = {"before": quality(size.student, pairs, size, 160, out / "before")}
     for name, thought in (("without thoughts", False), ("with thoughts", True)):
         folder = out / name.replace(" ", "-")
-        traces = [composed(f"m{i}", r["text"], answer_of(r, thought)) for i, r in enumerate(records)]
+        traces = [make_trace(f"m{i}", r["text"], answer_of(r, thought)) for i, r in enumerate(records)]
         student = fine_tune(rows_from(traces, folder, size), folder / "sft", size)
         result[name] = quality(str(student), pairs, size, size.answer_tokens if thought else 160, folder)
     return result
 
 
-def collected(data: Path, out: Path, size: Size) -> Path:
-    """A DRT run of the default model over sentences that are in no test; resumed if it is there."""
+def collect_traces(data: Path, out: Path, size: Size) -> Path:
+    """Run DRT with the default model on sentences that are not in the tests; resumes an earlier run."""
     from agentsys.collect import RunOptions, collect
     from agentsys.graphs.drt.system import Context, graph
 
@@ -176,14 +175,14 @@ def part_2(data: Path, out: Path, size: Size) -> dict[str, Any]:
     """SFT from our own traces, with their thoughts and without."""
     from agentsys.traces import read_traces
 
-    run = collected(data, out, size)
+    run = collect_traces(data, out, size)
     kept = [trace for trace in read_traces(run) if trace.outcome == "kept"]
     pairs = test_pairs(data, size)
     result: dict[str, Any] = {"records": size.collect, "kept": len(kept)}
     result["before"] = quality(size.student, pairs, size, 160, out / "before")
     for name, thought in (("without thoughts", False), ("with thoughts", True)):
         folder = out / name.replace(" ", "-")
-        traces = [composed(t.id, t.input["text"], answer_of(t.result or {}, thought)) for t in kept]
+        traces = [make_trace(t.id, t.input["text"], answer_of(t.result or {}, thought)) for t in kept]
         student = fine_tune(rows_from(traces, folder, size), folder / "sft", size)
         result[name] = quality(str(student), pairs, size, size.answer_tokens if thought else 160, folder)
     return result
@@ -198,7 +197,7 @@ def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     from agentsys.trainers.warmup_distill import distill_both
 
     records = random.Random(SEED + 1).sample(read(data / "drt_metaphortrans" / "with_thoughts.jsonl"), 3 * size.train)
-    traces = [composed(f"m{i}", r["text"], answer_of(r, False)) for i, r in enumerate(records)]
+    traces = [make_trace(f"m{i}", r["text"], answer_of(r, False)) for i, r in enumerate(records)]
     rows = rows_from(traces, out, size, validation=0.3)
     for split in ("train", "validation"):
         scoring = TeacherOptions(rows / f"{split}.parquet", out / "scored" / split, size.teacher)
@@ -211,8 +210,8 @@ def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
     training = settings(out, 2, 2e-4 if size.lora else 1e-5)
     sampling = SamplingOptions(answer_tokens=96, sample_batch=24)
     warmup = Warmup(RowOptions(rows, max_length=size.max_length), size.options, warm, sampling, training)
-    warmed = warmup.warmed()
-    result: dict[str, Any] = {"before": warmup.report(size.student), "warmed": warmup.report(str(warmed))}
+    warmed = warmup.train_dpo()
+    result: dict[str, Any] = {"before": warmup.measure(size.student), "warmed": warmup.measure(str(warmed))}
     distill_both(warmup, warmed, DistillOptions(), training)
     alone = fine_tune(rows, out / "sft", size)
     scored = ScoredOptions(rows=out / "scored" / "validation", max_length=size.max_length)
@@ -229,13 +228,13 @@ def part_3(data: Path, out: Path, size: Size) -> dict[str, Any]:
 
 
 def with_interval(values: list[float]) -> list[float]:
-    """The mean over rows with the ends of its 95 % bootstrap interval."""
+    """The mean over rows and its 95 % bootstrap interval."""
     score = mean_with_interval(values)
     return [round(score.value, 3), round(score.low, 3), round(score.high, 3)]
 
 
 def part_4(data: Path, out: Path, size: Size) -> dict[str, Any]:
-    """A corpus of clean passages, shuffled letters and one repeated line; which of them difference sampling keeps."""
+    """A corpus of clean passages, shuffled letters and one repeated line; which of them are kept by difference sampling."""
     from proof_miniplm import difference_sampling
 
     passages = [record["text"] for record in read(data / "wiki_passages" / "passages.jsonl")]
@@ -245,16 +244,15 @@ def part_4(data: Path, out: Path, size: Size) -> dict[str, Any]:
 def part_5(data: Path, out: Path, size: Size) -> dict[str, Any]:
     """Step-level DPO on pairs of drafts from our own rounds."""
     from agentsys.traces import read_traces
-    from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions
-    from agentsys.trainers.step_dpo import train
+    from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, train_dpo
 
-    run = collected(data, out.parent / "2", size)
+    run = collect_traces(data, out.parent / "2", size)
     rows = rows_from(read_traces(run), out, size, "step", validation=0.3)
     if not (rows / "validation.parquet").exists():
         return {"missing": "too few pairs for a held-out side; collect more records"}
     learning_rate = 1e-4 if size.lora else 1e-6
     training = DPOTraining(out / "dpo", epochs=3, learning_rate=learning_rate, batch=4, seed=SEED, bf16=True)
-    train(PairOptions(rows, max_length=size.max_length), size.options, DPOOptions(), training)
+    train_dpo(PairOptions(rows, max_length=size.max_length), size.options, DPOOptions(), training)
     pairs = zip(preferences(rows, size.student), preferences(rows, str(out / "dpo" / "model")), strict=True)
     before, after = zip(*pairs, strict=True)
     gains = [new.total - old.total for old, new in zip(before, after, strict=True)]
@@ -268,14 +266,14 @@ def part_5(data: Path, out: Path, size: Size) -> dict[str, Any]:
 
 
 class Preference(NamedTuple):
-    """log pi(chosen|prefix) - log pi(rejected|prefix) of a pair, of sums and of means over tokens."""
+    """log pi(chosen|prefix) - log pi(rejected|prefix) of a pair: of sums, and of means over tokens."""
 
     total: float
     per_token: float
 
 
 def preferences(rows: Path, student: str) -> list[Preference]:
-    """What a student prefers of each held-out pair."""
+    """A student's preference for each held-out pair."""
     import torch
 
     model: Any = load_causal_lm(student)

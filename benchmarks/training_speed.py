@@ -1,14 +1,14 @@
-"""What training costs: tokens per second and peak memory of each trainer against what a user would take instead.
+"""Cost of training: tokens per second and peak memory of each trainer, against what a user would use instead.
 
     python benchmarks/training_speed.py                                (0.5B student, 1.5B teacher, LoRA, fp32)
     python benchmarks/training_speed.py --student FOLDER --teacher FOLDER --rows 64 --length 1024 --lora 0
     python benchmarks/training_speed.py --sides SFT "SFT, TRL alone" --repeats 3 --rows 16
 
-Every side runs in a process of its own, one after the other, on the same rows: same batch, length, dtype and adapters.
-Distillation from stored top-k stands against TRL's GKD (lmbda 0: no sampling) with the teacher in memory; SFT and
-step-level DPO against TRL alone, which tokenizes the same texts. Seconds are those of training without its first step,
-scaled to all steps; memory is the process's peak (on a GPU its allocator's); tokens are those of the rows, prompt
-included.
+Every side runs in its own process, one after the other, on the same rows, with the same batch, length, dtype and
+adapters. Distillation from stored top-k is compared with TRL's GKD (lmbda 0: no sampling) with the teacher in memory;
+SFT and step-level DPO with TRL alone, which tokenizes the same texts. Seconds are those of training without the first
+step, scaled to all steps; memory is the peak of the process (on a GPU, of the allocator); tokens are those of the rows,
+prompt included.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TEXT = "The old clock in the hall coughed twice, like a butler with bad news, an
 
 
 def rows_of(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of `--length` tokens: half prompt, half learned, no two alike."""
+    """Rows of `--length` tokens: half prompt, half learned, all different."""
     tokenizer = load_tokenizer(args.student)
     rows = []
     for i in range(args.rows):
@@ -48,7 +48,7 @@ def rows_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def write(args: argparse.Namespace, folder: Path) -> Path:
-    """The rows as a file of the kind sft."""
+    """Write the rows as a file of kind sft."""
     digest = tokenizer_digest(load_tokenizer(args.student))
     columns = dict.fromkeys(("kind", "source", "input", "prompt", "text", "ids_source"), "sft")
     rows = [{**row, **columns, "lineage": "{}", "scores": "{}"} for row in rows_of(args)]
@@ -57,7 +57,7 @@ def write(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def settings(args: argparse.Namespace, folder: Path) -> TrainingOptions:
-    """One pass, all rows of a batch one after the other."""
+    """Training options: one epoch, one row per forward pass."""
     return TrainingOptions(
         folder / "out", batch=args.batch, micro_batch=1, checkpoint_every=10_000, set=["report_to=[]"]
     )
@@ -70,23 +70,23 @@ def student(args: argparse.Namespace) -> tuple[Any, Any]:
 def teacher_scoring(args: argparse.Namespace, folder: Path) -> float:
     from agentsys.trainers.teacher import SpeedOptions
 
-    return scored_with(args.teacher, folder / "scored", SpeedOptions())
+    return time_scoring(args.teacher, folder / "scored", SpeedOptions())
 
 
 def teacher_in_bfloat16(args: argparse.Namespace, folder: Path) -> float:
     from agentsys.trainers.teacher import SpeedOptions
 
-    return scored_with(args.teacher, folder / "scored-bf16", SpeedOptions(dtype="bfloat16"))
+    return time_scoring(args.teacher, folder / "scored-bf16", SpeedOptions(dtype="bfloat16"))
 
 
 def teacher_in_vllm(args: argparse.Namespace, folder: Path) -> float:
-    """vLLM, in bfloat16, started as a child of its own environment ($AGENTSYS_VLLM_PYTHON)."""
+    """vLLM in bfloat16, started as a child process in its environment ($AGENTSYS_VLLM_PYTHON)."""
     from agentsys.trainers.teacher import SpeedOptions
 
-    return scored_with(f"vllm:{folder_of(args.teacher)}", folder / "scored-vllm", SpeedOptions(in_flight=8))
+    return time_scoring(f"vllm:{folder_of(args.teacher)}", folder / "scored-vllm", SpeedOptions(in_flight=8))
 
 
-def scored_with(teacher: str, out: Path, speed: Any) -> float:
+def time_scoring(teacher: str, out: Path, speed: Any) -> float:
     """Seconds of scoring, without the start of the teacher."""
     from agentsys.trainers.teacher import TeacherOptions, main
 
@@ -111,7 +111,7 @@ def stored(args: argparse.Namespace, folder: Path) -> float:
     rows = read_scored_splits(ScoredOptions(rows=folder / "scored"), tokenizer)["train"]
     config = make_config(TrainingArguments, settings(args, folder), label_names=["labels"])
     collator = ScoredCollator(tokenizer.pad_token_id)
-    return timed(make_offline_trainer(model=model, args=config, train_dataset=rows, data_collator=collator))
+    return time_training(make_offline_trainer(model=model, args=config, train_dataset=rows, data_collator=collator))
 
 
 def gkd(args: argparse.Namespace, folder: Path) -> float:
@@ -133,7 +133,7 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
         train_dataset=Dataset.from_list(rows_of(args)),
         processing_class=tokenizer,
     )
-    return timed(trainer)
+    return time_training(trainer)
 
 
 def sft(args: argparse.Namespace, folder: Path) -> float:
@@ -149,7 +149,7 @@ def sft(args: argparse.Namespace, folder: Path) -> float:
     model, tokenizer = student(args)
     rows = with_labels(read_rows(folder / "rows.parquet", {})["train"])
     config = make_config(SFTConfig, settings(args, folder), max_length=args.length)
-    return timed(Trainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
+    return time_training(Trainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
 
 
 def texts(args: argparse.Namespace) -> list[dict[str, str]]:
@@ -166,7 +166,7 @@ def trl_sft(args: argparse.Namespace, folder: Path) -> float:
     model, tokenizer = student(args)
     config = make_config(SFTConfig, settings(args, folder), max_length=args.length, eos_token="<|endoftext|>")
     rows = Dataset.from_list(texts(args))
-    return timed(SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
+    return time_training(SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
 
 
 def dpo(args: argparse.Namespace, folder: Path) -> float:
@@ -182,7 +182,7 @@ def dpo(args: argparse.Namespace, folder: Path) -> float:
         for ids in (row["input_ids"] for row in rows_of(args)[: args.rows // 2])
     ]
     config = make_config(DPOConfig, settings(args, folder), max_length=None)
-    return timed(
+    return time_training(
         make_pair_trainer(model=model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     )
 
@@ -197,12 +197,12 @@ def trl_dpo(args: argparse.Namespace, folder: Path) -> float:
         for t in texts(args)[: args.rows // 2]
     ]
     config = make_config(DPOConfig, settings(args, folder), max_length=None)
-    return timed(
+    return time_training(
         DPOTrainer(model=model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     )
 
 
-def timed(trainer: Any) -> float:
+def time_training(trainer: Any) -> float:
     """Seconds of training without the first step, scaled to all steps."""
     from transformers import TrainerCallback
 
@@ -233,8 +233,8 @@ SIDES: dict[str, Callable[[argparse.Namespace, Path], float]] = {
 }
 
 
-def one(side: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """A side in a process of its own: seconds and peak gigabytes."""
+def run_side(side: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Run a side in its own process. Returns seconds and peak gigabytes."""
     more = ["--side", side, "--folder", str(folder)]
     done = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], *more], stdout=subprocess.PIPE, check=True, text=True
@@ -243,7 +243,7 @@ def one(side: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Gigabytes at the highest."""
+    """Peak memory in gigabytes."""
     import torch
 
     if torch.cuda.is_available():
@@ -256,11 +256,11 @@ def main() -> None:
     parser.add_argument("--student", default="qwen2.5-coder-0.5b")
     parser.add_argument("--teacher", default="qwen2.5-coder-1.5b")
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a row, half of them learned")
+    parser.add_argument("--length", type=int, default=256, help="tokens per row, half of them learned")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--lora", type=int, default=16, help="rank; 0 trains all weights")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES)[:8], help="default: all but vLLM")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each side, taken in turn")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each side, in turns")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -279,7 +279,7 @@ def main() -> None:
         write(args, Path(name))
         results: dict[str, dict[str, float]] = {}
         for side in args.sides * args.repeats:
-            results[side] = one(side, args, Path(name))
+            results[side] = run_side(side, args, Path(name))
             seconds, memory = results[side]["seconds"], results[side]["gigabytes"]
             print(f"| {side} | {seconds:.1f} | {tokens / seconds:.1f} | {memory:.1f} |", flush=True)
     if set(compared := list(SIDES)[:3]) <= set(results):

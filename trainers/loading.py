@@ -20,9 +20,9 @@ class TrainerError(ValueError):
 
 
 def folder_of(name: str) -> str:
-    """What transformers loads for a name: folders and hub names as they are, a catalog name as a converted folder.
+    """The folder or hub name that transformers loads for a name; a catalog name becomes a converted folder.
 
-    The first use of a catalog name (`qwen2.5-coder-0.5b`) reads the quantised file and writes bfloat16 weights into
+    The first use of a catalog name (`qwen2.5-coder-0.5b`) reads the quantized file and writes bfloat16 weights into
     the user's cache folder: about a minute and 1.3 GB for 0.5B. Raises TrainerError for a folder without a model.
     """
     from agentsys.models.weights import CATALOG, find
@@ -37,7 +37,7 @@ def folder_of(name: str) -> str:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
             adapter = (Path(name) / "adapter_config.json").exists()
-            fix = "this is a LoRA adapter; name the merged folder beside it" if adapter else "name a model folder"
+            fix = "this is a LoRA adapter; give the merged folder next to it" if adapter else "give a model folder"
             raise TrainerError(f"{name} has no config.json: {fix}")
         return name
     if name.startswith((".", "/")) or name.count("/") != 1:
@@ -72,7 +72,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model. Raises TrainerError where there is none, or it has no fast version."""
+    """The tokenizer of a model. Raises TrainerError if there is none, or no fast one."""
     from transformers import AutoTokenizer
 
     try:

@@ -217,7 +217,7 @@ class _Chunked(torch.autograd.Function):
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("an earlier backward pass used the gradients of this loss; compute the loss again")
+            raise RuntimeError("second backward pass through a loss whose gradients are freed; compute the loss again")
         scaled = [None if gradient is None else gradient.mul_(upstream) for gradient in ctx.gradients]
         ctx.gradients = None  # scaled in place: the head's gradient is too large to hold twice
         return (*scaled, None, None, None, None, None)

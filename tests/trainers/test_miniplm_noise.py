@@ -107,7 +107,7 @@ def learn(model: Path, folder: ChunkFolder, steps: int, rate: float, out: Path) 
 def test_noise_and_boilerplate_are_left_out(tmp_path: Path) -> None:
     """A teacher that has learned the corpus, and a small reference that has learned what is easy in it.
 
-    Kept with three seeds: 76 to 85 % of the clean chunks, none of the boiler-plate, at most 1 % of the noise.
+    Kept with three seeds: 76 to 85 % of the clean chunks, none of the boilerplate, at most 1 % of the noise.
     """
     large = make_tiny(tmp_path / "large", hidden=48, layers=1, seed=4)
     small = make_tiny(tmp_path / "small", hidden=16, layers=1, seed=5)

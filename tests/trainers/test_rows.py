@@ -312,7 +312,7 @@ def test_nothing_is_left_behind_when_no_row_stays(student: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing", "--student", "STUDENT"], "missing: no traces-"),
+        (["missing", "--student", "STUDENT"], "missing has no traces-"),
         (["RUN", "--student", "nowhere/at/all"], "no such folder; catalog names are"),
         (["RUN", "--student", "STUDENT", "--validation", "7"], "--validation 7: give a share"),
         (["RUN", "--student", "STUDENT", "--min-score", "high"], "--min-score"),
