@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import orjson
 from langchain_core.language_models import BaseChatModel
 from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
 from agentsys.models.chat import AgentChatModel, reply_from_message
@@ -236,8 +236,14 @@ class _WithoutDocstrings(GenerateJsonSchema):
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
         return _without_docstring(super().typed_dict_schema(schema), schema.get("cls"))
 
-    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
-        return _without_docstring(super().enum_schema(schema), schema["cls"])
+    def generate_inner(self, schema: Any) -> JsonSchemaValue:
+        """Handles enums, which get their docstring only after `enum_schema`."""
+        json_schema = super().generate_inner(schema)
+        if schema["type"] == "enum":
+            reference = json_schema.get("$ref")
+            definition = self.get_schema_from_definitions(JsonRef(reference)) if reference else json_schema
+            _without_docstring(definition or {}, schema["cls"])
+        return json_schema
 
 
 def _without_docstring(json_schema: JsonSchemaValue, cls: type | None) -> JsonSchemaValue:
