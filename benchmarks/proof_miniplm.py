@@ -41,9 +41,8 @@ def difference_sampling(passages: list[str], out: Path, clean: int, seed: int) -
     reference = learn(config, chunks["reference"].folder, chunks["test"].folder, out / "reference-model", epochs=8)
     for name, model in (("teacher", TEACHER), ("reference", str(out / "reference-model" / "model"))):
         score_all(ScoringJob(out / "corpus", model, out / "scores" / name))
-    selected = select(
-        out / "corpus", out / "scores" / "teacher", out / "scores" / "reference", 0.5, out / "selected", 10
-    )
+    scores = (out / "scores" / "teacher", out / "scores" / "reference")
+    selected = select(out / "corpus", *scores, 0.5, out / "selected", 10)
     sampled = select_at_random(chunks["corpus"], selected.chunks, out / "random", seed)
     students = {
         name: learn(config, folder.folder, out / "test", out / f"{name}-model", epochs=8)

@@ -234,7 +234,7 @@ def with_interval(values: list[float]) -> list[float]:
 
 
 def part_4(data: Path, out: Path, size: Size) -> dict[str, Any]:
-    """A corpus of clean passages, shuffled letters and one repeated line; which of them are kept by difference sampling."""
+    """Difference sampling on a corpus of clean passages, shuffled letters and one repeated line."""
     from proof_miniplm import difference_sampling
 
     passages = [record["text"] for record in read(data / "wiki_passages" / "passages.jsonl")]
