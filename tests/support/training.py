@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from agentsys.commands import command, run_app
 from agentsys.trainers.loading import tokenizer_digest
 from agentsys.trainers.row_files import row_schema
+from tests.support.paths import ROOT
 from tests.support.tiny import SENTENCES, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -105,7 +106,15 @@ def _trainer(script: str, options: list[str], log_path: Path, prepare: Callable[
 
 def in_two_processes(script: str, *options: Any) -> None:
     """Run a trainer's command with QUICK settings in two processes on the CPU (gloo)."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        str(ROOT / script),
+    ]
     quick = [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", value)]
     cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     arguments = [str(part) for part in (*launch, *quick, *options)]

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer
 from agentsys.trainers.pretrain import nll
-from agentsys.trainers.pretrain.corpus import ChunkFolder, read_chunks
+from agentsys.trainers.pretrain.corpus import ChunkFolder, read_chunks, write_json
 from agentsys.trainers.pretrain.difference import write_selection
 from agentsys.trainers.pretrain.train import PretrainingOptions, chunk_loss, pretrain, retokenize, use_nll_forward
 from agentsys.trainers.reporting import read_metrics
@@ -122,6 +122,9 @@ def test_another_family_learns_from_the_text(chunks: Path, models: Path, tmp_pat
     assert max(len(chunk.input_ids) for chunk in read_chunks(made)) <= LENGTH
     assert made.chunks > ChunkFolder(chunks).chunks  # a smaller vocabulary: some chunks became several
     assert retokenize(ChunkFolder(chunks), tokenizer, "llama", made.folder).manifest == made.manifest
+    old_manifest = {name.replace("retokenized_from", "retokenised_from"): v for name, v in made.manifest.items()}
+    write_json(made.folder / "manifest.json", old_manifest)
+    assert retokenize(ChunkFolder(chunks), tokenizer, "llama", made.folder).manifest == old_manifest
 
 
 def test_a_configuration_alone_is_enough(chunks: Path, models: Path, tmp_path: Path) -> None:

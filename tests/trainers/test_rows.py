@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from agentsys.commands import command, run_app
 from agentsys.traces import Segment, Target, Trace
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_filter import Filters
-from agentsys.trainers.rows import TargetOptions, make_rows, rows_of
+from agentsys.trainers.rows import TargetOptions, main, make_rows, rows_of
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch
 from tests.support.tiny import make_tiny
 from tests.support.traces import (
@@ -313,16 +312,18 @@ def test_nothing_is_left_behind_when_no_row_stays(student: Path, tmp_path: Path)
     ("arguments", "words"),
     [
         (["missing", "--student", "STUDENT"], "missing has no traces-"),
+        (["missing", "--student", "STUDENT", "--retokenise"], "missing has no traces-"),  # the former name
         (["RUN", "--student", "nowhere/at/all"], "no such folder; catalog names are"),
         (["RUN", "--student", "STUDENT", "--validation", "7"], "--validation 7: give a share"),
         (["RUN", "--student", "STUDENT", "--min-score", "high"], "--min-score"),
     ],
 )
-def test_a_wrong_command_gets_one_line(arguments: list[str], words: str, student: Path, tmp_path: Path) -> None:
+def test_a_wrong_command_gets_one_line(
+    arguments: list[str], words: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = run_folder(tmp_path / "run", *varied(1))
     places = {"RUN": str(run), "STUDENT": str(student)}
-    command = [sys.executable, "trainers/rows.py", *(places.get(a, a) for a in arguments), "--out", str(tmp_path / "o")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert run_app(command(main), [*(places.get(a, a) for a in arguments), "--out", str(tmp_path / "o")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert len(error.splitlines()) == 1, error

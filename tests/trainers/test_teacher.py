@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +113,28 @@ def test_batches_do_not_change_the_scores(tiny: Path, rows: Path, tmp_path: Path
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-5)
 
 
-def test_kill_9_and_the_same_command_gives_the_same_rows(tiny: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The last digits depend on the number of threads, which other tests change."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_kill_9_and_the_same_command_gives_the_same_rows(tiny: Path, tmp_path: Path, one_thread: None) -> None:
     many = make_rows(tmp_path / "many.parquet", load_tokenizer(str(tiny)), count=400)
     out = tmp_path / "killed"
-
-    def command(folder: Path) -> list[str]:
-        """A process for every run: the last digits depend on the number of threads, which other tests change here."""
-        options = ["--rows", many, "--out", folder, "--teacher", tiny, "--batch-tokens", 100, "--shard-tokens", 300]
-        return [sys.executable, str(ROOT / "trainers" / "teacher.py"), *map(str, options)]
-
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    process = subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    sizes = ["--batch-tokens", 100, "--shard-tokens", 300]
+    assert score(many, tmp_path / "whole", tiny, *sizes) == 0
+    command = [sys.executable, ROOT / "trainers" / "teacher.py", "--rows", many, "--out", out, "--teacher", tiny]
+    process = subprocess.Popen(
+        [str(part) for part in (*command, *sizes)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     end = time.monotonic() + 120
     while len(list(out.glob("scored-*.parquet"))) < 5:
         assert time.monotonic() < end and process.poll() is None, process.communicate()
@@ -134,8 +146,8 @@ def test_kill_9_and_the_same_command_gives_the_same_rows(tiny: Path, tmp_path: P
     assert 0 < scored < 400
     (out / ".scored-99999.parquet.tmp").write_bytes(b"torn")
 
-    subprocess.run(command(out), check=True, capture_output=True)
-    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept, "what was finished is not scored again"
+    assert score(many, out, tiny, *sizes) == 0
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept, "finished shards are not scored again"
     assert read(out).equals(read(tmp_path / "whole"))
     assert not list(out.glob(".scored-*"))
     manifest = orjson.loads((out / "manifest.json").read_bytes())

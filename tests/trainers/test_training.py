@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
 from agentsys.trainers.sft import SFTOptions, train
-from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config
+from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config, refuse_changes, write_settings
+from tests.support.paths import ROOT
 from tests.support.tiny import make_tiny, make_tokenizer
 from tests.support.training import (
     HEAVY,
@@ -267,19 +268,29 @@ def test_any_setting_of_trl_can_be_given(rows: Path, student: Path, tmp_path: Pa
     "name", ["rows", "sft", "step_dpo", "distill", "warmup_distill", "teacher", "miniplm", "export"]
 )
 def test_help_groups_options_and_loads_no_torch(name: str) -> None:
-    code = (
-        f"import sys, agentsys.trainers.{name}; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    done = subprocess.run([sys.executable, f"trainers/{name}.py", "--help"], capture_output=True, text=True)
+    script = str(ROOT / "trainers" / f"{name}.py")
+    done = subprocess.run([sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("╭─") >= 2, "options stand in groups"
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in imported and not {"torch", "transformers"} & imported
+
+
+def test_former_names_and_values_are_accepted(rows: Path, tmp_path: Path) -> None:
+    assert RowOptions(rows, too_long="cut").too_long == "truncate"
+    with pytest.raises(TrainerError, match="--too-long shorten: give drop or truncate"):
+        RowOptions(rows, too_long="shorten")
+    write_settings(tmp_path / "settings.json", {"too_long": "cut", "retokenise": False, "seed": 0})
+    now = {"too_long": "truncate", "retokenize": False, "seed": 0}
+    refuse_changes(tmp_path / "settings.json", now, "")
+    with pytest.raises(TrainerError, match="retokenize was False and is True"):
+        refuse_changes(tmp_path / "settings.json", now | {"retokenize": True}, "")
 
 
 def test_the_shipped_fsdp_configuration_is_one_that_accelerate_reads() -> None:
     """Only read: accelerate shards over GPUs alone, and there is none here."""
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file("trainers/fsdp.yaml")
+    config = load_config_from_file(str(ROOT / "trainers" / "fsdp.yaml"))
     assert config.distributed_type == "FSDP"
     assert config.fsdp_config["fsdp_version"] == 2
