@@ -83,12 +83,12 @@ class SystemOptions:
         index = {} if name in NO_INDEX else {"index": self.index, "retriever": self.retriever, "k": self.k}
         options: dict[str, Any] = {"model": self.trained if name == TRAINED else self.model, **index}
         if name in BASELINES:
-            graph, context = baselines.graph, baselines.BaselineContext(**options | {"strategy": name})
+            context: Any = baselines.BaselineContext(**options | {"strategy": name})
         else:
-            decisions: Any = {"always": "retrieve", "never": "parametric"}.get(name, "model")
+            decisions = {"always": "retrieve", "never": "parametric"}.get(name, "model")
             options |= {"decisions": decisions, "example": name != TRAINED, "max_steps": self.max_steps}
-            graph, context = deeprag.graph, deeprag.Context(**options)
-        return graph, with_index(context) if index else context
+            context = deeprag.Context(**options)
+        return baselines.graph if name in BASELINES else deeprag.graph, with_index(context) if index else context
 
 
 def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions, run: OutputOptions) -> None:

@@ -10,16 +10,16 @@ command to resume. S_l is 100 for the required length and falls on both sides (a
 mean of six dimensions (graphs/longdpo/longbench_write.py), both from 0 to 100.
 
 Missing values are left out and counted, never replaced: a request without a length has no S_l, a response without a
-usable judgement no S_q, a request at which a system failed neither (the next run retries it).
+usable judgment no S_q, a request at which a system failed neither (the next run retries it).
 
 --out gets evaluation.json, scores.jsonl (one request per line) and lengths.png. Exit codes: 0; 1 an endpoint failed; 2
-bad configuration; 3 a request cannot be used, a system gave no response, or one has no judgement; 130 interrupted.
+bad configuration; 3 a request cannot be used, a system gave no response, or one has no judgment; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -69,15 +69,22 @@ class SystemOptions:
             for name, spec in specs.items()
         }
         judging = LongBenchWriteContext(model=self.judge_model) if self.judge_model else None
-        for path in self.responses:
-            name = path.resolve().name if path.is_dir() else path.stem
-            if name in writers:
-                raise InputError(f"--responses {path}: two systems would be called {name}; rename the file or folder")
+        for name, path in self.response_paths(writers).items():
             responses = read_responses(path, requests)
             writers[name] = Writer.of_responses(name, judging, requests, out / name, responses, str(path))
         if not writers:
             raise InputError("no system to evaluate: name --model, --trained or --responses")
         return list(writers.values())
+
+    def response_paths(self, others: Iterable[str]) -> dict[str, Path]:
+        """The files and folders of existing responses by system name. Raises InputError for a name used twice."""
+        paths: dict[str, Path] = {}
+        for path in self.responses:
+            name = path.resolve().name if path.is_dir() else path.stem
+            if name in paths or name in others:
+                raise InputError(f"--responses {path}: two systems would be called {name}; rename the file or folder")
+            paths[name] = path
+        return paths
 
 
 def main(requests: RequestFile, sample: SampleOptions, systems: SystemOptions, run: OutputOptions) -> None:

@@ -5,7 +5,7 @@
 
 Systems: greedy (one solution at temperature 0), samples (n solutions, then as many as the budget allows: majority@n,
 pass@k, best-of-n) and tree (Monte Carlo tree search with the same prompt and sampling). The last two have --budget
-completion tokens per question, judgements included. Neither sees the reference answer: both use the same judge, which
+completion tokens per question, judgments included. Neither sees the reference answer: both use the same judge, which
 is the model itself unless --judge-model names another. Each is a collect run in its own folder under --out: rerun the
 same command to resume.
 

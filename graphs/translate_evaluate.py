@@ -7,7 +7,7 @@
 
 Systems are those of graphs/translate/systems.py, and files of existing translations (--translations name=FILE): plain
 text with one translation per line, or records with `translation`, matched by `id` if they have one. Each system is a
-collect run in its own folder under --out, its judgements are a run in `judged` in there: rerun the same command to
+collect run in its own folder under --out, its judgments are a run in `judged` in there: rerun the same command to
 resume; what failed is retried. The metrics are those of graphs/translate/measures.py, computed over the sentences that
 every system translated, with 95 % bootstrap intervals; the difference from the baseline (the first system, or
 --baseline) is tested by paired bootstrap resampling. With one system this is the evaluation of DRT (Wang et al.,
@@ -63,10 +63,11 @@ def main(
         for system, (_, traces) in zip(loaded, runs, strict=True):
             results[system.run.name] = system.result(pairs, traces)
         results = {name: results[name] for name in names}
-        for name, result in results.items() if judge else ():
-            print(f"judging {name}", file=sys.stderr)
-            folder = out / name / "judged"
-            judge_translations(result.rows, folder, replace(judge, data=result.run), run.run_options(folder))
+        if judge:
+            for name, result in results.items():
+                print(f"judging {name}", file=sys.stderr)
+                folder = out / name / "judged"
+                judge_translations(result.rows, folder, replace(judge, data=result.run), run.run_options(folder))
         report = {
             **report_head(test, "pair", out, data, sample, systems, scores, run),
             "sentences": len(pairs),

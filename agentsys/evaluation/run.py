@@ -16,7 +16,7 @@ from agentsys.collect.report import ProgressView
 from agentsys.knobs import knob, split_names
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.records import InputError
-from agentsys.traces import Trace, finished
+from agentsys.traces import Trace, read_finished
 
 OTHER_INTEGRATION: Final = "of another integration"
 """The name of a model that is not one of ours: its spec is all that a run knows of it."""
@@ -64,7 +64,7 @@ class SystemRun:
         """
         context_models(self.context)
         records = {str(record["id"]): record for record in self.records}
-        for trace in finished(self.folder):
+        for trace in read_finished(self.folder):
             record = records.get(trace.id)
             if record is None:
                 continue
@@ -86,7 +86,7 @@ class SystemRun:
         if summary.stopped:
             raise KeyboardInterrupt
         ids = {str(record["id"]) for record in self.records}
-        return {trace.id: trace for trace in finished(self.folder) if trace.id in ids}
+        return {trace.id: trace for trace in read_finished(self.folder) if trace.id in ids}
 
     def manifest(self) -> dict[str, Any]:
         """The run's manifest; empty if nothing was run."""

@@ -120,7 +120,7 @@ def _mean_words(counts: Sequence[tuple[int, int]]) -> dict[str, float] | None:
 
 
 def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """S_l and S_q by bucket; and the six dimensions, if there are judgements."""
+    """S_l and S_q by bucket; and the six dimensions, if there are judgments."""
     scores = Table("system", "required words", "S_l", "n", "S_q", "n", "mean words\nrequired / written", box=SIMPLE)
     dimensions = Table("system", *(name.replace("_", " ") for name in DIMENSIONS), "n", box=SIMPLE)
     for name, result in systems.items():
@@ -175,7 +175,7 @@ def _missing_lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: no response to {result['failed']} of {result['n']} requests, which are left out:"
             yield from reason_lines(result["errors"])
         if result["unjudged"]:
-            yield f"{name}: {written - result['judged']} of {written} responses without a judgement, left out of S_q:"
+            yield f"{name}: {written - result['judged']} of {written} responses without a judgment, left out of S_q:"
             yield from reason_lines(result["unjudged"])
     if "trained" in report["systems"] and not report["overlap_checked"]:
         yield overlap_line("request")

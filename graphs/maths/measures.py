@@ -1,7 +1,7 @@
 """The measures of the maths evaluation: accuracy, majority, pass@k, accuracy with equal tokens; tables and figure.
 
 Equal tokens: the solutions of a system are in order, and each has the number of completion tokens written by then,
-including judgements and failed replies. With a budget B only the solutions up to B tokens count, for best-of-n and for
+including judgments and failed replies. With a budget B only the solutions up to B tokens count, for best-of-n and for
 tree search alike. Of these `best` takes the answer of the solution with the highest score, `vote` the answer of most
 solutions; `any` is whether one of them is correct, an upper bound that needs the reference answer.
 """

@@ -222,8 +222,8 @@ def translations_in(trace: Trace, members: Sequence[Pair]) -> list[TranslatedPai
     rows = []
     for pair, text in zip(members, texts, strict=True):
         translation = (text or "").strip() or None
-        reason = None if translation else trace.reason or "an empty translation"
-        rows.append(TranslatedPair(pair, translation, reason, result.get("well_formed")))
+        missing = None if translation else trace.reason or "an empty translation"
+        rows.append(TranslatedPair(pair, translation, missing, result.get("well_formed")))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Scripted models in place of every model, for the graph of layers and for the tree search."""
+"""Scripted models in place of every model, for the graph of layers, the tree search and the evaluation."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentsys.graphs.longdpo import system
 from agentsys.graphs.longdpo.system import graph
+from agentsys.graphs.longdpo_evaluate import main as evaluate_main
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
+from tests.support.evaluations import run_command
+from tests.support.long_responses import CALLS, FAILING, PROMPTS, REQUESTS, SILENT
 from tests.support.longdpo_script import STATED, Script, WordCounts
+from tests.support.toys import write_lines
 
 Run = Callable[..., Any]
 Start = Callable[..., ScriptedChatModel]
@@ -73,3 +78,22 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
         return model
 
     return load_script
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Path:
+    """The file of requests of the evaluation."""
+    return write_lines(tmp_path / "requests.jsonl", REQUESTS)
+
+
+@pytest.fixture
+def evaluate(requests: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """graphs/longdpo_evaluate.py on the requests: exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for log in (CALLS, PROMPTS, FAILING, SILENT):
+        log.clear()
+
+    def call(*options: object) -> tuple[int, str, str]:
+        return run_command(evaluate_main, capsys, "--requests", requests, *options)
+
+    return call
