@@ -61,7 +61,7 @@ class WarmupOptions:
     teacher_dtype: DType = knob("float32", "type of the teacher's weights: float32 or bfloat16")
     prompts: int = knob(512, "number of prompts, from the first training rows")
     held_out: int = knob(64, "number of validation prompts for the report")
-    margin: Margin = knob("teacher_prob", "how a token is judged; see trainers/corrections.py")
+    margin: Margin = knob("teacher_prob", "criterion for flagging a token (trainers/corrections.py)")
     eta: float = knob(0.05, "threshold of the margin, a probability (0-1)")
     edit: Edit = knob("replace_and_teacher_continue", "what follows a flagged token")
     pick: Pick = knob("argmax", "which token of the teacher replaces a flagged one")

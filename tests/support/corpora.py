@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 from tests.support.tiny import SENTENCES, make_tiny
 
 LENGTH = 33
-"""Tokens of a chunk."""
+"""Tokens per chunk."""
 
 
 def make_models(folder: Path) -> Path:
@@ -57,7 +57,7 @@ def make_chunks(corpus: Path, model: Path, out: Path, *, shard: int = 10_000, le
 
 
 def documents_of(chunks: Iterable[Chunk]) -> dict[str, list[str]]:
-    """The documents of each domain, from the chunks' texts and document ends alone."""
+    """The documents of each domain, from the texts and document ends of chunks."""
     texts_by_domain: dict[str, list[str]] = {}
     for chunk in chunks:
         open_documents = texts_by_domain.setdefault(chunk.domain, [""])
@@ -84,13 +84,13 @@ def all_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def run(*arguments: object) -> int:
-    """The command in this process."""
+    """Run the command in this process. Returns the exit code."""
     app = command(miniplm.chunk, miniplm.score, miniplm.select, miniplm.train)
     return run_app(app, [str(argument) for argument in arguments])
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
+    """Start the command in its own process."""
     script = [sys.executable, ROOT / "trainers" / "miniplm.py", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
@@ -99,7 +99,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def naive(model: Any, ids: Sequence[int], end_id: int) -> tuple[float, int]:
-    """One token at a time from the whole logits: mean NLL, and how many tokens it is the mean of."""
+    """Mean NLL and number of predicted tokens, one token at a time from the full logits."""
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0].double()
     losses = [

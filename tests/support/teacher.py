@@ -21,7 +21,7 @@ APP = command(teacher.main)
 
 
 def make_rows(path: Path, tokenizer: Any, count: int = 12, changed: dict[str, Any] | None = None) -> Path:
-    """Rows of unlike length, in no order; the first half of each is prompt, and row 3 has nothing to learn."""
+    """Rows of different lengths; the first half of each is the prompt, and row 3 has nothing to learn."""
     table: dict[str, list[Any]] = {name: [] for name in ("id", "kind", "source", "input_ids", "loss_mask", "text")}
     for i in range(count):
         text = " ".join(SENTENCES[(i + j) % len(SENTENCES)] for j in range(1 + (i * 7) % 4))
@@ -47,7 +47,7 @@ def read(folder: Path) -> pa.Table:
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """The one line that a refused command prints."""
+    """The only line that a refused command prints."""
     assert code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
@@ -60,6 +60,6 @@ def loaded(folder: Path) -> Any:
 
 
 def naive_logprobs(folder: Path, ids: list[int], width: int | None = None) -> torch.Tensor:
-    """(T, width) of one row: one forward pass, everything in memory."""
+    """Log-probabilities (T, width) of one row in one forward pass."""
     with torch.no_grad():
         return loaded(folder)(torch.tensor([ids])).logits[0, :, :width].double().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""A model folder of a few thousand random weights, with a real tokenizer and chat template: real parts in a second."""
+"""A model folder of a few thousand random weights, with a real tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_tiny(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(5)  # at the usual start every token is as likely as every other, which tests nothing
+                parameter.mul_(5)  # newly initialized, all tokens would be about equally likely, which tests nothing
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

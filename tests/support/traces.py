@@ -1,4 +1,4 @@
-"""Traces with hand-made calls, targets and segments, as an engine in token mode would have left them."""
+"""Traces with hand-made calls, targets and segments, as an engine in token mode would write them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encode_special(text: str) -> list[int]:
 
 
 def make_call(key: str, text: str, *, ended: bool = True, **changes: Any) -> Call:
-    """A call as an engine would have written it in token mode."""
+    """A call as an engine in token mode would write it."""
     prompt = (
         encode_special("<|im_start|>user\n")
         + encode_plain(ASKED[0]["content"])
@@ -99,7 +99,7 @@ def run_folder(folder: Path, *traces: Trace) -> Path:
 
 
 def step_rows(count: int) -> list[dict[str, Any]]:
-    """Pairs in the middle of an answer: a parent step that did not end the turn, two children that did not either."""
+    """Rows of pairs inside an answer: neither the parent step nor its two children end the turn."""
     rows = []
     for i in range(count):
         parent = make_call("root", f"First, number {i}.\n", ended=False)

@@ -1,4 +1,4 @@
-"""Rows for tiny students, trainers in processes of their own, and what a training left in its folder."""
+"""Rows for tiny students, trainers in their own processes, and the results of a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks of a corpus: nothing is lost, and they end where sentences do."""
+"""Chunks of a corpus: nothing is lost, and they end with a sentence."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_special_tokens_in_a_document_stay_text(encoder: Encoder) -> None:
     assert chunk.text == "a<|endoftext|>b"
 
 
-def test_a_window_is_cut_behind_the_last_sentence(encoder: Encoder) -> None:
+def test_a_window_is_split_after_the_last_sentence(encoder: Encoder) -> None:
     text = "A widow sang. " + "The well is 3.14159 deep and the kettle " * 3
     first, *_ = chunk_documents([Document(text, "a")], encoder, len(encoder.encode(["A widow sang."])[0].ids) + 20)
     assert first.text == "A widow sang."
@@ -99,7 +99,7 @@ def test_quotation_marks_close_a_sentence_in_one_token() -> None:
     assert encoder.is_stop(one, space) and encoder.is_stop(other, space) and not encoder.is_stop(one, word)
 
 
-def test_a_window_without_a_stop_is_cut_whole_but_not_inside_a_character(encoder: Encoder) -> None:
+def test_a_window_without_a_stop_is_one_chunk_but_never_splits_a_character(encoder: Encoder) -> None:
     assert len(encoder.encode(["😀"], close=False)[0].ids) > 1  # a character of several tokens
     chunks = list(chunk_documents([Document("x" + "😀" * 50, "a")], encoder, 9))
     assert len(chunks) > 20 and "".join(chunk.text for chunk in chunks) == "x" + "😀" * 50
@@ -109,7 +109,7 @@ def test_a_window_without_a_stop_is_cut_whole_but_not_inside_a_character(encoder
 
 
 def test_a_document_of_thousands_of_chunks_is_kept(encoder: Encoder) -> None:
-    """The released code drops a buffer from which more than 2,000 chunks come at once."""
+    """The released code drops a buffer that fills more than 2,000 chunks at once."""
     text = " ".join(SENTENCES[i % 5] for i in range(1600))
     chunks = list(chunk_documents([Document(text, "a")], encoder, 16))
     assert len(chunks) > 2000 and "".join(chunk.text for chunk in chunks) == text
@@ -155,14 +155,14 @@ def test_chunk_reads_every_format(tmp_path: Path, model: Path) -> None:
     }  # fmt: skip
 
 
-def test_shards_have_the_size_that_was_asked_for(tmp_path: Path, model: Path) -> None:
+def test_shards_have_the_requested_size(tmp_path: Path, model: Path) -> None:
     folder = make_chunks(make_corpus(tmp_path), model, tmp_path / "chunks", shard=100)
     assert len(folder.shards) > 2
     assert [shard.chunks for shard in folder.shards[:-1]] == [100] * (len(folder.shards) - 1)
     assert sum(shard.read("id").num_rows for shard in folder.shards) == folder.chunks
 
 
-def test_a_finished_corpus_is_not_written_over(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_corpus_is_not_overwritten(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = make_corpus(tmp_path)
     chunks = make_chunks(corpus, model, tmp_path / "chunks").folder
     before = ChunkFolder(chunks).manifest

@@ -1,4 +1,4 @@
-"""Distillation on a tiny model: the loss from stored top-k in a real Trainer, both ways of distilling, bad input."""
+"""Distillation on a tiny model: the loss from stored top-k in a real Trainer, off-policy and on-policy, bad input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.tiny import make_tiny, make_tokenizer
 from tests.support.training import DIGEST, QUICK, in_two_processes, losses, metrics, same, sft_row, weights, write_rows
 
 TOKENS = len(make_tokenizer())
-"""The models' heads have more rows than this; those are padding."""
+"""The models' heads have more rows, which are padding."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def distill(scored: Path, models: dict[str, Path], out: Path, *, lora: int = 0, 
 def by_hand(models: dict[str, Path], numbers: range, k: int) -> tuple[float, float]:
     """Mean KL(teacher, student) over the teacher's top k and the rest, and mean cross-entropy, from all logits.
 
-    The teacher has no mass on rows of its head that no token has.
+    The teacher has no mass on padding rows of its head.
     """
     both = [AutoModelForCausalLM.from_pretrained(models[name]) for name in ("teacher", "student")]
     kl, ce, count = 0.0, 0.0, 0
@@ -95,11 +95,11 @@ def test_the_whole_vocabulary_stored_is_the_full_divergence(models: dict[str, Pa
     train_offline(rows, StudentOptions(str(models["student"])), DistillOptions(), out)
     full, top_8 = (by_hand(models, range(4), k)[0] for k in (TOKENS, 8))
     assert losses(tmp_path / "out")[0] == pytest.approx(full, rel=2e-3)
-    assert top_8 < full, "what is merged into the rest can only be lost"
+    assert top_8 < full, "merging tokens into the rest lowers the divergence"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_student_comes_nearer_to_the_teacher(
+def test_the_student_comes_closer_to_the_teacher(
     kind: str, scored: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
     out = distill(scored, models, tmp_path, divergence=kind, batch=4, epochs=10, learning_rate=5e-3, evaluate_every=10)
@@ -114,16 +114,24 @@ def test_adapters_learn_too(scored: Path, models: dict[str, Path], tmp_path: Pat
     assert (out / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_cut_rows_keep_the_scores_of_what_is_left(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+def test_truncated_rows_keep_the_scores_of_their_tokens(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     rows = ScoredOptions(rows=scored / "train", max_length=40, too_long="truncate")
     out = TrainingOptions(tmp_path, **QUICK | {"steps": 1, "batch": 8})
     train_offline(rows, StudentOptions(str(models["student"])), DistillOptions(kd=0.5), out)
-    cut = [{**row, **{name: row[name][:40] for name in ("input_ids", "loss_mask")}} for row in map(sft_row, range(8))]
-    write_rows(tmp_path / "cut.parquet", cut)
-    score(TeacherOptions(tmp_path / "cut.parquet", tmp_path / "cut", str(models["teacher"]), top_k=8), SpeedOptions())
+    truncated = [
+        {**row, **{name: row[name][:40] for name in ("input_ids", "loss_mask")}} for row in map(sft_row, range(8))
+    ]
+    write_rows(tmp_path / "truncated.parquet", truncated)
+    score(
+        TeacherOptions(tmp_path / "truncated.parquet", tmp_path / "truncated", str(models["teacher"]), top_k=8),
+        SpeedOptions(),
+    )
     again = replace(out, out=tmp_path / "again")
     train_offline(
-        replace(rows, rows=tmp_path / "cut"), StudentOptions(str(models["student"])), DistillOptions(kd=0.5), again
+        replace(rows, rows=tmp_path / "truncated"),
+        StudentOptions(str(models["student"])),
+        DistillOptions(kd=0.5),
+        again,
     )
     assert losses(tmp_path)[0] == pytest.approx(losses(tmp_path / "again")[0], abs=1e-5)
 
@@ -140,7 +148,7 @@ def test_a_student_is_measured_row_by_row(scored: Path, models: dict[str, Path])
 def test_validation_is_a_mean_over_tokens(
     scored: Path, models: dict[str, Path], tmp_path: Path, micro_batch: int
 ) -> None:
-    """Of rows of different lengths, however they are batched: the Trainer's own mean over rows is another number."""
+    """With rows of different lengths in any batches; the Trainer's mean over rows differs."""
     out = distill(
         scored, models, tmp_path, kd=0.7, batch=4, micro_batch=micro_batch, steps=1, learning_rate=0, evaluate_every=1
     )
@@ -167,7 +175,7 @@ def test_two_processes_distill_what_one_does(scored: Path, models: dict[str, Pat
     assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
 
 
-def test_a_half_scored_folder_is_refused(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_partly_scored_folder_is_refused(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(scored / "train", tmp_path / "half")
     manifest = json.loads((tmp_path / "half" / "manifest.json").read_text())
     (tmp_path / "half" / "manifest.json").write_text(json.dumps(manifest | {"complete": False, "rows_scored": 3}))
@@ -191,7 +199,7 @@ def test_on_policy_through_trl(scored: Path, models: dict[str, Path], tmp_path: 
 
 
 def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    """A student that is its own teacher has no divergence; of another it has some, and training lowers it."""
+    """A student that is its own teacher has divergence 0; from another teacher, training lowers it."""
     options = DistillOptions(divergence="forward_kl")
     training = QUICK | {"batch": 4, "micro_batch": 4, "evaluate_every": 10, "learning_rate": 5e-3}
     itself = TrainingOptions(tmp_path / "itself", **training | {"steps": 1, "learning_rate": 0})
@@ -208,7 +216,7 @@ def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: di
     assert "eval_loss" in (tmp_path / "other" / "README.md").read_text()
 
 
-def test_what_does_not_fit_is_found_before_training(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
+def test_bad_input_is_refused_before_training(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     student, out = StudentOptions(str(models["student"])), TrainingOptions(tmp_path / "out")
     with pytest.raises(TrainerError, match=r"has no column teacher_ids; trainers/teacher.py adds it"):
         train_offline(ScoredOptions(rows=scored / "train.parquet"), student, DistillOptions(), out)
@@ -226,5 +234,5 @@ def test_what_does_not_fit_is_found_before_training(scored: Path, models: dict[s
         DistillOptions(kd=2)
 
 
-def test_the_command_names_the_divergences_that_there_are() -> None:
+def test_the_command_lists_all_divergences() -> None:
     assert get_args(get_type_hints(DistillOptions)["divergence"]) == KINDS

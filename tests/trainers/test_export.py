@@ -47,7 +47,7 @@ LLAMA3_ROPE = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`models("llama", tie_word_embeddings=True)`: a tiny folder so configured, whose vectors are random too."""
+    """`models("llama", tie_word_embeddings=True)`: a tiny model folder with random vectors too."""
     made: dict[str, Path] = {}
 
     def make(family: str, **changes: Any) -> Path:
@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def _with_vectors(folder: Path, changes: dict[str, Any]) -> Path:
-    """A fresh model starts with biases of 0 and norms of 1, so a lost one would go unseen; and with even odds."""
+    """New models have biases of 0, norms of 1 and even probabilities, which would hide a lost tensor."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -92,7 +92,7 @@ def edit(source: Path, target: Path, file: str, change: Callable[[dict[str, Any]
 
 
 def with_engine(gguf: Path, work: Callable[[EndpointChatModel, Served], Awaitable[T]]) -> T:
-    """What `work` returns with a GGUF file loaded as a user would."""
+    """The result of `work` with a GGUF file loaded as a user would load it."""
 
     async def run() -> T:
         model = load_model(f"embedded:{gguf}?slots=1&context=512&temperature=0&max_tokens=12")
@@ -130,7 +130,7 @@ def test_probabilities_are_the_folders(
 def test_probabilities_are_the_same_without_half_precision_attention(
     models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """llama.cpp's flash attention computes in fp16. Without it nothing is left but rounding in fp32."""
+    """llama.cpp's flash attention computes in fp16. Without it only rounding in fp32 is left."""
     import xllamacpp
 
     running = []
@@ -148,7 +148,7 @@ def test_probabilities_are_the_same_without_half_precision_attention(
     assert running and agreement is not None and agreement.difference < 1e-5
 
 
-def test_a_head_of_its_own_is_kept_whatever_the_configuration_says(models: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_separate_head_is_kept_despite_the_configuration(models: Callable[..., Path], tmp_path: Path) -> None:
     """As transformers does: an embedding and a head that differ are not tied."""
     folder = edit(models("llama"), tmp_path / "folder", "config.json", lambda c: c.update(tie_word_embeddings=True))
     agreement = export(folder, tmp_path / "m.gguf", "f32")
@@ -170,7 +170,7 @@ def test_smaller_types_stay_within_their_bounds(
 def test_a_file_that_disagrees_is_refused(
     models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    """The comparison sees what a wrong export does: query rows in transformers' order, another base of the rope."""
+    """The comparison sees what a wrong export does: query rows in transformers' order, another rope base."""
     folder = models("llama")
     if damage == "rows":
         monkeypatch.setattr(gguf_file, "interleave_halves", lambda rows, heads: rows)
@@ -265,7 +265,7 @@ def _too_many_tokens(tokenizer: dict[str, Any]) -> None:
         ("tokenizer.json", _too_many_tokens, "resize the embeddings"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(
+def test_models_that_cannot_be_exported_get_one_line(
     models: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""Losses against the formulas written out over the whole vocabulary, and against memory as it is really used."""
+"""Losses against the formulas written out over the whole vocabulary, and the memory they really use."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ FORMULAS: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
     "skewed_forward_kl": lambda p, q: kl(p, SKEW * p + (1 - SKEW) * q),
     "skewed_reverse_kl": lambda p, q: kl(q, (1 - SKEW) * p + SKEW * q),
 }
-"""As papers near warm-up distillation print them: p the teacher's probabilities, q the student's."""
+"""The formulas of GKD and DistiLLM: p the teacher's probabilities, q the student's."""
 
 
 class Case:
-    """A student (hidden states and head) and a teacher's distribution, with as much of it as the top k tell."""
+    """A student (hidden states and head) and a teacher's distribution, of which only the top k are given."""
 
     def __init__(self, k: int, *, seed: int = 0, dtype: torch.dtype = torch.float32, spread: float = 2.0) -> None:
         draw = torch.Generator().manual_seed(seed)
@@ -95,7 +95,7 @@ def test_with_fewer_it_is_the_formula_over_the_tokens_and_one_bucket(kind: Kind,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_known_of_the_teacher_bounds_the_divergence_from_below(kind: Kind) -> None:
+def test_the_top_k_bound_the_divergence_from_below(kind: Kind) -> None:
     values = [divergence_from_topk(*Case(k=k).given(), Divergence(kind)).loss.item() for k in (1, 4, 16, 64, V)]
     assert values == sorted(values) and values[0] < 0.7 * values[-1]
 
@@ -171,7 +171,7 @@ def test_stored_in_fp16_the_teacher_is_still_a_distribution() -> None:
     assert rounded != exact and abs(rounded / exact - 1) < 1e-3
 
 
-def test_a_frozen_head_gets_no_gradient_and_no_room_for_one() -> None:
+def test_a_frozen_head_gets_no_gradient_and_no_memory_for_one() -> None:
     case = Case(k=6)
     plain = plain_divergence(*case.given(), Divergence())
     expected, _ = case.gradients(plain.loss)
@@ -189,7 +189,7 @@ def test_without_gradients_none_are_made() -> None:
 
 
 def test_bf16_hidden_states_and_an_fp32_head() -> None:
-    """As under autocast: the product is in bf16, the head's gradient adds up in fp32."""
+    """As under autocast: the product is in bf16, the head's gradient is summed in fp32."""
     case = Case(k=6)
     exact = divergence_from_topk(*case.given(), Divergence()).loss
     expected, expected_head = case.gradients(exact)
@@ -203,7 +203,7 @@ def test_bf16_hidden_states_and_an_fp32_head() -> None:
 
 
 class Record(TorchDispatchMode):
-    """Every operation's name, and the most numbers that one of its results holds."""
+    """Records the name of every operation and the size of its largest result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ def test_no_positions_are_no_loss() -> None:
     assert losses.loss == 0 and not to_hidden.any() and not to_head.any()
 
 
-def test_what_cannot_be_meant_is_refused_in_one_line() -> None:
+def test_bad_arguments_get_one_line() -> None:
     case = Case(k=6)
     with pytest.raises(TrainerError, match="'tv' is unknown; allowed: forward_kl"):
         Divergence("tv")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""MiniPLM: scores that survive a kill, and a selection that leaves noise out."""
+"""MiniPLM: scores that survive a kill, and the selection."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_scores_are_those_of_a_naive_loop(chunks: Path, models: Path, scores: Pa
 
 
 class Largest(TorchDispatchMode):
-    """The most elements that any tensor had."""
+    """Records the size of the largest tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def test_several_processes_give_the_scores_of_one(chunks: Path, models: Path, sc
         assert one.column("tokens") == several.column("tokens")
 
 
-def test_scorers_that_run_at_once_share_the_work(
+def test_concurrent_scorers_share_the_work(
     chunks: Path, models: Path, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_causal_lm(str(models / "teacher")).eval()
@@ -162,7 +162,7 @@ def test_scorers_that_run_at_once_share_the_work(
         thread.start()
     for thread in threads:
         thread.join()
-    assert complete == [True, True]  # the first to end has waited for the other's shard
+    assert complete == [True, True]  # the first to finish waits for the other's shard
     assert all(scored) and sum(map(sum, scored)) == ChunkFolder(chunks).chunks  # both worked, none twice
     assert digests(tmp_path).keys() == digests(scores / "teacher").keys()
 
@@ -175,7 +175,7 @@ def test_other_weights_under_the_same_name_are_refused(chunks: Path, tmp_path: P
         score_all(job)
 
 
-def test_a_killed_command_goes_on_and_gives_identical_scores(corpus: Path, models: Path, tmp_path: Path) -> None:
+def test_a_killed_command_resumes_with_identical_scores(corpus: Path, models: Path, tmp_path: Path) -> None:
     folder = make_chunks(corpus, models / "teacher", tmp_path / "chunks", shard=80)
     job = ScoringJob(folder.folder, str(models / "teacher"), tmp_path / "whole", batch_tokens=33, threads=1)
     score_all(job)
@@ -197,14 +197,14 @@ def test_a_killed_command_goes_on_and_gives_identical_scores(corpus: Path, model
     assert not list(out.glob("*.part"))
 
 
-def test_a_torn_record_is_cut_off(tmp_path: Path) -> None:
+def test_an_incomplete_record_is_removed(tmp_path: Path) -> None:
     records = np.array([(0, 1.5, 7), (2, 0.5, 9)], RECORD)
     (tmp_path / "part").write_bytes(records.tobytes() + b"torn")
     assert read_records(tmp_path / "part").tolist() == records.tolist()
-    assert (tmp_path / "part").read_bytes() == records.tobytes()  # what is appended next begins in its place
+    assert (tmp_path / "part").read_bytes() == records.tobytes()  # the next record is appended in its place
 
 
-def test_scores_that_are_no_numbers_are_refused(chunks: Path, models: Path, tmp_path: Path) -> None:
+def test_scores_that_are_not_finite_are_refused(chunks: Path, models: Path, tmp_path: Path) -> None:
     model = load_causal_lm(str(models / "teacher"))
     with torch.no_grad():
         model.get_input_embeddings().weight[:] = float("nan")
@@ -214,7 +214,7 @@ def test_scores_that_are_no_numbers_are_refused(chunks: Path, models: Path, tmp_
         score_all(ScoringJob(chunks, str(tmp_path / "broken"), tmp_path / "scores"))
 
 
-def test_another_process_s_error_is_told(chunks: Path, models: Path, tmp_path: Path) -> None:
+def test_the_error_of_another_process_is_reported(chunks: Path, models: Path, tmp_path: Path) -> None:
     model = make_tiny(tmp_path / "short", hidden=16)
     config = orjson.loads((model / "config.json").read_bytes())
     (model / "config.json").write_bytes(orjson.dumps({**config, "max_position_embeddings": 16}))
@@ -253,7 +253,7 @@ def test_ties_and_chunks_without_a_score() -> None:
     assert top_share(np.arange(100.0), 0.29).sum() == 29  # 0.29 * 100 is 28.999...
 
 
-def test_what_a_person_looks_at(chunks: Path, scores: Path, tmp_path: Path) -> None:
+def test_the_plot_and_the_samples(chunks: Path, scores: Path, tmp_path: Path) -> None:
     folder = select(chunks, scores / "teacher", scores / "reference", 0.5, tmp_path / "half", samples=3)
     assert (folder.folder / "difference.png").read_bytes().startswith(b"\x89PNG")
     differences = read_differences(ChunkFolder(chunks), scores / "teacher", scores / "reference").values
@@ -264,7 +264,7 @@ def test_what_a_person_looks_at(chunks: Path, scores: Path, tmp_path: Path) -> N
     assert page.count("### ") == 12
 
 
-def test_a_selected_corpus_is_read_by_datasets(chunks: Path, tmp_path: Path) -> None:
+def test_datasets_reads_a_selected_corpus(chunks: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     keep = np.arange(ChunkFolder(chunks).chunks) % 3 == 0

@@ -62,7 +62,7 @@ TOWNS = ["Aston", "Brill", "Corfe", "Dunmow", "Elham", "Frome", "Goring", "Hythe
 
 
 def people() -> list[str]:
-    """A sentence for each name that says always the same of it: what there is to learn."""
+    """One fixed sentence per name: the facts to learn."""
     rng = random.Random(7)
     return [
         f"{name} the {rng.choice(TRADES)} of {rng.choice(TOWNS)} owes {rng.randint(2, 99)} crowns." for name in NAMES
@@ -70,7 +70,7 @@ def people() -> list[str]:
 
 
 def mixed_corpus(seed: int, count: int) -> list[Document]:
-    """Chunk-long documents: 60 % sentences on people in any order, 20 % random bytes, 20 % one line again and again."""
+    """Chunk-long documents: 60 % sentences on people in any order, 20 % random characters, 20 % one repeated line."""
     rng = random.Random(seed)
     facts = people()
     documents = []
@@ -105,7 +105,7 @@ def learn(model: Path, folder: ChunkFolder, steps: int, rate: float, out: Path) 
 
 
 def test_noise_and_boilerplate_are_left_out(tmp_path: Path) -> None:
-    """A teacher that has learned the corpus, and a small reference that has learned what is easy in it.
+    """A teacher that has learned the corpus, and a small reference that has learned its easy part.
 
     Kept with three seeds: 76 to 85 % of the clean chunks, none of the boilerplate, at most 1 % of the noise.
     """

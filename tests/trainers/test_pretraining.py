@@ -90,7 +90,7 @@ def training(out: Path, **changes: Any) -> TrainingOptions:
 
 
 def test_train_from_a_configuration(chunks: Path, models: Path, tmp_path: Path) -> None:
-    """Fresh weights learn, and the saved folder has the loss that the training reported."""
+    """New weights learn, and the saved folder has the loss that the training reported."""
     keep = np.arange(ChunkFolder(chunks).chunks) < 40
     held_out = write_selection(ChunkFolder(chunks), keep, tmp_path / "held-out")
     options = PretrainingOptions(corpus=chunks, validation=held_out.folder, from_config=str(models / "reference"))
@@ -101,7 +101,7 @@ def test_train_from_a_configuration(chunks: Path, models: Path, tmp_path: Path) 
     assert (tmp_path / "student" / "curves.png").exists()
 
 
-def test_train_goes_on_from_weights(chunks: Path, models: Path, tmp_path: Path) -> None:
+def test_train_starts_from_weights(chunks: Path, models: Path, tmp_path: Path) -> None:
     options = PretrainingOptions(corpus=chunks, model=str(models / "teacher"))
     pretrain(options, training(tmp_path / "same", steps=1, learning_rate=0.0))
     before = load_causal_lm(str(models / "teacher")).state_dict()
@@ -128,7 +128,7 @@ def test_another_family_learns_from_the_text(chunks: Path, models: Path, tmp_pat
 
 
 def test_a_configuration_alone_is_enough(chunks: Path, models: Path, tmp_path: Path) -> None:
-    """A folder with nothing but a config.json gets the corpus's tokenizer."""
+    """A folder with only a config.json gets the corpus's tokenizer."""
     (tmp_path / "bare").mkdir()
     shutil.copy(models / "reference" / "config.json", tmp_path / "bare")
     options = PretrainingOptions(corpus=chunks, from_config=str(tmp_path / "bare"))

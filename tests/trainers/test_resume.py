@@ -37,7 +37,7 @@ CASES: dict[str, tuple[str, list[Any]]] = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models with dropout, so that the state of the random numbers counts, and rows of every kind."""
+    """Models with dropout, so that the random state matters, and rows of every kind."""
     from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
     from agentsys.trainers.teacher import main as score
 
@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, case: str, out: Path, *more: Any, kill_at: int | None = None) -> tuple[int, str]:
-    """The trainer's command in a process of its own, which SIGKILL ends at the log of step `kill_at`."""
+    """Run the trainer's command in its own process, which SIGKILL ends at the log of step `kill_at`."""
     script, options = CASES[case]
     usual = ["--checkpoint-every", CHECKPOINT, "--evaluate-every", 2, "--learning-rate", 1e-3, "--out", out]
     if script != "miniplm":
@@ -63,7 +63,7 @@ def run(data: Path, case: str, out: Path, *more: Any, kill_at: int | None = None
 
 
 def prepare(kill_at: int | None) -> None:
-    """Draw no curves, which takes longer than all the rest."""
+    """Skip the plots, which take longer than the training; kill at a step."""
     from agentsys.trainers import reporting
 
     log = reporting.MetricsFile.on_log
@@ -78,7 +78,7 @@ def prepare(kill_at: int | None) -> None:
 
 
 def without_times(out: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what a clock measured."""
+    """metrics.jsonl without measured times."""
     clock = ("runtime", "per_second", "step_time")
     return [{name: v for name, v in line.items() if not name.endswith(clock)} for line in metrics(out)]
 
@@ -99,7 +99,7 @@ def test_a_killed_training_resumes_exactly(case: str, data: Path, tmp_path: Path
     assert same(weights(tmp_path / "calm"), weights(tmp_path / "killed"), 1e-6)
 
 
-def test_what_a_resumed_training_must_agree_on(data: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_needs_the_same_settings(data: Path, tmp_path: Path) -> None:
     code, output = run(data, "sft", tmp_path / "out", kill_at=KILL)
     assert code == -signal.SIGKILL, output[-2000:]
     torn = tmp_path / "out" / "checkpoint-6"

@@ -1,4 +1,4 @@
-"""Rows: exact ids where an engine wrote them, one rendering elsewhere, filters, splits, and what is said of others."""
+"""Rows: exact ids where an engine wrote them, one rendering elsewhere, filters, splits, and error messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def learned_text(row: dict[str, Any]) -> str:
     return str(TOKENIZER.decode([i for i, m in zip(row["input_ids"], row["loss_mask"], strict=True) if m]))
 
 
-def test_a_composed_target_is_what_the_template_makes_of_it() -> None:
+def test_a_composed_target_is_rendered_with_the_template() -> None:
     row = make_row([], [sft_target("Say it.", ("Thought. ", True), ("Answer.", True))])
     messages = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "Thought. Answer."}]
     whole = TOKENIZER.apply_chat_template(messages, tokenize=True, return_dict=False)
@@ -71,7 +71,7 @@ def test_special_tokens_in_data_stay_text() -> None:
     assert TOKENIZER.decode(row["input_ids"]).count("hacked") == 2
 
 
-def test_a_role_row_holds_the_very_ids_of_the_engine() -> None:
+def test_a_role_row_holds_the_ids_of_the_engine() -> None:
     reply = make_call("draft", "A translation.")
     row = make_row([reply], [Target("role", (prompt_of("draft"), reply_of("draft")), scores={"score": 5.0})])
     assert row["input_ids"] == reply.prompt_ids + reply.ids
@@ -117,7 +117,7 @@ def test_no_end_of_turn_follows_a_step_that_is_not_final() -> None:
 
 
 def decided(prefix: str, chosen: str, rejected: str) -> Target:
-    """A decision that nobody wrote down, after what a call was sent."""
+    """A decision in literal text, after the prompt of a call."""
     sides = [(prompt_of(prefix), Segment("assistant", True, text=text)) for text in (chosen, rejected)]
     return Target("step", *sides, scores={"margin": 1.0})
 
@@ -125,7 +125,7 @@ def decided(prefix: str, chosen: str, rejected: str) -> Target:
 def test_a_step_may_be_literal_text_after_an_engines_prefix() -> None:
     follow_up = make_call("decide", "Follow up: who?")
     row = make_row([follow_up], [decided("decide", "Intermediate answer:", f"Follow up: {EVIL}")])
-    assert row["prompt_ids"] == follow_up.prompt_ids, "the very ids of the engine"
+    assert row["prompt_ids"] == follow_up.prompt_ids, "the ids of the engine"
     assert row["chosen_ids"] == encode_plain("Intermediate answer:")
     assert row["rejected_ids"] == encode_plain(f"Follow up: {EVIL}")
     assert END not in row["chosen_ids"] + row["rejected_ids"], "no end of the turn, and data is data"
@@ -134,7 +134,7 @@ def test_a_step_may_be_literal_text_after_an_engines_prefix() -> None:
     assert [written["key"] for written in json.loads(row["lineage"])["calls"]] == ["decide"]
 
 
-def test_literal_text_may_stand_beside_what_an_engine_wrote() -> None:
+def test_literal_text_may_follow_an_engines_text() -> None:
     root, asked = (
         make_call("root", "First I think.\n", ended=False),
         make_call("decide", "Follow up: who?", ended=False),
@@ -159,8 +159,8 @@ def test_literal_text_does_not_excuse_another_tokenizers_prefix() -> None:
         make_row([make_call("decide", "Follow up: who?")], [decided("decide", "", "Follow up:")])
 
 
-def test_a_stop_string_is_cut_from_a_step() -> None:
-    """A server cuts it off the text and leaves its ids."""
+def test_a_stop_string_is_removed_from_a_step() -> None:
+    """A server removes it from the text but not from the ids."""
     stopped = make_call(
         "a", "Step one.", ids=encode_plain("Step one.") + encode_plain("\n\n"), stop_ids=0, sampling={"stop": ["\n\n"]}
     )
@@ -175,7 +175,7 @@ def test_a_stop_string_is_cut_from_a_step() -> None:
     assert row["ids_source"] == "re-tokenized", "one piece is enough"
 
 
-def test_rows_of_an_earlier_run_go(student: Path, tmp_path: Path) -> None:
+def test_rows_of_an_earlier_run_are_removed(student: Path, tmp_path: Path) -> None:
     run, cut = run_folder(tmp_path / "run", *varied(30)), TargetOptions(str(student), tmp_path / "rows")
     make_rows([run], cut, Filters(validation=0.5))
     assert (tmp_path / "rows/sft/validation.parquet").exists()
@@ -183,7 +183,7 @@ def test_rows_of_an_earlier_run_go(student: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "rows/sft/validation.parquet").exists(), "its inputs are all in train now"
 
 
-def test_one_bad_target_does_not_cost_the_others(student: Path, tmp_path: Path) -> None:
+def test_one_bad_target_does_not_affect_the_others(student: Path, tmp_path: Path) -> None:
     bad = Target("role", (prompt_of("gone"), reply_of("gone")))
     mixed = make_trace(
         "a",
@@ -202,7 +202,7 @@ def test_one_bad_target_does_not_cost_the_others(student: Path, tmp_path: Path) 
     }
 
 
-def test_tree_nodes_point_at_calls() -> None:
+def test_tree_nodes_refer_to_calls() -> None:
     calls = [make_call("x", "Good."), make_call("y", "Bad.")]
     nodes = [{"id": "root:0", "call": "x"}, {"id": "root:1", "call": "y"}]
     node = [Segment("assistant", True, node=f"root:{i}") for i in (0, 1)]
@@ -253,7 +253,7 @@ def varied(count: int) -> list[Trace]:
     ]
 
 
-def test_files_load_and_no_input_is_on_both_sides(student: Path, tmp_path: Path) -> None:
+def test_files_load_and_no_input_is_in_both_splits(student: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", *varied(60))
     again = run_folder(tmp_path / "again", *(replace(t, run="f01") for t in varied(60)))
     report = make_rows(
@@ -291,8 +291,8 @@ def test_filters_say_what_they_drop(student: Path, tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "rows/sft/train.parquet").metadata[b"agentsys.tokenizer"]
 
 
-def test_a_short_answer_may_come_again(student: Path, tmp_path: Path) -> None:
-    """Of another question, not of the same one."""
+def test_a_short_answer_may_be_repeated(student: Path, tmp_path: Path) -> None:
+    """For another question, not for the same one."""
     traces = [make_trace(str(i), [], [sft_target(f"Is {i} even?", ("true", True))] * (1 + (i == 0))) for i in range(4)]
     folder = run_folder(tmp_path / "run", *traces)
     report = make_rows(
@@ -301,7 +301,7 @@ def test_a_short_answer_may_come_again(student: Path, tmp_path: Path) -> None:
     assert report.rows["sft", "train"] == 4 and dict(report.dropped) == {("sft", "near-duplicate"): 1}
 
 
-def test_nothing_is_left_behind_when_no_row_stays(student: Path, tmp_path: Path) -> None:
+def test_no_files_are_written_if_no_row_is_kept(student: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", *varied(2))
     with pytest.raises(TrainerError, match=r"no rows: 2 sft: score below 99; 2 step"):
         make_rows([run], TargetOptions(str(student), tmp_path / "rows"), Filters(min_score=99, min_margin=99))

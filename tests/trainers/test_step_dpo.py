@@ -1,4 +1,4 @@
-"""Step-level DPO: TRL's loss on the ids that the engine saw, and what TRL alone makes of the same pair."""
+"""Step-level DPO: TRL's loss on the engine's ids, and TRL's own tokens of the same pair."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_the_batch_holds_the_engines_ids_and_no_end_of_turn(rows: Path, student:
         assert END not in [i for i, m in zip(ids, mask, strict=True) if m]
 
 
-def test_what_trl_alone_makes_of_the_same_pair(student: Path, tmp_path: Path) -> None:
-    """Why ids are handed over: plain strings end every step, a conversation closes the turn inside the reasoning."""
+def test_trl_alone_changes_the_tokens_of_a_pair(student: Path, tmp_path: Path) -> None:
+    """Why ids are used: plain strings end every step, a conversation closes the turn inside the reasoning."""
     from datasets import Dataset
     from trl import DPOTrainer
 
@@ -141,11 +141,11 @@ def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_pa
     assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
 
 
-def test_long_pairs_are_dropped_or_cut(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_pairs_are_dropped_or_truncated(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = read_rows(rows, {"prompt_ids": ""})["train"]
     prompt = max(len(ids) for ids in data["prompt_ids"])
     with pytest.raises(TrainerError, match="no pair has at most"):
         limit_pairs(data, PairOptions(rows, max_length=prompt + 2))
-    cut = limit_pairs(data, PairOptions(rows, max_length=prompt + 2, too_long="truncate"))
-    assert all(len(row["chosen_ids"]) == 2 for row in cut)
+    truncated = limit_pairs(data, PairOptions(rows, max_length=prompt + 2, too_long="truncate"))
+    assert all(len(row["chosen_ids"]) == 2 for row in truncated)
     assert "4 of 4 pairs are longer" in capsys.readouterr().out

@@ -175,7 +175,7 @@ def test_an_error_in_the_middle_keeps_what_is_scored(
     assert orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())["rows_scored"] == kept
 
 
-def test_out_of_memory_is_one_line_with_what_to_lower(
+def test_out_of_memory_names_the_option_to_lower(
     tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from agentsys.trainers import scorers
@@ -240,7 +240,9 @@ def test_rows_that_cannot_be_scored(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_row_file(tiny: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_row_files_are_refused(
+    tiny: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     text = tmp_path / "rows.txt"
     text.write_text("not a table")

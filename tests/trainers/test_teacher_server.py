@@ -151,7 +151,7 @@ def test_a_server_gives_the_same_scores(tiny: Path, rows: Path, tmp_path: Path, 
     assert manifest["teacher"] == "tiny" and manifest["scored_by"] == "server, vllm"
 
 
-def test_places_of_padding_rows_are_filled_from_the_tail() -> None:
+def test_padding_rows_are_replaced_from_the_tail() -> None:
     stored = from_alternatives([{0: -1.0, 2: -2.0, 11: -1.5, 12: -3.0}], [2], k=4, width=10)
     mass = np.exp([-1.0, -2.0]).sum()
     mean = (1 - mass) / 8
@@ -160,7 +160,7 @@ def test_places_of_padding_rows_are_filled_from_the_tail() -> None:
     np.testing.assert_allclose(stored.tail, [1 - mass - 2 * mean], rtol=1e-5)
 
 
-def test_a_server_for_twenty_says_how_to_start_it_for_more(
+def test_too_few_log_probabilities_name_the_server_option(
     tiny: Path, rows: Path, tmp_path: Path, serve: Callable[..., FakeVLLM], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = serve(most=20)
@@ -169,7 +169,7 @@ def test_a_server_for_twenty_says_how_to_start_it_for_more(
     assert score(rows, tmp_path / "few", fake.url, "--teacher-tokenizer", tiny, "--top-k", 20) == 0
 
 
-def test_a_server_that_is_no_vllm(
+def test_a_server_other_than_vllm_is_refused(
     tiny: Path, rows: Path, tmp_path: Path, serve: Callable[..., FakeVLLM], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = serve(prompt_logprobs=False)
@@ -178,7 +178,7 @@ def test_a_server_that_is_no_vllm(
     assert "--teacher-tokenizer" in refused(capsys, score(rows, tmp_path / "out", fake.url))
 
 
-def test_vllm_is_started_for_as_many_as_are_asked(tiny: Path) -> None:
+def test_vllm_is_started_with_the_requested_number(tiny: Path) -> None:
     arguments = ChildEngine("vllm", str(tiny), context=301, max_logprobs=32)._command(1)
     assert arguments[arguments.index("--max-logprobs") + 1] == "32"
     assert "--max-logprobs" not in ChildEngine("vllm", str(tiny))._command(1)

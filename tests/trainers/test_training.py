@@ -1,4 +1,4 @@
-"""The trainers on a tiny model: invariants of the loss, what they leave behind, and bad input."""
+"""The trainers on a tiny model: invariants of the loss, output files, and bad input."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fine_tune(rows: Path, student: Path, out: Path, *, lora: int = 0, packing: bool = False, **training: Any) -> Path:
-    """SFT with quick settings; the output folder."""
+    """Run SFT with QUICK settings. Returns the output folder."""
     options = RowOptions(rows, max_length=training.pop("max_length", 512), too_long=training.pop("too_long", "drop"))
     train(options, StudentOptions(str(student), lora), SFTOptions(packing), TrainingOptions(out, **QUICK | training))
     return out
 
 
 def plain_loss(model: Any, batch: list[dict[str, Any]]) -> float:
-    """Mean over the learned tokens of all rows, one row at a time, written down directly."""
+    """Mean over the learned tokens of all rows, one row at a time."""
     total, count = 0.0, 0
     for row in batch:
         logits = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
@@ -89,7 +89,7 @@ def test_gradient_checkpointing_changes_nothing(rows: Path, student: Path, tmp_p
     assert same(weights(plain), weights(saved), 1e-6)
 
 
-def test_checkpointing_of_activations_is_asked_for_by_its_present_name(tmp_path: Path) -> None:
+def test_gradient_checkpointing_is_set_by_its_current_name(tmp_path: Path) -> None:
     from transformers import TrainingArguments
     from trl import DistillationConfig, DPOConfig, SFTConfig
 
@@ -110,7 +110,7 @@ def test_the_seed_decides_new_adapters(rows: Path, student: Path, tmp_path: Path
     assert not same(one, other, 1e-7)
 
 
-def test_what_a_training_leaves_behind(rows: Path, student: Path, tmp_path: Path) -> None:
+def test_the_files_of_a_training(rows: Path, student: Path, tmp_path: Path) -> None:
     out = fine_tune(
         rows,
         student,
@@ -155,7 +155,7 @@ def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path
     assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
 
 
-def test_a_loss_that_is_no_number_ends_the_training(rows: Path, student: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(rows: Path, student: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(student)
     with torch.no_grad():
         model.model.embed_tokens.weight[sft_row(5)["input_ids"][-3]] = float("nan")
@@ -168,16 +168,16 @@ def test_a_loss_that_is_no_number_ends_the_training(rows: Path, student: Path, t
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_long_rows_are_counted_then_dropped_or_cut(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_rows_are_counted_then_dropped_or_truncated(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = read_rows(rows, {"input_ids": "", "loss_mask": ""})["train"]
     lengths = sorted(len(ids) for ids in data["input_ids"])
     limit = lengths[5]
     kept = limit_length(data, RowOptions(rows, max_length=limit))
     assert len(kept) == sum(length <= limit for length in lengths)
     assert f"{12 - len(kept)} of 12 rows are longer than {limit} tokens: dropped" in capsys.readouterr().out
-    cut = limit_length(data, RowOptions(rows, max_length=limit, too_long="truncate"))
-    assert len(cut) == 12
-    assert max(len(ids) for ids in cut["input_ids"]) == limit
+    truncated = limit_length(data, RowOptions(rows, max_length=limit, too_long="truncate"))
+    assert len(truncated) == 12
+    assert max(len(ids) for ids in truncated["input_ids"]) == limit
     prompt_length = sft_row(0)["loss_mask"].index(1)
     with pytest.raises(TrainerError, match=f"no row has at most {prompt_length} tokens; raise --max-length"):
         limit_length(data, RowOptions(rows, max_length=prompt_length, too_long="truncate"))
@@ -224,21 +224,21 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def a_quarter_gigabyte_more() -> None:
-    """From the first step on this process may take 256 MB more than it has."""
+    """Limit this process, from the first step on, to 256 MB more than it has."""
     from agentsys.trainers.reporting import MetricsFile
 
     begin = MetricsFile.on_train_begin
 
     def limit(*given: Any, **options: Any) -> None:
         begin(*given, **options)
-        torch.set_num_threads(1)  # a thread that cannot be started ends a process without a word of Python's
+        torch.set_num_threads(1)  # a thread that cannot start would end the process without a Python error
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**28
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
     MetricsFile.on_train_begin = limit  # type: ignore[method-assign]
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of a process as Linux tells it")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of a process from Linux")
 def test_a_step_that_really_runs_out_of_memory_ends_with_one_line(student: Path, tmp_path: Path) -> None:
     """A step of 128 rows of more than 300 tokens needs over 700 MB."""
     write_rows(tmp_path / "train.parquet", [sft_row(i, "a b c d " * 60) for i in range(128)])
@@ -287,8 +287,8 @@ def test_former_names_and_values_are_accepted(rows: Path, tmp_path: Path) -> Non
         refuse_changes(tmp_path / "settings.json", now | {"retokenize": True}, "")
 
 
-def test_the_shipped_fsdp_configuration_is_one_that_accelerate_reads() -> None:
-    """Only read: accelerate shards over GPUs alone, and there is none here."""
+def test_accelerate_reads_the_fsdp_configuration() -> None:
+    """Only read: accelerate shards over GPUs only, and tests have none."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(ROOT / "trainers" / "fsdp.yaml"))

@@ -53,7 +53,7 @@ def test_each_margin_flags_what_its_formula_says() -> None:
 def test_replacements_are_the_teachers_and_never_the_same_token() -> None:
     assert replace_tokens(CHECKED, [1, 2], "argmax", RNG) == [7, 2, 3, 5]
     assert replace_and_truncate(CHECKED, 2, "argmax", RNG) == [7, 8, 3]
-    assert {replace_and_truncate(CHECKED, 1, "sample", RNG)[-1] for _ in range(50)} == {2}, "8 stands there already"
+    assert {replace_and_truncate(CHECKED, 1, "sample", RNG)[-1] for _ in range(50)} == {2}, "8 is there already"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_pairs_agree_up_to_the_first_flagged_token(edit: Edit, folder: Path, tmp
         assert len(chosen) <= 12
 
 
-def test_the_warm_up_brings_the_student_nearer_to_the_teacher(folder: Path, tmp_path: Path) -> None:
+def test_the_warm_up_brings_the_student_closer_to_the_teacher(folder: Path, tmp_path: Path) -> None:
     warm = warmup(folder, tmp_path)
     warmed = warm.train_dpo()
     before, after = warm.measure(str(folder / "student")), warm.measure(str(warmed))
