@@ -112,7 +112,7 @@ def accept_last_choice(decision: Decision) -> Decision:
     return {**decision, "candidates": [*candidates[:last], choice, *candidates[last + 1 :]]}
 
 
-def or_failed(result: Candidate | ModelError, candidate: Candidate) -> Candidate:
+def reject_failed(result: Candidate | ModelError, candidate: Candidate) -> Candidate:
     """The judged candidate; one whose check failed is rejected with the error as its reason."""
     if not isinstance(result, ModelError):
         return result

@@ -14,8 +14,8 @@ from agentsys.graphs.crat.candidates import (
     accept_first,
     find_rivals,
     item_name,
-    or_failed,
     prompt_entry,
+    reject_failed,
     reject_outdone,
 )
 from agentsys.graphs.crat.state import UNPLACED, Candidate, Counterfactual, Invariance, Knobs, Relevance
@@ -51,15 +51,15 @@ class CausalJudge(System):
         `inputs` are the sentence, the term and the languages; `facts` the term's internal knowledge.
         """
         checks = (self.check_relevance(context, inputs, c, facts, key) for c, key in zip(candidates, keys, strict=True))
-        relevant = [or_failed(result, c) for result, c in zip(await settled(*checks), candidates, strict=True)]
+        relevant = [reject_failed(result, c) for result, c in zip(await settled(*checks), candidates, strict=True)]
         round_trips = (self._check_invariance(context, inputs, c, key) for c, key in zip(relevant, keys, strict=True))
-        invariant = [or_failed(result, c) for result, c in zip(await settled(*round_trips), relevant, strict=True)]
+        invariant = [reject_failed(result, c) for result, c in zip(await settled(*round_trips), relevant, strict=True)]
         rivals = find_rivals(invariant)
         comparisons = (
             self._compare_with_rival(context, inputs, c, invariant[rivals[i]] if i in rivals else None, key)
             for i, (c, key) in enumerate(zip(invariant, keys, strict=True))
         )
-        compared = [or_failed(result, c) for result, c in zip(await settled(*comparisons), invariant, strict=True)]
+        compared = [reject_failed(result, c) for result, c in zip(await settled(*comparisons), invariant, strict=True)]
         return accept_first(reject_outdone(compared, rivals))
 
     async def check_relevance(

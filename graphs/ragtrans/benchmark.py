@@ -113,7 +113,7 @@ async def write_benchmark(
                 _write_sample(files, sampler, sample, split)
                 if split == "train":
                     await _write_tasks(files, sampler, sample, clic, embedder)
-        for row in passages(corpus, languages):
+        for row in make_passages(corpus, languages):
             files.write(f"passages-{row['lang']}", row)
         for bad in corpus.failed:
             files.write("failed", {"source": bad.source, "reason": bad.reason})
@@ -145,7 +145,7 @@ async def _write_tasks(
             files.write(row["task"], row)
 
 
-def passages(corpus: Corpus, languages: Sequence[str]) -> Iterator[Row]:
+def make_passages(corpus: Corpus, languages: Sequence[str]) -> Iterator[Row]:
     """Neighboring paragraphs of a page, leads included, as passages {"id", "title", "text", "lang", "page"}."""
     for name, lang, version in corpus.pages():
         if lang not in languages:

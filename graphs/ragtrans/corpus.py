@@ -74,7 +74,9 @@ class Corpus(Protocol):
         """A topic by its id."""
         ...
 
-    def other(self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()) -> Version | None:
+    def sample_other(
+        self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()
+    ) -> Version | None:
         """A random page of another topic (none of `excluded`) in a language; None if there is no other."""
         ...
 
@@ -137,7 +139,9 @@ class Pages:
         versions = {code: _version(text) for code, text in linked} | {lang: _version(body)}
         return Topic(name, versions, json.loads(body)["references"] or {})
 
-    def other(self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()) -> Version | None:
+    def sample_other(
+        self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()
+    ) -> Version | None:
         """See Corpus."""
         ids = self._by_language.setdefault(lang, self._ids(lang))
         own = topic.versions.get(lang)
@@ -268,7 +272,9 @@ class Units:
         versions = {lang: Version("", [texts.get(lang, "") for texts in units]) for lang in codes}
         return Topic(name, versions, units=numbers)
 
-    def other(self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()) -> Version | None:
+    def sample_other(
+        self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()
+    ) -> Version | None:
         """See Corpus: the units of another document, starting at a random one."""
         names = [name for name in sorted(self._texts) if name != topic.id and name not in excluded]
         rng.shuffle(names)

@@ -31,7 +31,7 @@ _BREAK: Final = re.compile(r"\s*\n\s*|[ \t\u3000]{2,}")
 _SPACE: Final = re.compile(r"\s")
 
 
-def paragraphs_of(document: str) -> list[str]:
+def split_paragraphs(document: str) -> list[str]:
     """The paragraphs of a document, separated by line breaks or by two or more spaces."""
     return [piece for part in _BREAK.split(document) if (piece := part.strip())]
 
@@ -71,12 +71,12 @@ def fit(paragraphs: Sequence[str], limit: int) -> FittedDocument:
         kept += 1
     left = list(paragraphs[:kept])
     if not kept and paragraphs:
-        left = [beginning(paragraphs[0], limit)]
+        left = [truncate_text(paragraphs[0], limit)]
         used = count_tokens(left[0])
     return FittedDocument(left, used, sum(sizes), len(paragraphs))
 
 
-def beginning(text: str, limit: int) -> str:
+def truncate_text(text: str, limit: int) -> str:
     """The first `limit` tokens of a text, cut at white space if there is some in the last quarter."""
     cut = text.encode()[: limit * BYTES_PER_TOKEN].decode(errors="ignore")
     if len(cut) == len(text):
@@ -113,7 +113,7 @@ class Reference:
         return "overlap" if len(covered) >= LEAK_SHARE * len(self._words) else None
 
 
-def without_leaks(paragraphs: Iterable[str], references: Sequence[Reference]) -> tuple[list[str], int]:
+def remove_leaks(paragraphs: Iterable[str], references: Sequence[Reference]) -> tuple[list[str], int]:
     """The paragraphs that leak none of the references, and the number of those removed.
 
     If the remaining ones leak a reference together, none remains.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from agentsys.graphs.ragtrans.corpus import Corpus, Topic, Version
-from agentsys.graphs.ragtrans.documents import JOIN, Reference, count_tokens, fit, mmr, overlap, without_leaks
+from agentsys.graphs.ragtrans.documents import JOIN, Reference, count_tokens, fit, mmr, overlap, remove_leaks
 from agentsys.knobs import knob
 from agentsys.records import InputError
 from agentsys.text.words import windows
@@ -164,7 +164,7 @@ class Sampler:
     def other_page(self, sample: Sample, lang: str, rng: random.Random) -> Version | None:
         """A random other page in a language, of a split that the sample may use; None if there is none."""
         excluded = self._excluded.get(self._splits.get(sample.topic.id, ""), ())
-        return self.corpus.other(sample.topic, lang, rng, excluded)
+        return self.corpus.sample_other(sample.topic, lang, rng, excluded)
 
     def noisy_document(self, sample: Sample, lang: str, rng: random.Random) -> str:
         """A document of a random other page, "" if there is none."""
@@ -172,7 +172,7 @@ class Sampler:
         if version is None:
             return ""
         references = self._references(lang, sample.leads.get(lang, ""), sample.tgt)
-        clean, leaks = without_leaks(version.paragraphs[1:], references)
+        clean, leaks = remove_leaks(version.paragraphs[1:], references)
         self.counts["paragraphs of noisy documents removed"] += leaks
         return self._join(fit(clean, self.options.document_tokens).paragraphs, lang, version)
 

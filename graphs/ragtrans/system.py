@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agentsys.graphs.ragtrans.documents import JOIN, Reference, fit, paragraphs_of, without_leaks
+from agentsys.graphs.ragtrans.documents import JOIN, Reference, fit, remove_leaks, split_paragraphs
 from agentsys.graphs.ragtrans.state import Input, Labeled, Output, Passage, State
 from agentsys.graphs.ragtrans.targets import rated_target, translator_targets
 from agentsys.knowledge.context import Knowledge
@@ -42,7 +42,7 @@ class RAGtrans(System):
         context, text = runtime.context, state.get("text")
         if not isinstance(text, str) or not text.strip():
             raise ValueError("text: empty; give a text to translate")
-        references = references_of(state)
+        references = read_references(state)
         update: dict[str, Any] = {"passages": [], "leaks": 0, "relevance": None, "found": ""}
         paragraphs: list[str] = []
         if context.setting == "retrieved":
@@ -50,7 +50,7 @@ class RAGtrans(System):
             paragraphs = [paragraph for passage in passages for paragraph in _titled_paragraphs(passage)]
             update |= {"passages": passages, "leaks": leaks}
         elif context.setting != "none":
-            paragraphs = paragraphs_of(_document(state, context))
+            paragraphs = split_paragraphs(_document(state, context))
         fitted = fit(paragraphs, context.document_tokens)
         missing = "no passage" if context.setting == "retrieved" else "no document"
         without = "" if fitted.paragraphs or context.setting == "none" else missing
@@ -62,8 +62,8 @@ class RAGtrans(System):
         secrets = [Reference(reference) for reference in references]
         passages: list[Passage] = []
         leaks = 0
-        for passage in await context.passages(text):
-            clean, count = without_leaks(paragraphs_of(passage["text"]), secrets)
+        for passage in await context.search_passages(text):
+            clean, count = remove_leaks(split_paragraphs(passage["text"]), secrets)
             leaks += count
             if clean:
                 passages.append({**passage, "text": JOIN.join(clean)})
@@ -129,7 +129,7 @@ class Context(Knowledge, LanguagePair):
         noisy = "noisy_" if self.setting == "noisy" else ""
         return f"{noisy}{self.document_language}_doc" if self.document_language else "doc"
 
-    async def passages(self, query: str) -> list[Passage]:
+    async def search_passages(self, query: str) -> list[Passage]:
         """The k best passages in the document language. Raises ValueError if the index cannot be opened."""
         code = self.document_language
         hits = await self.hits(query, self.k * OVERFETCH if code else self.k)
@@ -157,7 +157,7 @@ def _document(state: State, context: Context) -> str:
     return document
 
 
-def references_of(state: State) -> list[str]:
+def read_references(state: State) -> list[str]:
     """The non-empty references. Raises ValueError if `reference` is neither a text nor a list of texts."""
     value: Any = state.get("reference") or []
     texts = value if isinstance(value, list) else [value]
@@ -170,7 +170,7 @@ async def _score(state: State, translation: str) -> dict[str, float]:
     """Sentence chrF, 0-100, against the best-matching reference; empty without a reference."""
     from agentsys.metrics.corpus import chrf
 
-    if not (references := references_of(state)):
+    if not (references := read_references(state)):
         return {}
     score = await asyncio.to_thread(chrf, [translation], [references])
     return {"score": round(score, 2)}
@@ -178,7 +178,7 @@ async def _score(state: State, translation: str) -> dict[str, float]:
 
 def _titled_paragraphs(passage: Passage) -> list[str]:
     """The paragraphs of a passage, the first with its title in brackets as in the published documents."""
-    first, *rest = paragraphs_of(passage["text"])
+    first, *rest = split_paragraphs(passage["text"])
     return [f"【{passage['title']}】{first}" if passage["title"] else first, *rest]
 
 

@@ -14,7 +14,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
-from agentsys.graphs.ragtrans.documents import JOIN, Reference, paragraphs_of, without_leaks
+from agentsys.graphs.ragtrans.documents import JOIN, Reference, remove_leaks, split_paragraphs
 from agentsys.graphs.ragtrans.targets import PROMPTS, Task, task_targets
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
@@ -69,7 +69,7 @@ class Tasks(System):
         language = language_name(state.get("language") or "en")
         inputs = {"text": state["text"], "knowledge_language": language, **runtime.context.languages}
         answer = await ask(runtime.context, self.knowledge, key="knowledge", **inputs)
-        clean, leaks = without_leaks(paragraphs_of(answer.value), [Reference(state["answer"])])
+        clean, leaks = remove_leaks(split_paragraphs(answer.value), [Reference(state["answer"])])
         dropped = None if clean else "the knowledge leaks the translation"
         return {"knowledge": JOIN.join(clean), "leaks": leaks, "dropped": dropped}
 

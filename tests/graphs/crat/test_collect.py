@@ -169,3 +169,13 @@ def test_the_targets_become_rows_for_the_trainers(workspace: Workspace) -> None:
     assert [(row["kind"], row["text"]) for row in rows] == [("sft", "斯科舍很冷。"), ("role", "斯科舍很冷。")]
     assert "Scotia is cold." in rows[0]["prompt"] and "Entries" not in rows[0]["prompt"]
     assert "Entries" in rows[1]["prompt"]
+
+
+def test_former_option_names_are_accepted(workspace: Workspace) -> None:
+    sources = ("--sources", f"terms:{workspace.list}")
+    code, _, _ = workspace(*sources, "--no-informed", "--no-again", "--back-model", workspace.model)
+    assert code == 3
+    manifest = json.loads((workspace.folder / "out" / "manifest.json").read_text(encoding="utf-8"))
+    knobs = manifest["fingerprint"]["knobs"]
+    assert not knobs["llm_source"] and not knobs["retrieve_again"]
+    assert "llm_source" not in {call.role for trace in workspace.traces().values() for call in trace.calls}

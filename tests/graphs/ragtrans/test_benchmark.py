@@ -14,7 +14,7 @@ import pytest
 
 from agentsys.graphs.ragtrans.benchmark import open_corpus, split_topics, write_benchmark
 from agentsys.graphs.ragtrans.corpus import Units
-from agentsys.graphs.ragtrans.documents import JOIN, paragraphs_of
+from agentsys.graphs.ragtrans.documents import JOIN, split_paragraphs
 from agentsys.graphs.ragtrans.mix import mix_records
 from agentsys.graphs.ragtrans.samples import BenchmarkOptions, CLICOptions, Sampler, shorten
 from tests.support.ragtrans_corpora import (
@@ -123,7 +123,7 @@ def test_clic_shows_the_beginning_and_mixes_languages(tmp_path: Path) -> None:
     for row in read_lines(build_files(tmp_path) / "clic.jsonl"):
         assert row["answer"].startswith(row["text"])
         assert 0.3 < len(row["text"]) / len(row["answer"]) < 0.7
-        paragraphs = paragraphs_of(row["document"])
+        paragraphs = split_paragraphs(row["document"])
         assert len(paragraphs) == 4
         assert len({text[0] if text[0] == "在" else text[:2] for text in paragraphs}) > 1
         assert row["answer"] not in row["document"]
@@ -147,10 +147,10 @@ def test_an_embedding_model_selects_the_paragraphs(tmp_path: Path) -> None:
     sample = sampler.samples(corpus.topic("a"))[5]
     row = asyncio.run(sampler.clic_record(sample, CLICOptions(mmr_lambda=1.0), Embedder()))
     assert row is not None
-    assert not any(text.startswith("fr") for text in paragraphs_of(row["document"]))
+    assert not any(text.startswith("fr") for text in split_paragraphs(row["document"]))
     row = asyncio.run(sampler.clic_record(sample, CLICOptions(mmr_lambda=0.1, mix=2), Embedder()))
     assert row is not None
-    assert paragraphs_of(row["document"])[1].startswith("fr")  # novelty counts
+    assert split_paragraphs(row["document"])[1].startswith("fr")  # novelty counts
 
 
 def test_clrd_labels_are_correct(tmp_path: Path) -> None:

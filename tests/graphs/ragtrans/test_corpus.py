@@ -130,7 +130,7 @@ def test_excluded_pages_are_recognized_by_their_links(tmp_path: Path) -> None:
     corpus = Pages(write_pages(tmp_path))
     for lang in ("en", "zh", "de"):
         for seed in range(20):
-            version = corpus.other(corpus.topic("en/p0"), lang, random.Random(seed), {"en/p1", "en/p2"})
+            version = corpus.sample_other(corpus.topic("en/p0"), lang, random.Random(seed), {"en/p1", "en/p2"})
             assert version is not None and version.title == "T p3"
 
 

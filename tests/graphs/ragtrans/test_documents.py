@@ -9,13 +9,13 @@ import pytest
 from agentsys.graphs.ragtrans.documents import (
     JOIN,
     Reference,
-    beginning,
     count_tokens,
     fit,
     mmr,
     overlap,
-    paragraphs_of,
-    without_leaks,
+    remove_leaks,
+    split_paragraphs,
+    truncate_text,
 )
 
 EN = "The harbour of Elmsund was built in the year 1871 by fishermen who came from the northern islands."
@@ -23,8 +23,8 @@ ZH = "埃尔姆松德港由来自北方群岛的渔民于一八七一年建成�
 
 
 def test_paragraphs_are_separated_by_line_breaks_or_two_spaces() -> None:
-    assert paragraphs_of(" One. Still one.\n\n two  three\r\n　　四 ") == ["One. Still one.", "two", "three", "四"]
-    assert paragraphs_of(" \n ") == []
+    assert split_paragraphs(" One. Still one.\n\n two  three\r\n　　四 ") == ["One. Still one.", "two", "three", "四"]
+    assert split_paragraphs(" \n ") == []
 
 
 def test_a_document_is_truncated_at_a_paragraph() -> None:
@@ -48,7 +48,7 @@ def test_one_paragraph_of_a_hundred_thousand_characters_is_truncated_inside(docu
 
 
 def test_no_character_is_split() -> None:
-    assert beginning("汉字汉字", 1) == "汉"
+    assert truncate_text("汉字汉字", 1) == "汉"
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_leaks_of_a_reference(reference: str, text: str, leak: str | None) -> No
 
 def test_paragraphs_that_leak_only_together_are_all_removed() -> None:
     left, right = EN[:50].strip(), EN[50:].strip()
-    assert without_leaks(["before", EN, "after"], [Reference(EN)]) == (["before", "after"], 1)
+    assert remove_leaks(["before", EN, "after"], [Reference(EN)]) == (["before", "after"], 1)
     halves = [left.rpartition(" ")[0], f"{left.rpartition(' ')[2]} {right}"]
     assert Reference(EN).leak(JOIN.join(halves))
-    assert without_leaks(halves, [Reference(EN)])[0] == []
+    assert remove_leaks(halves, [Reference(EN)])[0] == []
 
 
 def test_mmr_weighs_relevance_against_novelty() -> None:
