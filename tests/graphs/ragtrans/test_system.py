@@ -168,7 +168,7 @@ def test_no_passage_is_recorded(run: Runner, index: Path) -> None:
 def test_retrieval_needs_an_index(run: Runner) -> None:
     trace = run.translate(setting="retrieved")
     assert trace.outcome == "failed"
-    assert "index: name an index folder" in str(trace.reason)
+    assert "index: name the folder of an index" in str(trace.reason)
 
 
 def test_the_translators_call_is_a_role_target_with_its_score(run: Runner) -> None:
