@@ -1,4 +1,4 @@
-"""`python -m agentsys.knowledge`: build an index of passages, and search it."""
+"""`python -m agentsys.knowledge`: build an index of passages and search it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from agentsys.knowledge.build import build_index
 from agentsys.knowledge.index import IndexRetriever, load_retriever
 from agentsys.knowledge.manifest import Settings
 from agentsys.knowledge.passages import Hit, KnowledgeError
-from agentsys.knowledge.store import REJECTED_FILE
+from agentsys.knowledge.store import FAILED_FILE
 
-QUIET_SECONDS: Final = 10.0
-"""Where the output is no terminal, a line this often takes the place of the bar."""
-SHOWN: Final = 200
+PROGRESS_SECONDS: Final = 10.0
+"""Seconds between lines of progress, if the output is not a terminal."""
+EXCERPT: Final = 200
 """Characters of a passage in the table of hits."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an index goes, and which columns its passages come from."""
+class IndexFiles:
+    """The index folder, and the columns of the passages."""
 
     panel: ClassVar[str] = "Input and output"
-    out: Path | None = knob(None, "index folder; to one that is there already, new passages are added")
-    field: list[str] = knob((), "field and column where they differ, as text=body (text, title, id); may be repeated")
+    out: Path | None = knob(None, "index folder; new passages are added to an existing index")
+    field: list[str] = knob((), "column of a field (text, title, id) if its name differs: text=body; may be repeated")
 
     def columns(self) -> dict[str, str]:
-        """The mapping that --field gives. Raises KnowledgeError for one that is no pair."""
+        """Return the column of each field that --field names. Raises KnowledgeError for a value that is not a pair."""
         pairs = [entry.partition("=") for entry in self.field]
         if bad := ["".join(pair) for pair in pairs if not all(pair)]:
             raise KnowledgeError(f"--field {bad[0]}: give field and column, as --field text=body")
@@ -45,26 +45,26 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Search:
-    """What is searched how."""
+class SearchOptions:
+    """Options of a search."""
 
     panel: ClassVar[str] = "Search"
-    k: int = knob(5, "hits")
-    kind: Literal["bm25", "dense", "hybrid", ""] = knob("", "bm25, dense or hybrid; by default the best the index has")
-    embedding: str = knob("", "embedding model if it lies elsewhere now; it must be the one of the index")
+    k: int = knob(5, "number of hits")
+    kind: Literal["bm25", "dense", "hybrid", ""] = knob("", "bm25, dense or hybrid; default: the best of the index")
+    embedding: str = knob("", "the index's embedding model, if it has moved to another folder or address")
 
 
-class _View:
-    """A bar on a terminal, a line now and then elsewhere; both on stderr."""
+class _ProgressView:
+    """A bar on a terminal, otherwise a line from time to time; both on stderr."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._task = self._bar.add_task("reading", total=None)
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
-    def __enter__(self) -> _View:
+    def __enter__(self) -> _ProgressView:
         self._bar.start()
         return self
 
@@ -75,46 +75,46 @@ class _View:
         """See build.Watch."""
         if not self._bar.disable:
             self._bar.update(self._task, description=step, completed=done, total=total)
-        elif (now := time.monotonic()) - self._said > QUIET_SECONDS:
-            self._said = now
+        elif (now := time.monotonic()) - self._printed > PROGRESS_SECONDS:
+            self._printed = now
             print(f"{step}: {done:,}{f' of {total:,}' if total else ''} passages", file=sys.stderr)
 
 
 def build(
     passages: Annotated[Path, typer.Argument(help=".jsonl, .json, .csv, .tsv, .parquet, or a folder of .txt and .md")],
-    place: Place,
+    files: IndexFiles,
     settings: Settings,
 ) -> None:
-    """Build an index, or add new passages to one; killed, it goes on where it was."""
-    if place.out is None:
-        raise KnowledgeError("--out is needed: the folder of the index")
-    with _View() as view:
-        built = build_index(passages, place.out, settings, fields=place.columns(), watch=view)
+    """Build an index, or add new passages to one; rerun the same command to resume after a kill."""
+    if files.out is None:
+        raise KnowledgeError("--out is required: give the index folder")
+    with _ProgressView() as view:
+        result = build_index(passages, files.out, settings, fields=files.columns(), watch=view)
     print(
-        f"{place.out}: {built.passages:,} passages, {built.added:,} of them new, in {built.seconds:.1f} s; "
-        f"{settings.kind}, digest {built.digest}"
+        f"{files.out}: {result.passages:,} passages, {result.added:,} of them new, in {result.seconds:.1f} s; "
+        f"{settings.kind}, digest {result.digest}"
     )
-    if built.rejected:
-        print(f"{built.rejected:,} records rejected, with reasons: {place.out / REJECTED_FILE}", file=sys.stderr)
+    if result.failed:
+        print(f"{result.failed:,} records failed, see {files.out / FAILED_FILE}", file=sys.stderr)
         raise typer.Exit(3)
 
 
 def search(
     index: Annotated[Path, typer.Argument(help="index folder")],
-    query: Annotated[str, typer.Argument(help="what to look for")],
-    options: Search,
+    query: Annotated[str, typer.Argument(help="text to search for")],
+    options: SearchOptions,
 ) -> None:
-    """Show the passages that fit a query best."""
+    """Show the best passages for a query."""
     retriever = load_retriever(index, options.kind, options.embedding)
     table = Table("rank", "score", "id", "title", "text")
-    for rank, hit in enumerate(asyncio.run(_hits(retriever, query, options.k)), 1):
+    for rank, hit in enumerate(asyncio.run(_search_once(retriever, query, options.k)), 1):
         text = " ".join(hit.passage.text.split())
-        cut = f"{text[:SHOWN]}..." if len(text) > SHOWN else text
-        table.add_row(str(rank), f"{hit.score:.4g}", Text(hit.passage.id), Text(hit.passage.title), Text(cut))
+        excerpt = f"{text[:EXCERPT]}..." if len(text) > EXCERPT else text
+        table.add_row(str(rank), f"{hit.score:.4g}", Text(hit.passage.id), Text(hit.passage.title), Text(excerpt))
     Console().print(table)
 
 
-async def _hits(retriever: IndexRetriever, query: str, k: int) -> list[Hit]:
+async def _search_once(retriever: IndexRetriever, query: str, k: int) -> list[Hit]:
     try:
         return (await retriever.search([query], k))[0]
     finally:

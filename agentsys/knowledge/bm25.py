@@ -1,7 +1,7 @@
-"""BM25 (Robertson and Zaragoza 2009) with bm25s: each word's score in each passage is computed at build time.
+"""BM25 (Robertson and Zaragoza 2009) with bm25s: the score of each word in each passage is computed at build time.
 
-A search then adds up the rows of the query's words, each counted once, and takes the best; passages that share no word
-with the query are no hits. The matrix is memory-mapped.
+A search sums the rows of the query's words, each counted once, and returns the highest sums; passages that share no
+word with the query are not returned. The matrix is memory-mapped.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Ranking = list[tuple[int, float]]
 """Positions of passages with their scores, best first."""
 
 
-class _Documents:
-    """The passages as lists of word ids, read one at a time: as Python lists all of them would be gigabytes."""
+class _WordIdLists:
+    """The passages as lists of word ids, created one at a time: all of them as Python lists would take gigabytes."""
 
     def __init__(self, ids: np.ndarray[Any, Any], bounds: array[int]) -> None:
         self._ids, self._bounds = ids, bounds
@@ -41,9 +41,9 @@ class _Documents:
 
 
 def build(texts: Iterable[str], folder: Path, *, k1: float, b: float, show: Callable[[int], None]) -> None:
-    """Index `texts` (at least one) into `<folder>/bm25`, in place of what is there. `show` is told how many are read.
+    """Index `texts` (at least one) in `<folder>/bm25`, replacing the old index. `show` gets the number of texts read.
 
-    Takes about 40 bytes of memory for each distinct word of each text, more than the finished index on disk.
+    Takes about 40 bytes of memory per distinct word of each text, more than the finished index on disk.
     """
     bm25s = _bm25s()
     import numpy as np
@@ -52,11 +52,13 @@ def build(texts: Iterable[str], folder: Path, *, k1: float, b: float, show: Call
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     ids_file = temporary / "ids.int32"
-    vocabulary, bounds = _number(texts, ids_file, show)
+    vocabulary, bounds = _write_word_ids(texts, ids_file, show)
     ids = np.memmap(ids_file, dtype=np.int32, mode="r") if bounds[-1] else np.empty(0, dtype=np.int32)
     index = bm25s.BM25(k1=k1, b=b)
     with np.errstate(invalid="ignore"):  # texts without a single word have the mean length 0
-        index.scores = index.build_index_from_ids(range(len(vocabulary)), _Documents(ids, bounds), show_progress=False)
+        index.scores = index.build_index_from_ids(
+            range(len(vocabulary)), _WordIdLists(ids, bounds), show_progress=False
+        )
     index.vocab_dict = vocabulary
     index.save(temporary, show_progress=False)
     del ids
@@ -65,20 +67,20 @@ def build(texts: Iterable[str], folder: Path, *, k1: float, b: float, show: Call
     temporary.rename(folder / FOLDER)
 
 
-def _number(texts: Iterable[str], file: Path, show: Callable[[int], None]) -> tuple[dict[str, int], array[int]]:
-    """Write the word ids of all texts as int32; the vocabulary, and where each text begins and ends."""
-    vocabulary: dict[str, int] = {"": 0}  # never empty, whatever the texts
-    bounds, held = array("q", [0]), array("i")
+def _write_word_ids(texts: Iterable[str], file: Path, show: Callable[[int], None]) -> tuple[dict[str, int], array[int]]:
+    """Write the word ids of all texts as int32; return the vocabulary and the bounds of the texts in the file."""
+    vocabulary: dict[str, int] = {"": 0}  # not empty even if no text has a word
+    bounds, buffer = array("q", [0]), array("i")
     with file.open("wb") as out:
         for count, text in enumerate(texts, 1):
-            found = [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]
-            held.extend(found)
-            bounds.append(bounds[-1] + len(found))
-            if len(held) > _FLUSH:
-                held.tofile(out)
-                del held[:]
+            ids = [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]
+            buffer.extend(ids)
+            bounds.append(bounds[-1] + len(ids))
+            if len(buffer) > _FLUSH:
+                buffer.tofile(out)
+                del buffer[:]
                 show(count)
-        held.tofile(out)
+        buffer.tofile(out)
     return vocabulary, bounds
 
 
@@ -96,26 +98,26 @@ class Bm25:
             ) from None
 
     async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """At most `k` passages for each query, off the event loop."""
-        return await asyncio.to_thread(lambda: [self._one(query, k) for query in queries])
+        """Return at most `k` passages per query, without blocking the event loop."""
+        return await asyncio.to_thread(lambda: [self._rank_one(query, k) for query in queries])
 
-    def _one(self, query: str, k: int) -> Ranking:
-        known = self._index.vocab_dict
-        ids = [known[word] for word in dict.fromkeys(words(query)) if word in known]
-        return best(self._index.get_scores_from_ids(ids), k) if ids else []
+    def _rank_one(self, query: str, k: int) -> Ranking:
+        vocabulary = self._index.vocab_dict
+        ids = [vocabulary[word] for word in dict.fromkeys(words(query)) if word in vocabulary]
+        return top_k(self._index.get_scores_from_ids(ids), k) if ids else []
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
-def best(scores: np.ndarray[Any, Any], k: int) -> Ranking:
-    """The `k` highest of `scores` (passages,) that are above 0; of equal ones the first."""
+def top_k(scores: np.ndarray[Any, Any], k: int) -> Ranking:
+    """Return the `k` highest of `scores` (passages,) that are above 0; of equal ones the first."""
     import numpy as np
 
     k = min(k, len(scores))
-    least = np.partition(scores, -k)[-k]
-    found = np.flatnonzero(scores >= least if least > 0 else scores > 0)
-    order = found[np.argsort(-scores[found], kind="stable")][:k]
+    threshold = np.partition(scores, -k)[-k]
+    positions = np.flatnonzero(scores >= threshold if threshold > 0 else scores > 0)
+    order = positions[np.argsort(-scores[positions], kind="stable")][:k]
     return list(zip(order.tolist(), scores[order].tolist(), strict=True))
 
 

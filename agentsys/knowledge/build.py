@@ -1,9 +1,9 @@
-"""Building an index: read the passages, embed them, count their words. Each step goes on where a kill stopped it.
+"""Builds an index: reads the passages, embeds them, counts their words. After a kill, each step resumes.
 
-1. Passages are appended to `passages.jsonl`; those that are there already are not written again.
-2. The dense part embeds what it does not hold yet, in batches.
-3. The BM25 part is counted anew: its weights depend on all passages, and it takes seconds where embedding takes hours.
-4. The manifest is marked complete. From step 2 until then the folder is not opened for searching.
+1. New passages are appended to `passages.jsonl`.
+2. The dense part embeds the passages that have no vector yet, in batches.
+3. The BM25 part is rebuilt: its weights depend on all passages, and it takes seconds where embedding takes hours.
+4. The manifest is marked complete. From step 2 until then the folder cannot be searched.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from agentsys.knowledge.embedders import Embedder, close, lasting, make_embedder
+from agentsys.knowledge.embedders import Embedder, absolute_spec, close, make_embedder
 from agentsys.knowledge.manifest import Embedding, Manifest, Settings, read_manifest, write_manifest
 from agentsys.knowledge.passages import KnowledgeError, Passages
-from agentsys.knowledge.sources import Document, Source, chunks, read_documents
+from agentsys.knowledge.sources import Document, Source, read_documents, split_document
 from agentsys.knowledge.store import Store, write_offsets
 from agentsys.records import BadRecord
 
 Watch = Callable[[str, int, int | None], None]
-"""Told the step, how many passages it has done, and of how many where that is known."""
+"""Called with the step, the number of passages done, and the total number if it is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """What a build did: passages that are new, records it rejected, passages in the index, and its digest."""
+class BuildResult:
+    """Result of a build: passages that were added, records that failed, passages in the index, and its digest."""
 
     folder: Path
     added: int
-    rejected: int
+    failed: int
     passages: int
     digest: str
     seconds: float
@@ -48,13 +48,12 @@ def build_index(
     embedder: Embedder | None = None,
     fields: Mapping[str, str] | None = None,
     watch: Watch = lambda step, done, total: None,
-) -> Built:
-    """Build an index folder, or add to one the passages that it does not hold yet (by id).
+) -> BuildResult:
+    """Build an index folder, or add new passages (by id) to an existing one.
 
-    `embedder` takes the place of the model that `settings.embedding` names; `fields` maps `text`, `title` and `id` to
-    columns. From a running event loop call this with asyncio.to_thread. Raises KnowledgeError or InputError if the
-    source, the folder or the settings cannot be used, and ModelError if an embedding endpoint fails; what is finished
-    is on disk then.
+    `embedder` replaces the model that `settings.embedding` names; `fields` maps `text`, `title` and `id` to columns.
+    From a running event loop, call this with asyncio.to_thread. Raises KnowledgeError or InputError if the source, the
+    folder or the settings cannot be used, and ModelError if an embedding endpoint fails; a rerun resumes the build.
     """
     started = time.perf_counter()
     settings = settings or Settings()
@@ -65,44 +64,45 @@ def build_index(
         _check_no_loop()
     documents = read_documents(source, fields)
     folder = Path(out).resolve()
-    manifest = _begun(folder, settings, embedder)
-    with _held(folder):
+    manifest = _prepare_manifest(folder, settings, embedder)
+    with _lock(folder):
         if not manifest.passages:
             write_manifest(folder, manifest)
-        store = _gather(documents, folder, settings, watch)
+        store = _append_passages(documents, folder, settings, watch)
         added = len(store) - manifest.passages
         if added or not manifest.complete:
             manifest = manifest.model_copy(update={"complete": False, "passages": len(store)})
             write_manifest(folder, manifest)
             manifest = manifest.model_copy(update={"sha256": write_offsets(folder), "complete": True})
-            _index(folder, manifest, embedder, watch)
+            _build_parts(folder, manifest, embedder, watch)
             write_manifest(folder, manifest)
-    return Built(folder, added, store.rejected, len(store), manifest.digest, time.perf_counter() - started)
+    return BuildResult(folder, added, store.failed, len(store), manifest.digest, time.perf_counter() - started)
 
 
-def _begun(folder: Path, settings: Settings, embedder: Embedder | None) -> Manifest:
-    """The manifest to go on with. Raises KnowledgeError if the folder cannot be used, or was built differently."""
+def _prepare_manifest(folder: Path, settings: Settings, embedder: Embedder | None) -> Manifest:
+    """Return the folder's manifest, or a new one.
+
+    Raises KnowledgeError if the folder cannot be used, or was built with other settings.
+    """
     if folder.exists() and not folder.is_dir():
         raise KnowledgeError(f"--out {folder} is a file; name a folder")
-    before = read_manifest(folder)
-    if before is None:
+    manifest = read_manifest(folder)
+    if manifest is None:
         if folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
-            raise KnowledgeError(f"--out {folder} has files in it and is no index; name a new or an empty folder")
-        facts = Embedding(name=embedder.name, dimension=asyncio.run(_dimension(embedder))) if embedder else None
-        return Manifest(
-            complete=False, settings=replace(settings, embedding=lasting(settings.embedding)), embedding=facts
-        )
+            raise KnowledgeError(f"--out {folder} has files but is not an index; name a new or an empty folder")
+        embedding = Embedding(name=embedder.name, dimension=asyncio.run(_dimension(embedder))) if embedder else None
+        settings = replace(settings, embedding=absolute_spec(settings.embedding))
+        return Manifest(complete=False, settings=settings, embedding=embedding)
     for name in ("kind", "chunk_words", "overlap_words", "k1", "b"):
-        if (old := getattr(before.settings, name)) != (new := getattr(settings, name)):
-            raise KnowledgeError(
-                f"{folder} was built with --{name.replace('_', '-')} {old}, not {new}; give that, or another --out"
-            )
-    if embedder and before.embedding and embedder.name != before.embedding.name:
+        if (old := getattr(manifest.settings, name)) != (new := getattr(settings, name)):
+            option = f"--{name.replace('_', '-')}"
+            raise KnowledgeError(f"{folder} was built with {option} {old}, not {new}; use {old}, or another --out")
+    if embedder and manifest.embedding and embedder.name != manifest.embedding.name:
         raise KnowledgeError(
-            f"{folder} was built with the embedding model '{before.embedding.name}', not '{embedder.name}'; "
-            "give that, or another --out"
+            f"{folder} was built with the embedding model '{manifest.embedding.name}', not '{embedder.name}'; "
+            "use that model, or another --out"
         )
-    return before
+    return manifest
 
 
 def _check_no_loop() -> None:
@@ -114,18 +114,18 @@ def _check_no_loop() -> None:
 
 
 async def _dimension(embedder: Embedder) -> int:
-    """Found out before anything is written, and with it whether the model works at all."""
-    from agentsys.knowledge.dense import checked
+    """Return the dimension of the model's vectors. A model that does not work fails here, before any file exists."""
+    from agentsys.knowledge.dense import check_vectors
 
     try:
-        return int(checked(await embedder.embed(["passage"]), 1, embedder).shape[1])
+        return int(check_vectors(await embedder.embed(["passage"]), 1, embedder).shape[1])
     finally:
         await close(embedder)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """The folder, held for writing. Raises KnowledgeError if another build is at work there."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Create the folder and lock it for writing. Raises KnowledgeError if another build holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -138,30 +138,32 @@ def _held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _gather(documents: Iterable[Document | BadRecord], folder: Path, settings: Settings, watch: Watch) -> Store:
-    """Append the passages that are new, and write down what cannot be used."""
+def _append_passages(
+    documents: Iterable[Document | BadRecord], folder: Path, settings: Settings, watch: Watch
+) -> Store:
+    """Append new passages, and record the documents that failed."""
     store = Store(folder)
     try:
         for document in documents:
             if isinstance(document, BadRecord):
-                store.reject(document.source, document.reason)
+                store.add_failure(document.source, document.reason)
             else:
                 source, passage = document
-                store.add(passage.id, chunks(passage, settings), source)
+                store.add(passage.id, split_document(passage, settings), source)
             watch("reading", len(store), None)
     finally:
         store.close()
     return store
 
 
-def _index(folder: Path, manifest: Manifest, embedder: Embedder | None, watch: Watch) -> None:
+def _build_parts(folder: Path, manifest: Manifest, embedder: Embedder | None, watch: Watch) -> None:
     passages = Passages(folder)
     if embedder and manifest.embedding:
         asyncio.run(_embed(folder, passages, embedder, manifest.embedding.dimension, watch))
     if "bm25" in manifest.settings.parts:
         from agentsys.knowledge import bm25
 
-        texts = (passage.searched for passage in passages)
+        texts = (passage.indexed_text for passage in passages)
         k1, b = manifest.settings.k1, manifest.settings.b
         bm25.build(texts, folder, k1=k1, b=b, show=lambda done: watch("counting words", done, len(passages)))
 

@@ -1,7 +1,7 @@
-"""Dense retrieval: vectors of an embedding model in Chroma, compared by cosine.
+"""Dense retrieval: vectors of an embedding model in Chroma, compared by cosine similarity.
 
-The vectors are in a persistent Chroma collection inside the index folder, under their passage's position. Its HNSW
-graph (Malkov and Yashunin 2018) finds nearest neighbours approximately and is held in memory: about 2 KB a passage at
+The vectors are in a persistent Chroma collection inside the index folder, with the passage's position as id. Its HNSW
+graph (Malkov and Yashunin 2018) finds approximate nearest neighbors and is kept in memory: about 2 KB per passage at
 384 dimensions.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "chroma"
 BATCH: Final = 256
-"""Passages that are embedded and stored at once: what a kill costs."""
+"""Passages that are embedded and stored in one step: the most that is lost in a kill."""
 _HNSW: Final = {"space": "cosine", "ef_search": 200}
 
 
@@ -40,7 +40,7 @@ class VectorStore:
             self._collection: Any = self._client.get_or_create_collection(
                 "passages", embedding_function=None, configuration={"hnsw": _HNSW}
             )
-        except Exception as err:  # of several kinds, some from Rust
+        except Exception as err:  # Chroma raises many types, some of them from Rust
             reason = " ".join(str(err).split())[:200]
             raise KnowledgeError(
                 f"{folder}: Chroma cannot be read ({reason}); remove the folder and build it again"
@@ -50,36 +50,36 @@ class VectorStore:
         return int(self._collection.count())
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         self._client.close()
 
     def add(self, first: int, vectors: Vectors) -> None:
-        """Store the vectors of the passages from position `first` on; those that are there are replaced."""
+        """Store the vectors of the passages from position `first` on, replacing existing ones."""
         self._collection.upsert(ids=[str(first + i) for i in range(len(vectors))], embeddings=vectors)
 
     def nearest(self, vectors: Vectors, k: int) -> list[Ranking]:
-        """For each vector the `k` nearest passages with their cosine; of equal ones the first."""
-        found = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
+        """Return the `k` nearest passages of each vector with their cosine similarity; of equal ones the first."""
+        result = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
         return [
             sorted(zip(map(int, ids), (1.0 - d for d in distances), strict=True), key=lambda hit: (-hit[1], hit[0]))
-            for ids, distances in zip(found["ids"], found["distances"], strict=True)
+            for ids, distances in zip(result["ids"], result["distances"], strict=True)
         ]
 
 
-def checked(vectors: Any, texts: int, embedder: Embedder, dimension: int | None = None) -> Vectors:
-    """An embedder's vectors as float32 (texts, dimension). Raises KnowledgeError for another shape, or NaN."""
+def check_vectors(vectors: Any, texts: int, embedder: Embedder, dimension: int | None = None) -> Vectors:
+    """Return an embedder's vectors as float32 (texts, dimension). Raises KnowledgeError for another shape, or NaN."""
     import numpy as np
 
     array = np.asarray(vectors, dtype=np.float32)
     if array.ndim != 2 or len(array) != texts or not np.isfinite(array).all():
         raise KnowledgeError(
-            f"the embedding model '{embedder.name}' gave {array.shape} for {texts} texts; finite numbers of shape "
-            f"({texts}, dimension) are needed"
+            f"the embedding model '{embedder.name}' returned shape {array.shape} for {texts} texts; it must return "
+            f"finite numbers of shape ({texts}, dimension)"
         )
     if dimension is not None and array.shape[1] != dimension:
         raise KnowledgeError(
-            f"the embedding model '{embedder.name}' gives {array.shape[1]} dimensions, the index has {dimension}: "
-            "it is another model of that name; build another index"
+            f"the embedding model '{embedder.name}' has {array.shape[1]} dimensions, the index {dimension}: "
+            "it is another model with the same name; build another index"
         )
     return array
 
@@ -87,15 +87,15 @@ def checked(vectors: Any, texts: int, embedder: Embedder, dimension: int | None 
 async def embed_passages(
     store: VectorStore, passages: Passages, embedder: Embedder, dimension: int, show: Callable[[int], None]
 ) -> None:
-    """Embed and store what is not stored yet, in the order of the passages. `show` is told how many are stored."""
+    """Embed and store the passages without vectors, in order. `show` gets the number of passages stored."""
     for first in range(len(store) // BATCH * BATCH, len(passages), BATCH):
-        texts = [passages[i].searched for i in range(first, min(first + BATCH, len(passages)))]
-        store.add(first, checked(await embedder.embed(texts), len(texts), embedder, dimension))
+        texts = [passages[i].indexed_text for i in range(first, min(first + BATCH, len(passages)))]
+        store.add(first, check_vectors(await embedder.embed(texts), len(texts), embedder, dimension))
         show(first + len(texts))
 
 
 class Dense:
-    """Ranks passages by the cosine of their vector and the query's."""
+    """Ranks passages by the cosine similarity of their vector and the query's."""
 
     def __init__(self, folder: Path, embedder: Embedder, dimension: int, passages: int) -> None:
         """Raises KnowledgeError if vectors are missing."""
@@ -107,10 +107,10 @@ class Dense:
             )
 
     async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """At most `k` passages for each query, off the event loop."""
+        """Return at most `k` passages per query, without blocking the event loop."""
         if not queries:
             return []
-        vectors = checked(await self._embedder.embed(queries), len(queries), self._embedder, self._dimension)
+        vectors = check_vectors(await self._embedder.embed(queries), len(queries), self._embedder, self._dimension)
         return await asyncio.to_thread(self._store.nearest, vectors, k)
 
     async def aclose(self) -> None:

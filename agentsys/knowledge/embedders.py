@@ -1,8 +1,8 @@
-"""Embedding models: texts in, vectors out, without holding up the event loop.
+"""Embedding models, which do not block the event loop.
 
-A spec names one: `http://host:8000/v1#MODEL` an endpoint's embeddings (several URLs separated by commas share the
-load), anything else a sentence-transformers model by its folder or hub name. In Python any object with `name` and
-`embed` does.
+A spec names one: `http://host:8000/v1#MODEL` is an endpoint (several URLs separated by commas share the load), any
+other spec a sentence-transformers model, by its folder or hub name. In Python, any object with `name` and `embed` is an
+embedding model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -20,31 +22,35 @@ if TYPE_CHECKING:
 
     Vectors = np.ndarray[Any, np.dtype[Any]]
 
-TEXTS_A_REQUEST: Final = 32
-"""Texts in one request to an endpoint; an embedding of several thousand is several requests in flight."""
+TEXTS_PER_REQUEST: Final = 32
+"""Texts per request to an endpoint; more texts are sent as parallel requests."""
+HUB_SECONDS: Final = 10.0
+"""Seconds in which the model hub must answer before a model is loaded from it."""
 
 
 class Embedder(Protocol):
-    """A model that turns texts into vectors. `name` stands for its weights: vectors of two names never mix."""
+    """A model that maps texts to vectors. `name` identifies its weights: an index has vectors of one name only."""
 
     @property
     def name(self) -> str:
-        """What the manifest of an index calls the model."""
+        """Name of the model in the manifest of an index."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Floats (texts, dimension); length does not matter, as passages are compared by their cosine."""
+        """Return floats (texts, dimension); vectors need not be normalized, as they are compared by cosine."""
         ...
 
 
 def embedding_name(spec: str) -> str:
-    """The name of the model that a spec stands for: the endpoint's model wherever it is served, a folder's name with a
-    digest of its weights wherever it lies, a hub name as it is. Raises KnowledgeError for an endpoint without #MODEL.
+    """Return the name of a spec's model, which does not depend on its location.
+
+    It is the endpoint's model, a folder's name with a digest of its weights, or the hub name. Raises KnowledgeError for
+    an endpoint without #MODEL.
     """
     if spec.startswith(("http://", "https://")):
         model = spec.partition("#")[2]
         if not model:
-            raise KnowledgeError(f"{spec}: an embedding endpoint is given with its model, as http://host:8000/v1#MODEL")
+            raise KnowledgeError(f"{spec}: the model is missing; write an endpoint as http://host:8000/v1#MODEL")
         return model
     folder = Path(spec).expanduser()
     if folder.is_dir():
@@ -54,14 +60,14 @@ def embedding_name(spec: str) -> str:
     return spec
 
 
-def lasting(spec: str) -> str:
-    """The spec with a folder's whole path, so that it can be found from elsewhere."""
+def absolute_spec(spec: str) -> str:
+    """Return the spec with the absolute path of a folder, so that it works in every working directory."""
     folder = Path(spec).expanduser()
     return str(folder.resolve()) if spec and folder.is_dir() else spec
 
 
 def make_embedder(spec: str) -> Embedder:
-    """The embedding model that a spec names; it is loaded at the first text. Raises KnowledgeError for a bad spec."""
+    """Return the embedding model of a spec; it is loaded at the first text. Raises KnowledgeError for a bad spec."""
     if not spec:
         raise KnowledgeError(
             "no embedding model: give a sentence-transformers folder or hub name, or http://host:8000/v1#MODEL"
@@ -73,8 +79,8 @@ def make_embedder(spec: str) -> Embedder:
 class LocalEmbedder:
     """A sentence-transformers model in this process, on a GPU if there is one.
 
-    One thread of its own does the work: torch uses all cores for one batch, and threads that wait their turn would
-    hold up other work.
+    It runs in one dedicated thread: torch uses all cores for a batch, and waiting threads would occupy the event loop's
+    thread pool.
     """
 
     def __init__(self, spec: str, name: str) -> None:
@@ -94,23 +100,41 @@ class LocalEmbedder:
         return vectors
 
     def _load(self) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
+        if find_spec("sentence_transformers") is None:
             raise KnowledgeError(
                 f"embedding model '{self._spec}' needs sentence-transformers: pip install 'agentsys[dense]'"
-            ) from None
+            )
+        folder = Path(self._spec).expanduser()
         try:
-            return SentenceTransformer(str(Path(self._spec).expanduser()))
-        except Exception as err:  # whatever the library raises for a missing or foreign model
+            if not folder.is_dir():
+                _check_hub(self._spec)
+            from sentence_transformers import SentenceTransformer  # takes seconds, so a missing model fails before
+
+            return SentenceTransformer(str(folder))
+        except Exception as err:  # whatever the libraries raise for a missing or incompatible model
             reason = " ".join(str(err).split())[:200]
             raise KnowledgeError(
                 f"embedding model '{self._spec}' cannot be loaded ({reason}); give its folder or its hub name"
             ) from None
 
 
+def _check_hub(name: str) -> None:
+    """Raise an error of the hub client if a model is not cached and the hub is not reachable.
+
+    Loading the model would raise it too, but only after the retries for each of its files.
+    """
+    from huggingface_hub import model_info, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    full_name = name if "/" in name else f"sentence-transformers/{name}"
+    if any(isinstance(try_to_load_from_cache(one, "config.json"), str) for one in (name, full_name)):
+        return
+    with suppress(HfHubHTTPError):  # the hub is reachable; loading the model reports its error
+        model_info(name, timeout=HUB_SECONDS)
+
+
 class EndpointEmbedder:
-    """The embeddings route of an OpenAI-compatible server; the key comes from AGENTSYS_API_KEY."""
+    """The embeddings route of an OpenAI-compatible server; the API key is taken from AGENTSYS_API_KEY."""
 
     def __init__(self, spec: str, name: str) -> None:
         from agentsys.models.endpoint import Endpoint
@@ -120,10 +144,13 @@ class EndpointEmbedder:
         self._endpoint = Endpoint([address_of(url) for url in spec.partition("#")[0].split(",")])
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """See Embedder. Raises ModelError for a refusal or a foreign reply, EndpointDown if nobody answers."""
+        """See Embedder.
+
+        Raises ModelError for a refused request or an invalid reply, EndpointDown if no server is reachable.
+        """
         import numpy as np
 
-        parts = [texts[i : i + TEXTS_A_REQUEST] for i in range(0, len(texts), TEXTS_A_REQUEST)]
+        parts = [texts[i : i + TEXTS_PER_REQUEST] for i in range(0, len(texts), TEXTS_PER_REQUEST)]
         return np.concatenate(await asyncio.gather(*(self._request(part) for part in parts)))
 
     async def _request(self, texts: Sequence[str]) -> Vectors:
@@ -139,9 +166,9 @@ class EndpointEmbedder:
         except (KeyError, TypeError, ValueError):
             vectors = np.empty(0)
         if vectors.ndim != 2 or len(vectors) != len(texts):
-            where = self._endpoint.addresses[0]
+            address = self._endpoint.addresses[0]
             raise ModelError(
-                f"{where}/v1/embeddings: the reply holds no vector for each text; is it an embedding model?"
+                f"{address}/v1/embeddings: the reply does not have one vector per text; is it an embedding model?"
             )
         return vectors
 
@@ -151,6 +178,6 @@ class EndpointEmbedder:
 
 
 async def close(embedder: Embedder) -> None:
-    """Close an embedder that can be closed."""
+    """Close an embedder if it has `aclose`."""
     if aclose := getattr(embedder, "aclose", None):
         await aclose()

@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009): rankings become one, scores are not compared."""
+"""Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009): merges rankings without comparing scores."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final, Protocol
 from agentsys.knowledge.bm25 import Ranking
 
 RRF_K: Final = 60
-"""The paper's constant: rank r counts 1 / (60 + r)."""
+"""The paper's constant: rank r scores 1 / (60 + r)."""
 DEPTH: Final = 100
-"""Each ranking is asked for at least so many passages, and for twice as many as are wanted."""
+"""Minimum number of passages per ranking; for k above half of it, twice k."""
 
 
 class Ranker(Protocol):
-    """What an index folder holds: passages by position."""
+    """Ranks the passages of an index folder by position."""
 
     async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """At most `k` passages for each query, best first."""
+        """Return at most `k` passages per query, best first."""
         ...
 
     async def aclose(self) -> None:
@@ -27,7 +27,7 @@ class Ranker(Protocol):
 
 
 def fuse(rankings: Sequence[Ranking], k: int) -> Ranking:
-    """The `k` passages with the highest sum of 1 / (60 + rank), rank from 1; of equal ones the first."""
+    """Return the `k` passages with the highest sum of 1 / (60 + rank), rank from 1; of equal ones the first."""
     scores: dict[int, float] = {}
     for ranking in rankings:
         for rank, (position, _) in enumerate(ranking, 1):
@@ -36,18 +36,18 @@ def fuse(rankings: Sequence[Ranking], k: int) -> Ranking:
 
 
 class Hybrid:
-    """Fuses the rankings of others."""
+    """Fuses the rankings of several rankers."""
 
     def __init__(self, *rankers: Ranker) -> None:
         self._rankers = rankers
 
     async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """At most `k` passages for each query."""
+        """Return at most `k` passages per query."""
         depth = max(2 * k, DEPTH)
-        found = await asyncio.gather(*(ranker.rank(queries, depth) for ranker in self._rankers))
-        return [fuse(rankings, k) for rankings in zip(*found, strict=True)]
+        results = await asyncio.gather(*(ranker.rank(queries, depth) for ranker in self._rankers))
+        return [fuse(rankings, k) for rankings in zip(*results, strict=True)]
 
     async def aclose(self) -> None:
-        """Close them all."""
+        """Close all rankers."""
         for ranker in self._rankers:
             await ranker.aclose()

@@ -1,4 +1,4 @@
-"""Opening an index folder for searching."""
+"""Opens index folders for searching."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from agentsys.knobs import listed
+from agentsys.knobs import split_names
 from agentsys.knowledge.embedders import Embedder, embedding_name, make_embedder
 from agentsys.knowledge.hybrid import Hybrid, Ranker
-from agentsys.knowledge.manifest import Kind, Manifest, finished
+from agentsys.knowledge.manifest import Kind, Manifest, read_complete_manifest
 from agentsys.knowledge.passages import Hit, KnowledgeError, Passages
 
 _OPENING: Final = threading.Lock()
@@ -22,64 +22,64 @@ _OPENING: Final = threading.Lock()
 def load_retriever(
     index: str | Path, kind: Literal["bm25", "dense", "hybrid", ""] = "", embedding: str = ""
 ) -> IndexRetriever:
-    """The retriever of an index folder; equal arguments give the same object until the index is built anew.
+    """Load the retriever of an index folder; equal arguments return the same object until the index changes.
 
-    Without `kind` it is hybrid if the index has both parts, else what it has. `embedding` is the spec of the embedding
-    model where it lies elsewhere than when the index was built; it must have the same name. Reads files: call it with
-    asyncio.to_thread where nothing may block. Raises KnowledgeError if there is no such index, if it lacks the kind or
-    was built with another embedding model, and inside the LangGraph server for a folder that $AGENTSYS_INDEXES (paths
-    separated by commas) does not list.
+    Without `kind` it is hybrid if the index has both parts, else the part it has. `embedding` is a spec of the index's
+    embedding model if it has moved since the build; it must have the same name. This reads files: from an event loop,
+    call it with asyncio.to_thread. Raises KnowledgeError if there is no such index, if it lacks the kind or was built
+    with another embedding model; inside the LangGraph server also for a folder that $AGENTSYS_INDEXES (paths separated
+    by commas) does not list.
     """
-    folder = _folder(index, embedding)
-    manifest = finished(folder)
+    folder = _resolve_folder(index, embedding)
+    manifest = read_complete_manifest(folder)
     with _OPENING:
         return _load(folder, kind, embedding, manifest.digest)
 
 
 def index_digest(index: str | Path) -> str:
-    """16 hex digits that stand for the passages and the settings of an index. Raises KnowledgeError."""
-    return finished(_folder(index)).digest
+    """Return 16 hex digits that identify the passages and the settings of an index. Raises KnowledgeError."""
+    return read_complete_manifest(_resolve_folder(index)).digest
 
 
 def open_retriever(
     index: str | Path, kind: Literal["bm25", "dense", "hybrid", ""] = "", embedder: Embedder | None = None
 ) -> IndexRetriever:
-    """The retriever of an index folder with an embedding model from Python, not cached. Raises KnowledgeError."""
+    """Load the retriever of an index folder with an embedder object, without caching. Raises KnowledgeError."""
     folder = Path(index).resolve()
-    manifest = finished(folder)
-    wanted = _kind(folder, manifest, kind)
+    manifest = read_complete_manifest(folder)
+    actual_kind = _choose_kind(folder, manifest, kind)
     passages = Passages(folder)
     rankers: list[Ranker] = []
-    if wanted != "dense":
+    if actual_kind != "dense":
         from agentsys.knowledge.bm25 import Bm25
 
         rankers.append(Bm25(folder))
-    if wanted != "bm25" and manifest.embedding:
+    if actual_kind != "bm25" and manifest.embedding:
         from agentsys.knowledge.dense import Dense
 
-        embedder = embedder or _named(folder, manifest, "")
+        embedder = embedder or _make_index_embedder(folder, manifest, "")
         if embedder.name != manifest.embedding.name:
-            raise _other_model(folder, manifest.embedding.name, embedder.name)
+            raise _wrong_model_error(folder, manifest.embedding.name, embedder.name)
         rankers.append(Dense(folder, embedder, manifest.embedding.dimension, len(passages)))
     return IndexRetriever(passages, rankers[0] if len(rankers) == 1 else Hybrid(*rankers))
 
 
 class IndexRetriever:
-    """Searches the passages of an index folder. Nothing in it blocks the event loop."""
+    """Searches the passages of an index folder without blocking the event loop."""
 
     def __init__(self, passages: Passages, ranker: Ranker) -> None:
         self._passages, self._ranker = passages, ranker
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """See Retriever. Fewer than `k` hits come where fewer passages fit.
+        """See Retriever. Returns fewer than `k` hits if fewer passages match.
 
-        Raises KnowledgeError for k below 1, and what the embedding model raises.
+        Raises KnowledgeError for k below 1, and the errors of the embedding model.
         """
         if k < 1 or isinstance(queries, str):
             raise KnowledgeError(f"search needs a list of queries and k of at least 1, not {queries!r:.80} and {k}")
         rankings = await self._ranker.rank(queries, k)
         return await asyncio.to_thread(
-            lambda: [[Hit(self._passages[position], score) for position, score in found] for found in rankings]
+            lambda: [[Hit(self._passages[position], score) for position, score in ranking] for ranking in rankings]
         )
 
     async def aclose(self) -> None:
@@ -87,27 +87,28 @@ class IndexRetriever:
         await self._ranker.aclose()
 
 
-def _folder(index: str | Path, embedding: str = "") -> Path:
-    """The real path of an index that may be opened here."""
+def _resolve_folder(index: str | Path, embedding: str = "") -> Path:
+    """Return the real path of an index. Raises KnowledgeError if this process must not open it."""
     from agentsys.models.spec import served_to_browsers
 
     folder = allowed_path(index, "AGENTSYS_INDEXES")
     if embedding and served_to_browsers():
-        raise KnowledgeError("in Studio, the embedding model is the one that the index names; leave it empty")
+        raise KnowledgeError("in Studio, the embedding model of the index is used; leave embedding empty")
     return folder
 
 
 def allowed_path(name: str | Path, variable: str) -> Path:
-    """The real path of a file or folder; inside the LangGraph server only of one that the variable lists.
+    """Return the real path of a file or folder.
 
-    The variable holds paths separated by commas. Raises KnowledgeError.
+    Inside the LangGraph server, raises KnowledgeError for a path that the environment variable (paths separated by
+    commas) does not list.
     """
     from agentsys.models.spec import served_to_browsers
 
     path = Path(name).expanduser().resolve()
     if served_to_browsers():
-        allowed = listed(os.environ.get(variable, ""))
-        if path not in [Path(one).expanduser().resolve() for one in allowed]:
+        allowed = split_names(os.environ.get(variable, ""))
+        if path not in [Path(entry).expanduser().resolve() for entry in allowed]:
             raise KnowledgeError(
                 f"in Studio, {name} is not allowed; start the server with {variable}={name} to allow it"
             )
@@ -116,36 +117,37 @@ def allowed_path(name: str | Path, variable: str) -> Path:
 
 @lru_cache(maxsize=16)
 def _load(folder: Path, kind: Literal["bm25", "dense", "hybrid", ""], embedding: str, digest: str) -> IndexRetriever:
-    manifest = finished(folder)
-    needed = manifest.embedding is not None and _kind(folder, manifest, kind) != "bm25"
-    return open_retriever(folder, kind, _named(folder, manifest, embedding) if needed or embedding else None)
+    manifest = read_complete_manifest(folder)
+    needed = manifest.embedding is not None and _choose_kind(folder, manifest, kind) != "bm25"
+    embedder = _make_index_embedder(folder, manifest, embedding) if needed or embedding else None
+    return open_retriever(folder, kind, embedder)
 
 
-def _kind(folder: Path, manifest: Manifest, kind: Literal["bm25", "dense", "hybrid", ""]) -> Kind:
+def _choose_kind(folder: Path, manifest: Manifest, kind: Literal["bm25", "dense", "hybrid", ""]) -> Kind:
     parts = manifest.settings.parts
     if kind and kind not in parts:
-        raise KnowledgeError(f"{folder} was built with --kind {parts[0]} and has no '{kind}'; leave kind out")
+        raise KnowledgeError(f"{folder} was built with --kind {parts[0]} and has no '{kind}'; leave kind empty")
     return kind or parts[0]
 
 
-def _named(folder: Path, manifest: Manifest, embedding: str) -> Embedder:
-    """The embedding model by its spec, if it is the one of the index."""
+def _make_index_embedder(folder: Path, manifest: Manifest, embedding: str) -> Embedder:
+    """Return the embedding model of an index; a spec `embedding` must name the same model."""
     if manifest.embedding is None:
         raise KnowledgeError(
-            f"{folder} is an index of words, without the embedding model '{embedding}'; leave embedding out"
+            f"{folder} was built with --kind bm25, without the embedding model '{embedding}'; leave embedding empty"
         )
     name = manifest.embedding.name
     spec = embedding or manifest.settings.embedding
     if not spec:
         raise KnowledgeError(
-            f"{folder} was built with '{name}' from Python; open it with open_retriever(..., embedder)"
+            f"{folder} was built with the embedder object '{name}'; open it with open_retriever(..., embedder)"
         )
     if embedding != name and (other := embedding_name(spec)) != name:
-        raise _other_model(folder, name, other)
+        raise _wrong_model_error(folder, name, other)
     return make_embedder(spec)
 
 
-def _other_model(folder: Path, name: str, other: str) -> KnowledgeError:
+def _wrong_model_error(folder: Path, name: str, other: str) -> KnowledgeError:
     return KnowledgeError(
-        f"{folder} was built with the embedding model '{name}', not '{other}'; name that, or build another index"
+        f"{folder} was built with the embedding model '{name}', not '{other}'; use that model, or build another index"
     )

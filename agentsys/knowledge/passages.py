@@ -1,8 +1,8 @@
-"""Passages, hits, the retriever protocol, and passages on disk that are read one at a time.
+"""Passages, hits, the retriever protocol, and memory-mapped passages on disk.
 
-An index keeps its passages in `passages.jsonl`, one flat JSON object a line, and where each line begins in
-`offsets.npy`, int64 (passages + 1,). Both are memory-mapped, so that a million passages cost no memory until they are
-found. A passage's *position* is its line, counted from 0: it is what the indexes know it by, and it breaks ties.
+An index keeps its passages in `passages.jsonl`, one flat JSON object per line, and the offsets of the lines in
+`offsets.npy`, int64 (passages + 1,). Both are memory-mapped, so that a million passages take no memory until they are
+read. A passage's *position* is its line number from 0: indexes refer to it, and it breaks ties.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class KnowledgeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of text that can be found. As data: {"id", "title", "text"} and what is in `meta` beside them."""
+    """A piece of text that can be retrieved. Its JSON form is {"id", "title", "text"} plus the entries of `meta`."""
 
     id: str
     text: str
@@ -33,40 +33,40 @@ class Passage:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Passage:
-        """The passage that a JSON object stands for."""
+    def from_json(cls, data: Mapping[str, Any]) -> Passage:
+        """Return the passage of a JSON object."""
         meta = {name: value for name, value in data.items() if name not in ("id", "title", "text")}
         return cls(data["id"], data["text"], data["title"], meta)
 
-    def line(self) -> bytes:
-        """The passage as a line of JSON."""
+    def to_line(self) -> bytes:
+        """Return the passage as a line of JSON."""
         data = {"id": self.id, "title": self.title, "text": self.text, **self.meta}
         return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
 
     @property
-    def searched(self) -> str:
-        """What is indexed: the title, if there is one, and the text."""
+    def indexed_text(self) -> str:
+        """The text that is indexed: the title, if there is one, and the text."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found; a higher score is better, and scores of different queries do not compare."""
+    """A retrieved passage and its score: higher is better; scores of different queries are not comparable."""
 
     passage: Passage
     score: float
 
 
 class Retriever(Protocol):
-    """Finds passages. An index is one (load_retriever), and so is any object with this method."""
+    """Retrieves passages: an index (load_retriever), or any object with this method."""
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query its at most `k` best hits, best first, ties in the order of the passages."""
+        """Return at most `k` hits per query, best first, ties in the order of the passages."""
         ...
 
 
 class Passages:
-    """The passages of an index folder by position. Raises KnowledgeError if they cannot be read."""
+    """The passages of an index folder by position. Raises KnowledgeError if the files cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         import numpy as np
@@ -86,7 +86,7 @@ class Passages:
 
     def __getitem__(self, position: int) -> Passage:
         start, end = self._offsets[position : position + 2].tolist()
-        return Passage.from_data(orjson.loads(self._text[start:end]))
+        return Passage.from_json(orjson.loads(self._text[start:end]))
 
     def __iter__(self) -> Iterator[Passage]:
         return (self[position] for position in range(len(self)))

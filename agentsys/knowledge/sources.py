@@ -1,4 +1,4 @@
-"""Where passages come from: record files, and folders of text. What cannot be used is a BadRecord, never an end."""
+"""Reads the documents of an index from record files and folders of text. An unusable one becomes a BadRecord."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _HEADING: Final = re.compile(r"^ {0,3}#{1,6}[ \t]+(\S.*?)[ \t#]*$", re.MULTILINE
 
 Source = str | Path | Iterable[Mapping[str, Any]]
 Document = tuple[str, Passage]
-"""Where a text comes from ("a.jsonl:12"), and the text as one passage."""
+"""The location of a text ("a.jsonl:12"), and the text as one passage."""
 
 
 def read_documents(source: Source, fields: Mapping[str, str] | None = None) -> Iterator[Document | BadRecord]:
-    """The texts of a record file (agentsys.records), of a folder of .txt and .md files, or of an iterable of mappings.
+    """Read the texts of a record file (agentsys.records), a folder of .txt and .md files, or an iterable of mappings.
 
-    A record needs a `text`; `id` and `title` are taken if there, and everything else is kept as meta. A file's id is
-    its path in the folder, its title the first Markdown heading or the file's name. Raises KnowledgeError or InputError
-    if the source cannot be read or holds nothing at all.
+    A record needs a `text`; `id` and `title` are optional, and all other fields are kept as meta. A file's id is its
+    path in the folder, its title the first Markdown heading or the file's name. Raises KnowledgeError or InputError if
+    the source cannot be read or is empty.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
-        found = _folder(Path(source))
+        documents = _read_folder(Path(source))
     else:
-        found = (_document(record) for record in read_records(source, fields=fields, required=("text",)))
-    first = next(found, None)
+        documents = (_to_document(record) for record in read_records(source, fields=fields, required=("text",)))
+    first = next(documents, None)
     if first is None:
-        what = "no .txt or .md file" if isinstance(source, str | Path) and Path(source).is_dir() else "no record"
-        raise KnowledgeError(f"{source if isinstance(source, str | Path) else 'passages'}: {what} in it; give passages")
-    return chain([first], found)
+        missing = "no .txt or .md file" if isinstance(source, str | Path) and Path(source).is_dir() else "no records"
+        raise KnowledgeError(f"{source if isinstance(source, str | Path) else 'passages'}: {missing}; give passages")
+    return chain([first], documents)
 
 
-def _document(record: Record | BadRecord) -> Document | BadRecord:
+def _to_document(record: Record | BadRecord) -> Document | BadRecord:
     if isinstance(record, BadRecord):
         return record
     title = record.data.get("title")
@@ -49,13 +49,13 @@ def _document(record: Record | BadRecord) -> Document | BadRecord:
     return record.source, Passage(record.id, record.data["text"], title or "", meta)
 
 
-def _folder(folder: Path) -> Iterator[Document | BadRecord]:
+def _read_folder(folder: Path) -> Iterator[Document | BadRecord]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in _SUFFIXES and path.is_file():
-            yield _file(path, path.relative_to(folder).as_posix())
+            yield _read_file(path, path.relative_to(folder).as_posix())
 
 
-def _file(path: Path, name: str) -> Document | BadRecord:
+def _read_file(path: Path, name: str) -> Document | BadRecord:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as err:
@@ -63,13 +63,13 @@ def _file(path: Path, name: str) -> Document | BadRecord:
     except UnicodeDecodeError as err:
         return BadRecord(str(path), f"byte {err.start + 1} is not UTF-8; convert the file to UTF-8")
     if not text.strip():
-        return BadRecord(str(path), "the file is empty; fill it in or remove it")
+        return BadRecord(str(path), "the file is empty; remove it or add text")
     heading = _HEADING.search(text) if path.suffix.lower() == ".md" else None
     return str(path), Passage(name, text, heading[1] if heading else path.stem)
 
 
-def chunks(document: Passage, settings: Settings) -> list[Passage]:
-    """The document itself, or its chunks with ids `<id>#<number>` and the document's id in their meta."""
+def split_document(document: Passage, settings: Settings) -> list[Passage]:
+    """Return the document itself, or its chunks with ids `<id>#<number>` and the document's id in their meta."""
     if not settings.chunk_words:
         return [document]
     meta = {**document.meta, "document": document.id}

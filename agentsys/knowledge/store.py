@@ -1,4 +1,4 @@
-"""Adding passages to an index folder: each id once, a torn last line cut off, what cannot be used written down."""
+"""Adds passages to an index folder: each id once, without a torn last line, and with a list of failed documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 
 from agentsys.knowledge.passages import OFFSETS_FILE, PASSAGES_FILE, KnowledgeError, Passage
 
-REJECTED_FILE: Final = "failed.jsonl"
+FAILED_FILE: Final = "failed.jsonl"
 _BUFFER: Final = 1 << 20
 
 
@@ -21,7 +21,7 @@ def _hash(data: bytes) -> int:
 
 
 class Store:
-    """The passages of a folder, for adding; 0.2 GB of memory for a million. A line that a kill tore is cut off."""
+    """Appends to the passages of a folder; takes 0.2 GB per million passages. A line torn by a kill is removed."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / PASSAGES_FILE
@@ -35,46 +35,47 @@ class Store:
                 self._contents[_hash(orjson.loads(line)["id"].encode())] = _hash(line)
                 end += len(line)
         self._file.truncate(end)
-        self._rejected = (folder / REJECTED_FILE).open("wb")
-        self.rejected = 0
+        self._failed = (folder / FAILED_FILE).open("wb")
+        self.failed = 0
 
     def __len__(self) -> int:
         return len(self._contents)
 
     def add(self, document: str, parts: Sequence[Passage], source: str) -> int:
-        """Append the parts of a document that are not there yet; how many. A document that cannot be added is rejected:
-        its id came before in this build, or is in the index with another content.
+        """Append the new parts of a document and return their number.
+
+        A document fails if its id occurred before in this build, or is in the index with different content.
         """
         key = _hash(document.encode())
         if key in self._documents:
-            self.reject(source, "the id came before in this input; give every passage an id of its own", document)
+            self.add_failure(source, "the id occurs twice in this input; give every passage a unique id", document)
             return 0
         self._documents.add(key)
-        lines = {_hash(part.id.encode()): part.line() for part in parts}
+        lines = {_hash(part.id.encode()): part.to_line() for part in parts}
         if any(self._contents.get(part, _hash(line)) != _hash(line) for part, line in lines.items()):
-            reason = "the id is in the index with another content; give it another id, or build a new index"
-            self.reject(source, reason, document)
+            reason = "the id is in the index with different content; use another id, or build a new index"
+            self.add_failure(source, reason, document)
             return 0
-        new = {part: line for part, line in lines.items() if part not in self._contents}
-        for part, line in new.items():
+        new_lines = {part: line for part, line in lines.items() if part not in self._contents}
+        for part, line in new_lines.items():
             self._file.write(line)
             self._contents[part] = _hash(line)
-        return len(new)
+        return len(new_lines)
 
-    def reject(self, source: str, reason: str, record_id: str | None = None) -> None:
-        """Write down a record that cannot be used."""
+    def add_failure(self, source: str, reason: str, record_id: str | None = None) -> None:
+        """Record a document that failed, with the reason."""
         entry = {"id": record_id, "source": source, "reason": reason}
-        self._rejected.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
-        self.rejected += 1
+        self._failed.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        self.failed += 1
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Write buffered lines and close the files."""
         self._file.close()
-        self._rejected.close()
+        self._failed.close()
 
 
 def write_offsets(folder: Path) -> str:
-    """Write where each passage begins, and return the SHA-256 of the passages' file."""
+    """Write the offsets of the passages, and return the SHA-256 of the file of passages."""
     import numpy as np
 
     digest, offsets = hashlib.sha256(), array("q", [0])
@@ -83,7 +84,7 @@ def write_offsets(folder: Path) -> str:
             digest.update(line)
             offsets.append(offsets[-1] + len(line))
     if len(offsets) == 1:
-        raise KnowledgeError(f"{folder}: none of the records is a passage; {folder / REJECTED_FILE} says why")
+        raise KnowledgeError(f"{folder}: all records failed; see the reasons in {folder / FAILED_FILE}")
     temporary = folder / f".{OFFSETS_FILE}"
     np.save(temporary, np.frombuffer(offsets, dtype=np.int64))
     temporary.replace(folder / OFFSETS_FILE)

@@ -1,4 +1,4 @@
-"""Building an index: sources, bad records, adding, kill -9, and the command line."""
+"""Building an index: sources, failed records, adding, kill -9, and the command line."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from agentsys.knowledge import KnowledgeError, Settings, build_index, index_dige
 from agentsys.knowledge.__main__ import build, search
 from agentsys.knowledge.manifest import read_manifest
 from agentsys.knowledge.passages import Passage, Passages
-from agentsys.knowledge.store import REJECTED_FILE
-from tests.agentsys.knowledge.test_retrievers import RECORDS, WordEmbedder
-from tests.support.toys import PYTHON_PATH, ROOT, write_lines
+from agentsys.knowledge.store import FAILED_FILE
+from tests.support.passages import RECORDS, WordEmbedder
+from tests.support.paths import ROOT
+from tests.support.toys import PYTHON_PATH, write_lines
 
 MANY = [{"id": f"r{i}", "title": f"Title {i}", "text": f"passage number {i} of many"} for i in range(3000)]
 
 
-def rejected(folder: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in (folder / REJECTED_FILE).read_bytes().splitlines()]
+def read_failed(folder: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in (folder / FAILED_FILE).read_bytes().splitlines()]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `python -m agentsys.knowledge`."""
+    """Run `python -m agentsys.knowledge`; return its exit code, stdout and stderr."""
     code = run_app(command(build, search), [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-def stored(folder: Path) -> list[Passage]:
+def read_passages(folder: Path) -> list[Passage]:
     return list(Passages(folder))
 
 
@@ -57,7 +58,7 @@ def test_record_files(tmp_path: Path, suffix: str) -> None:
     else:
         pq.write_table(pa.Table.from_pylist(records), path)
     build_index(path, tmp_path / "i")
-    assert [(p.id, p.title, p.text) for p in stored(tmp_path / "i")] == [tuple(r.values()) for r in records]
+    assert [(p.id, p.title, p.text) for p in read_passages(tmp_path / "i")] == [tuple(r.values()) for r in records]
 
 
 def test_a_folder_of_text_and_markdown(tmp_path: Path) -> None:
@@ -66,18 +67,17 @@ def test_a_folder_of_text_and_markdown(tmp_path: Path) -> None:
     (source / "a.txt").write_text("# not a heading in plain text")
     (source / "sub" / "b.MD").write_text("intro\n\n##  The *heading* ##\nbody", encoding="utf-8")
     (source / "sub" / "c.md").write_text("no heading")
-    (source / "d.pdf").write_text("left out")
+    (source / "d.pdf").write_text("ignored")
     (source / "e.txt").write_text(" \n")
     (source / "f.txt").write_bytes(b"\xff\xfe")
     built = build_index(source, tmp_path / "i")
-    found = {p.id: (p.title, p.text) for p in stored(tmp_path / "i")}
-    assert found == {
+    assert {p.id: (p.title, p.text) for p in read_passages(tmp_path / "i")} == {
         "a.txt": ("a", "# not a heading in plain text"),
         "sub/b.MD": ("The *heading*", "intro\n\n##  The *heading* ##\nbody"),
         "sub/c.md": ("c", "no heading"),
     }
-    assert built.rejected == 2
-    assert [entry["reason"].partition(";")[0] for entry in rejected(tmp_path / "i")] == [
+    assert built.failed == 2
+    assert [entry["reason"].partition(";")[0] for entry in read_failed(tmp_path / "i")] == [
         "the file is empty",
         "byte 1 is not UTF-8",
     ]
@@ -85,7 +85,7 @@ def test_a_folder_of_text_and_markdown(tmp_path: Path) -> None:
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
     build_index([{"body": "hello", "n": 3}], tmp_path / "i", fields={"text": "body", "id": "n"})
-    assert stored(tmp_path / "i") == [Passage("3", "hello", "", {})]
+    assert read_passages(tmp_path / "i") == [Passage("3", "hello", "", {})]
 
 
 async def test_chunks(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_chunks(tmp_path: Path) -> None:
     build_index(
         [{"id": "d", "title": "T", "text": text, "n": 1}], tmp_path / "i", Settings(chunk_words=4, overlap_words=1)
     )
-    assert [(p.id, p.text) for p in stored(tmp_path / "i")] == [
+    assert [(p.id, p.text) for p in read_passages(tmp_path / "i")] == [
         ("d#0", "w0 w1 w2 w3"),
         ("d#1", "w3 w4 w5 w6"),
         ("d#2", "w6 w7 w8 w9"),
@@ -102,44 +102,44 @@ async def test_chunks(tmp_path: Path) -> None:
     assert (hits[0].passage.title, hits[0].passage.meta) == ("T", {"n": 1, "document": "d"})
 
 
-# Bad records, adding
+# Failed records, adding
 
 
-def test_bad_records_are_written_down_and_the_rest_is_indexed(tmp_path: Path) -> None:
+def test_failed_records_are_listed_and_the_rest_is_indexed(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     lines = [*RECORDS[:2], {"id": "x"}, {"id": "y", "text": " "}, RECORDS[0], {"id": "t", "title": 5, "text": "a"}]
     write_lines(path, lines)
     path.write_bytes(path.read_bytes() + b"{broken\n")
     built = build_index(path, tmp_path / "i")
-    assert (built.passages, built.rejected) == (2, 5)
-    found = [(entry["source"].rpartition(":")[2], entry["reason"]) for entry in rejected(tmp_path / "i")]
-    expected = ["no field 'text'", "'text' is empty", "the id came before", "'title' is of type int", "not JSON"]
-    assert [line for line, _ in found] == ["3", "4", "5", "6", "7"]
-    assert all(part in reason for part, (_, reason) in zip(expected, found, strict=True))
+    assert (built.passages, built.failed) == (2, 5)
+    failures = [(entry["source"].rpartition(":")[2], entry["reason"]) for entry in read_failed(tmp_path / "i")]
+    expected = ["no field 'text'", "'text' is empty", "the id occurs twice", "'title' is of type int", "not JSON"]
+    assert [line for line, _ in failures] == ["3", "4", "5", "6", "7"]
+    assert all(part in reason for part, (_, reason) in zip(expected, failures, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["bm25", "hybrid"])
-def test_adding_gives_the_index_that_one_build_gives(tmp_path: Path, kind: Any) -> None:
+def test_adding_gives_the_same_index_as_one_build(tmp_path: Path, kind: Any) -> None:
     embedder = WordEmbedder()
     settings = Settings(kind)
     assert build_index(RECORDS[:4], tmp_path / "i", settings, embedder=embedder).added == 4
     built = build_index(RECORDS, tmp_path / "i", settings, embedder=embedder)
-    assert (built.added, built.passages, built.rejected) == (2, 6, 0)
+    assert (built.added, built.passages, built.failed) == (2, 6, 0)
     again = build_index(RECORDS, tmp_path / "i", settings, embedder=embedder)
     assert (again.added, again.digest) == (0, built.digest)
     assert build_index(RECORDS, tmp_path / "whole", settings, embedder=embedder).digest == built.digest
     queries = ["北京 album", "the cat and the dog"]
     both = [open_retriever(tmp_path / name, kind, WordEmbedder()) for name in ("i", "whole")]
-    found = [asyncio.run(retriever.search(queries, 6)) for retriever in both]
-    assert found[0] == found[1]
+    hits = [asyncio.run(retriever.search(queries, 6)) for retriever in both]
+    assert hits[0] == hits[1]
 
 
-def test_an_id_with_another_content_is_rejected(tmp_path: Path) -> None:
+def test_an_id_with_different_content_fails(tmp_path: Path) -> None:
     build_index(RECORDS, tmp_path / "i")
     built = build_index([RECORDS[0] | {"text": "changed"}, {"id": "new", "text": "new"}], tmp_path / "i")
-    assert (built.added, built.rejected, built.passages) == (1, 1, 7)
-    assert "in the index with another content" in rejected(tmp_path / "i")[0]["reason"]
-    assert stored(tmp_path / "i")[0].text == RECORDS[0]["text"]
+    assert (built.added, built.failed, built.passages) == (1, 1, 7)
+    assert "in the index with different content" in read_failed(tmp_path / "i")[0]["reason"]
+    assert read_passages(tmp_path / "i")[0].text == RECORDS[0]["text"]
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ class WrongEmbedder(WordEmbedder):
         return [[float("nan")] * 4 for _ in texts]
 
 
-def test_a_model_that_does_not_work_is_found_out_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_model_that_does_not_work_fails_before_any_file_is_written(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeError, match="finite numbers of shape"):
         build_index(RECORDS, tmp_path / "i", Settings("dense"), embedder=WrongEmbedder())
     assert not (tmp_path / "i").exists()
 
 
-async def test_in_a_running_event_loop_the_error_names_the_way(tmp_path: Path) -> None:
+async def test_the_error_in_a_running_event_loop_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeError, match=r"await asyncio\.to_thread\(build_index"):
         build_index(RECORDS, tmp_path / "i", Settings("dense"), embedder=WordEmbedder())
 
@@ -175,7 +175,7 @@ async def test_in_a_running_event_loop_the_error_names_the_way(tmp_path: Path) -
 
 
 class Dies(WordEmbedder):
-    """The process is killed at the second batch."""
+    """Kills the process at the second batch."""
 
     async def embed(self, texts: Any) -> Any:
         if len(self.texts) > 300:
@@ -183,7 +183,7 @@ class Dies(WordEmbedder):
         return await super().embed(texts)
 
 
-def child(code: str) -> subprocess.Popen[str]:
+def start_child(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -193,35 +193,35 @@ def child(code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_while_embedding_it_goes_on(tmp_path: Path) -> None:
+def test_a_build_killed_while_embedding_resumes(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", MANY[:1000])
-    process = child(
-        "from test_knowledge_build import *\n"
+    process = start_child(
+        "from tests.agentsys.knowledge.test_build import *\n"
         f"build_index({str(source)!r}, {str(tmp_path / 'i')!r}, Settings('hybrid'), embedder=Dies())"
     )
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
-    with pytest.raises(KnowledgeError, match="is not finished; run its build command again"):
+    with pytest.raises(KnowledgeError, match="is incomplete; rerun its build command to resume"):
         load_retriever(tmp_path / "i")
     embedder = WordEmbedder()
     built = build_index(source, tmp_path / "i", Settings("hybrid"), embedder=embedder)
     assert built.passages == 1000
-    assert 0 < len(embedder.texts) < 1000  # what was embedded before the kill is not embedded again
+    assert 0 < len(embedder.texts) < 1000  # passages embedded before the kill are not embedded again
     whole = build_index(source, tmp_path / "whole", Settings("hybrid"), embedder=WordEmbedder())
     assert built.digest == whole.digest
-    assert open_retriever(tmp_path / "i", "dense", embedder)  # which counts the vectors
+    assert open_retriever(tmp_path / "i", "dense", embedder)  # checks the number of vectors
 
 
-def test_killed_while_reading_it_goes_on(tmp_path: Path) -> None:
+def test_a_build_killed_while_reading_resumes(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", MANY)
     code = (
-        "from test_knowledge_build import *\n"
+        "from tests.agentsys.knowledge.test_build import *\n"
         "from agentsys.knowledge import store\n"
         "store._BUFFER = 100\n"  # so that a kill tears a line
         "slow = lambda step, done, total: time.sleep(0.002)\n"
         f"build_index({str(source)!r}, {str(tmp_path / 'i')!r}, Settings(chunk_words=3), watch=slow)"
     )
-    process = child(code)
+    process = start_child(code)
     file = tmp_path / "i" / "passages.jsonl"
     end = time.monotonic() + 60
     while not (file.exists() and file.stat().st_size > 20_000):
@@ -240,8 +240,8 @@ def test_killed_while_reading_it_goes_on(tmp_path: Path) -> None:
 def test_a_kill_while_adding_leaves_the_old_index(tmp_path: Path) -> None:
     build_index(RECORDS[:3], tmp_path / "i")
     digest = index_digest(tmp_path / "i")
-    with (tmp_path / "i" / "passages.jsonl").open("ab") as file:  # what a kill while reading leaves
-        file.write(Passage("late", "late").line() + b'{"id": "to')
+    with (tmp_path / "i" / "passages.jsonl").open("ab") as file:  # the state after a kill while reading
+        file.write(Passage("late", "late").to_line() + b'{"id": "to')
     assert index_digest(tmp_path / "i") == digest
     assert len(Passages(tmp_path / "i")) == 3
     assert build_index([{"id": "late", "text": "late"}], tmp_path / "i").passages == 4
@@ -270,34 +270,34 @@ def test_build_and_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code == 0
 
 
-def test_rejected_records_are_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_records_are_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_lines(tmp_path / "in.jsonl", [*RECORDS, {"id": "x", "text": None}])
     code, out, err = run(capsys, "build", source, "--out", tmp_path / "i")
     assert code == 3
     assert "6 passages" in out
-    assert "1 records rejected" in err
+    assert "1 records failed" in err
     assert read_manifest(tmp_path / "i")
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["in.jsonl"], "--out is needed"),
-        (["empty.jsonl", "--out", "i"], "no record in it"),
-        (["folder", "--out", "i"], "no .txt or .md file in it"),
+        (["in.jsonl"], "--out is required"),
+        (["empty.jsonl", "--out", "i"], "no records"),
+        (["folder", "--out", "i"], "no .txt or .md file"),
         (["none.jsonl", "--out", "i"], "no such file"),
         (["in.jsonl", "--out", "i", "--kind", "dense"], "no embedding model: give"),
-        (["in.jsonl", "--out", "i", "--kind", "dense", "--embedding", "http://host/v1"], "given with its model"),
+        (["in.jsonl", "--out", "i", "--kind", "dense", "--embedding", "http://host/v1"], "the model is missing"),
         (["in.jsonl", "--out", "i", "--kind", "dense", "--embedding", "no/such-model"], "cannot be loaded"),
-        (["in.jsonl", "--out", "i", "--chunk-words", "5", "--overlap-words", "5"], "fewer than the 5"),
+        (["in.jsonl", "--out", "i", "--chunk-words", "5", "--overlap-words", "5"], "less than --chunk-words 5"),
         (["in.jsonl", "--out", "i", "--chunk-words", "-1"], "at least 1"),
         (["in.jsonl", "--out", "i", "--b", "2"], "from 0 to 1"),
         (["in.jsonl", "--out", "i", "--field", "text"], "--field text: give"),
         (["in.jsonl", "--out", "in.jsonl"], "is a file"),
-        (["in.jsonl", "--out", "folder"], "is no index"),
+        (["in.jsonl", "--out", "folder"], "is not an index"),
     ],
 )
-def test_wrong_requests_are_one_line_and_write_nothing(
+def test_errors_of_the_command_are_one_line_and_write_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -313,9 +313,9 @@ def test_wrong_requests_are_one_line_and_write_nothing(
     assert not (tmp_path / "i").exists()
 
 
-def test_only_bad_records_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_only_failed_records_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"id": "x", "text": ""}])
     code, _, err = run(capsys, "build", source, "--out", tmp_path / "i")
     assert code == 2
-    assert "none of the records is a passage" in err
-    assert len(rejected(tmp_path / "i")) == 1
+    assert "all records failed" in err
+    assert len(read_failed(tmp_path / "i")) == 1
