@@ -91,8 +91,9 @@ def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
         raise SpecError(
             f"in Studio, {refused[0]} is not allowed; start the server with AGENTSYS_ENDPOINTS={refused[0]} to allow it"
         )
+    refused_spec = f"{kind}:" if ":" in base else base
     raise SpecError(
-        f"in Studio, '{kind}:' is not allowed; use 'embedded', 'embedded:' with one of {', '.join(CATALOG)}, "
+        f"in Studio, '{refused_spec}' is not allowed; use 'embedded', 'embedded:' with one of {', '.join(CATALOG)}, "
         "or an allowed URL"
     )
 

@@ -223,14 +223,14 @@ def test_the_right_answer_is_for_the_checker_alone(studio: Studio) -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("langchain:trap:Model", "not 'langchain:'"),
-        ("vllm:Qwen/Qwen2.5-0.5B", "not 'vllm:'"),
-        (" vllm:Qwen/Qwen2.5-0.5B?context=512", "not 'vllm:'"),
-        ("transformers:{traps}", "not 'transformers:'"),
-        ("scripted:{traps}/replies.jsonl", "not 'scripted:'"),
-        ("embedded:{traps}/model.gguf", "not 'embedded:'"),
-        ("embedded:{traps}/none.gguf", "not 'embedded:'"),
-        ("file://{traps}/model.gguf", "not 'file:'"),
+        ("langchain:trap:Model", "'langchain:' is not allowed"),
+        ("vllm:Qwen/Qwen2.5-0.5B", "'vllm:' is not allowed"),
+        (" vllm:Qwen/Qwen2.5-0.5B?context=512", "'vllm:' is not allowed"),
+        ("transformers:{traps}", "'transformers:' is not allowed"),
+        ("scripted:{traps}/replies.jsonl", "'scripted:' is not allowed"),
+        ("embedded:{traps}/model.gguf", "'embedded:' is not allowed"),
+        ("embedded:{traps}/none.gguf", "'embedded:' is not allowed"),
+        ("file://{traps}/model.gguf", "'file:' is not allowed"),
         ("embedded?slots=64", "slots and context cannot be set"),
         ("{foreign}", "AGENTSYS_ENDPOINTS={foreign}"),
         ("{allowed},{foreign}", "AGENTSYS_ENDPOINTS={foreign}"),
@@ -284,7 +284,7 @@ def test_refused_by_the_older_way_to_configure(studio: Studio) -> None:
     """`config.configurable` reaches the context too."""
     body = {"assistant_id": studio.assistants["drt"], "input": {"text": TEXT}}
     found = studio.post("/runs/wait", **body, config={"configurable": {"model": "langchain:trap:Model"}})
-    assert "not 'langchain:'" in found["__error__"]["message"]
+    assert "'langchain:' is not allowed" in found["__error__"]["message"]
     studio.nothing_touched()
 
 
@@ -331,7 +331,7 @@ def test_refused_prompts(studio: Studio, prompt: str, reason: str) -> None:
         ({"threshold": 400}, "threshold: 400 is not from 0 to 100"),
         ({"max_rounds": -1}, "max_rounds: -1 is below 0"),
         ({"min_steps": 0}, "min_steps: 0 is below 1"),
-        ({"model": "gpt-4"}, "a model is 'embedded'"),
+        ({"model": "gpt-4"}, "'gpt-4' is not allowed; use 'embedded'"),
         ({"keywords_model": "?temperatur=1"}, "temperatur"),
     ],
 )

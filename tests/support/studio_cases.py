@@ -338,7 +338,7 @@ CASES = {
         edit={"text": "Time is a thief."},
         needle="Time is a thief.",
         edit_as="check",
-        after_edit={"text": "Time is a thief.", "knowledge": BELL},
+        after_edit={"knowledge": BELL},
         input={"task": "sket", "text": TEXT, "answer": EDITED, "language": "en"},
         required=("task", "text"),
     ),

@@ -31,7 +31,7 @@ from tests.support.studio_replies import PASSAGES, SOUND, reply_to
 LANGGRAPH = Path(sys.executable).parent / "langgraph"
 START_SECONDS = 60
 DOWN = "http://127.0.0.1:9/v1"
-"""An allowed endpoint where nobody answers."""
+"""An allowed endpoint where no server is reachable."""
 
 
 @contextmanager
