@@ -266,7 +266,7 @@ class SearchContext(Knowledge):
     model: str = knob("embedded", "model spec of every role without its own; stage II: the stage-I model")
     max_steps: int = knob(4, "T: sub-queries before the final answer is forced (the paper does not report T)")
     match: Match = knob("exact", "correct answers: SQuAD-normalized exact match, or one contains the other")
-    parallel: int = knob(1, "stage I: nodes of one tree to expand in parallel")
+    parallel: int = knob(1, "stage I: nodes of one tree to expand in parallel", old_name="at_once")
     example: bool = knob(False, "stage II: show a worked example, for a model not trained on narratives")
     narrative_prompt: str = knob("", "stage II: prompt text in place of prompts/deeprag/narrative.md")
 

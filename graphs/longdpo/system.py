@@ -229,7 +229,7 @@ class LongDPO(System):
     async def commit_step(
         self, state: State, context: Context, prefix: Sequence[Candidate], candidates: Sequence[Candidate], chosen: int
     ) -> tuple[Layer, str]:
-        """The layer of a choice, and why it is the last, or "": a layer whose facts could not be extracted is kept."""
+        """The layer of a choice, and why the layers stop with it, or "". Failed facts do not undo the choice."""
         try:
             facts, stop = await self.extract_facts(state, context, prefix, candidates[chosen]), ""
         except EndpointDown:
@@ -243,7 +243,7 @@ class LongDPO(System):
     ) -> list[Fact]:
         """The facts of a chosen step, except those that the extractor holds to be false. Raises RoleError, ModelError.
 
-        None for the last step: nothing can contradict it.
+        An empty list for the last step: nothing can contradict it.
         """
         if not context.embedding or step["final"] or len(prefix) + 1 >= context.depth:
             return []

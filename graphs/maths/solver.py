@@ -63,7 +63,7 @@ def prior(logprobs: Sequence[float] | None) -> float:
 
 
 def check_yes_or_no(word: str, inputs: Mapping[str, Any]) -> str | None:
-    """Return why a judgment is rejected, or None."""
+    """Return why a judgment is invalid, or None."""
     return None if word.casefold().startswith(("yes", "no")) else "reply with Yes or No"
 
 

@@ -1,4 +1,4 @@
-"""LongDPO's options: step lengths, ranges, models that would not be used; and judgments that are rejected."""
+"""LongDPO's options: step lengths, ranges, models that would not be used; and invalid judgments."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_steps_tokens_follow_the_required_length() -> None:
         ({"width": 10**20}, f"width: {10**20} is out of range"),
     ],
 )
-def test_a_number_out_of_range_is_rejected(options: dict[str, Any], message: str) -> None:
+def test_a_number_out_of_range_is_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchContext(**options)
 
 
-def test_a_judge_that_would_not_be_used_is_rejected() -> None:
+def test_a_judge_that_would_not_be_used_is_an_error() -> None:
     with pytest.raises(ValueError, match="judge_model is not used with weights=probabilities; set grader_model"):
         Context(judge_model="http://judge")
     with pytest.raises(ValueError, match="grader_model is not used with weights=stated; set judge_model"):

@@ -133,7 +133,7 @@ async def test_a_length_may_be_text_and_a_wrong_one_fails_its_record(start: Star
 
 
 @pytest.mark.parametrize("role", ["extractor", "contradiction"])
-async def test_a_rejected_request_keeps_the_pairs_before_it(start: Start, role: str) -> None:
+async def test_a_request_that_fails_keeps_the_pairs_before_it(start: Start, role: str) -> None:
     """For example a text that has grown too long for the memory's model."""
 
     @dataclass
@@ -154,7 +154,7 @@ async def test_a_rejected_request_keeps_the_pairs_before_it(start: Start, role: 
     assert len(result["targets"]) == len(texts) and result["layers"][-1]["facts"] == ([] if texts[1:] else ANY)
 
 
-async def test_a_rewrite_that_a_server_rejects_leaves_the_choice(start: Start) -> None:
+async def test_a_rewrite_that_fails_leaves_the_choice(start: Start) -> None:
     class Refusing(Script):
         def writer(self, key: str, request: str) -> str:
             if key.endswith("rewrite"):
@@ -272,7 +272,7 @@ def test_the_command(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--embedding", "nowhere/model"], "embedding model 'nowhere/model' cannot be loaded"),
-        (["--embedding", "http://127.0.0.1:9/v1"], "an embedding endpoint is given with its model"),
+        (["--embedding", "http://127.0.0.1:9/v1"], "write an endpoint as http://host:8000/v1#MODEL"),
         (["--seed", 10**20], "--seed 100000000000000000000: give a number from"),
         (["--in-flight", 10**11], "--in-flight 100000000000: at most 100,000"),
         (["--cache-limit", "nan"], "--cache-limit nan: give a size"),
