@@ -169,7 +169,7 @@ def read_traces(folder: Path) -> Iterator[Trace]:
                     yield load(line)
 
 
-def finished(folder: Path) -> Iterator[Trace]:
+def read_finished(folder: Path) -> Iterator[Trace]:
     """All traces of a run, those of failed records last. Raises ValueError as `load` does.
 
     Records whose input was refused have no trace and are left out, as is a torn last line.

@@ -4,6 +4,4 @@ from agentsys.collect.options import RunOptions
 from agentsys.collect.runner import Summary, acollect, collect
 from agentsys.collect.store import RunFolderError
 
-Options = RunOptions
-
-__all__ = ["Options", "RunFolderError", "RunOptions", "Summary", "acollect", "collect"]
+__all__ = ["RunFolderError", "RunOptions", "Summary", "acollect", "collect"]

@@ -62,7 +62,3 @@ class RunOptions:
     def cache_bytes(self) -> int:
         """`cache_limit` in bytes."""
         return int(self.cache_limit * 1e9)
-
-    def runner(self) -> RunOptions:
-        """The options themselves."""
-        return self

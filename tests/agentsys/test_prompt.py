@@ -1,4 +1,4 @@
-"""Prompts: data stays data, templates stay small and bounded, and the shipped ones are friendly to a prefix cache."""
+"""Prompts: data stays data, templates are bounded, and the shipped ones share their prefix between records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def render(text: str, /, **inputs: Any) -> list[tuple[str, Any]]:
 
 
 def body(template: str, /, **inputs: Any) -> Any:
-    """A prompt of one message, rendered."""
+    """The rendered content of a prompt with one message."""
     ((_, content),) = render(f"# user\n{template}", **inputs)
     return content
 
@@ -97,7 +97,7 @@ def test_two_blocks_over_one_list_follow_each_other() -> None:
         ("# user\n{% for x in y %}", "endfor"),
     ],
 )
-def test_a_text_that_is_no_prompt(text: str, complaint: str) -> None:
+def test_a_text_that_is_not_a_prompt(text: str, complaint: str) -> None:
     with pytest.raises(PromptError, match=complaint) as caught:
         Prompt.parse(text, "mine")
     assert "prompt mine: " in str(caught.value)
@@ -121,7 +121,7 @@ def test_prompt_files(tmp_path: Path) -> None:
 # What a template may do
 
 
-def test_what_templates_are_for() -> None:
+def test_what_templates_can_do() -> None:
     template = "{% for k in ks %}\n{{ loop.index }}. {{ k.w|upper }}{% if not loop.last %},{% endif %}\n\n{% endfor %}"
     assert body(template, ks=[{"w": "a"}, {"w": "b"}]) == "1. A,\n2. B\n"
     mixed = "{{ xs|join(', ') }} {{ xs|length }} {{ xs[0] }} {{ 'y' if 1 < 2 and x is not none }}"
@@ -187,7 +187,7 @@ def test_a_list_for_repeated_messages_is_needed() -> None:
         ("{{ " + "9" * 5000 + " }}", "digits"),
     ],
 )
-def test_what_templates_are_not_for(template: str, what: str) -> None:
+def test_what_templates_cannot_do(template: str, what: str) -> None:
     with pytest.raises(PromptError, match=f"^prompt test: .*{what}"):
         Prompt.parse(f"# user\n{template}", "test")
 
@@ -210,7 +210,7 @@ def test_nesting_is_bounded(template: str) -> None:
 
 
 class Secret:
-    """Something with attributes that no template may reach."""
+    """An object with attributes that templates must not reach."""
 
     _token = "hidden"
 
@@ -317,7 +317,7 @@ LANGUAGES = ("source_language", "target_language", "knowledge_language", "langua
 
 
 class Marked(str):
-    """The value of a variable; its items and attributes are marked values too."""
+    """A variable's value; its attributes are marked values too."""
 
     def __getattr__(self, name: str) -> Marked:
         if name.startswith("__"):
@@ -325,12 +325,12 @@ class Marked(str):
         return Marked(f"{self}.{name}")
 
     def __getattribute__(self, name: str) -> Any:
-        """A passage's title is no method of a text."""
+        """`title` is a passage's field here, not the method of str."""
         return Marked(f"{self}.title") if name == "title" else super().__getattribute__(name)
 
 
 class Inputs(dict[str, Any]):
-    """Gives every variable a value for one record; what is looped over is a list of such values."""
+    """A value of one record for each variable; a list of such values for one that is looped over."""
 
     def __init__(self, prompt: Prompt, record: str, items: int = 2) -> None:
         super().__init__()
@@ -366,38 +366,38 @@ def test_there_are_shipped_prompts() -> None:
 def test_a_shipped_prompt_is_one(path: Path) -> None:
     prompt = Prompt.load(path)
     *_, last = prompt.parts
-    begun = last.role == "assistant" and last.template.startswith("{{")
+    has_prefix = last.role == "assistant" and last.template.startswith("{{")
     messages = prompt.render(Inputs(prompt, "a"))
-    assert messages[-2 if begun else -1]["role"] == "user", "it ends with a question, or with an answer begun"
+    assert messages[-2 if has_prefix else -1]["role"] == "user", "it ends with a question or the beginning of an answer"
     for part in prompt.parts:
         assert "strftime" not in part.template
         assert "random" not in part.template
 
 
 MARK = "\ue000"
-"""The record whose values are found again in a rendered prompt."""
+"""A record whose values can be recognized in a rendered prompt."""
 VALUE = re.compile(rf"{MARK}-\w+(-\d)?(\.\w+)*")
 CONSTANT_AFTER = 60
-"""Tokens that a prompt may say after the record's first value, those of the chat template included."""
+"""Constant tokens that a prompt may have after the record's first value, with those of the chat template."""
 EXAMPLE_LIKE_THE_RECORD = {"drt/narrator": 250}
-"""Its example has as many attempts as the record, and its decision: a small model copies both. Tokens after those."""
+"""Its example has as many attempts as the record, and its decision, since a small model copies both."""
 
 
 @pytest.fixture(scope="module")
 def tokenizer(qwen_tokenizer: Path) -> tokens.FolderTokenizer:
-    """Qwen's, with its chat template."""
+    """Qwen's tokenizer, with its chat template."""
     return tokens.FolderTokenizer(qwen_tokenizer)
 
 
 async def ids_before_the_record(tokenizer: tokens.FolderTokenizer, marked: Sequence[Message]) -> list[int]:
-    """The ids up to a marked record's first value, less the last, which may be one token with what follows it."""
+    """The ids before a marked record's first value, without the last one, which may merge with what follows."""
     opening = []
     for message in marked:
-        text, found, _ = str(message["content"]).partition(MARK)
+        text, mark, _ = str(message["content"]).partition(MARK)
         opening.append({"role": message["role"], "content": text})
-        if found:
+        if mark:
             break
-    assert opening[-1]["role"] != "system", "what belongs to the record stands in the system message"
+    assert opening[-1]["role"] != "system", "the system message depends on the record"
     *_, closing = tokens.template_pieces(tokenizer.template, tuple(m["role"] for m in opening), **tokenizer.special)
     ids = await tokens.render(tokenizer, opening)
     return ids[: -len(await tokenizer.encode(closing, special=True)) - 1]
@@ -405,7 +405,7 @@ async def ids_before_the_record(tokenizer: tokens.FolderTokenizer, marked: Seque
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
 async def test_records_share_the_tokens_of_all_that_is_constant(path: Path, tokenizer: tokens.FolderTokenizer) -> None:
-    """As a server's prefix cache counts them: all before the record is shared, and little that is constant follows."""
+    """As a prefix cache counts: all tokens before the record are shared, and few constant ones follow it."""
     prompt, shared = Prompt.load(path), []
     for items in (4, 1):
         marked = prompt.render(Inputs(prompt, MARK, items))
@@ -434,6 +434,6 @@ def names_of_roles(graph: Any) -> list[str]:
         for _, kind in inspect.getmembers(graph, inspect.isclass)
         if issubclass(kind, System) and kind is not System
     ]
-    found = [value.text.name for kind in systems for value in vars(kind()).values() if isinstance(value, Role)]
-    assert len(found) >= 6
-    return found
+    names = [value.text.name for kind in systems for value in vars(kind()).values() if isinstance(value, Role)]
+    assert len(names) >= 6
+    return names

@@ -1,4 +1,4 @@
-"""Reading records: every format, everything a file can have wrong with it, and memory that does not grow."""
+"""Reading records: every format, faulty files, and memory that does not grow with the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read(path: Path, content: bytes, **options: Any) -> list[tuple[str, Any]]:
-    """The place in the file, with the data of a record or the reason of a bad one."""
+    """(place in the file, data of a record or reason of a bad one) of each record."""
     path.write_bytes(content)
     seen = []
     for record in read_records(path, **options):
@@ -131,10 +131,10 @@ def test_one_bad_input_costs_one_record(tmp_path: Path, name: str, bad: bytes, r
         (b'[{"text": "x"}]\n[{"text": "y"}]', 1, "there is more after"),
     ],
 )
-def test_a_broken_json_array_gives_what_came_before(tmp_path: Path, content: bytes, good: int, reason: str) -> None:
-    *before, (place, said) = read(tmp_path / "a.json", content)
+def test_a_broken_json_array_gives_the_records_before(tmp_path: Path, content: bytes, good: int, reason: str) -> None:
+    *before, (place, actual) = read(tmp_path / "a.json", content)
     assert [data["text"] for _, data in before] == ["x", "y"][:good]
-    assert place == str(good + 1) and reason in said
+    assert place == str(good + 1) and reason in actual
 
 
 JSON = st.recursive(
@@ -150,14 +150,14 @@ JSON = st.recursive(
     ascii_only=st.booleans(),
     chunk=st.integers(1, 40),
 )
-def test_json_arrays_are_cut_as_json_says(
+def test_json_arrays_are_split_as_a_json_parser_would(
     tmp_path_factory: pytest.TempPathFactory,
     data: list[dict[str, Any]],
     indent: int | None,
     ascii_only: bool,
     chunk: int,
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "cut.json"
+    path = tmp_path_factory.getbasetemp() / "array.json"
     path.write_text(json.dumps(data, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_CHUNK", chunk)
@@ -168,10 +168,10 @@ def test_json_arrays_are_cut_as_json_says(
 
 def test_csv_quoting(tmp_path: Path) -> None:
     content = b'text,n\r\n"a, ""b""\r\nc",1\r\n\r\n,\r\n' + b"d" * 200_000 + b',2\n"open,3\nmore,4\n'
-    many, long, cut = read(tmp_path / "a.csv", content)
+    many, long, unclosed = read(tmp_path / "a.csv", content)
     assert many == ("2", {"text": 'a, "b"\r\nc', "n": "1"})
     assert long[0] == "6" and len(long[1]["text"]) == 200_000
-    assert cut == (
+    assert unclosed == (
         "7",
         "not a row: unexpected end of data (at line 8); check its quotation marks and line ends",
     )
@@ -187,8 +187,8 @@ def test_tsv_has_no_quoting(tmp_path: Path) -> None:
     [(b"a,b,a", "column 'a' occurs 2 times"), (b"a,\xff", "byte 3 (0xff) is not UTF-8"), (b'"a"b,c', "not a row")],
 )
 def test_csv_header_that_cannot_be_used(tmp_path: Path, header: bytes, reason: str) -> None:
-    ((place, said),) = read(tmp_path / "a.csv", header + b"\n1,2,3\n")
-    assert place == "1" and "the header cannot be used" in said and reason in said
+    ((place, actual),) = read(tmp_path / "a.csv", header + b"\n1,2,3\n")
+    assert place == "1" and "the header cannot be used" in actual and reason in actual
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -213,8 +213,8 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     assert (
         reason == "field 'image' cannot be written as JSON: Type is not JSON serializable: bytes; convert or remove it"
     )
-    twice = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
-    assert "column 'text' occurs 2 times" in read(path, parquet_bytes(path, twice))[0][1]
+    duplicate = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    assert "column 'text' occurs 2 times" in read(path, parquet_bytes(path, duplicate))[0][1]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_record_id_is_the_hash_of_canonical_json() -> None:
         (3, {}, "records of type 'int' cannot be read"),
     ],
 )
-def test_what_cannot_be_asked_fails_before_iteration(
+def test_an_unusable_request_fails_before_iteration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -371,13 +371,13 @@ def test_memory_of_the_other_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     line = '{"text": "' + 500 * "x" + '"}' if suffix == ".json" else 500 * "x"
     path.write_text("[" + ",\n".join([line] * 20_000) + "]" if suffix == ".json" else "text\n" + f"{line}\n" * 20_000)
-    next(read_records(path))  # what the imports hold is not counted
+    next(read_records(path))  # the memory of the imports does not count
     count, peak = peak_bytes(read_records(path))
     assert count >= 20_000 and peak < 2_000_000 < path.stat().st_size / 5
 
 
 @given(st.lists(st.integers(), max_size=60), st.integers(), st.integers(min_value=1, max_value=70))
-def test_shuffled_is_a_permutation_that_the_seed_decides(items: list[int], seed: int, buffer: int) -> None:
+def test_shuffled_is_a_permutation_determined_by_the_seed(items: list[int], seed: int, buffer: int) -> None:
     numbered = list(enumerate(items))
     out = list(shuffled(iter(numbered), seed=seed, buffer=buffer))
     assert sorted(out) == numbered

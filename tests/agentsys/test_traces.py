@@ -24,38 +24,17 @@ from agentsys.traces import (
     Target,
     Trace,
     dump,
-    finished,
     load,
+    read_finished,
     read_traces,
     shards,
     sort_key,
     strip_measured,
     target_from,
 )
+from tests.support.calls import make_call, make_trace
 
-
-def call(key: str, **changes: Any) -> Call:
-    """A minimal call in chat mode."""
-    defaults: dict[str, Any] = {
-        "key": key,
-        "role": "advisor",
-        "prompt_sha256": "ab" * 32,
-        "model": "toy",
-        "revision": None,
-        "mode": "chat",
-        "sampling": {"temperature": 0.7},
-        "seed": None,
-        "schema_sha256": None,
-        "messages": [{"role": "user", "content": "Hi"}],
-        "text": "Ho",
-        "finish": "stop",
-        "prompt_tokens": 3,
-        "completion_tokens": 2,
-    }
-    return Call(**defaults | changes)
-
-
-FULL = call(
+FULL = make_call(
     "judge/1#1",
     mode="token",
     revision="r1",
@@ -73,23 +52,7 @@ FULL = call(
     error="not the JSON that was asked for",
     measured={"seconds": 1.5, "address": "http://a", "retries": 0},
 )
-TEXTS = call("judge/2", top_logprobs=[[-0.5]], top_tokens=[["9"]], logprobs=[-0.5])
-
-
-def trace(*calls: Call, **changes: Any) -> Trace:
-    defaults: dict[str, Any] = {
-        "id": "r1",
-        "system": "agentsys.graphs.drt.system",
-        "run": "f00",
-        "outcome": "kept",
-        "reason": None,
-        "source": "sentences.jsonl:7",
-        "input": {"text": "Hi"},
-        "result": {"trans": "Ho", "steps": [{"score": 90.5}]},
-        "targets": [],
-        "calls": list(calls),
-    }
-    return Trace(**defaults | changes)
+TEXTS = make_call("judge/2", top_logprobs=[[-0.5]], top_tokens=[["9"]], logprobs=[-0.5])
 
 
 TARGETS = [
@@ -101,10 +64,10 @@ TARGETS = [
 @pytest.mark.parametrize(
     "original",
     [
-        trace(),
-        trace(call("a"), FULL, TEXTS, targets=TARGETS, measured={"seconds": 2.0}),
-        trace(outcome="failed", reason="RoleError: no", result=None),
-        trace(tree=[{"id": "root", "value": 0.5, "measured": {"seconds": 1}}]),
+        make_trace(),
+        make_trace(make_call("a"), FULL, TEXTS, targets=TARGETS, measured={"seconds": 2.0}),
+        make_trace(outcome="failed", reason="RoleError: no", result=None),
+        make_trace(tree=[{"id": "root", "value": 0.5, "measured": {"seconds": 1}}]),
     ],
     ids=["bare", "full", "failed", "tree"],
 )
@@ -117,7 +80,7 @@ def test_a_trace_survives_a_round_trip(original: Trace) -> None:
 
 @given(st.text())
 def test_any_text_stays_on_its_line(text: str) -> None:
-    original = trace(call("a", text=text), input={"text": text})
+    original = make_trace(make_call("a", text=text), input={"text": text})
     line = dump(original)
     assert line.count(b"\n") == 1
     assert line.endswith(b"}\n")
@@ -125,7 +88,7 @@ def test_any_text_stays_on_its_line(text: str) -> None:
 
 
 def test_a_line_is_one_json_object_with_every_field() -> None:
-    raw = json.loads(dump(trace(FULL, targets=TARGETS)))
+    raw = json.loads(dump(make_trace(FULL, targets=TARGETS)))
     assert list(raw)[:2] == ["version", "id"]
     assert set(raw) == {field.name for field in fields(Trace)}
     assert set(raw["calls"][0]) == {field.name for field in fields(Call)}
@@ -134,13 +97,13 @@ def test_a_line_is_one_json_object_with_every_field() -> None:
 
 @pytest.mark.parametrize(("outcome", "expected"), [("kept", "kept"), ("dropped", "dropped"), ("rejected", "failed")])
 def test_a_version_1_line_is_read(outcome: str, expected: str) -> None:
-    raw = json.loads(dump(trace(FULL, targets=TARGETS, reason="because"))) | {"version": 1, "outcome": outcome}
+    raw = json.loads(dump(make_trace(FULL, targets=TARGETS, reason="because"))) | {"version": 1, "outcome": outcome}
     loaded = load(json.dumps(raw))
-    assert loaded == trace(FULL, targets=TARGETS, reason="because", outcome=expected, version=1)
+    assert loaded == make_trace(FULL, targets=TARGETS, reason="because", outcome=expected, version=1)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    original = trace(result={"score": np.float64(0.5), "ids": np.array([1, 2])})
+    original = make_trace(result={"score": np.float64(0.5), "ids": np.array([1, 2])})
     assert json.loads(dump(original))["result"] == {"score": 0.5, "ids": [1, 2]}
 
 
@@ -155,15 +118,17 @@ def test_calls_are_sorted_by_key_and_numbers_count() -> None:
 
 def test_the_order_in_which_calls_ended_does_not_matter() -> None:
     keys = [*KEYS, "refine/01", "refine/٣", "x²", "²"]
-    expected = dump(trace(*map(call, keys)))
+    expected = dump(make_trace(*map(make_call, keys)))
     chance = random.Random(0)
     for _ in range(20):
         chance.shuffle(keys)
-        assert dump(trace(*map(call, keys))) == expected
+        assert dump(make_trace(*map(make_call, keys))) == expected
 
 
 def test_measured_values_can_be_stripped() -> None:
-    first = trace(FULL, call("a"), measured={"seconds": 1.0}, tree=[{"id": "root", "measured": {"seconds": 3}}])
+    first = make_trace(
+        FULL, make_call("a"), measured={"seconds": 1.0}, tree=[{"id": "root", "measured": {"seconds": 3}}]
+    )
     second = deepcopy(first)
     second.measured = {"seconds": 9.0, "hits": 3}
     second.calls[0].measured = {"cache_hit": True}
@@ -189,7 +154,7 @@ def test_measured_values_can_be_stripped() -> None:
     ],
 )
 def test_a_line_that_is_not_a_trace(change: dict[str, Any], complaint: str) -> None:
-    raw = json.loads(dump(trace(FULL)))
+    raw = json.loads(dump(make_trace(FULL)))
     with pytest.raises(ValueError, match=complaint):
         load(json.dumps(raw | change))
 
@@ -213,10 +178,10 @@ def test_a_segment_has_one_source() -> None:
 
 
 VARIED = [
-    trace(call("a"), id="bare"),
-    trace(FULL, TEXTS, id="full", targets=TARGETS, measured={"seconds": 2.0}),
-    trace(id="nothing", outcome="failed", reason="RoleError: no", result=None),
-    trace(call("a", sampling={"top_k": 5}, seed=7, measured={"cached_tokens": 3}), id="others"),
+    make_trace(make_call("a"), id="bare"),
+    make_trace(FULL, TEXTS, id="full", targets=TARGETS, measured={"seconds": 2.0}),
+    make_trace(id="nothing", outcome="failed", reason="RoleError: no", result=None),
+    make_trace(make_call("a", sampling={"top_k": 5}, seed=7, measured={"cached_tokens": 3}), id="others"),
 ]
 
 
@@ -241,14 +206,20 @@ def test_finished_traces_include_failed_records_but_no_refused_inputs(
     tmp_path: Path, name: str, version: int, outcome: str
 ) -> None:
     write(tmp_path, VARIED[:2])
-    failure = dump(trace(call("a"), id="lost", outcome=outcome, reason="RoleError: no", result=None, version=version))
+    failure = dump(
+        make_trace(make_call("a"), id="lost", outcome=outcome, reason="RoleError: no", result=None, version=version)
+    )
     refused = [
         {"id": None, "source": "a.jsonl:3", "reason": "not JSON"},
         {"id": "r", "source": "a.jsonl:4", "reason": "x"},
     ]
     lines = [orjson.dumps(refused[0]) + b"\n", failure, orjson.dumps(refused[1]) + b"\n", failure[:80]]  # torn last
     (tmp_path / f"{name}.jsonl").write_bytes(b"".join(lines))
-    assert [(t.id, t.outcome) for t in finished(tmp_path)] == [("bare", "kept"), ("full", "kept"), ("lost", "failed")]
+    assert [(t.id, t.outcome) for t in read_finished(tmp_path)] == [
+        ("bare", "kept"),
+        ("full", "kept"),
+        ("lost", "failed"),
+    ]
     assert list(read_traces(tmp_path)) == VARIED[:2]
 
 

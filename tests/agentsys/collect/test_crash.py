@@ -33,7 +33,7 @@ KILLS = 20
 RECORDS = 200
 IN_FLIGHT = 8
 WORKERS = 12
-"""Records under way at once with IN_FLIGHT requests; each has at most one call in flight."""
+"""Records in progress with IN_FLIGHT requests; each has at most one call in flight."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def records(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> Path:
+def few_records(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "few.jsonl", sentences(30))
 
 
@@ -52,15 +52,15 @@ def script(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def options(tmp_path: Path, script: Path, few: Path) -> Callable[..., list[object]]:
-    """The options of a run in the folder `name`, with a request cache and a log of its own."""
+def options(tmp_path: Path, script: Path, few_records: Path) -> Callable[..., list[object]]:
+    """The options of a run in the folder `name`, with its own request cache and log."""
 
-    def make(name: str, records: Path = few, seconds: float = 0.0) -> list[object]:
+    def make(name: str, records: Path = few_records, seconds: float = 0.0) -> list[object]:
         model = (
             f"langchain:tests.support.toys:LoggedChatModel?script={script}&log={tmp_path / name}.log&seconds={seconds}"
         )
-        here = ["--out", tmp_path / name, "--cache", tmp_path / f"{name}.sqlite", "--in-flight", IN_FLIGHT]
-        return ["--model", model, "--input", records, "--min-steps", 2, *here]
+        paths = ["--out", tmp_path / name, "--cache", tmp_path / f"{name}.sqlite", "--in-flight", IN_FLIGHT]
+        return ["--model", model, "--input", records, "--min-steps", 2, *paths]
 
     return make
 
@@ -84,35 +84,35 @@ def test_twenty_kills_lose_nothing(tmp_path: Path, records: Path, options: Calla
     whole = fork_drt(*options("whole", records), output=tmp_path / "whole.txt")
     whole.join(120)
     assert whole.exitcode == 3, (tmp_path / "whole.txt").read_text()
-    needed = len(paid_calls(tmp_path / "whole.log"))
+    calls_needed = len(paid_calls(tmp_path / "whole.log"))
 
     rng = random.Random(20)
     log = tmp_path / "killed.log"
-    given = options("killed", records, 0.003)
-    moments = sorted(rng.sample(range(1, needed - 200), KILLS))
+    arguments = options("killed", records, 0.003)
+    moments = sorted(rng.sample(range(1, calls_needed - 200), KILLS))
     for moment in moments:
-        process = fork_drt(*given, output=tmp_path / "killed.txt")
+        process = fork_drt(*arguments, output=tmp_path / "killed.txt")
         wait_for(lambda: len(paid_calls(log)) >= moment or not process.is_alive())  # noqa: B023
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL, (tmp_path / "killed.txt").read_text()
-    last = fork_drt(*given, output=tmp_path / "killed.txt")
+    last = fork_drt(*arguments, output=tmp_path / "killed.txt")
     last.join(120)
     assert last.exitcode == 3, (tmp_path / "killed.txt").read_text()
 
     kept = [orjson.loads(line)["id"] for line in outcomes(tmp_path / "killed")]
-    assert sorted(kept) == sorted(f"r{i}" for i in range(RECORDS))  # none twice, none missing
+    assert sorted(kept) == sorted(f"r{i}" for i in range(RECORDS))  # each exactly once
     assert outcomes(tmp_path / "killed") == outcomes(tmp_path / "whole")
     manifest = orjson.loads((tmp_path / "killed" / "manifest.json").read_bytes())
     assert manifest["counts"] == orjson.loads((tmp_path / "whole" / "manifest.json").read_bytes())["counts"]
-    assert all(manifest["counts"].values())  # the replies make all three outcomes happen
+    assert all(manifest["counts"].values())  # all three outcomes occur
 
     calls = paid_calls(log)
     assert {call for _, call in calls} == {call for _, call in paid_calls(tmp_path / "whole.log")}
-    lost = Counter(process for i, (process, call) in enumerate(calls) if call in {c for _, c in calls[i + 1 :]})
-    assert 0 < len(calls) - needed == lost.total()
-    assert max(lost.values()) <= WORKERS
+    repeated = Counter(process for i, (process, call) in enumerate(calls) if call in {c for _, c in calls[i + 1 :]})
+    assert 0 < len(calls) - calls_needed == repeated.total()
+    assert max(repeated.values()) <= WORKERS
 
 
 def test_torn_last_lines_are_repaired(
@@ -126,7 +126,7 @@ def test_torn_last_lines_are_repaired(
         path.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
     assert call_drt(capsys, *options("run"))[0] == 3
     assert outcomes(folder) == before
-    assert len(paid_calls(tmp_path / "run.log")) == calls  # what was torn comes back from the request cache
+    assert len(paid_calls(tmp_path / "run.log")) == calls  # torn records come back from the request cache
     assert all(path.read_bytes().endswith(b"\n") for path in folder.glob("*.jsonl"))
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_one_torn_line_becomes_empty(
     assert outcomes(folder) == before
 
 
-def test_a_folder_with_a_line_that_is_no_trace_is_refused(
+def test_a_folder_with_a_line_that_is_not_a_trace_is_refused(
     tmp_path: Path, options: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -162,7 +162,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("no right to mount a small file system")
+        pytest.skip("mounting a file system is not permitted")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -176,11 +176,11 @@ def test_a_full_disk_is_one_error_and_the_resume_completes(
     tmp_path: Path, small_disk: Path, options: Callable[..., list[object]], records: Path, what: str
 ) -> None:
     place = ["--out", small_disk / "run"] if what == "traces" else ["--cache", small_disk / "requests.sqlite"]
-    given = [*options("run", records), *place]
+    arguments = [*options("run", records), *place]
     folder = small_disk / "run" if what == "traces" else tmp_path / "run"
     if what == "cache":
         remount(small_disk, "size=1m")
-    code, _, err = run_drt(tmp_path, *given)
+    code, _, err = run_drt(tmp_path, *arguments)
     assert code == 2, err
     line = one_error(err)
     assert str(small_disk) in line
@@ -190,34 +190,34 @@ def test_a_full_disk_is_one_error_and_the_resume_completes(
     assert all(path.read_bytes()[-1:] in (b"", b"\n") for path in folder.glob("*.jsonl"))  # no torn line
 
     remount(small_disk, "size=64m")
-    assert run_drt(tmp_path, *given)[0] == 3
+    assert run_drt(tmp_path, *arguments)[0] == 3
     ids = [orjson.loads(line)["id"] for line in outcomes(folder)]
     assert sorted(ids) == sorted(f"r{i}" for i in range(RECORDS))
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     assert sum(manifest["counts"].values()) == RECORDS
 
 
-def test_a_disk_that_is_full_at_once_is_one_error(
+def test_a_disk_that_is_full_from_the_start_is_one_error(
     tmp_path: Path, small_disk: Path, options: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [*options("run"), "--out", small_disk / "run"]
+    arguments = [*options("run"), "--out", small_disk / "run"]
     remount(small_disk, "size=4k")
-    code, _, err = call_drt(capsys, *given)
+    code, _, err = call_drt(capsys, *arguments)
     assert code == 2
     line = one_error(err)
     assert str(small_disk / "run") in line
     assert "No space left" in line
     assert not paid_calls(tmp_path / "run.log")
     remount(small_disk, "size=64m")
-    assert call_drt(capsys, *given)[0] == 3
+    assert call_drt(capsys, *arguments)[0] == 3
     assert len(outcomes(small_disk / "run")) == 30
 
 
 def test_a_disk_that_others_fill_is_one_error(
     tmp_path: Path, small_disk: Path, options: Callable[..., list[object]]
 ) -> None:
-    given = [*options("run", seconds=0.05), "--out", small_disk / "run"]
-    process = start_drt(tmp_path, *given)
+    arguments = [*options("run", seconds=0.05), "--out", small_disk / "run"]
+    process = start_drt(tmp_path, *arguments)
     wait_for(lambda: len(paid_calls(tmp_path / "run.log")) >= WORKERS, process)
     with pytest.raises(OSError, match="No space left"), (small_disk / "other").open("wb", buffering=0) as other:
         while True:
@@ -229,7 +229,7 @@ def test_a_disk_that_others_fill_is_one_error(
     assert "No space left" in line
     (small_disk / "other").unlink()
     remount(small_disk, "size=64m")
-    assert run_drt(tmp_path, *given)[0] == 3
+    assert run_drt(tmp_path, *arguments)[0] == 3
     assert len(outcomes(small_disk / "run")) == 30
 
 
@@ -265,13 +265,13 @@ def test_a_place_below_a_file_is_one_line(
 def test_the_second_collector_on_a_folder_is_refused(
     tmp_path: Path, options: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = fork_drt(*options("run", seconds=0.05), output=tmp_path / "said.txt")
+    first = fork_drt(*options("run", seconds=0.05), output=tmp_path / "output.txt")
     wait_for(lambda: len(paid_calls(tmp_path / "run.log")) > 0)
     code, _, err = call_drt(capsys, *options("run"))
     assert code == 2
     assert "another run is writing to this folder" in one_error(err)
     first.join(60)
-    assert first.exitcode == 3  # the first one was not disturbed
+    assert first.exitcode == 3  # the first run goes on undisturbed
     assert len(outcomes(tmp_path / "run")) == 30
     assert len({call for _, call in paid_calls(tmp_path / "run.log")}) == len(paid_calls(tmp_path / "run.log"))
 
@@ -285,7 +285,7 @@ def test_a_folder_is_free_again_once_it_is_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
+    ("changed", "difference"),
     [
         (["--threshold", 70], r"knobs\.threshold: 90\.0 -> 70\.0"),
         (["--target-language", "German"], r"knobs\.target_language: Chinese -> German"),
@@ -300,23 +300,23 @@ def test_a_folder_is_free_again_once_it_is_closed(tmp_path: Path) -> None:
 )
 def test_a_changed_setting_is_refused_with_its_name(
     tmp_path: Path,
-    few: Path,
+    few_records: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     changed: list[object],
-    named: str,
+    difference: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.md").write_text("# user\nHow is {{ translation }} for {{ text }}?")
     write_lines(tmp_path / "first.jsonl", RULES)
     write_lines(tmp_path / "other.jsonl", RULES[::-1])
-    given = ["--model", "scripted:first.jsonl", "--input", few, "--out", "run", "--cache", "cache.sqlite"]
-    assert call_drt(capsys, *given, "--limit", 3)[0] == 0
+    arguments = ["--model", "scripted:first.jsonl", "--input", few_records, "--out", "run", "--cache", "cache.sqlite"]
+    assert call_drt(capsys, *arguments, "--limit", 3)[0] == 0
     before = files_of(tmp_path / "run")
-    code, _, err = call_drt(capsys, *given, *changed)
+    code, _, err = call_drt(capsys, *arguments, *changed)
     assert code == 2
     line = one_error(err)
-    assert re.search(named, line), line
+    assert re.search(difference, line), line
     assert "--out" in line
     assert files_of(tmp_path / "run") == before
 
@@ -340,8 +340,8 @@ def test_a_changed_role_is_refused_with_its_name(tmp_path: Path) -> None:
 def test_ctrl_c_drains_and_the_resume_completes(
     tmp_path: Path, options: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = options("run", seconds=0.1)
-    process = start_drt(tmp_path, *given)
+    arguments = options("run", seconds=0.1)
+    process = start_drt(tmp_path, *arguments)
     wait_for(lambda: len(paid_calls(tmp_path / "run.log")) >= 2 * WORKERS, process)
     os.kill(process.pid, signal.SIGINT)
     before = len(paid_calls(tmp_path / "run.log"))
@@ -350,17 +350,17 @@ def test_ctrl_c_drains_and_the_resume_completes(
     assert "Traceback" not in err
     assert "stopped: interrupted; rerun the same command to resume" in err
     calls = paid_calls(tmp_path / "run.log")
-    assert len(calls) <= before + WORKERS  # no call is begun after those in flight
+    assert len(calls) <= before + WORKERS  # no call starts after those in flight
     assert len(outcomes(tmp_path / "run")) < 30
 
     assert call_drt(capsys, *options("run"))[0] == 3
     assert len(outcomes(tmp_path / "run")) == 30
     again = [call for _, call in paid_calls(tmp_path / "run.log")]
-    assert len(set(again)) == len(again)  # what was in flight was waited for: no call is paid for twice
+    assert len(set(again)) == len(again)  # calls in flight were awaited, so none is paid for twice
     assert len(again) > len(calls)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, options: Callable[..., list[object]]) -> None:
+def test_a_second_ctrl_c_stops_immediately(tmp_path: Path, options: Callable[..., list[object]]) -> None:
     process = start_drt(tmp_path, *options("run", seconds=3600))
     wait_for(lambda: len(paid_calls(tmp_path / "run.log")) >= 1, process)
     os.kill(process.pid, signal.SIGINT)

@@ -21,7 +21,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    """A model with which every sentence that has "like" in it is kept."""
+    """A script with which every sentence that contains "like" is kept."""
     first = [
         {"role": "evaluator", "key": "evaluate/0", "replies": [evaluation(50)]},
         {"role": "evaluator", "replies": [evaluation(95)]},
@@ -33,10 +33,10 @@ def script(tmp_path: Path) -> Path:
 def command(
     tmp_path: Path, script: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Command:
-    """The command in a folder of its own, with a scripted model and the output folder `run`."""
+    """The command in an empty folder, with a scripted model and the output folder `run`."""
     monkeypatch.chdir(tmp_path)
-    given = ["--model", f"scripted:{script}", "--out", "run", "--min-steps", 2]
-    return lambda *options: call_drt(capsys, *given, *options)
+    arguments = ["--model", f"scripted:{script}", "--out", "run", "--min-steps", 2]
+    return lambda *options: call_drt(capsys, *arguments, *options)
 
 
 def failures() -> dict[str, str]:
@@ -46,6 +46,7 @@ def failures() -> dict[str, str]:
 
 
 def kept() -> list[str]:
+    """The ids of the kept records, sorted."""
     return sorted(trace.id for trace in read_traces(Path("run")) if trace.outcome == "kept")
 
 
@@ -56,7 +57,7 @@ def record(name: str, **more: Any) -> bytes:
 # bad records
 
 
-def test_bad_lines_cost_themselves_only(command: Command) -> None:
+def test_a_bad_line_costs_its_own_record_only(command: Command) -> None:
     lines = [
         record("first"),
         b'{"id": "broken", "text": "The lamp',
@@ -81,7 +82,7 @@ def test_bad_lines_cost_themselves_only(command: Command) -> None:
     assert "Traceback" not in err
     assert kept() == ["extra", "first", "last"]
     reasons = failures()
-    said = {
+    expected = {
         2: "not JSON: ",
         3: "not JSON: ",
         4: "the JSON is of type list; write an object",
@@ -95,8 +96,8 @@ def test_bad_lines_cost_themselves_only(command: Command) -> None:
         14: "not JSON: ",
         15: "is not UTF-8",
     }
-    assert set(reasons) == {f"in.jsonl:{number}" for number in said}
-    for number, reason in said.items():
+    assert set(reasons) == {f"in.jsonl:{number}" for number in expected}
+    for number, reason in expected.items():
         assert reason in reasons[f"in.jsonl:{number}"], number
         assert "\n" not in reasons[f"in.jsonl:{number}"]
     extra = next(trace for trace in read_traces(Path("run")) if trace.id == "extra")
@@ -104,12 +105,12 @@ def test_bad_lines_cost_themselves_only(command: Command) -> None:
     assert "failed records, with reasons: run/failed.jsonl" in out
 
     before = Path("run/failed.jsonl").read_bytes()
-    assert command("--input", "in.jsonl")[0] == 3  # a resumed run says the same once
+    assert command("--input", "in.jsonl")[0] == 3  # a resumed run does not list them again
     assert Path("run/failed.jsonl").read_bytes() == before
 
 
 def test_a_line_of_ten_megabytes(command: Command) -> None:
-    """It is a record like any other, until its prompt gets longer than a prompt may."""
+    """It is a record like any other until its prompt exceeds the limit."""
     long = "like " * 2_000_000
     Path("in.jsonl").write_bytes(record("long").replace(GOOD.encode(), long.encode()) + b"\n" + record("good"))
     code, _, err = command("--input", "in.jsonl")
@@ -168,8 +169,8 @@ def test_lines_of_text_and_mapped_columns(command: Command) -> None:
     assert command("--input", "in.txt")[0] == 0
     assert {t.input["text"] for t in read_traces(Path("run"))} == {"A moon like a lamp.", "A lamp like a moon."}
     Path("in.csv").write_text("nr,sentence\n7,A moon like a lamp.\n")
-    given = ["--input", "in.csv", "--field", "text=sentence", "--id-field", "nr", "--out", "other"]
-    assert command(*given)[0] == 0
+    arguments = ["--input", "in.csv", "--field", "text=sentence", "--id-field", "nr", "--out", "other"]
+    assert command(*arguments)[0] == 0
     [trace] = read_traces(Path("other"))
     assert (trace.id, trace.input) == ("7", {"nr": "7", "text": "A moon like a lamp."})
 
@@ -188,7 +189,7 @@ def test_data_that_looks_like_a_template_stays_data(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "pieces"),
     [
         (["--threshold", "400"], ["threshold", "400", "0 to 100"]),
         (["--threshold", "high"], ["--threshold", "valid"]),
@@ -217,7 +218,7 @@ def test_data_that_looks_like_a_template_stays_data(command: Command) -> None:
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
-def test_a_wrong_option_is_one_line(command: Command, options: list[str], said: list[str]) -> None:
+def test_a_wrong_option_is_one_line(command: Command, options: list[str], pieces: list[str]) -> None:
     Path("in.jsonl").write_bytes(record("a"))
     Path("in.docx").write_bytes(b"PK")
     Path("latin.md").write_bytes(b"# user\ncaf\xe9")
@@ -227,7 +228,7 @@ def test_a_wrong_option_is_one_line(command: Command, options: list[str], said: 
     code, out, err = command("--input", "in.jsonl", *options)
     assert code == 2
     line = one_error(err)
-    for piece in said:
+    for piece in pieces:
         assert piece in line
     assert out == ""
     assert not Path("run").exists()
@@ -243,7 +244,7 @@ def test_an_undefined_variable_ends_the_run_at_once(command: Command) -> None:
     assert "'mood' is undefined" in line
     assert kept() == []
     assert failures() == {}
-    Path("mine.md").write_text("# user\nMend {{ translation }}")  # nothing is finished: the mended prompt is welcome
+    Path("mine.md").write_text("# user\nMend {{ translation }}")  # no record is finished, so the prompt may change
     assert command("--input", "in.jsonl", "--advisor-prompt", "mine.md")[0] == 0
     assert len(kept()) == 50
 
@@ -254,8 +255,8 @@ def test_an_undefined_variable_ends_the_run_at_once(command: Command) -> None:
 def test_exit_codes_of_the_real_command(tmp_path: Path, script: Path, options: list[str], code: int) -> None:
     (tmp_path / "good.jsonl").write_bytes(record("a"))
     (tmp_path / "bad.jsonl").write_bytes(record("a") + b"\n{")
-    given = ["--model", f"scripted:{script}", "--input", "good.jsonl", "--out", "run", "--min-steps", 2, *options]
-    ended, out, err = run_drt(tmp_path / "cache", *given, cwd=tmp_path)
+    arguments = ["--model", f"scripted:{script}", "--input", "good.jsonl", "--out", "run", "--min-steps", 2, *options]
+    ended, out, err = run_drt(tmp_path / "cache", *arguments, cwd=tmp_path)
     assert ended == code
     if code == 2:
         assert one_error(err).startswith("'nonsense:x' is not a model spec; use ")

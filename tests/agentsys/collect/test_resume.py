@@ -10,7 +10,7 @@ import pytest
 
 from agentsys.collect import RunFolderError, RunOptions, Summary, collect
 from agentsys.graphs.drt.system import Context, graph
-from agentsys.traces import finished, read_traces
+from agentsys.traces import read_finished, read_traces
 from tests.support.toys import outcomes, read_failed, read_manifest, sentences
 
 COUNT = 14
@@ -47,9 +47,9 @@ def test_a_version_1_run_is_resumed(tmp_path: Path, run: Callable[..., Summary],
     folder = tmp_path / "run"
     first = run(limit=FIRST)
     assert first.failed == 2 and first.kept + first.dropped == FIRST - 2
-    before = {trace.id: (trace.outcome, trace.reason) for trace in finished(folder)}
+    before = {trace.id: (trace.outcome, trace.reason) for trace in read_finished(folder)}
     make_version_1(folder)
-    assert {trace.id: (trace.outcome, trace.reason) for trace in finished(folder)} == before
+    assert {trace.id: (trace.outcome, trace.reason) for trace in read_finished(folder)} == before
     paid = calls()
 
     second = run()
@@ -58,7 +58,7 @@ def test_a_version_1_run_is_resumed(tmp_path: Path, run: Callable[..., Summary],
     assert not (folder / "rejected.jsonl").exists()
     assert len(outcomes(folder)) == COUNT + 1
     assert {trace.version for trace in read_traces(folder)} == {1, 2}
-    assert before.items() <= {trace.id: (trace.outcome, trace.reason) for trace in finished(folder)}.items()
+    assert before.items() <= {trace.id: (trace.outcome, trace.reason) for trace in read_finished(folder)}.items()
     manifest = read_manifest(folder)
     assert manifest["version"] == 2
     assert manifest["counts"] == {"kept": second.kept, "dropped": second.dropped, "failed": len(read_failed(folder))}
@@ -72,7 +72,7 @@ def test_failed_records_of_a_version_1_run_are_retried(tmp_path: Path, run: Call
     assert (summary.failed, summary.skipped) == (2, FIRST - 2)
     assert summary.calls > 0  # a retried record's calls are new ones
     assert len(read_failed(tmp_path / "run")) == 2
-    assert [trace.version for trace in finished(tmp_path / "run") if trace.outcome == "failed"] == [2]
+    assert [trace.version for trace in read_finished(tmp_path / "run") if trace.outcome == "failed"] == [2]
 
 
 def test_a_version_1_run_with_other_schemas_is_refused_in_one_line(tmp_path: Path, run: Callable[..., Summary]) -> None:

@@ -30,7 +30,7 @@ from agentsys.models.tokens import render
 from agentsys.models.wire import Reply, Request, build_payload
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
-from agentsys.traces import finished, read_traces
+from agentsys.traces import read_finished, read_traces
 from tests.support.toys import run_drt, write_lines
 
 FOLDER = os.environ.get("AGENTSYS_VLLM_MODEL", "")
@@ -176,7 +176,7 @@ def test_the_command_starts_vllm_and_stops_it(tmp_path: Path) -> None:
     assert code in (0, 3), err  # this small model may write replies that make the record fail
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
     assert sum(manifest["counts"].values()) == 1 and "completion" in output
-    calls = [call for trace in finished(tmp_path / "out") for call in trace.calls]
+    calls = [call for trace in read_finished(tmp_path / "out") for call in trace.calls]
     assert calls and all(call.ids and call.model == Path(FOLDER).name for call in calls)
     assert serving_processes() <= before, "the child must be stopped"
 
