@@ -45,7 +45,7 @@ class BaseContext:
     Python, by a command or in Studio.
     """
 
-    model: str = knob("embedded", "model spec of every role that has none of its own")
+    model: str = knob("embedded", "model spec of every role without its own")
 
     role_fields: ClassVar[Mapping[str, str]] = {}
     """The name of the field with each role's model spec, set by `role_options`; empty: one model for all roles."""

@@ -23,15 +23,15 @@ class RunOptions:
     panel: ClassVar[str] = "Run"
 
     field: list[str] = knob((), "graph field and column, as text=sentence; may be repeated")
-    id_field: str = knob("id", "column that holds the record's id; without it the id is a digest of the record")
-    limit: int | None = knob(None, "take only the first so many records")
+    id_field: str = knob("id", "column with the record's id; without a value there, the id is a hash of the record")
+    limit: int | None = knob(None, "use only the first LIMIT records")
     shuffle: bool = knob(False, f"shuffle the input (in a buffer of {SHUFFLE_BUFFER:,} records)")
     seed: int = knob(0, "seed of the shuffle")
     in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
     token_budget: int | None = knob(None, "start no new record after this many tokens, prompt and completion")
-    retry_failed: bool = knob(False, "try the failed records again", old_name="retry_rejected")
+    retry_failed: bool = knob(False, "retry the failed records", old_name="retry_rejected")
     cache: Path | None = knob(None, "request cache file; by default one in the user's cache folder")
-    no_cache: bool = knob(False, "neither read nor write the request cache")
+    no_cache: bool = knob(False, "run without the request cache")
     cache_limit: float = knob(20.0, "size in GB above which the oldest calls are removed from the cache")
 
     def __post_init__(self) -> None:

@@ -1,15 +1,17 @@
-"""Options of a system's roles: fields of its context that are made from the roles themselves."""
+"""Contexts: the options of a system's roles, models and prompts; graphs of one node."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NotRequired
 
 import pytest
+from typing_extensions import TypedDict
 
 from agentsys.models import SpecError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, System, ask, knob, model_of, role_options
+from agentsys.systems import BaseContext, System, ask, knob, model_of, one_node_graph, role_options
 
 PROMPT = "# user\n{{ text }}"
 
@@ -89,7 +91,7 @@ def test_sharing_names_existing_roles(system: type[System]) -> None:
 
 
 def test_a_role_without_an_option_is_not_asked_with_the_default_model(system: type[System], folder: Path) -> None:
-    """`Misspelt` was written by hand, so that the mistake shows when the role is asked."""
+    """A context without `role_options` shows a misspelt field only when the role is asked."""
 
     @dataclass(frozen=True)
     class Misspelt(BaseContext):
@@ -98,6 +100,40 @@ def test_a_role_without_an_option_is_not_asked_with_the_default_model(system: ty
 
     with pytest.raises(SpecError, match="Misspelt has no option writer_model"):
         model_of(Misspelt(), Role(folder / "writer.md"))
+
+
+def test_a_field_of_the_class_itself_is_kept(system: type[System]) -> None:
+    @dataclass(frozen=True)
+    @role_options(system)
+    class Context(BaseContext):
+        critic_model: str = knob("scripted:strict.jsonl", "a strong model")
+
+    assert Context().critic_model == "scripted:strict.jsonl"
+    names = [item.name for item in fields(Context)]
+    assert names == ["model", "writer_model", "reviser_model", "critic_model", "writer_prompt", "critic_prompt"]
+
+
+def test_a_role_can_share_the_general_model(system: type[System], tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    @role_options(system, shared_models={"critic": ""})
+    class Context(BaseContext):
+        """No knobs."""
+
+    assert "critic_model" not in {item.name for item in fields(Context)}
+    assert Context.role_fields == {"writer": "writer_model", "reviser": "reviser_model", "critic": "model"}
+
+
+async def test_a_graph_of_one_node_is_named_after_its_function() -> None:
+    class State(TypedDict):
+        text: str
+        length: NotRequired[int]
+
+    async def measure(state: State) -> dict[str, int]:
+        return {"length": len(state["text"])}
+
+    graph = one_node_graph(measure, state=State, context=BaseContext, input=State, output=State).compile()
+    assert set(graph.nodes) == {"__start__", "measure"}
+    assert await graph.ainvoke({"text": "four"}, context=BaseContext()) == {"text": "four", "length": 4}
 
 
 def test_a_context_with_one_model_serves_every_role(folder: Path, tmp_path: Path) -> None:

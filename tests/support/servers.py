@@ -1,4 +1,4 @@
-"""A small real HTTP server that speaks like vLLM, llama.cpp or another OpenAI-compatible server, and can misbehave."""
+"""A small HTTP server with the API of vLLM, llama.cpp or another OpenAI-compatible server, which can misbehave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IM_END = 2
 
 @cache
 def toy_tokenizer(special: bool) -> tokenizers.Tokenizer:
-    """One token for each byte, and three special ones with ids 0 to 2, which plain text makes only if `special`."""
+    """One token for each byte, and three special ones with ids 0 to 2, which text encodes to only if `special`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *alphabet))}
     toy = tokenizers.Tokenizer(models.BPE(vocabulary, []))
@@ -48,7 +48,7 @@ def decode(ids: list[int]) -> str:
 
 
 def write_model_folder(folder: Path, template: str = CHATML) -> Path:
-    """A model folder with the toy tokenizer, as agentsys reads it beside a vLLM server."""
+    """Write a model folder with the toy tokenizer, as agentsys reads it for a vLLM server, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     toy_tokenizer(True).save(str(folder / "tokenizer.json"))
     config = {"chat_template": template, "eos_token": "<|im_end|>", "bos_token": None}
@@ -59,7 +59,7 @@ def write_model_folder(folder: Path, template: str = CHATML) -> Path:
 
 @dataclass(frozen=True)
 class Answer:
-    """A proper reply."""
+    """A well-formed reply."""
 
     text: str = "fine"
     finish: str = "stop"
@@ -67,7 +67,7 @@ class Answer:
     reasoning: str = ""
     cached: int = 0
     alternatives: Mapping[str, float] = field(default_factory=dict)
-    """Other tokens (a character each) and their log-probabilities, reported at every position."""
+    """Alternative tokens (one character each) and their log-probabilities, reported at every position."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Drop:
-    """The connection is closed: before the reply, or in the middle of its body (with this status)."""
+    """The connection closes before the reply, or in the middle of its body (with this status)."""
 
     midway: bool = False
     status: int = 200
@@ -90,7 +90,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Hang:
-    """Nothing is answered until the client gives up."""
+    """No reply until the client gives up."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Torn:
-    """A stream that ends after its first pieces: cleanly, or with the connection dropped."""
+    """A stream that ends after its first pieces, cleanly or with a dropped connection."""
 
     pieces: int = 2
     clean: bool = True
@@ -119,7 +119,7 @@ NOT_A_REPLY = Raw(b'{"hello": "world"}')
 
 @dataclass
 class Seen:
-    """A request as it came in."""
+    """A received request."""
 
     route: str
     headers: Mapping[str, str]
@@ -128,9 +128,9 @@ class Seen:
 
 @dataclass
 class FakeServer:
-    """`queue` sets what the next generations do, one each; after them `plan` decides (a fixed Answer by default).
+    """Each generation takes the next behavior of the queue; `plan` gives the later ones (by default a fixed Answer).
 
-    `dialect` is "openai", "vllm" or "llamacpp"; `root` the folder that vLLM tells for its model.
+    `dialect` is "openai", "vllm" or "llamacpp"; `root` is the folder that vLLM reports for its model.
     """
 
     dialect: str = "openai"
@@ -163,7 +163,7 @@ class FakeServer:
         await self.stop()
 
     async def stop(self) -> None:
-        """Close the port: from now on connections are refused."""
+        """Close the port; later connections are refused."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -179,7 +179,7 @@ class FakeServer:
         return [seen.body for seen in self.seen]
 
     def queue(self, *behaviors: Behavior) -> None:
-        """What the next generations do."""
+        """Add the behaviors of the next generations."""
         self._queue.extend(behaviors)
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -250,9 +250,9 @@ async def _misbehave(request: web.Request, behavior: Status | Drop | Hang | Raw)
 
 
 def _token_pieces(answer: Answer) -> list[tuple[int, str]]:
-    """(id, new text) of each token; the last is the token that ended the turn, unless the reply was cut off."""
+    """(id, new text) of each token; the last one ends the turn, unless the reply is truncated."""
     pieces: list[tuple[int, str]] = []
-    for char in answer.text:  # a character of several tokens is shown with its last one, as the engines do it
+    for char in answer.text:  # engines show a character of several tokens with its last token
         *first, last = encode(char)
         pieces += [*((token, "") for token in first), (last, char)]
     return [*pieces, (IM_END, "")] if answer.finish == "stop" else pieces
@@ -318,7 +318,7 @@ def _chat(server: FakeServer, seen: Seen, answer: Answer) -> list[dict[str, Any]
 
 
 def _merged(pieces: list[dict[str, Any]]) -> dict[str, Any]:
-    """The whole reply that these pieces of a stream stand for."""
+    """The whole reply of a stream's pieces."""
     whole: Any = None
     for piece in pieces:
         whole = piece if whole is None else _joined(whole, piece)
