@@ -1,1 +1,1 @@
-"""agentsys: agents made of roles that write training data."""
+"""Agents as graphs of roles, and the training data that they write."""

@@ -142,19 +142,19 @@ class Prompt:
         return messages
 
 
-class _Late(TemplateError):
+class _DeadlinePassed(TemplateError):
     """The rendering passed its deadline."""
 
 
 def _timed(items: Iterable[Any], deadline: float) -> Iterator[Any]:
     for item in items:
-        _check(deadline)
+        _check_deadline(deadline)
         yield item
 
 
-def _check(deadline: float) -> None:
+def _check_deadline(deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise _Late(f"took longer than {MAX_SECONDS} s")
+        raise _DeadlinePassed(f"took longer than {MAX_SECONDS} s")
 
 
 def _join(items: Iterable[Any], separator: str = "") -> str:
@@ -234,10 +234,10 @@ def _render(text: str, name: str, inputs: Mapping[str, Any], deadline: float, le
     pieces: list[str] = []
     size = 0
     try:
-        _check(deadline)
+        _check_deadline(deadline)
         for piece in template.generate(inputs, _deadline=deadline):
             size += len(piece)
-            _check(deadline)
+            _check_deadline(deadline)
             if size > left:
                 raise PromptError(
                     f"prompt {name}: rendered to more than the {MAX_RENDERED:,} characters that are allowed"

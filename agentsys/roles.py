@@ -159,7 +159,7 @@ class Role(Generic[T]):
         seed = sampling.get("seed", seed_of(call_id) if recorder else None)
         if recorder:
             recorder.claim(key)
-        reply = _cached(recorder, call_id)
+        reply = _get_cached(recorder, call_id)
         if reply is None:
             if isinstance(model, AgentChatModel):
                 extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
@@ -218,7 +218,7 @@ class Role(Generic[T]):
         if self.schema is None:
             return cast("T", text.strip())
         try:
-            return cast("T", cast("type[BaseModel]", self.output).model_validate_json(_json_in(text)))
+            return cast("T", cast("type[BaseModel]", self.output).model_validate_json(_extract_json(text)))
         except ValidationError as err:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'JSON'}: {e['msg']}" for e in err.errors()[:3])
             raise _Unusable(f"not the JSON that was asked for: {faults}") from None
@@ -284,7 +284,7 @@ def _retry_messages(text: str, problem: str) -> list[Message]:
     return [Message(role="assistant", content=excerpt or "(empty)"), Message(role="user", content=request)]
 
 
-def _cached(recorder: Recorder | None, call_id: bytes) -> Reply | None:
+def _get_cached(recorder: Recorder | None, call_id: bytes) -> Reply | None:
     stored = recorder.cache.get(call_id) if recorder and recorder.cache else None
     if stored is None:
         return None
@@ -303,7 +303,7 @@ def _foreign_identity(model: BaseChatModel) -> dict[str, Any]:
 _FENCE: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
-def _json_in(text: str) -> str:
+def _extract_json(text: str) -> str:
     """The JSON in a reply; a server that ignores schemas may return it in a code fence."""
     fenced = None if text.lstrip().startswith("{") else _FENCE.search(text)
     return fenced[1] if fenced else text.strip()
