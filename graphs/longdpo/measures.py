@@ -168,14 +168,14 @@ def _missing_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["without_length"]:
         yield f"{report['without_length']} of {report['requests']} requests name no length: no S_l, in no bucket"
     for name, result in report["systems"].items():
-        written = result["n"] - result["failed"]
+        n = result["n"] - result["failed"]
         if result["truncated_known"]:
             yield f"{name}: {result['truncated']} of {result['truncated_known']} responses truncated at a token limit"
         if result["failed"]:
             yield f"{name}: no response to {result['failed']} of {result['n']} requests, which are left out:"
             yield from reason_lines(result["errors"])
         if result["unjudged"]:
-            yield f"{name}: {written - result['judged']} of {written} responses without a judgment, left out of S_q:"
+            yield f"{name}: {n - result['judged']} of {n} responses without a judgment, left out of S_q:"
             yield from reason_lines(result["unjudged"])
     if "trained" in report["systems"] and not report["overlap_checked"]:
         yield overlap_line("request")
@@ -198,8 +198,8 @@ def plot(counts: Mapping[str, Sequence[tuple[int, int]]], title: str, file: Path
     """Words written against words required, one mark per response, on logarithmic axes; an empty one is at 1 word."""
     with figure(file, title, (6, 6), ("words required", "words written"), legend="below") as axes:
         for (name, pairs), marker in zip(counts.items(), cycle("os^Dv"), strict=False):
-            written = [max(1, words) for _, words in pairs]
-            axes.scatter([words for words, _ in pairs], written, marker=marker, alpha=0.5, label=name)
+            words_written = [max(1, words) for _, words in pairs]
+            axes.scatter([words for words, _ in pairs], words_written, marker=marker, alpha=0.5, label=name)
         required = [words for pairs in counts.values() for words, _ in pairs] or [1]
         line = [min(required), max(required)]
         axes.plot(line, line, "k--", linewidth=1, label="as required")

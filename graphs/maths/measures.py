@@ -167,8 +167,8 @@ def measure(predictions: Sequence[Prediction], samples: int, budgets: Sequence[i
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 def _pass_of(solutions: Solutions, k: int) -> float:

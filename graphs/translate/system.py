@@ -1,9 +1,9 @@
-"""Translate and judge: one translation of a text, and what a judge model makes of it.
+"""Translate and judge: one translation of a text, and its scores by a judge model.
 
 The judge's scores are those of DRT (Wang et al., Findings of ACL 2025, appendix C), from 0 to 100: GRF and GRB are
 direct assessments without and with a reference, GEA is the rubric of DRT's evaluator.
 
-graphs/translate_evaluate.py and graphs/drt_evaluate.py take a test set through this graph.
+graphs/translate_evaluate.py runs a test set through this graph.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from agentsys.roles import Role
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
 
 DECODING: Final = {"temperature": 0.1, "repetition_penalty": 1.05, "max_tokens": 2048}
-"""The paper's inference settings (section 3.1); the token limit is the one of its published example."""
+"""The inference settings of DRT's paper (section 3.1); the token limit is that of its published example."""
 
 
 class NoTranslation(ModelError):
-    """A reply that has no translation in it: the record is rejected."""
+    """A reply without a translation: the record has failed."""
 
 
 class Assessment(BaseModel):
@@ -37,27 +37,27 @@ class Assessment(BaseModel):
 
 
 class Input(TypedDict):
-    """What a person types. A `translation` that is there already is only judged; GRB needs a `reference`."""
+    """Graph input. An existing `translation` is judged, not written again; GRB needs a `reference`."""
 
     text: str
     reference: NotRequired[str]
     translation: NotRequired[str]
 
 
-class Judged(TypedDict):
-    """What the nodes find out."""
+class Result(TypedDict):
+    """The results of the nodes: the form of the reply, the scores, and why one is missing."""
 
     well_formed: NotRequired[bool]
     scores: NotRequired[dict[str, float]]
     unscored: NotRequired[dict[str, str]]
 
 
-class State(Input, Judged):
-    """The input and what is found out about it."""
+class State(Input, Result):
+    """The input and its results."""
 
 
-class Output(Judged):
-    """The translation, whether its reply kept to the format, the scores, and why one is not there."""
+class Output(Result):
+    """Graph output."""
 
     text: str
     translation: NotRequired[str]
@@ -66,8 +66,8 @@ class Output(Judged):
 def parse_thought(reply: str) -> tuple[str, bool]:
     """The translation in a reply of the form <thought>...</thought><output>...</output>, and whether it has that form.
 
-    What misses tags is read as far as it can be: the text in (or after) <output>, else what follows the thought, else a
-    reply without any tags as a whole. A thought that never ends has no translation: "".
+    If tags are missing, the translation is the text in (or after) <output>, else the text after the thought, else the
+    whole reply if it has no tags. A thought without an end has no translation: "".
     """
     thought, ended, rest = reply.rpartition("</thought>")
     _, opened, output = rest.partition("<output>")
@@ -79,7 +79,7 @@ def parse_thought(reply: str) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Translate(System):
-    """The roles and nodes. A translator's reply may be cut off by the token limit: what is there is what counts."""
+    """The roles and nodes. A translator's truncated reply is accepted."""
 
     translator: Role[str] = Role("translate/translator", sampling=DECODING, allow_truncated=True)
     student: Role[str] = Role("drt/student", sampling=DECODING, allow_truncated=True)
@@ -88,7 +88,7 @@ class Translate(System):
     gea: Role[Evaluation] = Role("translate/gea", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200})
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """One translation, unless there is one. Raises NoTranslation."""
+        """One translation, unless the input has one. Raises NoTranslation."""
         context = runtime.context
         if state.get("translation"):
             return {}
@@ -102,23 +102,23 @@ class Translate(System):
         return {"translation": translation, "well_formed": well_formed}
 
     async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """GRF, GEA and, with a reference, GRB. A judge that fails leaves its score out and no more."""
+        """GRF, GEA and, with a reference, GRB. If a judge fails, only its score is missing."""
         context = runtime.context
         if not context.judge:
             return {}
         judges: list[Role[Any]] = [self.grf, self.gea, *([self.grb] if state.get("reference") else [])]
-        found = await asyncio.gather(*(self._score(judge, state, context) for judge in judges))
-        named = [(judge.name.upper(), value) for judge, value in zip(judges, found, strict=True)]
+        scores = await asyncio.gather(*(self._score(judge, state, context) for judge in judges))
+        by_name = [(judge.name.upper(), value) for judge, value in zip(judges, scores, strict=True)]
         return {
-            "scores": {name: value for name, value in named if isinstance(value, float)},
-            "unscored": {name: value for name, value in named if isinstance(value, str)},
+            "scores": {name: value for name, value in by_name if isinstance(value, float)},
+            "unscored": {name: value for name, value in by_name if isinstance(value, str)},
         }
 
     async def _score(self, judge: Role[Any], state: State, context: Context) -> float | str:
-        """The score, or why there is none."""
-        shown = {name: state.get(name, "") for name in ("text", "reference", "translation")}
+        """The score, or the reason why there is none."""
+        inputs = {name: state.get(name, "") for name in ("text", "reference", "translation")}
         try:
-            answer = await ask(context, judge, key=f"judge/{judge.name}", **shown, **context.languages)
+            answer = await ask(context, judge, key=f"judge/{judge.name}", **inputs, **context.languages)
         except EndpointDown:
             raise
         except ModelError as err:
@@ -139,16 +139,14 @@ class Translate(System):
 @dataclass(frozen=True)
 @role_options(Translate)
 class Context(BaseContext, LanguagePair):
-    """Models, prompts and knobs of a run."""
+    """Models, prompts and options of a run."""
 
-    model: str = knob("embedded", "model spec of the translator, and of every judge that has none of its own")
-    style: Literal["plain", "thought"] = knob(
-        "plain", "a plain translation, or <thought> and <output> as DRT trains them"
-    )
+    model: str = knob("embedded", "model spec of the translator, and of every judge without its own")
+    style: Literal["plain", "thought"] = knob("plain", "a plain translation, or <thought> and <output> as in DRT")
     judge: bool = knob(True, "whether to ask the judges")
     source_language: str = knob("English", "language of the texts")
     target_language: str = knob("Chinese", "language of the translations")
-    data: str = knob("", "names the texts of a run whose records must not mix with others'; empty: any")
+    data: str = knob("", "names the texts of a run, so that it is not resumed with other texts; empty: any")
 
 
 builder = Translate().builder()

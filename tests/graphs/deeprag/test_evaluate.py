@@ -48,10 +48,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "whale": {"direct": "yes", "cot": "yes", "memory": "yes", "found": "no"},
     "pole": {"direct": "south", "cot": "South Pole", "memory": "South pole", "found": "North"},
 }
-"""What the model says: at once, after thinking, from memory, or from passages; and how often DeepRAG searches."""
+"""The model's answers: at once, after thinking, from memory, or from passages; and how often DeepRAG searches."""
 
 CALLS: list[str] = []
-"""A line for every call that was made."""
+"""A line for every call."""
 FAILING: set[str] = set()
 """Roles that fail at the question about the whale."""
 
@@ -66,25 +66,26 @@ class Reader(ScriptedChatModel):
 def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
     """The role's reply to the last question in the messages."""
     text = "\n".join(str(message["content"]) for message in messages)
-    asked = max(QUESTIONS, key=lambda row: text.rfind(f"Question: {row['question']}"))
-    says, role = ANSWERS[asked["id"]], call["role"]
-    CALLS.append(f"{asked['id']} {role} {call['key']}")
-    if role in FAILING and asked["id"] == "whale":
+    question = max(QUESTIONS, key=lambda row: text.rfind(f"Question: {row['question']}"))
+    answers, role = ANSWERS[question["id"]], call["role"]
+    CALLS.append(f"{question['id']} {role} {call['key']}")
+    if role in FAILING and question["id"] == "whale":
         raise ModelError("the model fell over")
     if role in ("direct", "cot"):
-        short = says["found" if "[1] Title:" in text else role]
+        short = answers["found" if "[1] Title:" in text else role]
         return f"Thinking.\n<answer long>It is {short}.</answer long><answer short>{short}</answer short>"
     narrative = str(messages[-1]["content"])
     steps = int(call["key"].split("/")[0]) if "/" in call["key"] else 0
     match role:
         case "decomposer":
-            wanted = max(1, says.get("search", 0))
-            return f"Follow up: Step {steps} of {asked['id']}?" if steps < wanted else "So the final answer is: it."
+            steps_needed = max(1, answers.get("search", 0))
+            is_last = steps >= steps_needed
+            return "So the final answer is: it." if is_last else f"Follow up: Step {steps} of {question['id']}?"
         case "decider":
-            return SEARCH if says.get("search") else "Intermediate answer: x"
+            return SEARCH if answers.get("search") else "Intermediate answer: x"
         case "answerer":
             return "something"
-    short = says["found" if SEARCH in narrative else "memory"]
+    short = answers["found" if SEARCH in narrative else "memory"]
     return f"<answer long>It is {short}.</answer long><answer short>{short}</answer short>"
 
 
@@ -125,47 +126,47 @@ def predictions(out: Path) -> dict[str, dict[str, Any]]:
 def test_the_numbers(run: Run, index: Path, tmp_path: Path) -> None:
     """EM and F1 by hand: direct has 1, 1 (an alias), 0.8 (2 of 3 words, 2 of 2), 0, and 2/3 (1 of 1, 1 of 2)."""
     out = tmp_path / "out"
-    code, printed, _ = run("--out", out)
-    assert code == 0, printed
+    code, output, _ = run("--out", out)
+    assert code == 0, output
     report = read_report(out)
-    found = report["systems"]
-    assert list(found) == ["direct", "cot", "cot_retrieve", "always", "never", "deeprag"]
-    assert {name: about["em"]["value"] for name, about in found.items()} == pytest.approx(
+    systems = report["systems"]
+    assert list(systems) == ["direct", "cot", "cot_retrieve", "always", "never", "deeprag"]
+    assert {name: result["em"]["value"] for name, result in systems.items()} == pytest.approx(
         {"direct": 40, "cot": 60, "cot_retrieve": 40, "always": 40, "never": 40, "deeprag": 60}
     )
-    direct = found["direct"]
+    direct = systems["direct"]
     assert direct["f1"]["value"] == pytest.approx(100 * (1 + 1 + 0.8 + 0 + 2 / 3) / 5)
     assert direct["contains"]["value"] == 80 and direct["em"]["low"] < 40 < direct["em"]["high"]
-    assert found["cot"]["f1"]["value"] == 60 and found["cot"]["retrievals"]["all"] == 0
+    assert systems["cot"]["f1"]["value"] == 60 and systems["cot"]["retrievals"]["all"] == 0
 
-    assert found["deeprag"]["retrievals"] == pytest.approx({"all": 3 / 5, "correct": 2 / 3, "incorrect": 1 / 2})
-    assert found["always"]["retrievals"]["all"] == pytest.approx(6 / 5), "every sub-query: one, but of Boston two"
-    assert found["never"]["retrievals"]["all"] == 0 and found["cot_retrieve"]["retrievals"]["all"] == 1
-    assert found["deeprag"]["steps"] == pytest.approx(6 / 5)
-    assert found["deeprag"]["stops"] == {"terminate": 5} and found["deeprag"]["well_formed"] == 5
+    assert systems["deeprag"]["retrievals"] == pytest.approx({"all": 3 / 5, "correct": 2 / 3, "incorrect": 1 / 2})
+    assert systems["always"]["retrievals"]["all"] == pytest.approx(6 / 5), "every sub-query: one, but of Boston two"
+    assert systems["never"]["retrievals"]["all"] == 0 and systems["cot_retrieve"]["retrievals"]["all"] == 1
+    assert systems["deeprag"]["steps"] == pytest.approx(6 / 5)
+    assert systems["deeprag"]["stops"] == {"terminate": 5} and systems["deeprag"]["well_formed"] == 5
 
-    said = predictions(out)
-    assert said["usa"]["deeprag"]["answer"] == "US" and said["usa"]["deeprag"]["em"] is True
-    assert said["usa"]["deeprag"]["retrievals"] == 2 and said["tolstoy"]["direct"]["f1"] == pytest.approx(0.8)
+    by_id = predictions(out)
+    assert by_id["usa"]["deeprag"]["answer"] == "US" and by_id["usa"]["deeprag"]["em"] is True
+    assert by_id["usa"]["deeprag"]["retrievals"] == 2 and by_id["tolstoy"]["direct"]["f1"] == pytest.approx(0.8)
     assert report["settings"]["index_digest"] == index_digest(index) and len(report["questions_sha256"]) == 64
     assert report["questions"] == 5 and report["overlap_checked"] is False
     assert (out / "retrievals.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_knowledge_boundary(run: Run, tmp_path: Path) -> None:
-    """CoT knows emma, tolstoy and pole; DeepRAG takes emma, whale and pole for known: 2 hits, 1 false, 1 missed."""
-    code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag,always")
-    found = read_report(tmp_path / "out")["systems"]
-    assert code == 0 and found["cot"]["boundary"] is None
-    assert found["deeprag"]["boundary"] == pytest.approx(
+    """CoT knows emma, tolstoy and pole; DeepRAG assumes emma, whale and pole: 2 hits, 1 false, 1 missed."""
+    code, output, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag,always")
+    systems = read_report(tmp_path / "out")["systems"]
+    assert code == 0 and systems["cot"]["boundary"] is None
+    assert systems["deeprag"]["boundary"] == pytest.approx(
         {
             "n": 5, "known": 3, "assumed_known": 3, "f1": 2 / 3, "accuracy": 3 / 5,
             "balanced_accuracy": (2 / 3 + 1 / 2) / 2, "mcc": (2 * 1 - 1 * 1) / 6,
         }
     )  # fmt: skip
-    always = found["always"]["boundary"]
+    always = systems["always"]["boundary"]
     assert (always["f1"], always["accuracy"], always["balanced_accuracy"], always["mcc"]) == (0, 2 / 5, 1 / 2, 0)
-    assert "0.667" in printed and "knowledge boundary" in printed
+    assert "0.667" in output and "knowledge boundary" in output
     run("--out", tmp_path / "out", "--systems", "deeprag")
     assert read_report(tmp_path / "out")["systems"]["deeprag"]["boundary"] is None, "it needs the CoT answers"
 
@@ -181,16 +182,16 @@ def test_the_knowledge_boundary(run: Run, tmp_path: Path) -> None:
 )
 def test_the_positive_class_is_the_papers(counts: tuple[int, ...], published: tuple[float, ...]) -> None:
     """Of 1,000 questions: known and not searched, known and searched, and so on; they give rows of table 3."""
-    known = [True] * (counts[0] + counts[1]) + [False] * (counts[2] + counts[3])
+    is_known = [True] * (counts[0] + counts[1]) + [False] * (counts[2] + counts[3])
     searched = [i for count, i in zip(counts, (0, 1, 0, 1), strict=True) for _ in range(count)]
-    cot = [Prediction(em=right) for right in known]
-    found = boundary([Prediction(retrievals=n) for n in searched], cot, "exact")
-    assert [round(found[name], 3) for name in ("f1", "accuracy", "balanced_accuracy", "mcc")] == list(published)
+    cot = [Prediction(em=right) for right in is_known]
+    agreement = boundary([Prediction(retrievals=n) for n in searched], cot, "exact")
+    assert [round(agreement[name], 3) for name in ("f1", "accuracy", "balanced_accuracy", "mcc")] == list(published)
 
 
 def test_a_boundary_without_both_classes() -> None:
-    found = boundary([Prediction(retrievals=1), Prediction(retrievals=0)], [Prediction(), Prediction()], "exact")
-    assert found["accuracy"] == 0.5 and found["f1"] is found["mcc"] is found["balanced_accuracy"] is None
+    exact = boundary([Prediction(retrievals=1), Prediction(retrievals=0)], [Prediction(), Prediction()], "exact")
+    assert exact["accuracy"] == 0.5 and exact["f1"] is exact["mcc"] is exact["balanced_accuracy"] is None
     lenient = boundary(
         [Prediction(retrievals=1), Prediction(retrievals=0)], [Prediction(), Prediction(contains=True)], "contains"
     )
@@ -198,26 +199,26 @@ def test_a_boundary_without_both_classes() -> None:
 
 
 def test_lenient_match(run: Run, tmp_path: Path) -> None:
-    code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,always", "--match", "contains")
-    found = read_report(tmp_path / "out")["systems"]["always"]
-    assert code == 0 and "contains" in printed
-    assert found["em"]["value"] == 40 and found["contains"]["value"] == 60, "Austen is in Jane Austen"
-    assert found["retrievals"]["correct"] == pytest.approx(4 / 3) and found["retrievals"]["incorrect"] == 1
+    code, output, _ = run("--out", tmp_path / "out", "--systems", "cot,always", "--match", "contains")
+    result = read_report(tmp_path / "out")["systems"]["always"]
+    assert code == 0 and "contains" in output
+    assert result["em"]["value"] == 40 and result["contains"]["value"] == 60, "Austen is in Jane Austen"
+    assert result["retrievals"]["correct"] == pytest.approx(4 / 3) and result["retrievals"]["incorrect"] == 1
 
 
 def test_the_trained_model_sees_no_example(run: Run, tmp_path: Path) -> None:
-    code, printed, _ = run("--out", tmp_path / "out", "--trained", TRAINED)
-    found = read_report(tmp_path / "out")["systems"]
-    assert code == 0 and list(found)[-1] == "deeprag_trained" and len(found) == 7
-    assert (found["deeprag_trained"]["model"], found["deeprag"]["model"]) == ("student", "scripted")
-    assert "deeprag_trained student" in printed and "not checked: whether the model was trained" in printed
+    code, output, _ = run("--out", tmp_path / "out", "--trained", TRAINED)
+    systems = read_report(tmp_path / "out")["systems"]
+    assert code == 0 and list(systems)[-1] == "deeprag_trained" and len(systems) == 7
+    assert (systems["deeprag_trained"]["model"], systems["deeprag"]["model"]) == ("student", "scripted")
+    assert "deeprag_trained student" in output and "not checked: whether the model was trained" in output
     traces = [json.loads(line) for line in (tmp_path / "out/deeprag_trained/traces-00000.jsonl").open()]
     assert all("This is the form:" not in str(call["messages"]) for trace in traces for call in trace["calls"])
     traces = [json.loads(line) for line in (tmp_path / "out/deeprag/traces-00000.jsonl").open()]
     assert all("This is the form:" in str(call["messages"]) for trace in traces for call in trace["calls"])
 
 
-def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
+def test_the_same_command_resumes(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("--out", out, "--limit", 2, "--systems", "cot,deeprag")
     first = len(CALLS)
@@ -225,14 +226,14 @@ def test_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
     small = read_report(out)
     run("--out", out, "--systems", "cot,deeprag")
     assert all(call.split()[0] not in ("emma", "usa") for call in CALLS[first:]) and read_report(out)["questions"] == 5
-    whole, asked = read_report(out), len(CALLS)
+    whole, calls = read_report(out), len(CALLS)
     assert run("--out", out, "--systems", "cot,deeprag")[0] == 0
-    assert len(CALLS) == asked and read_report(out) == whole
+    assert len(CALLS) == calls and read_report(out) == whole
     run("--out", out, "--limit", 2, "--systems", "cot,deeprag")
-    assert len(CALLS) == asked and read_report(out)["systems"] == small["systems"], "a smaller sample is measured alone"
+    assert len(CALLS) == calls and read_report(out)["systems"] == small["systems"], "a smaller sample is measured alone"
 
 
-def test_a_line_that_a_kill_has_torn_is_no_obstacle(run: Run, tmp_path: Path) -> None:
+def test_a_torn_line_is_ignored(run: Run, tmp_path: Path) -> None:
     run("--out", tmp_path / "out", "--systems", "direct")
     with (tmp_path / "out/direct/failed.jsonl").open("ab") as file:
         file.write(b'{"version":1,"id":"emm')
@@ -242,12 +243,12 @@ def test_a_line_that_a_kill_has_torn_is_no_obstacle(run: Run, tmp_path: Path) ->
 def test_other_settings_or_questions_do_not_mix(run: Run, questions: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("--out", out, "--systems", "cot,deeprag")
-    asked = len(CALLS)
-    code, _, said = run("--out", out, "--systems", "cot,deeprag", "--max-steps", 3)
-    assert code == 2 and "max_steps: 6 -> 3" in one_error(said.partition("\n")[2].partition("\n")[2])
+    calls = len(CALLS)
+    code, _, error = run("--out", out, "--systems", "cot,deeprag", "--max-steps", 3)
+    assert code == 2 and "max_steps: 6 -> 3" in one_error(error.partition("\n")[2].partition("\n")[2])
     write_lines(questions, [{**QUESTIONS[0], "question": "Who wrote Persuasion?"}])
-    code, _, said = run("--out", out, "--systems", "cot,deeprag")
-    assert code == 2 and "question emma differs" in one_error(said) and len(CALLS) == asked
+    code, _, error = run("--out", out, "--systems", "cot,deeprag")
+    assert code == 2 and "question emma differs" in one_error(error) and len(CALLS) == calls
 
 
 def test_seconds_are_not_those_of_the_request_cache(run: Run, tmp_path: Path) -> None:
@@ -255,35 +256,35 @@ def test_seconds_are_not_those_of_the_request_cache(run: Run, tmp_path: Path) ->
     own = read_report(tmp_path / "own")["systems"]["deeprag"]
     assert own["timed"] == 5 and own["seconds"] > 0
     shared = ["--cache", tmp_path / "shared.sqlite", "--systems", "always,deeprag"]
-    code, printed, _ = run("--out", tmp_path / "out", *shared)
-    found = read_report(tmp_path / "out")["systems"]
-    assert code == 0 and found["always"]["timed"] == 5
-    assert found["deeprag"]["timed"] == 0 and found["deeprag"]["seconds"] is None
-    [line] = [line for line in printed.splitlines() if line.strip().startswith("deeprag")]
+    code, output, _ = run("--out", tmp_path / "out", *shared)
+    systems = read_report(tmp_path / "out")["systems"]
+    assert code == 0 and systems["always"]["timed"] == 5
+    assert systems["deeprag"]["timed"] == 0 and systems["deeprag"]["seconds"] is None
+    [line] = [line for line in output.splitlines() if line.strip().startswith("deeprag")]
     assert line.split()[-1] == "-"
 
 
 def test_a_failure_counts_as_wrong_and_is_tried_again(run: Run, tmp_path: Path) -> None:
     FAILING.add("cot")
-    code, printed, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag")
-    found = read_report(tmp_path / "out")["systems"]
-    assert code == 3 and found["cot"]["failed"] == 1 and found["cot"]["n"] == 5
-    assert found["cot"]["em"]["value"] == 60 and found["cot"]["timed"] == 4
-    assert found["deeprag"]["boundary"]["n"] == 5, "what CoT failed at is not known"
-    assert "cot failed at 1 of 5 questions, which count as wrong" in printed and "the model fell over" in printed
+    code, output, _ = run("--out", tmp_path / "out", "--systems", "cot,deeprag")
+    systems = read_report(tmp_path / "out")["systems"]
+    assert code == 3 and systems["cot"]["failed"] == 1 and systems["cot"]["n"] == 5
+    assert systems["cot"]["em"]["value"] == 60 and systems["cot"]["timed"] == 4
+    assert systems["deeprag"]["boundary"]["n"] == 5, "a question at which CoT failed is not known"
+    assert "cot failed at 1 of 5 questions, which count as wrong" in output and "the model fell over" in output
     assert predictions(tmp_path / "out")["whale"]["cot"]["answer"] == ""
     FAILING.clear()
-    asked = len(CALLS)
+    calls = len(CALLS)
     assert run("--out", tmp_path / "out", "--systems", "cot,deeprag")[0] == 0
-    assert CALLS[asked:] == ["whale cot answer"] and read_report(tmp_path / "out")["systems"]["cot"]["failed"] == 0
+    assert CALLS[calls:] == ["whale cot answer"] and read_report(tmp_path / "out")["systems"]["cot"]["failed"] == 0
 
 
-def test_what_a_system_failed_at_has_no_place_in_the_boundary(run: Run, tmp_path: Path) -> None:
+def test_failed_questions_are_not_in_the_boundary(run: Run, tmp_path: Path) -> None:
     FAILING.add("concluder")
     run("--out", tmp_path / "out", "--systems", "cot,deeprag")
-    found = read_report(tmp_path / "out")["systems"]["deeprag"]
-    assert found["failed"] == 1 and found["boundary"]["n"] == 4
-    assert found["retrievals"]["all"] == pytest.approx(3 / 4)
+    result = read_report(tmp_path / "out")["systems"]["deeprag"]
+    assert result["failed"] == 1 and result["boundary"]["n"] == 4
+    assert result["retrievals"]["all"] == pytest.approx(3 / 4)
 
 
 def test_columns_of_other_names(run: Run, questions: Path, tmp_path: Path) -> None:
@@ -305,13 +306,13 @@ def test_a_shuffled_sample(run: Run, tmp_path: Path) -> None:
 def test_a_question_that_cannot_be_used_costs_itself(run: Run, questions: Path, tmp_path: Path) -> None:
     bad = [{"id": "none", "question": "Who?"}, {"id": "emma", "question": "Again?", "answer": "x"}, {"answer": "x"}]
     write_lines(questions, [*QUESTIONS, *bad])
-    code, printed, _ = run("--out", tmp_path / "out", "--systems", "direct")
+    code, output, _ = run("--out", tmp_path / "out", "--systems", "direct")
     report = read_report(tmp_path / "out")
     assert code == 3 and report["questions"] == 5 and report["systems"]["direct"]["n"] == 5
     assert [entry["source"].rpartition(":")[2] for entry in report["unusable"]] == ["6", "7", "8"]
     reasons = [entry["reason"] for entry in report["unusable"]]
     assert "no gold answer" in reasons[0] and "duplicate" in reasons[1] and "no field 'question'" in reasons[2]
-    assert f"not asked: {questions}:6" in printed
+    assert f"not asked: {questions}:6" in output
 
 
 # Questions that a model was trained on
@@ -331,10 +332,10 @@ def trained_on(tmp_path: Path) -> Callable[..., Path]:
 
 def test_an_overlap_by_id_is_refused(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
     folder = trained_on({"id": "usa", "question": "Which pole is warmer?"}, {"id": "new", "question": "Why?"})
-    asked = len(CALLS)
-    code, printed, said = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder)
-    line = one_error(said)
-    assert code == 2 and not printed and len(CALLS) == asked and not (tmp_path / "out").exists()
+    calls = len(CALLS)
+    code, output, error = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder)
+    line = one_error(error)
+    assert code == 2 and not output and len(CALLS) == calls and not (tmp_path / "out").exists()
     assert f"1 of 5 are also in {folder}" in line and "id usa: Where is Boston?" in line
     code, _, _ = run("--out", tmp_path / "out", "--trained", TRAINED, "--trained-on", folder, "--limit", 1)
     assert code == 0 and read_report(tmp_path / "out")["overlap_checked"] is True, "usa is not in this sample"
@@ -342,16 +343,16 @@ def test_an_overlap_by_id_is_refused(run: Run, trained_on: Callable[..., Path], 
 
 def test_an_overlap_by_words_is_refused(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
     folder = trained_on({"id": "t1", "question": "who wrote novel EMMA"}, {"id": "t2", "question": "Is Moby-Dick red?"})
-    code, _, said = run("--out", tmp_path / "out", "--trained-on", folder)
-    assert code == 2 and "1 of 5" in said and "same text, emma: Who wrote the novel Emma?" in one_error(said)
+    code, _, error = run("--out", tmp_path / "out", "--trained-on", folder)
+    assert code == 2 and "1 of 5" in error and "same text, emma: Who wrote the novel Emma?" in one_error(error)
 
 
 def test_other_questions_are_no_overlap(run: Run, trained_on: Callable[..., Path], tmp_path: Path) -> None:
     folder = trained_on({"id": "t1", "question": "Who wrote Emma?"})
-    code, printed, _ = run(
+    code, output, _ = run(
         "--out", tmp_path / "out", "--systems", "direct,deeprag_trained", "--trained", TRAINED, "--trained-on", folder
     )
-    assert code == 0 and "not checked" not in printed
+    assert code == 0 and "not checked" not in output
 
 
 # Bad input
@@ -380,8 +381,8 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
-def test_bad_options_get_one_line(run: Run, tmp_path: Path, options: list[str], said: str) -> None:
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
+def test_bad_options_get_one_line(run: Run, tmp_path: Path, options: list[str], words: str) -> None:
     names: dict[str, Path] = {"NOWHERE": tmp_path / "NOWHERE", "EMPTY": write_lines(tmp_path / "empty.jsonl", [])}
     names["NO_GOLD"] = write_lines(tmp_path / "no_gold.jsonl", [{"question": "Who?"}])
     names["TEXTS"] = tmp_path / "texts"
@@ -389,9 +390,9 @@ def test_bad_options_get_one_line(run: Run, tmp_path: Path, options: list[str], 
         from tests.support.toys import one_node
 
         collect(one_node(lambda state: {"reply": "x"}), [{"text": "no question"}], names["TEXTS"])
-    code, printed, line = run(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
-    assert code == 2 and not printed and said in one_error(line)
-    assert not (tmp_path / "out").exists() and not CALLS, "nothing was asked"
+    code, output, line = run(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
+    assert code == 2 and not output and words in one_error(line)
+    assert not (tmp_path / "out").exists() and not CALLS, "no call was made"
 
 
 def test_no_index_is_needed_where_nothing_searches(run: Run, tmp_path: Path) -> None:
@@ -403,10 +404,10 @@ def test_no_questions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--questions: name a file" in one_error(capsys.readouterr().err)
 
 
-def test_a_missing_library_is_named_before_anything_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_an_error_before_any_call(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentsys.evaluation.report.find_spec", lambda name: None if name == "sklearn" else object())
-    code, _, said = run()
-    assert code == 2 and "pip install 'agentsys[knowledge]'" in one_error(said) and not CALLS
+    code, _, error = run()
+    assert code == 2 and "pip install 'agentsys[knowledge]'" in one_error(error) and not CALLS
 
 
 @ENDINGS
@@ -414,19 +415,19 @@ def test_what_ends_a_run_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
     monkeypatch.setattr(COLLECT, breaking(error))
-    found, printed, said = run("--out", tmp_path / "out")
-    progress, line = said.split("\n", 1)
-    assert found == code and not printed and progress == "direct (1 of 6)" and words in one_error(line)
+    exit_code, output, stderr = run("--out", tmp_path / "out")
+    progress, line = stderr.split("\n", 1)
+    assert exit_code == code and not output and progress == "direct (1 of 6)" and words in one_error(line)
 
 
 def test_help_is_grouped(run: Run) -> None:
-    code, printed, _ = run("--help")
-    assert code == 0 and all(f"─ {group} " in printed for group in ("Questions", "Systems", "Run"))
+    code, output, _ = run("--help")
+    assert code == 0 and all(f"─ {group} " in output for group in ("Questions", "Systems", "Run"))
 
 
 def test_imports_are_light() -> None:
     heavy = {"sklearn", "matplotlib", "scipy", "bm25s", "chromadb", "torch", "transformers"}
     code = "import sys, agentsys.graphs.deeprag_collect, agentsys.graphs.deeprag_evaluate; "
     code += "print(*{n.split('.')[0] for n in sys.modules})"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not heavy & set(found.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(process.stdout.split())

@@ -128,11 +128,11 @@ def test_the_same_command_resumes(evaluate: Run, tmp_path: Path) -> None:
     small = read_report(out)
     evaluate(*BOTH, "--out", out)
     assert len(CALLS) == 4 + 3 + 1 + 5 + 1, "the judgment that cannot be used five times"
-    whole, asked = read_report(out), len(CALLS)
+    whole, calls = read_report(out), len(CALLS)
     assert evaluate(*BOTH, "--out", out)[0] == 3
-    assert len(CALLS) == asked and read_report(out) == whole
+    assert len(CALLS) == calls and read_report(out) == whole
     evaluate(*BOTH, "--out", out, "--limit", 2)
-    assert len(CALLS) == asked and read_report(out)["systems"] == small["systems"], "a smaller sample is measured alone"
+    assert len(CALLS) == calls and read_report(out)["systems"] == small["systems"], "a smaller sample is measured alone"
 
 
 def test_systems_share_no_cached_reply(evaluate: Run, tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_systems_share_no_cached_reply(evaluate: Run, tmp_path: Path) -> None:
 def test_other_settings_or_requests_do_not_mix(evaluate: Run, requests: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     evaluate(*BOTH, "--out", out)
-    asked = len(CALLS)
+    calls = len(CALLS)
     code, _, error = evaluate(*BOTH, "--out", out, "--max-tokens", 99)
     assert code == 2 and "max_tokens: 32768 -> 99" in one_error(error.splitlines(keepends=True)[-1])
     write_lines(requests, [{**REQUESTS[0], "prompt": "Praise coffee."}])
     code, _, error = evaluate(*BOTH, "--out", out)
-    assert code == 2 and "request tea differs" in one_error(error) and len(CALLS) == asked
+    assert code == 2 and "request tea differs" in one_error(error) and len(CALLS) == calls
 
 
 def test_a_failure_is_left_out_counted_and_tried_again(evaluate: Run, tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_a_failure_is_left_out_counted_and_tried_again(evaluate: Run, tmp_path: 
     assert "model: no response to 1 of 5 requests, which are left out:" in output and "fell over" in output
     assert scores(tmp_path / "out")["bee"]["model"]["words"] is None
     FAILING.clear()
-    asked = len(CALLS)
+    calls = len(CALLS)
     assert evaluate("--model", MODEL, "--out", tmp_path / "out")[0] == 0
-    assert CALLS[asked:] == ["base bee write"] and read_report(tmp_path / "out")["systems"]["model"]["failed"] == 0
+    assert CALLS[calls:] == ["base bee write"] and read_report(tmp_path / "out")["systems"]["model"]["failed"] == 0
 
 
 def test_a_judge_that_fails_costs_its_judgment_alone(evaluate: Run, tmp_path: Path) -> None:
@@ -286,8 +286,8 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
-def test_bad_options_get_one_line(evaluate: Run, tmp_path: Path, options: list[str], error: str) -> None:
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
+def test_bad_options_get_one_line(evaluate: Run, tmp_path: Path, options: list[str], words: str) -> None:
     tea = {"prompt": REQUESTS[0]["prompt"]}
     files: dict[str, list[dict[str, Any]]] = {
         "EMPTY": [], "TWICE": [{**tea, "response": "a"}, {**tea, "response": "b"}], "BARE": [tea],
@@ -302,8 +302,8 @@ def test_bad_options_get_one_line(evaluate: Run, tmp_path: Path, options: list[s
         if name in options:
             collect(one_node(lambda state: {"reply": "x"}), [row], names[name])
     code, output, line = evaluate(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
-    assert code == 2 and not output and error in one_error(line)
-    assert not (tmp_path / "out").exists() and not CALLS, "nothing was asked"
+    assert code == 2 and not output and words in one_error(line)
+    assert not (tmp_path / "out").exists() and not CALLS, "no call was made"
 
 
 def test_no_requests(capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +311,7 @@ def test_no_requests(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 2 and "--requests: name a file" in one_error(error)
 
 
-def test_a_missing_library_is_named_before_anything_is_asked(evaluate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_before_any_call(evaluate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentsys.evaluation.report.find_spec", lambda name: None)
     code, _, error = evaluate(*BOTH)
     assert code == 2 and "pip install matplotlib" in one_error(error) and not CALLS

@@ -89,8 +89,8 @@ def test_the_responses_of_the_search(evaluate: Run, tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patch:
         policy = Policy(respond=respond)
-        patch.setattr("agentsys.systems.load_model", lambda *spec, **about: policy)
-        patch.setattr("agentsys.collect.fingerprint.load_model", lambda *spec, **about: policy)
+        patch.setattr("agentsys.systems.load_model", lambda *spec, **settings: policy)
+        patch.setattr("agentsys.collect.fingerprint.load_model", lambda *spec, **settings: policy)
         context = longdpo_search.SearchContext(width=2, depth=1, eta=1.0, weights="stated")
         collect(longdpo_search.graph, REQUESTS[:3], tmp_path / "longdpo", context=context)
     code, _, _ = evaluate("--responses", tmp_path / "longdpo", "--out", tmp_path / "out", "--limit", 4)

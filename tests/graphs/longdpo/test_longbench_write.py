@@ -16,7 +16,7 @@ from tests.support.long_responses import REQUESTS, Author
 
 async def test_a_thread_writes_a_new_response(monkeypatch: pytest.MonkeyPatch) -> None:
     """In Studio a thread keeps its state: the response to one request must not answer the next."""
-    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: Author())
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **settings: Author())
     thread = longbench_write.builder.compile(checkpointer=InMemorySaver())
     states = []
     for row in (REQUESTS[0], REQUESTS[3], REQUESTS[2]):

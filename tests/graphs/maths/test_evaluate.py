@@ -29,7 +29,7 @@ QUESTIONS: list[dict[str, Any]] = [
 ]
 FAILING: set[str] = set()
 UNUSABLE: dict[str, str | None] = {}
-"""What the judge says to a question in place of Yes or No; None: its server refuses to."""
+"""The judge's reply to a question in place of Yes or No; None: its server refuses."""
 
 
 def answer_to(question: str, key: str, greedy: bool) -> str:
@@ -59,13 +59,13 @@ class Solving(Policy):
                     raise ModelError("HTTP 400: no log-probabilities")
                 return Reply(word, "stop", 5, 1)
             return Reply("Yes" if r"\boxed{4}" in last else "No", "stop", 5, 1)
-        begun = kwargs.get("continue_ids") or []
+        prefix_ids = kwargs.get("continue_ids") or []
         sampling = self.settings(kwargs["sampling"])
         answer = answer_to(question, kwargs["key"], sampling["temperature"] == 0)
         rest = f"\\boxed{{{answer}}}"
         if kwargs["key"].startswith("root"):
-            rest = f"Step 1: x{kwargs['key'][-1]}\n\nStep 2: so {rest}" if not begun else f": so {rest}"
-        return self._reply(rest.ljust(19), begun, sampling)
+            rest = f"Step 1: x{kwargs['key'][-1]}\n\nStep 2: so {rest}" if not prefix_ids else f": so {rest}"
+        return self._reply(rest.ljust(19), prefix_ids, sampling)
 
 
 MODEL = f"langchain:{__name__}:Solving"
@@ -93,20 +93,20 @@ def value(score: Mapping[str, float]) -> float:
 
 def test_the_numbers(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, printed, said = run("--out", out)
-    assert code == 0, printed + said
-    found = read_report(out)["systems"]
-    assert value(found["greedy"]["pass"]["1"]) == 33.3
-    samples = found["samples"]
+    code, output, error = run("--out", out)
+    assert code == 0, output + error
+    systems = read_report(out)["systems"]
+    assert value(systems["greedy"]["pass"]["1"]) == 33.3
+    samples = systems["samples"]
     assert value(samples["majority"]) == 33.3, "3, 4, 3, 5: the hard one votes for 3"
     assert value(samples["pass"]["1"]) == pytest.approx(100 * (1 + 0.25 + 0) / 3, abs=0.1)
     assert value(samples["pass"]["2"]) == pytest.approx(100 * (1 + 0.5 + 0) / 3, abs=0.1)
     assert value(samples["pass"]["4"]) == 66.7
     assert samples["pass"]["1"]["low"] < 41 < samples["pass"]["1"]["high"]
-    assert "majority@4" in printed and "pass@2" in printed and "best-of-n" in printed
-    assert "not checked: whether the model was trained" in printed
+    assert "majority@4" in output and "pass@2" in output and "best-of-n" in output
+    assert "not checked: whether the model was trained" in output
     assert (out / "tokens.png").stat().st_size > 5000
-    assert found["samples"]["prompt_tokens"] > 0 and found["tree"]["failed"] == 0
+    assert systems["samples"]["prompt_tokens"] > 0 and systems["tree"]["failed"] == 0
 
 
 class Plain(FakeListChatModel):
@@ -117,10 +117,10 @@ class Plain(FakeListChatModel):
 
 def test_a_model_of_another_integration(run: Run, tmp_path: Path) -> None:
     options = ("--model", f"langchain:{__name__}:Plain", "--judge-model", MODEL, "--systems", "greedy,samples")
-    code, printed, said = run("--out", tmp_path / "out", "--limit", 1, *options)
-    assert code == 0, printed + said
-    found = read_report(tmp_path / "out")["systems"]
-    assert value(found["greedy"]["pass"]["1"]) == 100 and found["samples"]["model"] == "of another integration"
+    code, output, error = run("--out", tmp_path / "out", "--limit", 1, *options)
+    assert code == 0, output + error
+    systems = read_report(tmp_path / "out")["systems"]
+    assert value(systems["greedy"]["pass"]["1"]) == 100 and systems["samples"]["model"] == "of another integration"
 
 
 def test_best_of_n_under_a_budget(run: Run, tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_the_tree_has_the_same_budget(run: Run, tmp_path: Path) -> None:
 def test_again_asks_nothing_and_failures_count_as_wrong(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     FAILING.add("easy")
-    code, printed, _ = run("--out", out)
-    assert code == 3 and "greedy failed at 1 of 3 questions" in printed and "the model fell over" in printed
+    code, output, _ = run("--out", out)
+    assert code == 3 and "greedy failed at 1 of 3 questions" in output and "the model fell over" in output
     assert value(read_report(out)["systems"]["greedy"]["pass"]["1"]) == 0
     FAILING.clear()
-    assert run("--out", out)[0] == 0, "what failed is tried again"
+    assert run("--out", out)[0] == 0, "failed questions are retried"
     before = read_report(out)["systems"]
     FAILING.update(row["id"] for row in QUESTIONS)
     assert run("--out", out)[0] == 0
@@ -178,15 +178,15 @@ def test_a_judge_that_cannot_be_used_fails_both_that_it_leads(
 ) -> None:
     """None of the best-of-n's samples is the best one, and the tree's 0 % would be no accuracy."""
     monkeypatch.setitem(UNUSABLE, "easy", fault)
-    code, printed, _ = run("--out", tmp_path / "out")
-    found = read_report(tmp_path / "out")["systems"]
-    assert code == 3 and {name: about["failed"] for name, about in found.items()} == {
+    code, output, _ = run("--out", tmp_path / "out")
+    systems = read_report(tmp_path / "out")["systems"]
+    assert code == 3 and {name: result["failed"] for name, result in systems.items()} == {
         "greedy": 0, "samples": 1, "tree": 1,
     }  # fmt: skip
-    assert all(reason in next(iter(found[name]["errors"])) for name in ("samples", "tree"))
-    assert all(f"{name} failed at 1 of 3 questions" in printed for name in ("samples", "tree"))
+    assert all(reason in next(iter(systems[name]["errors"])) for name in ("samples", "tree"))
+    assert all(f"{name} failed at 1 of 3 questions" in output for name in ("samples", "tree"))
     monkeypatch.delitem(UNUSABLE, "easy")
-    assert run("--out", tmp_path / "out")[0] == 0, "what failed is tried again"
+    assert run("--out", tmp_path / "out")[0] == 0, "failed questions are retried"
 
 
 async def test_one_judgement_that_can_be_used_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,23 +199,23 @@ async def test_one_judgement_that_can_be_used_is_enough(monkeypatch: pytest.Monk
             return await super().complete(messages, **kwargs)
 
     model = Doubting(author=lambda told, key, seed: rf"good \boxed{{{key[-1]}}}", calls=[])
-    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
-    given = {"question": "What is 1 + 1?", "answer": "1"}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2))
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **settings: model)
+    record = {"question": "What is 1 + 1?", "answer": "1"}
+    result = await maths_samples.graph.ainvoke(record, context=maths_samples.SamplesContext(samples=2))
     assert [solution["score"] for solution in result["solutions"]] == [-1.0, 1.0] and best(result["solutions"])
     context = maths.Context(value="judge", width=2, depth=1, simulations=2)
-    result = await maths.graph.ainvoke(given, context=context)
+    result = await maths.graph.ainvoke(record, context=context)
     assert [solution["call"] for solution in result["solutions"]] == ["root/1"] and result["right"]
 
 
 async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Policy(author=lambda told, key, seed: "on and on without an end", calls=[])
-    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
-    given = {"question": "What is 1 + 1?", "answer": "2"}
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **settings: model)
+    record = {"question": "What is 1 + 1?", "answer": "2"}
     few = {"solution_tokens": 10}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2, **few))
+    result = await maths_samples.graph.ainvoke(record, context=maths_samples.SamplesContext(samples=2, **few))
     assert len(result["solutions"]) == 2 and not best(result["solutions"])
-    result = await maths.graph.ainvoke(given, context=maths.Context(value="judge", width=2, depth=1, **few))
+    result = await maths.graph.ainvoke(record, context=maths.Context(value="judge", width=2, depth=1, **few))
     assert result["solutions"] == [] and result["dropped"] == "no pair: no solution came to its end"
 
 
@@ -236,8 +236,8 @@ async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monke
     ],
 )
 def test_what_is_refused(run: Run, tmp_path: Path, options: Sequence[object], line: str) -> None:
-    code, _, said = run("--out", tmp_path / "out", *options)
-    assert code == 2 and line in one_error(said)
+    code, _, error = run("--out", tmp_path / "out", *options)
+    assert code == 2 and line in one_error(error)
     assert not (tmp_path / "out").exists()
 
 
@@ -262,22 +262,22 @@ def test_questions_that_a_model_was_trained_on_are_refused(run: Run, tmp_path: P
             )
     finally:
         del QUESTIONS[-2:]
-    code, _, said = run("--out", tmp_path / "out", "--trained-on", tmp_path / "same")
-    assert code == 2 and "1 of 3 are also in" in one_error(said)
-    code, printed, said = run("--out", tmp_path / "out", "--trained-on", tmp_path / "other", "--systems", "greedy")
-    assert code == 0, said
-    assert "not checked" not in printed
+    code, _, error = run("--out", tmp_path / "out", "--trained-on", tmp_path / "same")
+    assert code == 2 and "1 of 3 are also in" in one_error(error)
+    code, output, error = run("--out", tmp_path / "out", "--trained-on", tmp_path / "other", "--systems", "greedy")
+    assert code == 0, error
+    assert "not checked" not in output
 
 
 def test_bad_questions_are_counted(run: Run, tmp_path: Path) -> None:
     rows = [*QUESTIONS, {"id": "x", "question": "Why?"}, {"id": "easy", "question": "What is 1 + 1?", "answer": "3"}]
     mixed = write_lines(tmp_path / "mixed.jsonl", rows)
-    code, printed, _ = run("--questions", mixed, "--out", tmp_path / "out", "--systems", "greedy")
-    assert code == 3 and "mixed.jsonl:4: no right answer" in printed and "two questions have the id easy" in printed
+    code, output, _ = run("--questions", mixed, "--out", tmp_path / "out", "--systems", "greedy")
+    assert code == 3 and "mixed.jsonl:4: no right answer" in output and "two questions have the id easy" in output
     assert read_report(tmp_path / "out")["questions"] == 3
     write_lines(tmp_path / "dev.jsonl", [{"id": "easy", "question": "What is 1 + 1?", "answer": "3"}])
-    code, _, said = run("--out", tmp_path / "out", "--systems", "greedy")
-    assert code == 2 and "question easy differs" in one_error(said)
+    code, _, error = run("--out", tmp_path / "out", "--systems", "greedy")
+    assert code == 2 and "question easy differs" in one_error(error)
 
 
 async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,10 +287,10 @@ async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest
         return "a good beginning without an end" if key == "sample/0" else r"\boxed{2}"
 
     model = Policy(author=author, calls=[])
-    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
-    given = {"question": "What is 1 + 1?", "answer": "2"}
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **settings: model)
+    record = {"question": "What is 1 + 1?", "answer": "2"}
     context = maths_samples.SamplesContext(samples=2, solution_tokens=20)
-    result = await maths_samples.graph.ainvoke(given, context=context)
+    result = await maths_samples.graph.ainvoke(record, context=context)
     assert [(solution["right"], solution["answer"], solution["tokens"]) for solution in result["solutions"]] == [
         (False, "", 20), (True, "2", 31),
     ]  # fmt: skip
@@ -299,15 +299,15 @@ async def test_a_solution_that_was_cut_off_is_never_the_best(monkeypatch: pytest
 
 async def test_the_greedy_solution_is_the_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own model, and its own prompt, at temperature 0."""
-    asked: list[str] = []
+    specs: list[str] = []
     model = Policy(author=lambda told, key, seed: r"\boxed{2}", calls=[])
-    monkeypatch.setattr("agentsys.systems.load_model", lambda spec, **about: asked.append(spec) or model)
-    given = {"question": "What is 1 + 1?", "answer": "2"}
+    monkeypatch.setattr("agentsys.systems.load_model", lambda spec, **settings: specs.append(spec) or model)
+    record = {"question": "What is 1 + 1?", "answer": "2"}
     context = maths_samples.SamplesContext(
         greedy=True, samples=1, solver_model="mine", solver_prompt="# user\n{{ question }}"
     )
-    result = await maths_samples.graph.ainvoke(given, context=context)
-    assert result["solutions"][0]["right"] and asked == ["mine"]
+    result = await maths_samples.graph.ainvoke(record, context=context)
+    assert result["solutions"][0]["right"] and specs == ["mine"]
     assert [shown for _, _, shown in model.calls] == ["What is 1 + 1?"]
 
 
@@ -322,9 +322,9 @@ async def test_an_empty_solution_counts_against_the_budget(monkeypatch: pytest.M
             return replace(reply, text=" ", completion_tokens=300) if int(kwargs["key"][-1]) % 2 else reply
 
     model = Wasting(author=lambda told, key, seed: r"so \boxed{2}", calls=[])
-    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
-    given = {"question": "What is 1 + 1?", "answer": "2"}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=4, budget=1000))
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **settings: model)
+    record = {"question": "What is 1 + 1?", "answer": "2"}
+    result = await maths_samples.graph.ainvoke(record, context=maths_samples.SamplesContext(samples=4, budget=1000))
     tokens = [solution["tokens"] for solution in result["solutions"]]
     solution, doubted = len(r"so \boxed{2}") + 1, 3 * 5
     assert tokens[:3] == [solution + doubted, solution + doubted + 300, 2 * solution + doubted + 300 + 1]
@@ -333,9 +333,9 @@ async def test_an_empty_solution_counts_against_the_budget(monkeypatch: pytest.M
 
 async def test_an_empty_solution_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Policy(author=lambda told, key, seed: " ", calls=[])
-    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
-    given = {"question": "What is 1 + 1?", "answer": "2"}
-    result = await maths_samples.graph.ainvoke(given, context=maths_samples.SamplesContext(samples=2))
+    monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **settings: model)
+    record = {"question": "What is 1 + 1?", "answer": "2"}
+    result = await maths_samples.graph.ainvoke(record, context=maths_samples.SamplesContext(samples=2))
     assert [(solution["right"], solution["score"], solution["how"]) for solution in result["solutions"]] == [
         (False, -1, "empty")
     ] * 2

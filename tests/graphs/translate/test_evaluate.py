@@ -22,13 +22,18 @@ from tests.support.translations import CALLS, FAILING, FLU, MODEL, PAIRS, REPLIE
 
 
 def metric_values(report: dict[str, Any], metric: str) -> dict[str, float]:
-    return {name: about["metrics"][metric]["value"] for name, about in report["systems"].items()}
+    return {name: result["metrics"][metric]["value"] for name, result in report["systems"].items()}
 
 
 def test_two_systems_by_hand(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, printed, said = run("--systems", "plain,thought", "--judge", MODEL, "--out", out)
-    assert code == 0 and said.splitlines() == ["plain (1 of 2)", "thought (2 of 2)", "judging plain", "judging thought"]
+    code, output, error = run("--systems", "plain,thought", "--judge", MODEL, "--out", out)
+    assert code == 0 and error.splitlines() == [
+        "plain (1 of 2)",
+        "thought (2 of 2)",
+        "judging plain",
+        "judging thought",
+    ]
     report = read_report(out)
     golds = [pair["trans"] for pair in PAIRS]
     for name, role in (("plain", "plain"), ("thought", "student")):
@@ -51,15 +56,15 @@ def test_two_systems_by_hand(run: Run, tmp_path: Path) -> None:
     assert metrics["GRF"]["difference"] == {"value": 0, "low": 0, "high": 0, "p": 1}
     assert all(m["difference"] is None for m in report["systems"]["plain"]["metrics"].values())
     assert report["baseline"] == "plain" and report["absent"] == {"COMET": "no --comet-python"}
-    assert "nrefs:var" in report["signature"] and report["signature"] in printed
-    assert "consistency: 1 terms in 1 documents" in printed and "no COMET: no --comet-python" in printed
-    assert "baseline plain" in printed
+    assert "nrefs:var" in report["signature"] and report["signature"] in output
+    assert "consistency: 1 terms in 1 documents" in output and "no COMET: no --comet-python" in output
+    assert "baseline plain" in output
 
 
 def test_comet_scores_every_system(run: Run, comet: Path, tmp_path: Path) -> None:
     """With a stand-in for the model: 25 where a translation is its first reference, else 75."""
-    code, printed, _ = run("--systems", "plain,thought", "--comet-python", sys.executable, "--out", tmp_path / "out")
-    assert code == 0, printed
+    code, output, _ = run("--systems", "plain,thought", "--comet-python", sys.executable, "--out", tmp_path / "out")
+    assert code == 0, output
     assert metric_values(read_report(tmp_path / "out"), "COMET") == {"plain": 62.5, "thought": 50}
     lines = read_lines(tmp_path / "out" / "translations.jsonl")
     scores = [[line["systems"][name]["scores"]["COMET"] for line in lines] for name in ("plain", "thought")]
@@ -86,10 +91,10 @@ def test_the_files(run: Run, tmp_path: Path) -> None:
 def test_truncated_replies_are_reported(run: Run, tmp_path: Path) -> None:
     """An endless translation is scored as it is, and the report says so beside its BLEU."""
     TRUNCATED.add("student")
-    code, printed, _ = run("--systems", "plain,thought", "--out", tmp_path / "out")
+    code, output, _ = run("--systems", "plain,thought", "--out", tmp_path / "out")
     report = read_report(tmp_path / "out")["systems"]
     assert code == 0 and [report[name]["cost"]["truncated"] for name in ("plain", "thought")] == [0, 1]
-    assert "thought: 1 of 4 replies truncated at a token limit" in printed and "plain: 0" not in printed
+    assert "thought: 1 of 4 replies truncated at a token limit" in output and "plain: 0" not in output
 
 
 def test_crat_and_its_ablations(run: Run, tmp_path: Path) -> None:
@@ -130,11 +135,11 @@ def test_ragtrans_in_its_four_settings(run: Run, tmp_path: Path) -> None:
     pairs = write_lines(tmp_path / "test.jsonl", DOCUMENTED)
     names = [f"ragtrans-{setting}" for setting in ("none", "golden", "noisy", "retrieved")]
     options = ["--pairs", pairs, "--source-field", "src", "--reference-field", "tgt", "--out", tmp_path / "out"]
-    given = ["--systems", ",".join(names), "--index", tmp_path / "index", "--document-language", "en"]
-    code, _, said = run(*options, *given)
-    assert code == 0, said
+    retrieval = ["--systems", ",".join(names), "--index", tmp_path / "index", "--document-language", "en"]
+    code, _, error = run(*options, *retrieval)
+    assert code == 0, error
     report = read_report(tmp_path / "out")
-    assert [about["translated"] for about in report["systems"].values()] == [4] * 4
+    assert [result["translated"] for result in report["systems"].values()] == [4] * 4
     used = {}
     for name in names:
         traces = [json.loads(line) for line in (tmp_path / "out" / name / "traces-00000.jsonl").open()]
@@ -152,8 +157,8 @@ def test_what_is_retrieved_gives_no_reference_away(run: Run, tmp_path: Path) -> 
         "text": "The flu spreads.",
         "trans": ["流感在传播，请大家当心。", "流感正在蔓延，大家都要小心。"],
     }
-    given = ["--pairs", write_lines(tmp_path / "test.jsonl", [pair]), "--index", tmp_path / "index"]
-    assert run(*given, "--systems", "ragtrans-retrieved", "--out", tmp_path / "out")[0] == 0
+    options = ["--pairs", write_lines(tmp_path / "test.jsonl", [pair]), "--index", tmp_path / "index"]
+    assert run(*options, "--systems", "ragtrans-retrieved", "--out", tmp_path / "out")[0] == 0
     [trace] = map(json.loads, (tmp_path / "out" / "ragtrans-retrieved" / "traces-00000.jsonl").open())
     assert (trace["result"]["used"], trace["result"]["leaks"]) == ("The flu spreads.", 1)
 
@@ -175,8 +180,8 @@ def test_what_is_retrieved_gives_no_reference_away(run: Run, tmp_path: Path) -> 
 def test_a_missing_option_is_an_error_before_any_call(run: Run, tmp_path: Path, options: list[str], words: str) -> None:
     pairs = write_lines(tmp_path / "test.jsonl", DOCUMENTED)
     fields = ["--pairs", pairs, "--source-field", "src", "--reference-field", "tgt"]
-    code, _, said = run(*fields, *options, "--out", tmp_path / "out")
-    assert code == 2 and words in one_error(said) and not CALLS and not (tmp_path / "out").exists()
+    code, _, error = run(*fields, *options, "--out", tmp_path / "out")
+    assert code == 2 and words in one_error(error) and not CALLS and not (tmp_path / "out").exists()
 
 
 def test_a_term_list(run: Run, tmp_path: Path) -> None:
@@ -184,8 +189,8 @@ def test_a_term_list(run: Run, tmp_path: Path) -> None:
     rows = "source,target\nflu,流感\nsoybean sprouts,大豆芽\nagain,又\n"
     (tmp_path / "terms.csv").write_text(rows, encoding="utf-8")
     pairs = [{name: value for name, value in pair.items() if name != "terms"} for pair in PAIRS]
-    given = write_lines(tmp_path / "bare.jsonl", pairs)
-    options = ["--pairs", given, "--terms", tmp_path / "terms.csv", "--out", tmp_path / "out"]
+    file = write_lines(tmp_path / "bare.jsonl", pairs)
+    options = ["--pairs", file, "--terms", tmp_path / "terms.csv", "--out", tmp_path / "out"]
     assert run("--systems", "plain", *options)[0] == 0
     lines = read_lines(tmp_path / "out" / "translations.jsonl")
     assert [[term["source"] for term in line["terms"]] for line in lines] == [["flu"], ["flu"], [], ["flu", "again"]]
@@ -195,20 +200,20 @@ def test_a_term_list(run: Run, tmp_path: Path) -> None:
 
 def test_each_list_is_described_once(run: Run, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("source,target\nflu,流感\nflu,流行性感冒\nflu,流感\n,口罩\n", encoding="utf-8")
-    given = ["--terms", tmp_path / "t.csv", "--sources", f"terms:{tmp_path / 't.csv'}", "--out", tmp_path / "out"]
-    code, printed, _ = run("--systems", "rag,crat", *given)
+    options = ["--terms", tmp_path / "t.csv", "--sources", f"terms:{tmp_path / 't.csv'}", "--out", tmp_path / "out"]
+    code, output, _ = run("--systems", "rag,crat", *options)
     line = "terms:t.csv: 2 entries, 1 repeated, 1 terms with rival translations, 1 not used (blank, broken or in other"
-    assert code == 0 and printed.count(line) == 1, printed
+    assert code == 0 and output.count(line) == 1, output
 
 
 def test_a_tag_of_the_other_setting_is_missing_and_says_why(run: Run, tmp_path: Path) -> None:
     tags = {"a1": "clean_en", "a2": "noisy_en"}
     rows = [{**pair, "doc": "About it.", "tag": tags[pair["id"]]} for pair in PAIRS[:2]]
-    given = ["--pairs", write_lines(tmp_path / "val.jsonl", rows), "--out", tmp_path / "out"]
-    code, printed, _ = run(*given, "--systems", "ragtrans-golden,ragtrans-noisy")
+    options = ["--pairs", write_lines(tmp_path / "val.jsonl", rows), "--out", tmp_path / "out"]
+    code, output, _ = run(*options, "--systems", "ragtrans-golden,ragtrans-noisy")
     systems = read_report(tmp_path / "out")["systems"]
-    assert code == 3 and "its document is noisy, which is not setting golden" in printed
-    missing = [[entry["id"] for entry in about["missing"]] for about in systems.values()]
+    assert code == 3 and "its document is noisy, which is not setting golden" in output
+    missing = [[entry["id"] for entry in result["missing"]] for result in systems.values()]
     assert missing == [["a2"], ["a1"]]
 
 
@@ -218,16 +223,16 @@ def test_a_memory_that_leaks_translations_is_reported(run: Run, tmp_path: Path) 
     body = "".join(map(unit.format, ("Stop the  flu.", "Flu.", "Another sentence.")))
     memory.write_text(f'<tmx version="1.4"><header/><body>{body}</body></tmx>', encoding="utf-8")
     options = ["--sources", f"tmx:{memory}", "--out", tmp_path / "out"]
-    _, said, _ = run("--systems", "crat", *options)
-    assert "tmx:memory.tmx has 1 of the sentences and leaks" in said
+    _, error, _ = run("--systems", "crat", *options)
+    assert "tmx:memory.tmx has 1 of the sentences and leaks" in error
     assert run("--systems", "plain", *options)[0] == 0 and read_report(tmp_path / "out")["leaks"] == []
 
 
 def test_a_missing_translation_leaves_the_sentence_out_for_all(run: Run, tmp_path: Path) -> None:
     FAILING.add("student")
-    code, printed, _ = run("--systems", "plain,thought", "--out", tmp_path / "out")
+    code, output, _ = run("--systems", "plain,thought", "--out", tmp_path / "out")
     report = read_report(tmp_path / "out")
-    assert code == 3 and "thought: 1 x missing: ModelError: the model fell over" in printed
+    assert code == 3 and "thought: 1 x missing: ModelError: the model fell over" in output
     assert [entry["id"] for entry in report["systems"]["thought"]["missing"]] == ["a2"]
     assert report["systems"]["plain"]["translated"] == 4 and not report["systems"]["plain"]["missing"]
     for name, role in (("plain", "plain"), ("thought", "student")):
@@ -238,9 +243,9 @@ def test_a_missing_translation_leaves_the_sentence_out_for_all(run: Run, tmp_pat
         assert metrics["BLEU"]["value"] == scores["BLEU"].value
         assert metrics["terms"]["n"] == 2 and "consistency" not in metrics, "no document has two sentences with flu"
     FAILING.clear()
-    asked = len(CALLS)
+    calls = len(CALLS)
     assert run("--systems", "plain,thought", "--out", tmp_path / "out")[0] == 0
-    assert CALLS[asked:] == ["a2 student translate"], "what failed is tried again, and nothing else"
+    assert CALLS[calls:] == ["a2 student translate"], "only what failed is retried"
 
 
 def test_a_system_without_a_translation_does_not_hold_up_the_others(run: Run, tmp_path: Path) -> None:
@@ -248,11 +253,11 @@ def test_a_system_without_a_translation_does_not_hold_up_the_others(run: Run, tm
     code, _, _ = run("--systems", "plain", "--translations", f"mine={none}", "--out", tmp_path / "out", "--limit", 1)
     assert code == 0
     write_lines(none, [{"id": "b2", "translation": "流感"}])
-    code, printed, _ = run(
+    code, output, _ = run(
         "--systems", "plain", "--translations", f"mine={none}", "--out", tmp_path / "out", "--limit", 2
     )
     report = read_report(tmp_path / "out")
-    assert code == 3 and "mine: 2 x missing: no translation in" in printed
+    assert code == 3 and "mine: 2 x missing: no translation in" in output
     assert report["systems"]["mine"]["metrics"] == {} and report["systems"]["plain"]["metrics"]["BLEU"]["n"] == 2
 
 
@@ -266,8 +271,8 @@ def test_files_of_translations_beside_systems(run: Run, tmp_path: Path) -> None:
     assert report["systems"]["mine"]["metrics"] == report["systems"]["thought"]["metrics"]
     assert report["systems"]["mine"]["cost"] is None and report["systems"]["mine"]["models"] == []
     write_lines(mine, [{**line, "translation": "别的"} for line in lines])
-    code, _, said = run("--systems", "plain,thought", *options)
-    assert code == 2 and "knobs.data" in said.splitlines()[-1], "judgements of other translations do not mix"
+    code, _, error = run("--systems", "plain,thought", *options)
+    assert code == 2 and "knobs.data" in error.splitlines()[-1], "judgements of other translations do not mix"
     shutil.rmtree(tmp_path / "out" / "mine")
     assert run("--systems", "plain,thought", *options)[0] == 0
 
@@ -277,10 +282,10 @@ def test_the_same_command_resumes(run: Run, tmp_path: Path) -> None:
     run(*options, "--limit", 1)
     small = read_report(tmp_path / "out")
     assert run(*options)[0] == 0
-    asked, whole = len(CALLS), read_report(tmp_path / "out")
-    assert run(*options)[0] == 0 and len(CALLS) == asked and read_report(tmp_path / "out") == whole
+    calls, whole = len(CALLS), read_report(tmp_path / "out")
+    assert run(*options)[0] == 0 and len(CALLS) == calls and read_report(tmp_path / "out") == whole
     run(*options, "--limit", 1)
-    assert len(CALLS) == asked and read_report(tmp_path / "out") == small, "a smaller sample is measured alone"
+    assert len(CALLS) == calls and read_report(tmp_path / "out") == small, "a smaller sample is measured alone"
 
 
 def test_a_document_that_grows_is_judged_anew(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,30 +295,30 @@ def test_a_document_that_grows_is_judged_anew(run: Run, tmp_path: Path, monkeypa
     monkeypatch.setitem(REPLIES, "grf", '{"score": 10}')
     run(*options, "--limit", 2)
     lines = read_lines(tmp_path / "out" / "translations.jsonl")
-    found = lines[0]["systems"]["crat"]
-    assert (found["translation"], found["scores"]["GRF"]) == ("流感在传播中。", 10.0)
+    result = lines[0]["systems"]["crat"]
+    assert (result["translation"], result["scores"]["GRF"]) == ("流感在传播中。", 10.0)
 
 
 def test_other_sentences_do_not_mix(run: Run, tmp_path: Path) -> None:
     options = ["--systems", "plain", "--out", tmp_path / "out"]
     run(*options)
     other = write_lines(tmp_path / "other.jsonl", [{**PAIRS[0], "text": "Another flu."}])
-    code, _, said = run(*options, "--pairs", other)
-    assert code == 2 and "sentence a1 differs" in one_error(said)
+    code, _, error = run(*options, "--pairs", other)
+    assert code == 2 and "sentence a1 differs" in one_error(error)
 
 
 def test_differing_scripts_are_reported(run: Run, tmp_path: Path) -> None:
     pairs = write_lines(tmp_path / "zh_TW.jsonl", [{**PAIRS[2], "document": ""}])
     options = ["--pairs", pairs, "--systems", "plain", "--out", tmp_path / "out"]
     assert "--one-script converts both" in run(*options)[1]
-    code, printed, _ = run(*options, "--one-script")
-    assert code == 0 and "another Chinese script" not in printed and "one script" in printed
+    code, output, _ = run(*options, "--one-script")
+    assert code == 0 and "another Chinese script" not in output and "one script" in output
 
 
 def test_an_unusable_pair_is_reported(run: Run, tmp_path: Path) -> None:
     pairs = write_lines(tmp_path / "some.jsonl", [PAIRS[0], {"text": "No reference."}])
-    code, printed, _ = run("--pairs", pairs, "--systems", "plain", "--out", tmp_path / "out")
-    assert code == 3 and "not translated:" in printed and "--reference-field COLUMN" in printed
+    code, output, _ = run("--pairs", pairs, "--systems", "plain", "--out", tmp_path / "out")
+    assert code == 3 and "not translated:" in output and "--reference-field COLUMN" in output
     assert len(read_report(tmp_path / "out")["unusable"]) == 1 and read_report(tmp_path / "out")["sentences"] == 1
 
 
@@ -336,13 +341,13 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
-def test_bad_options_get_one_line(run: Run, tmp_path: Path, options: list[str], said: str) -> None:
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda value: "-".join(value).strip("-")[:40])
+def test_bad_options_get_one_line(run: Run, tmp_path: Path, options: list[str], words: str) -> None:
     (tmp_path / "two.txt").write_text("一\n二\n", encoding="utf-8")
     names = {"EMPTY": str(write_lines(tmp_path / "empty.jsonl", [])), "mine=TWO": f"mine={tmp_path / 'two.txt'}"}
-    code, printed, line = run(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
-    assert code == 2 and not printed and said in one_error(line)
-    assert not (tmp_path / "out").exists() and not CALLS, "nothing was asked"
+    code, output, line = run(*[names.get(option, option) for option in options], "--out", tmp_path / "out")
+    assert code == 2 and not output and words in one_error(line)
+    assert not (tmp_path / "out").exists() and not CALLS, "no call was made"
 
 
 def test_no_pairs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,8 +357,8 @@ def test_no_pairs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_graph_that_cannot_be_imported_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "agentsys.graphs.crat.system", None)
-    code, _, said = run("--systems", "plain,crat")
-    assert code == 2 and "'crat' needs agentsys.graphs.crat.system, which cannot be imported" in one_error(said)
+    code, _, error = run("--systems", "plain,crat")
+    assert code == 2 and "'crat' needs agentsys.graphs.crat.system, which cannot be imported" in one_error(error)
     assert not CALLS
 
 
@@ -362,19 +367,19 @@ def test_what_ends_a_run_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
     monkeypatch.setattr(COLLECT, breaking(error))
-    found, printed, said = run("--systems", "plain", "--out", tmp_path / "out")
-    progress, line = said.split("\n", 1)
-    assert found == code and not printed and progress == "plain (1 of 1)" and words in one_error(line)
+    exit_code, output, stderr = run("--systems", "plain", "--out", tmp_path / "out")
+    progress, line = stderr.split("\n", 1)
+    assert exit_code == code and not output and progress == "plain (1 of 1)" and words in one_error(line)
 
 
 def test_imports_are_light() -> None:
     heavy = {"sacrebleu", "scipy", "opencc", "networkx", "matplotlib", "lxml", "torch", "transformers", "chromadb"}
     code = "import sys, agentsys.graphs.translate_evaluate; "
     code += "print(*{n.split('.')[0] for n in sys.modules})"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not heavy & set(found.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(process.stdout.split())
 
 
 def test_help_is_grouped(run: Run) -> None:
-    code, printed, _ = run("--help")
-    assert code == 0 and all(f"─ {group} " in printed for group in ("Data", "Systems", "Scores", "Run"))
+    code, output, _ = run("--help")
+    assert code == 0 and all(f"─ {group} " in output for group in ("Data", "Systems", "Scores", "Run"))
