@@ -72,9 +72,9 @@ PATHS = "import json, site; print(json.dumps(site.getsitepackages()))"
 def run(*command: str | Path, cwd: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"AGENTSYS_CACHE": str(cwd / "cache")}
-    found = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
-    return found.stdout
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
 
 
 def on_disk() -> Iterator[str]:

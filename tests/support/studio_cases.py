@@ -75,8 +75,8 @@ def step(
 def looked_up(sub_query: str, answer: str, decided: bool = True) -> dict[str, Any]:
     """A retrieved step; its opening was the model's choice, or forced."""
     decision = {"retrieve": True, "log_p_retrieve": -0.25, "log_p_parametric": None, "stated": True}
-    known = {"sub_query": sub_query, "answer": answer, "decision": decision if decided else None}
-    return known | {"retrieved": True, "passages": PASSAGES[:1]}
+    fields = {"sub_query": sub_query, "answer": answer, "decision": decision if decided else None}
+    return fields | {"retrieved": True, "passages": PASSAGES[:1]}
 
 
 def rendered(translation: str, key: str = "translate/0", **found: Any) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def decided(meaning: str, target: str) -> dict[str, Any]:
     """CRAT's decision on the bell as a person would make it."""
     item = asdict(Item("bell", target, meaning, "", "a person"))
     candidate = {**blank_candidate(item, ["a person"]), "accepted": True}
-    about = {"surface": "bell", "kind": "polysemy", "node": "", "sentence": 0, "number": 0}
-    return {**about, "candidates": [candidate], "retrievals": 1, "reused": False, "faults": []}
+    term = {"surface": "bell", "kind": "polysemy", "node": "", "sentence": 0, "number": 0}
+    return {**term, "candidates": [candidate], "retrievals": 1, "reused": False, "faults": []}
 
 
 REMEMBERED = {

@@ -134,8 +134,8 @@ def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behavior | None:
         return Answer("Yes")
     if "You solve mathematical problems" not in first:
         return None
-    told = prompt_of(seen).rpartition("<|im_start|>assistant\n")[2]
-    if told:
+    answer_so_far = prompt_of(seen).rpartition("<|im_start|>assistant\n")[2]
+    if answer_so_far:
         return Answer(SOLVED[1])
     if seen.body.get("stop"):
         return Answer(SOLVED[0], finish="a stop string")  # no end of the turn, and not cut off
@@ -155,15 +155,15 @@ def deeprag_reply(seen: Seen, messages: list[dict[str, str]]) -> str:
         return FOUND
     if QUESTION not in last:
         return ""
-    told = prompt_of(seen).rpartition("<|im_start|>assistant\n")[2]
-    _, mark, step = told.rpartition(FOLLOW_UP)
-    if told.endswith(FINAL):
+    answer_so_far = prompt_of(seen).rpartition("<|im_start|>assistant\n")[2]
+    _, mark, step = answer_so_far.rpartition(FOLLOW_UP)
+    if answer_so_far.endswith(FINAL):
         return " <answer long>She was born there.</answer long><answer short>Torby</answer short>"
-    if told.endswith(ANSWER):
+    if answer_so_far.endswith(ANSWER):
         return f" {FOUND if SEARCH in step else MEMORY}"
     if mark and ANSWER not in step:
         return SEARCH if "Where" in step else f"{ANSWER} {MEMORY}"
-    return [*(f"{FOLLOW_UP} {query}" for query in SUB_QUERIES), f"{FINAL} "][told.count(FOLLOW_UP)]
+    return [*(f"{FOLLOW_UP} {query}" for query in SUB_QUERIES), f"{FINAL} "][answer_so_far.count(FOLLOW_UP)]
 
 
 def as_json(**fields: Any) -> Answer:

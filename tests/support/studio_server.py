@@ -97,11 +97,11 @@ class Studio:
         """What a run that must fail says; nothing must have been asked, imported, started or connected to."""
         before = len(self.requests)
         asks = CASES[graph].input if asks is None else asks
-        found = self.run(graph, context={"model": self.chat.url, **context}, input=asks)
-        assert list(found) == ["__error__"], found
+        state = self.run(graph, context={"model": self.chat.url, **context}, input=asks)
+        assert list(state) == ["__error__"], state
         assert len(self.requests) == before
         self.nothing_touched()
-        return f"{found['__error__']['error']}: {found['__error__']['message']}"
+        return f"{state['__error__']['error']}: {state['__error__']['message']}"
 
     def failures(self, graph: str, contexts: Sequence[Mapping[str, Any]]) -> list[str]:
         """What several runs that must fail say; they go side by side, as each waits a second for the server's queue."""
@@ -142,9 +142,9 @@ def studio_in(folder: Path) -> Iterator[Studio]:
         environment |= {"AGENTSYS_INDEXES": str(index), "AGENTSYS_TERM_SOURCES": str(terms)}
         with langgraph_dev(folder, environment) as http:
             knowledge = {"index": str(index), "sources": f"terms:{terms}"}
-            found = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps", knowledge)
-            found.assistants = {a["graph_id"]: a["assistant_id"] for a in found.post("/assistants/search", limit=100)}
-            yield found
+            studio = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps", knowledge)
+            studio.assistants = {a["graph_id"]: a["assistant_id"] for a in studio.post("/assistants/search", limit=100)}
+            yield studio
 
 
 def write_terms(path: Path) -> Path:
