@@ -117,8 +117,9 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Hex SHA-256 of the prompt's text; part of a run's fingerprint."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Hex SHA-256 of the prompt's text without the note for readers at its top; part of a run's fingerprint."""
+        first = _MARK.search(self.text)
+        return hashlib.sha256(self.text[first.start() if first else 0 :].encode()).hexdigest()
 
     def render(self, inputs: Mapping[str, Any]) -> list[Message]:
         """The chat messages for these variables. Raises PromptError for an undefined one, or beyond a limit."""

@@ -306,6 +306,15 @@ def test_a_long_record_fits() -> None:
     assert len(body("{{ s }}", s="x" * MAX_RENDERED)) == MAX_RENDERED
 
 
+def test_a_note_for_readers_is_not_in_the_digest() -> None:
+    """Rewording it lets a run resume; any change to a message does not."""
+    digests = [Prompt.parse(text, "p").sha256 for text in (
+        "# user\n{{ text }}", "What it is for.\n# user\n{{ text }}", "# user\n{{ text }}.", "# system\n{{ text }}"
+    )]  # fmt: skip
+    assert digests[0] == digests[1]
+    assert len({*digests}) == 3
+
+
 # The shipped prompts
 
 
