@@ -4,8 +4,8 @@
 al. 2025).
 
 Read in this order: state.py, system.py (roles and one layer, a graph), judge.py, memory.py, search.py (tree search, the
-graph that is collected), targets.py (pairs); then the evaluation: longbench_write.py, requests.py, writers.py, measures.py.
-Commands: graphs/longdpo_collect.py, graphs/longdpo_evaluate.py.
+graph that is collected), targets.py (pairs); then the evaluation: longbench_write.py, requests.py, writers.py,
+measures.py. Commands: graphs/longdpo_collect.py, graphs/longdpo_evaluate.py.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Knobs(BaseContext):
     step_tokens: int = knob(0, "token limit of a step; 0: by the required length, 512 to 8192 as in the released code")
     weights: Literal["stated", "probabilities"] = knob(
         "probabilities",
-        "weights of the scores 1-5 of a principle: the probabilities of the score's token, or numbers that the judge states",
+        "weights of a principle's scores 1-5: the probabilities of the score's token, or numbers that the judge states",
     )
     eta: float = knob(2.5, "rewrite a chosen step with critiques if its value, 1-5, is at most eta")
     similarity: float = knob(0.8, "cosine above which a fact and a chunk are checked for a contradiction")

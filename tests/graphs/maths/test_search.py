@@ -113,7 +113,7 @@ async def test_the_last_step_is_the_rest(start: Start) -> None:
 
 
 async def test_tokens_count_everything_written(start: Start, tmp_path: Path) -> None:
-    """The tokens of solutions grow in the order of the search and count steps, rollouts and judgements; the budget
+    """The tokens of solutions grow in the order of the search and count steps, rollouts and judgments; the budget
     ends the search."""
     for value in ("rollout", "judge"):
         start()
@@ -128,7 +128,7 @@ async def test_tokens_count_everything_written(start: Start, tmp_path: Path) -> 
 
 
 class Wasting(Policy):
-    """Every second reply of the solver is empty, and the first judgement is neither yes nor no; both cost tokens."""
+    """Every second reply of the solver is empty, and the first judgment is neither yes nor no; both cost tokens."""
 
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Reply:
         reply = await super().complete(messages, **kwargs)
