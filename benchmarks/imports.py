@@ -1,7 +1,6 @@
-"""What importing agentsys adds to importing langgraph and langchain-core: medians over fresh interpreters.
+"""Time that importing agentsys adds to importing langgraph and langchain-core: medians over fresh interpreters.
 
-langchain-core loads its parts when they are first named; the comparison names BaseChatModel, without which there is no
-model to put into a graph.
+langchain-core loads its parts lazily; the comparison imports BaseChatModel, which every graph with a model needs.
 """
 
 from __future__ import annotations
@@ -19,37 +18,37 @@ CASES = {
     "python -c pass": "pass",
     "langgraph and langchain-core": "import langgraph.graph; from langchain_core.language_models import BaseChatModel",
     "agentsys": "import agentsys",
-    "agentsys.graphs.drt.system": "import agentsys.graphs.drt",
+    "agentsys.graphs.drt.system": "import agentsys.graphs.drt.system",
 }
 
 
-def seconds(code: str) -> float:
-    """Wall time of one interpreter from start to end."""
+def measure_seconds(code: str) -> float:
+    """Return the wall time of one interpreter from start to end."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Print the table. The cases take turns, so that a busy moment of the machine hits all of them."""
+    """Print the table. The cases alternate, so that a busy moment of the machine affects all of them."""
     for code in CASES.values():
-        seconds(code)  # byte code is written and files are read once
+        measure_seconds(code)  # writes byte code and warms the file cache
     times: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(RUNS):
         for name, code in CASES.items():
-            times[name].append(seconds(code))
+            times[name].append(measure_seconds(code))
     median = {name: statistics.median(values) for name, values in times.items()}
     base, frameworks = median["python -c pass"], median["langgraph and langchain-core"]
     print(f"{'import':<32}{'median s':>9}{'min s':>8}{'max s':>8}")
     for name, values in times.items():
         print(f"{name:<32}{median[name]:>9.3f}{min(values):>8.3f}{max(values):>8.3f}")
-    paired = [
-        drt - other
-        for drt, other in zip(times["agentsys.graphs.drt.system"], times["langgraph and langchain-core"], strict=True)
+    graph = "agentsys.graphs.drt.system"
+    differences = [
+        ours - other for ours, other in zip(times[graph], times["langgraph and langchain-core"], strict=True)
     ]
     print(f"agentsys adds {median['agentsys'] - base:.3f} s to an interpreter;", end=" ")
-    print(f"agentsys.graphs.drt adds {median['agentsys.graphs.drt'] - frameworks:.3f} s to the frameworks", end=" ")
-    print(f"(differences within a round: {min(paired):.3f} to {max(paired):.3f} s)")
+    print(f"{graph} adds {median[graph] - frameworks:.3f} s to the frameworks", end=" ")
+    print(f"(differences within a round: {min(differences):.3f} to {max(differences):.3f} s)")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("langgraph", "langchain-core"))
     load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     print(

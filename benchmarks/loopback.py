@@ -1,9 +1,8 @@
-"""A server process on loopback that speaks like vLLM: what the benchmarks of tree search measure against.
+"""A simulated vLLM server on loopback, in its own process, for the benchmarks of tree search.
 
-It answers a request when an engine would: it has so many slots, requests beyond them wait in its queue in the order in
-which they came, and in a slot a request takes its latency, which depends on nothing but the request. So every client
-meets the same latencies, and those that keep the slots full are done first. It writes down when each request came, got
-its slot and was answered.
+It has a fixed number of slots; further requests wait in a queue, first in, first out. In a slot, a request takes its
+latency, which depends only on the request. So all clients see the same latencies, and those that keep the slots full
+finish first. The server logs when each request arrived, got its slot and was answered.
 """
 
 from __future__ import annotations
@@ -23,41 +22,41 @@ import orjson
 
 Encode = Callable[[str], list[int]]
 Reply = Callable[[dict[str, Any], Encode], dict[str, Any]]
-"""From a request's body, and a function from text to token ids, to the completion's only choice."""
+"""(body of a request, function from text to token ids) -> the only choice of the completion."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds that a request takes in its slot: `fixed`, and `a_token` for each token written.
+    """Seconds that a request takes in its slot: `fixed`, plus `per_token` for each generated token.
 
-    With `sigma` the latter are multiplied by a log-normal number of mean 1, which belongs to the request's bytes.
+    With `sigma`, the latter is multiplied by a log-normal number of mean 1 that depends on the request's bytes.
     """
 
     fixed: float = 0.0
-    a_token: float = 0.0
+    per_token: float = 0.0
     sigma: float = 0.0
 
-    def of(self, body: bytes, tokens: int) -> float:
-        """Seconds for a request whose reply has so many tokens."""
+    def seconds(self, body: bytes, tokens: int) -> float:
+        """Return the latency of a request whose reply has this many tokens."""
         factor = random.Random(body).lognormvariate(-(self.sigma**2) / 2, self.sigma) if self.sigma else 1.0
-        return self.fixed + self.a_token * tokens * factor
+        return self.fixed + self.per_token * tokens * factor
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the server wrote down of a request. Times in seconds by the server's clock; `latency` as it was drawn."""
+    """Log entry of a request. Times are in seconds of the server's clock."""
 
     seed: int | None
     prompt_tokens: int
     latency: float
-    came: float
+    arrived: float
     started: float
     answered: float
 
 
 @dataclass(frozen=True)
 class Loopback:
-    """What the server does: replies, with the tokenizer of a model folder, latencies, slots (None: no limit)."""
+    """Settings of the server: replies, model folder with the tokenizer, latency, slots (None: no limit)."""
 
     reply: Reply
     folder: str
@@ -66,28 +65,28 @@ class Loopback:
 
 
 class Engine:
-    """The slots, the queue and the log."""
+    """Slots, queue and log of the server."""
 
-    def __init__(self, plan: Loopback, encode: Encode) -> None:
-        self.plan, self.encode = plan, encode
+    def __init__(self, settings: Loopback, encode: Encode) -> None:
+        self.settings, self.encode = settings, encode
         self.log: list[Served] = []
         self._queue: deque[tuple[Served, Callable[[], None]]] = deque()
         self._busy = 0
 
-    def take(self, body: bytes, send: Callable[[Any], None]) -> None:
-        """A request: `send` is called with the answer when it is due."""
+    def handle(self, body: bytes, send: Callable[[Any], None]) -> None:
+        """Queue a request; `send` is called with the answer after its latency."""
         loop = asyncio.get_running_loop()
-        came = loop.time()
-        asked = orjson.loads(body)
-        choice = self.plan.reply(asked, self.encode)
-        sizes = {"prompt_tokens": len(asked["prompt"]), "completion_tokens": len(choice["token_ids"])}
-        latency = self.plan.latency.of(body, sizes["completion_tokens"])
-        entry = Served(asked.get("seed"), sizes["prompt_tokens"], latency, came, 0.0, 0.0)
-        self._queue.append((entry, lambda: send({"choices": [choice], "usage": sizes})))
-        self._start()
+        arrived = loop.time()
+        request = orjson.loads(body)
+        choice = self.settings.reply(request, self.encode)
+        usage = {"prompt_tokens": len(request["prompt"]), "completion_tokens": len(choice["token_ids"])}
+        latency = self.settings.latency.seconds(body, usage["completion_tokens"])
+        entry = Served(request.get("seed"), usage["prompt_tokens"], latency, arrived, 0.0, 0.0)
+        self._queue.append((entry, lambda: send({"choices": [choice], "usage": usage})))
+        self._start_next()
 
-    def _start(self) -> None:
-        slots, loop = self.plan.slots, asyncio.get_running_loop()
+    def _start_next(self) -> None:
+        slots, loop = self.settings.slots, asyncio.get_running_loop()
         while self._queue and (slots is None or self._busy < slots):
             entry, answer = self._queue.popleft()
             self._busy += 1
@@ -95,13 +94,13 @@ class Engine:
 
     def _finish(self, entry: Served, answer: Callable[[], None]) -> None:
         self._busy -= 1
-        self._start()
+        self._start_next()
         self.log.append(replace(entry, answered=asyncio.get_running_loop().time()))
         answer()
 
 
 class Protocol(asyncio.Protocol):
-    """Just enough HTTP/1.1 and just enough of vLLM; /log gives the log and begins a new one."""
+    """The necessary parts of HTTP/1.1 and of vLLM's API; /log returns the log and clears it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -120,12 +119,12 @@ class Protocol(asyncio.Protocol):
                 return
             body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
             if body:
-                self.engine.take(body, self.write)
+                self.engine.handle(body, self.write)
             elif head.startswith(b"get /log"):
                 self.write(self.engine.log)
                 self.engine.log = []
             else:
-                self.write({"data": [{"id": "m", "owned_by": "vllm", "root": self.engine.plan.folder}]})
+                self.write({"data": [{"id": "m", "owned_by": "vllm", "root": self.engine.settings.folder}]})
 
     def write(self, answer: Any) -> None:
         data = orjson.dumps(answer)
@@ -133,18 +132,18 @@ class Protocol(asyncio.Protocol):
         self.transport.write(head + data)
 
 
-def serve(plan: Loopback, ready: Connection) -> None:
-    """The server process; tells its port when it listens."""
+def serve(settings: Loopback, ready: Connection) -> None:
+    """Run the server process; sends its port when it listens."""
     import uvloop
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(f"{plan.folder}/tokenizer.json")
+    tokenizer = Tokenizer.from_file(f"{settings.folder}/tokenizer.json")
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def main() -> None:
-        engine = Engine(plan, encode)
+        engine = Engine(settings, encode)
         server = await asyncio.get_running_loop().create_server(lambda: Protocol(engine), "127.0.0.1", 0)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
@@ -153,21 +152,21 @@ def serve(plan: Loopback, ready: Connection) -> None:
 
 
 @contextmanager
-def serving(plan: Loopback) -> Iterator[str]:
-    """A server in a process of its own; its URL. `plan.reply` is a function of a module."""
+def serving(settings: Loopback) -> Iterator[str]:
+    """Start a server process and yield its URL. `settings.reply` must be a function of a module."""
     spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=serve, args=(plan, there), daemon=True)
+    receiver, sender = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(settings, sender), daemon=True)
     process.start()
-    there.close()  # so that a server that does not start ends the wait
+    sender.close()  # a server that fails to start then ends the wait
     try:
-        yield f"http://127.0.0.1:{here.recv()}"
+        yield f"http://127.0.0.1:{receiver.recv()}"
     finally:
         process.terminate()
         process.join()
 
 
-def log_of(url: str) -> list[Served]:
-    """What was served since the last look, in the order in which it was answered."""
+def read_log(url: str) -> list[Served]:
+    """Return the requests answered since the last call, in the order of their answers."""
     with urllib.request.urlopen(f"{url}/log") as answer:
         return [Served(**entry) for entry in orjson.loads(answer.read())]

@@ -1,9 +1,9 @@
-"""What a long run holds in memory: records through a real LangGraph graph, each asking a scripted model.
+"""Peak memory of a long run: records through a real LangGraph graph, each with one call of a scripted model.
 
     python benchmarks/memory.py [--records 200000]
 
-The records are read from a JSONL file, the request cache is on, every record is kept. The peak is that of the process,
-of which the imports are the first part.
+The records are read from a JSONL file, the request cache is on, and every record is kept. The peak is that of the whole
+process, imports included.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class State(TypedDict, total=False):
 
 
 async def greet(state: State) -> State:
-    """The one node: one call."""
+    """Make one call."""
     return {"reply": await GREETER(MODEL, key="greet", text=state["text"])}
 
 
-def peak() -> int:
-    """The most memory that this process has held, in MB."""
+def peak_mb() -> int:
+    """Return the peak memory of this process in MB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
@@ -58,12 +58,12 @@ def main() -> None:
             for i in range(args.records):
                 text = f"The {i}th lamp shone like a small and lonely moon."
                 file.write(orjson.dumps({"id": f"record-{i}", "text": text}) + b"\n")
-        before, started = peak(), time.perf_counter()
+        before, started = peak_mb(), time.perf_counter()
         summary = collect(graph, path, Path(folder) / "out", options=RunOptions(cache=Path(folder) / "cache.sqlite"))
         seconds = time.perf_counter() - started
     assert (summary.kept, summary.calls) == (args.records, args.records), summary
     print(f"{args.records:,} records and calls, {seconds:.0f} s, Python {platform.python_version()}")
-    print(f"peak: {before} MB before the run, {peak()} MB at its end")
+    print(f"peak: {before} MB before the run, {peak_mb()} MB at its end")
 
 
 if __name__ == "__main__":

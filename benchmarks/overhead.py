@@ -1,14 +1,14 @@
-"""Client CPU per call: collect, graph, role and HTTP, against a loopback server that answers at once.
+"""Client CPU per call of collect, graph, role and HTTP, with a loopback server that answers immediately.
 
     python benchmarks/overhead.py [--calls 4000] [--in-flight 256]
 
-The server runs in a process of its own. CPU is the client process's own (user and system), so that the numbers do not
-depend on how fast the server is. Every client sends the same messages. Rows:
-  bare aiohttp      one POST after the other in as many tasks as are in flight, orjson both ways
-  asyncio loop      the DRT loop written out in plain asyncio over bare aiohttp: no graph, no role, no trace
+The server runs in its own process. CPU is that of the client process (user and system), so that the numbers do not
+depend on the speed of the server. Every client sends the same messages. Rows:
+  bare aiohttp      consecutive POSTs in as many tasks as requests in flight, with orjson
+  asyncio loop      the DRT loop in plain asyncio over bare aiohttp: no graph, no role, no trace
   LangGraph loop    the same loop as a LangGraph graph over bare aiohttp
-  collect           graphs/drt/system.py through agentsys.collect: cache, traces and all
-  ChatOpenAI        langchain-openai, ainvoke in as many tasks as are in flight
+  collect           graphs/drt/system.py through agentsys.collect, with cache and traces
+  ChatOpenAI        langchain-openai, ainvoke in as many tasks as requests in flight
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MESSAGES = [
     {"role": "user", "content": "The old clock in the hall coughed twice, like a butler with bad news. " * 2},
 ]
 ROUNDS = 3
-CALLS_A_RECORD = 2 + 3 * ROUNDS + 2
+CALLS_PER_RECORD = 2 + 3 * ROUNDS + 2
 
 
 def reply_to(body: bytes) -> bytes:
-    """A chat completion that fits the request: key words, a score, or a text."""
+    """Return a chat completion that matches the request: keywords, a score, or a text."""
     number = hash(body) % 1000
     text = f"a translation {number}"
     if b'"Keywords"' in body:
@@ -55,7 +55,7 @@ def reply_to(body: bytes) -> bytes:
 
 
 class Server(asyncio.Protocol):
-    """Just enough HTTP/1.1 to answer at once."""
+    """The part of HTTP/1.1 that is needed to answer immediately."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -78,7 +78,7 @@ class Server(asyncio.Protocol):
 
 
 def serve(port: int) -> None:
-    """The server process."""
+    """Run the server process."""
     import uvloop
 
     async def main() -> None:
@@ -88,22 +88,22 @@ def serve(port: int) -> None:
     uvloop.run(main())
 
 
-async def in_parallel(work: Callable[[], Awaitable[Any]], times: int, width: int) -> None:
-    """`times` times `work`, `width` at once."""
-    left = iter(range(times))
+async def run_parallel(work: Callable[[], Awaitable[Any]], times: int, width: int) -> None:
+    """Call `work` `times` times, `width` calls in parallel."""
+    turns = iter(range(times))
 
     async def worker() -> None:
-        for _ in left:
+        for _ in turns:
             await work()
 
     await asyncio.gather(*(worker() for _ in range(width)))
 
 
-async def bare(url: str, calls: int, width: int) -> int:
+async def run_bare(url: str, calls: int, width: int) -> int:
     import aiohttp
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await in_parallel(lambda: post(session, url, MESSAGES), calls, width)
+        await run_parallel(lambda: post(session, url, MESSAGES), calls, width)
     return calls
 
 
@@ -115,8 +115,8 @@ async def post(session: Any, url: str, messages: list[dict[str, Any]], **extra: 
         return str(orjson.loads(await reply.read())["choices"][0]["message"]["content"])
 
 
-async def plain_loop(url: str, calls: int, width: int) -> int:
-    """DRT's calls in plain asyncio."""
+async def run_asyncio_loop(url: str, calls: int, width: int) -> int:
+    """Make DRT's calls in plain asyncio."""
     import aiohttp
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -131,12 +131,12 @@ async def plain_loop(url: str, calls: int, width: int) -> int:
                 dialogue += [{"role": "assistant", "content": draft}, {"role": "user", "content": feedback}]
                 draft = await post(session, url, dialogue) if _ < ROUNDS else draft
 
-        await in_parallel(record, calls // CALLS_A_RECORD, width)
-    return calls // CALLS_A_RECORD * CALLS_A_RECORD
+        await run_parallel(record, calls // CALLS_PER_RECORD, width)
+    return calls // CALLS_PER_RECORD * CALLS_PER_RECORD
 
 
-async def langgraph_loop(url: str, calls: int, width: int) -> int:
-    """The same as a LangGraph graph whose nodes post with bare aiohttp."""
+async def run_langgraph_loop(url: str, calls: int, width: int) -> int:
+    """Make the same calls in a LangGraph graph whose nodes post with bare aiohttp."""
     import aiohttp
     from langgraph.graph import END, START, StateGraph
     from typing_extensions import TypedDict
@@ -173,18 +173,18 @@ async def langgraph_loop(url: str, calls: int, width: int) -> int:
         )
         builder.add_edge("refine", "advise")
         graph = builder.compile()
-        await in_parallel(
-            lambda: graph.ainvoke({"text": "x"}, {"recursion_limit": 100}), calls // CALLS_A_RECORD, width
+        await run_parallel(
+            lambda: graph.ainvoke({"text": "x"}, {"recursion_limit": 100}), calls // CALLS_PER_RECORD, width
         )
-    return calls // CALLS_A_RECORD * CALLS_A_RECORD
+    return calls // CALLS_PER_RECORD * CALLS_PER_RECORD
 
 
-async def collected(url: str, calls: int, width: int, *, cached: bool = True) -> int:
+async def run_collect(url: str, calls: int, width: int, *, cached: bool = True) -> int:
     from agentsys.collect import RunOptions, acollect
     from agentsys.collect.runner import _rare_garbage_collection
     from agentsys.graphs.drt.system import Context, graph
 
-    records = [{"text": f"{i}: {MESSAGES[1]['content']}"} for i in range(calls // CALLS_A_RECORD)]
+    records = [{"text": f"{i}: {MESSAGES[1]['content']}"} for i in range(calls // CALLS_PER_RECORD)]
     with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(in_flight=width, cache=Path(folder) / "cache.sqlite", no_cache=not cached)
         context = Context(model=f"{url}/v1", score="stated", threshold=100, max_rounds=ROUNDS, min_steps=99)
@@ -194,25 +194,25 @@ async def collected(url: str, calls: int, width: int, *, cached: bool = True) ->
     return summary.calls
 
 
-async def chat_openai(url: str, calls: int, width: int) -> int:
+async def run_chat_openai(url: str, calls: int, width: int) -> int:
     from langchain_openai import ChatOpenAI
 
     model = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="m", max_retries=0)  # type: ignore[arg-type]
-    await in_parallel(lambda: model.ainvoke(MESSAGES), calls, width)
+    await run_parallel(lambda: model.ainvoke(MESSAGES), calls, width)
     return calls
 
 
 CLIENTS = {
-    "bare aiohttp": bare,
-    "asyncio loop": plain_loop,
-    "LangGraph loop": langgraph_loop,
-    "collect": collected,
-    "ChatOpenAI": chat_openai,
+    "bare aiohttp": run_bare,
+    "asyncio loop": run_asyncio_loop,
+    "LangGraph loop": run_langgraph_loop,
+    "collect": run_collect,
+    "ChatOpenAI": run_chat_openai,
 }
 
 
 def measure(client: Callable[[str, int, int], Awaitable[int]], url: str, calls: int, width: int) -> tuple[float, float]:
-    """CPU ms a call and calls a second."""
+    """Return CPU ms per call and calls per second."""
     import uvloop
 
     async def timed() -> tuple[int, float, float]:
@@ -226,10 +226,10 @@ def measure(client: Callable[[str, int, int], Awaitable[int]], url: str, calls: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=4000, help="calls of one measurement")
+    parser.add_argument("--calls", type=int, default=4000, help="calls per measurement")
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats; the table shows medians")
-    parser.add_argument("--profile", action="store_true", help="say where collect's time goes")
+    parser.add_argument("--profile", action="store_true", help="profile collect")
     args = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -240,22 +240,22 @@ def main() -> None:
     url = f"http://127.0.0.1:{port}"
     if args.profile:
         profile = cProfile.Profile()
-        measure(collected, url, 500, args.in_flight)
-        profile.runcall(measure, collected, url, args.calls, args.in_flight)
+        measure(run_collect, url, 500, args.in_flight)
+        profile.runcall(measure, run_collect, url, args.calls, args.in_flight)
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
         return
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CLIENTS}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in CLIENTS}
     for client in CLIENTS.values():
-        measure(client, url, 400, args.in_flight)  # imports and connections
+        measure(client, url, 400, args.in_flight)  # warms up imports and connections
     for _ in range(args.repeats):
         for name, client in CLIENTS.items():
-            found[name].append(measure(client, url, args.calls, args.in_flight))
+            results[name].append(measure(client, url, args.calls, args.in_flight))
     print(
         f"{args.calls} calls, {args.in_flight} in flight, median of {args.repeats}; "
         f"Python {platform.python_version()}, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}"
     )
-    print("| client | CPU ms a call | calls/s |\n|---|---|---|")
-    for name, runs in found.items():
+    print("| client | CPU ms per call | calls/s |\n|---|---|---|")
+    for name, runs in results.items():
         cpu, rate = (statistics.median(values) for values in zip(*runs, strict=True))
         print(f"| {name} | {cpu:.2f} | {rate:,.0f} |")
     server.terminate()

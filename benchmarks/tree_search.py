@@ -1,14 +1,14 @@
-"""Whole decision trees at once: graphs/deeprag/search.py, stage II, over a server with a fixed time for each call.
+"""Parallel exhaustive decision trees: graphs/deeprag/search.py, stage II, over a server with a fixed latency per call.
 
     python benchmarks/tree_search.py [--questions 64] [--depth 4] [--latency 0.2] [--slots 64 256]
 
-The server runs in a process of its own, speaks like vLLM and answers every request after the latency, however many
-come; the client keeps at most `slots` of them in flight. Prompts are tokenized with the student's tokenizer, passages
-come from a BM25 index, calls go into a request cache and traces to disk, as in a real run. A tree of depth d has
-4 (2^d - 1) + 2^d calls: a sub-query, a decision and two answers at each inner node, an end at each leaf. Rows:
-  one after the other   a single question with one request in flight (measured), times the number of questions
-  slots                 all questions by `collect`; the ideal is max(critical path, work / slots), where a call's work
-                        is the latency and the critical path 2 d + 1 calls: a decision does not hold up the answers
+The server runs in its own process, has vLLM's API and answers every request after the latency, however many there are;
+the client keeps at most `slots` of them in flight. Prompts are tokenized with the student's tokenizer, passages come
+from a BM25 index, calls go into a request cache and traces to disk, as in a real run. A tree of depth d has
+4 (2^d - 1) + 2^d calls: a sub-query, a decision and two answers per inner node, an end per leaf. Rows:
+  sequential   a single question with one request in flight (measured), times the number of questions
+  slots        all questions by `collect`; the ideal is max(critical path, work / slots), where a call's work is the
+               latency and the critical path 2 d + 1 calls: answers do not wait for a decision
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ END = " <answer long>The answer of it all is forty-two.</answer long><answer sho
 
 
 def reply(body: dict[str, Any], encode: Encode) -> dict[str, Any]:
-    """The next piece of a narrative, known by the sampling of the role that asks."""
+    """Return the next piece of a narrative; the role is recognized by its sampling."""
     text = " about a dozen of them"
     if "<answer" in body["stop"]:
         text = f"Follow up: What is the {sum(body['prompt']) % 10**6}th thing to know of it?"
@@ -48,29 +48,29 @@ def reply(body: dict[str, Any], encode: Encode) -> dict[str, Any]:
 
 
 def write_index(folder: Path, passages: int = 2000, words: int = 100) -> Path:
-    """A BM25 index of passages as long as the paper's."""
-    from agentsys.knowledge import Settings, build_index
+    """Write a BM25 index of passages as long as the paper's."""
+    from agentsys.knowledge import IndexSettings, build_index
 
-    chance = random.Random(0)
-    texts = (" ".join(chance.choices(WORDS, k=words)) for _ in range(passages))
+    rng = random.Random(0)
+    texts = (" ".join(rng.choices(WORDS, k=words)) for _ in range(passages))
     lines = [{"id": f"p{i}", "title": f"thing {i}", "text": text} for i, text in enumerate(texts)]
     source = folder / "passages.jsonl"
     source.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    build_index(source, folder / "index", Settings(kind="bm25"))
+    build_index(source, folder / "index", IndexSettings(kind="bm25"))
     return folder / "index"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run: seconds of wall time and of the client process's CPU, and calls."""
+    """Result of a run: seconds of wall time and of the client's CPU, and calls."""
 
     seconds: float
     cpu: float
     calls: int
 
 
-def grow(url: str, index: Path, questions: int, depth: int, slots: int) -> Measured:
-    """Whole trees of questions, by `collect`."""
+def run_searches(url: str, index: Path, questions: int, depth: int, slots: int) -> Measured:
+    """Search the whole trees of several questions with `collect`."""
     from agentsys.collect import RunOptions, collect
     from agentsys.graphs.deeprag.search import SearchContext, graph
 
@@ -80,13 +80,13 @@ def grow(url: str, index: Path, questions: int, depth: int, slots: int) -> Measu
         options = RunOptions(in_flight=slots, cache=Path(folder) / "cache.sqlite")
         wall, cpu = time.perf_counter(), time.process_time()
         summary = collect(graph, records, Path(folder) / "out", context=knobs, options=options)
-        found = Measured(time.perf_counter() - wall, time.process_time() - cpu, summary.calls)
-    assert summary.kept == questions and found.calls == questions * calls_of(depth), summary
-    return found
+        result = Measured(time.perf_counter() - wall, time.process_time() - cpu, summary.calls)
+    assert summary.kept == questions and result.calls == questions * calls_per_tree(depth), summary
+    return result
 
 
-def calls_of(depth: int) -> int:
-    """Calls of one tree."""
+def calls_per_tree(depth: int) -> int:
+    """Return the number of calls of one tree."""
     inner, leaves = (1 << depth) - 1, 1 << depth
     return 4 * inner + leaves
 
@@ -95,43 +95,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--latency", type=float, default=0.2, help="seconds that the server takes for a call")
+    parser.add_argument("--latency", type=float, default=0.2, help="seconds per call")
     parser.add_argument("--slots", type=int, nargs="+", default=[64, 256], help="requests in flight")
     parser.add_argument("--repeats", type=int, default=3, help="the table shows the median by wall time")
-    parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalogue name or model folder")
+    parser.add_argument("--tokenizer", default="qwen2.5-coder-0.5b", help="catalog name or model folder")
     args = parser.parse_args()
     from agentsys.trainers.loading import folder_of
 
     plan = Loopback(reply, folder_of(args.tokenizer), Latency(args.latency))
     with serving(plan) as url, tempfile.TemporaryDirectory() as folder:
         index = write_index(Path(folder))
-        grow(url, index, 1, 1, 4)  # imports, tokenizer, index
+        run_searches(url, index, 1, 1, 4)  # warms up imports, tokenizer and index
         report(args, url, index)
 
 
 def report(args: argparse.Namespace, url: str, index: Path) -> None:
     """Measure and print the table."""
-    work = args.questions * calls_of(args.depth) * args.latency
+    work = args.questions * calls_per_tree(args.depth) * args.latency
     print(
-        f"{args.questions} questions, trees of depth {args.depth}, {calls_of(args.depth)} calls each, "
-        f"{args.latency:g} s a call; Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"{args.questions} questions, trees of depth {args.depth}, {calls_per_tree(args.depth)} calls each, "
+        f"{args.latency:g} s per call; Python {platform.python_version()}, {os.cpu_count()} cores, "
         f"load before {os.getloadavg()[0]:.1f}"
     )
     print(
-        "| | wall s | ideal s | ideal / wall | times faster | client CPU s | ms a call |\n|---|---|---|---|---|---|---|"
+        "| | wall s | ideal s | ideal / wall | times faster | client CPU s | ms per call |\n"
+        "|---|---|---|---|---|---|---|"
     )
-    one = grow(url, index, 1, args.depth, 1)
-    in_turn = Measured(one.seconds * args.questions, one.cpu * args.questions, one.calls * args.questions)
-    row(f"one after the other ({one.seconds:.1f} s a question)", in_turn, work, in_turn)
+    one = run_searches(url, index, 1, args.depth, 1)
+    sequential = Measured(one.seconds * args.questions, one.cpu * args.questions, one.calls * args.questions)
+    print_row(f"sequential ({one.seconds:.1f} s per question)", sequential, work, sequential)
     for slots in args.slots:
-        runs = [grow(url, index, args.questions, args.depth, slots) for _ in range(args.repeats)]
+        runs = [run_searches(url, index, args.questions, args.depth, slots) for _ in range(args.repeats)]
         median = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        row(f"{slots} slots", median, max((2 * args.depth + 1) * args.latency, work / slots), in_turn)
+        print_row(f"{slots} slots", median, max((2 * args.depth + 1) * args.latency, work / slots), sequential)
 
 
-def row(name: str, run: Measured, ideal: float, in_turn: Measured) -> None:
-    """A line of the table."""
-    numbers = f"{run.seconds:.2f} | {ideal:.2f} | {ideal / run.seconds:.2f} | {in_turn.seconds / run.seconds:.0f}"
+def print_row(name: str, run: Measured, ideal: float, sequential: Measured) -> None:
+    """Print a row of the table."""
+    numbers = f"{run.seconds:.2f} | {ideal:.2f} | {ideal / run.seconds:.2f} | {sequential.seconds / run.seconds:.0f}"
     print(f"| {name} | {numbers} | {run.cpu:.1f} | {1000 * run.cpu / run.calls:.2f} |")
 
 

@@ -3,7 +3,7 @@
 from agentsys.knowledge.build import BuildResult, build_index
 from agentsys.knowledge.embedders import Embedder
 from agentsys.knowledge.index import index_digest, load_retriever, open_retriever
-from agentsys.knowledge.manifest import Settings
+from agentsys.knowledge.manifest import IndexSettings
 from agentsys.knowledge.passages import Hit, KnowledgeError, Passage, Retriever
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "KnowledgeError",
     "Passage",
     "Retriever",
-    "Settings",
+    "IndexSettings",
     "build_index",
     "index_digest",
     "load_retriever",

@@ -18,7 +18,7 @@ from rich.text import Text
 from agentsys.commands import command, knob, run_app
 from agentsys.knowledge.build import build_index
 from agentsys.knowledge.index import IndexRetriever, load_retriever
-from agentsys.knowledge.manifest import Settings
+from agentsys.knowledge.manifest import IndexSettings
 from agentsys.knowledge.passages import Hit, KnowledgeError
 from agentsys.knowledge.store import FAILED_FILE
 
@@ -83,7 +83,7 @@ class _ProgressView:
 def build(
     passages: Annotated[Path, typer.Argument(help=".jsonl, .json, .csv, .tsv, .parquet, or a folder of .txt and .md")],
     files: IndexFiles,
-    settings: Settings,
+    settings: IndexSettings,
 ) -> None:
     """Build an index, or add new passages to one; rerun the same command to resume after a kill."""
     if files.out is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from agentsys.knowledge.embedders import Embedder, absolute_spec, close, make_embedder
-from agentsys.knowledge.manifest import Embedding, Manifest, Settings, read_manifest, write_manifest
+from agentsys.knowledge.manifest import Embedding, IndexSettings, Manifest, read_manifest, write_manifest
 from agentsys.knowledge.passages import KnowledgeError, Passages
 from agentsys.knowledge.sources import Document, Source, read_documents, split_document
 from agentsys.knowledge.store import Store, write_offsets
@@ -43,7 +43,7 @@ class BuildResult:
 def build_index(
     source: Source,
     out: str | Path,
-    settings: Settings | None = None,
+    settings: IndexSettings | None = None,
     *,
     embedder: Embedder | None = None,
     fields: Mapping[str, str] | None = None,
@@ -56,7 +56,7 @@ def build_index(
     folder or the settings cannot be used, and ModelError if an embedding endpoint fails; a rerun resumes the build.
     """
     started = time.perf_counter()
-    settings = settings or Settings()
+    settings = settings or IndexSettings()
     if settings.kind == "bm25":
         embedder = None
     else:
@@ -79,7 +79,7 @@ def build_index(
     return BuildResult(folder, added, store.failed, len(store), manifest.digest, time.perf_counter() - started)
 
 
-def _prepare_manifest(folder: Path, settings: Settings, embedder: Embedder | None) -> Manifest:
+def _prepare_manifest(folder: Path, settings: IndexSettings, embedder: Embedder | None) -> Manifest:
     """Return the folder's manifest, or a new one.
 
     Raises KnowledgeError if the folder cannot be used, or was built with other settings.
@@ -139,7 +139,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _append_passages(
-    documents: Iterable[Document | BadRecord], folder: Path, settings: Settings, watch: Watch
+    documents: Iterable[Document | BadRecord], folder: Path, settings: IndexSettings, watch: Watch
 ) -> Store:
     """Append new passages, and record the documents that failed."""
     store = Store(folder)

@@ -17,7 +17,7 @@ from agentsys.systems import BaseContext, knob
 K = TypeVar("K", bound="Knowledge")
 
 
-class Passage(TypedDict):
+class PassageDict(TypedDict):
     """A retrieved passage in a graph's state."""
 
     id: str
@@ -49,10 +49,10 @@ class Knowledge(BaseContext):
         [hits] = await retriever.search([query], k)
         return hits
 
-    async def search(self, query: str) -> list[Passage]:
+    async def search(self, query: str) -> list[PassageDict]:
         """Return the `k` best passages for a query. Raises what `hits` raises."""
         hits = await self.hits(query, self.k)
-        return [Passage(id=h.passage.id, title=h.passage.title, text=h.passage.text) for h in hits]
+        return [PassageDict(id=h.passage.id, title=h.passage.title, text=h.passage.text) for h in hits]
 
     async def aclose(self) -> None:
         """Close the connections of an embedding endpoint; `collect` calls this at its end."""

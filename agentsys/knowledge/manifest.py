@@ -21,8 +21,8 @@ _FILE: Final = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of an index, which later additions share. Raises KnowledgeError for an invalid value."""
+class IndexSettings:
+    """IndexSettings of an index, which later additions share. Raises KnowledgeError for an invalid value."""
 
     panel: ClassVar[str] = "Index"
     kind: Kind = knob("bm25", "bm25 (words), dense (vectors of an embedding model) or hybrid (both)")
@@ -64,7 +64,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True)
     version: int = VERSION
     complete: bool
-    settings: Settings
+    settings: IndexSettings
     embedding: Embedding | None
     passages: int = 0
     sha256: str = ""

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from agentsys.knowledge.manifest import Settings
+from agentsys.knowledge.manifest import IndexSettings
 from agentsys.knowledge.passages import KnowledgeError, Passage
 from agentsys.records import BadRecord, Record, read_records
 from agentsys.text.words import windows
@@ -68,7 +68,7 @@ def _read_file(path: Path, name: str) -> Document | BadRecord:
     return str(path), Passage(name, text, heading[1] if heading else path.stem)
 
 
-def split_document(document: Passage, settings: Settings) -> list[Passage]:
+def split_document(document: Passage, settings: IndexSettings) -> list[Passage]:
     """Return the document itself, or its chunks with ids `<id>#<number>` and the document's id in their meta."""
     if not settings.chunk_words:
         return [document]

@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
 from agentsys.graphs.deeprag.narrative import FinalAnswer, parse_final_answer
-from agentsys.knowledge.context import Knowledge, Passage
+from agentsys.knowledge.context import Knowledge, PassageDict
 from agentsys.roles import Role
 from agentsys.systems import System, ask, knob, role_options
 
@@ -40,7 +40,7 @@ class Output(TypedDict):
 class State(Output):
     """The question, its passages and its answer."""
 
-    passages: NotRequired[list[Passage]]
+    passages: NotRequired[list[PassageDict]]
 
 
 def parse_answer(reply: str) -> FinalAnswer:

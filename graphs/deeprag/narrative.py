@@ -22,7 +22,7 @@ from typing import Any, Final, NotRequired
 
 from typing_extensions import TypedDict
 
-from agentsys.knowledge.context import Passage
+from agentsys.knowledge.context import PassageDict
 from agentsys.metrics.answers import Match, is_correct
 from agentsys.prompt import one_line
 
@@ -59,7 +59,7 @@ class NarrativeStep(TypedDict):
 
     sub_query: str
     retrieved: bool
-    passages: list[Passage]
+    passages: list[PassageDict]
     answer: str
     decision: NotRequired[AtomicDecision | None]
 
@@ -83,7 +83,7 @@ def iter_pieces(steps: Sequence[NarrativeStep]) -> Iterator[tuple[str, bool]]:
         yield f"{ANSWER} {one_line(step['answer'])}\n", True
 
 
-def format_documents(passages: Sequence[Passage]) -> str:
+def format_documents(passages: Sequence[PassageDict]) -> str:
     """The documents d_i as numbered lines, one per passage."""
     lines = [f"[{i}] Title: {one_line(p['title'])} Text: {one_line(p['text'])}" for i, p in enumerate(passages, 1)]
     return "\n".join(["Context:", *lines, ""])

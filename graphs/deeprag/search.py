@@ -29,7 +29,7 @@ from agentsys.graphs.deeprag.narrative import (
 )
 from agentsys.graphs.deeprag.system import DeepRAG, check_next_line
 from agentsys.graphs.deeprag.targets import PathNode, Stage, drop_reason, targets
-from agentsys.knowledge.context import Knowledge, Passage
+from agentsys.knowledge.context import Knowledge, PassageDict
 from agentsys.metrics.answers import Match, is_correct
 from agentsys.models.errors import ModelError
 from agentsys.prompt import one_line
@@ -94,7 +94,7 @@ class PathWriter(Protocol):
         question: str,
         steps: Sequence[NarrativeStep],
         query: str,
-        passages: list[Passage] | None,
+        passages: list[PassageDict] | None,
         context: Any,
         key: str,
     ) -> NarrativeStep:
@@ -131,7 +131,7 @@ class Imitation(System):
         question: str,
         steps: Sequence[NarrativeStep],
         query: str,
-        passages: list[Passage] | None,
+        passages: list[PassageDict] | None,
         context: Any,
         key: str,
     ) -> NarrativeStep:

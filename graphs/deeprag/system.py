@@ -28,7 +28,7 @@ from agentsys.graphs.deeprag.narrative import (
     format_narrative,
     parse_final_answer,
 )
-from agentsys.knowledge.context import Knowledge, Passage
+from agentsys.knowledge.context import Knowledge, PassageDict
 from agentsys.logprobs import opening_logprobs
 from agentsys.prompt import one_line
 from agentsys.roles import Answer, Role, RoleError
@@ -48,7 +48,7 @@ class State(Input):
     sub_query: NotRequired[str]
     decision: NotRequired[AtomicDecision | None]
     retrieve: NotRequired[bool | None]
-    passages: NotRequired[list[Passage]]
+    passages: NotRequired[list[PassageDict]]
     stop: NotRequired[str]
     answer: NotRequired[str]
     long_answer: NotRequired[str]
@@ -126,7 +126,7 @@ class DeepRAG(System):
         question: str,
         steps: Sequence[NarrativeStep],
         query: str,
-        passages: list[Passage] | None,
+        passages: list[PassageDict] | None,
         context: Any,
         key: str,
     ) -> NarrativeStep:

@@ -17,7 +17,7 @@ class Labeled(BaseModel):
     translation: Annotated[str, Field(min_length=1)]
 
 
-class Passage(TypedDict):
+class ScoredPassage(TypedDict):
     """A retrieved passage."""
 
     id: str
@@ -47,7 +47,7 @@ class DocumentUse(TypedDict):
     setting: NotRequired[str]
     used: NotRequired[str]
     cut: NotRequired[dict[str, int]]
-    passages: NotRequired[list[Passage]]
+    passages: NotRequired[list[ScoredPassage]]
     leaks: NotRequired[int]
     without: NotRequired[str]
 

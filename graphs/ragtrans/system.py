@@ -16,7 +16,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agentsys.graphs.ragtrans.documents import JOIN, Reference, fit, remove_leaks, split_paragraphs
-from agentsys.graphs.ragtrans.state import Input, Labeled, Output, Passage, State
+from agentsys.graphs.ragtrans.state import Input, Labeled, Output, ScoredPassage, State
 from agentsys.graphs.ragtrans.targets import rated_target, translator_targets
 from agentsys.knowledge.context import Knowledge
 from agentsys.roles import Role
@@ -57,10 +57,12 @@ class RAGtrans(System):
         document = {"used": JOIN.join(fitted.paragraphs), "cut": fitted.as_json(), "without": without}
         return {**update, "setting": context.setting, **document}
 
-    async def _retrieve(self, context: Context, text: str, references: Sequence[str]) -> tuple[list[Passage], int]:
+    async def _retrieve(
+        self, context: Context, text: str, references: Sequence[str]
+    ) -> tuple[list[ScoredPassage], int]:
         """Passages for s without the paragraphs that leak a reference, and the number of those paragraphs."""
         secrets = [Reference(reference) for reference in references]
-        passages: list[Passage] = []
+        passages: list[ScoredPassage] = []
         leaks = 0
         for passage in await context.search_passages(text):
             clean, count = remove_leaks(split_paragraphs(passage["text"]), secrets)
@@ -129,13 +131,13 @@ class Context(Knowledge, LanguagePair):
         noisy = "noisy_" if self.setting == "noisy" else ""
         return f"{noisy}{self.document_language}_doc" if self.document_language else "doc"
 
-    async def search_passages(self, query: str) -> list[Passage]:
+    async def search_passages(self, query: str) -> list[ScoredPassage]:
         """The k best passages in the document language. Raises ValueError if the index cannot be opened."""
         code = self.document_language
         hits = await self.hits(query, self.k * OVERFETCH if code else self.k)
         fitting = [hit for hit in hits if not code or hit.passage.meta.get("lang") == code]
         return [
-            Passage(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
+            ScoredPassage(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
             for hit in fitting[: self.k]
         ]
 
@@ -176,7 +178,7 @@ async def _score(state: State, translation: str) -> dict[str, float]:
     return {"score": round(score, 2)}
 
 
-def _titled_paragraphs(passage: Passage) -> list[str]:
+def _titled_paragraphs(passage: ScoredPassage) -> list[str]:
     """The paragraphs of a passage, the first with its title in brackets as in the published documents."""
     first, *rest = split_paragraphs(passage["text"])
     return [f"【{passage['title']}】{first}" if passage["title"] else first, *rest]

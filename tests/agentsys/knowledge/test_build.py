@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentsys.commands import command, run_app
-from agentsys.knowledge import KnowledgeError, Settings, build_index, index_digest, load_retriever, open_retriever
+from agentsys.knowledge import IndexSettings, KnowledgeError, build_index, index_digest, load_retriever, open_retriever
 from agentsys.knowledge.__main__ import build, search
 from agentsys.knowledge.manifest import read_manifest
 from agentsys.knowledge.passages import Passage, Passages
@@ -91,7 +91,7 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
 async def test_chunks(tmp_path: Path) -> None:
     text = " ".join(f"w{i}" for i in range(10))
     build_index(
-        [{"id": "d", "title": "T", "text": text, "n": 1}], tmp_path / "i", Settings(chunk_words=4, overlap_words=1)
+        [{"id": "d", "title": "T", "text": text, "n": 1}], tmp_path / "i", IndexSettings(chunk_words=4, overlap_words=1)
     )
     assert [(p.id, p.text) for p in read_passages(tmp_path / "i")] == [
         ("d#0", "w0 w1 w2 w3"),
@@ -121,7 +121,7 @@ def test_failed_records_are_listed_and_the_rest_is_indexed(tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["bm25", "hybrid"])
 def test_adding_gives_the_same_index_as_one_build(tmp_path: Path, kind: Any) -> None:
     embedder = WordEmbedder()
-    settings = Settings(kind)
+    settings = IndexSettings(kind)
     assert build_index(RECORDS[:4], tmp_path / "i", settings, embedder=embedder).added == 4
     built = build_index(RECORDS, tmp_path / "i", settings, embedder=embedder)
     assert (built.added, built.passages, built.failed) == (2, 6, 0)
@@ -143,16 +143,16 @@ def test_an_id_with_different_content_fails(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    build_index(RECORDS, tmp_path / "i", Settings("hybrid"), embedder=WordEmbedder())
+    build_index(RECORDS, tmp_path / "i", IndexSettings("hybrid"), embedder=WordEmbedder())
     for settings, line in (
-        (Settings("bm25"), "--kind hybrid, not bm25"),
-        (Settings("hybrid", chunk_words=5), "--chunk-words 0, not 5"),
-        (Settings("hybrid", k1=2.0), "--k1 0.9, not 2.0"),
+        (IndexSettings("bm25"), "--kind hybrid, not bm25"),
+        (IndexSettings("hybrid", chunk_words=5), "--chunk-words 0, not 5"),
+        (IndexSettings("hybrid", k1=2.0), "--k1 0.9, not 2.0"),
     ):
         with pytest.raises(KnowledgeError, match=line):
             build_index(RECORDS, tmp_path / "i", settings, embedder=WordEmbedder())
     with pytest.raises(KnowledgeError, match="'counts', not 'others'"):
-        build_index(RECORDS, tmp_path / "i", Settings("hybrid"), embedder=WordEmbedder("others"))
+        build_index(RECORDS, tmp_path / "i", IndexSettings("hybrid"), embedder=WordEmbedder("others"))
 
 
 class WrongEmbedder(WordEmbedder):
@@ -162,13 +162,13 @@ class WrongEmbedder(WordEmbedder):
 
 def test_a_model_that_does_not_work_fails_before_any_file_is_written(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeError, match="finite numbers of shape"):
-        build_index(RECORDS, tmp_path / "i", Settings("dense"), embedder=WrongEmbedder())
+        build_index(RECORDS, tmp_path / "i", IndexSettings("dense"), embedder=WrongEmbedder())
     assert not (tmp_path / "i").exists()
 
 
 async def test_the_error_in_a_running_event_loop_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeError, match=r"await asyncio\.to_thread\(build_index"):
-        build_index(RECORDS, tmp_path / "i", Settings("dense"), embedder=WordEmbedder())
+        build_index(RECORDS, tmp_path / "i", IndexSettings("dense"), embedder=WordEmbedder())
 
 
 # Kills
@@ -197,17 +197,17 @@ def test_a_build_killed_while_embedding_resumes(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", MANY[:1000])
     process = start_child(
         "from tests.agentsys.knowledge.test_build import *\n"
-        f"build_index({str(source)!r}, {str(tmp_path / 'i')!r}, Settings('hybrid'), embedder=Dies())"
+        f"build_index({str(source)!r}, {str(tmp_path / 'i')!r}, IndexSettings('hybrid'), embedder=Dies())"
     )
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(KnowledgeError, match="is incomplete; rerun its build command to resume"):
         load_retriever(tmp_path / "i")
     embedder = WordEmbedder()
-    built = build_index(source, tmp_path / "i", Settings("hybrid"), embedder=embedder)
+    built = build_index(source, tmp_path / "i", IndexSettings("hybrid"), embedder=embedder)
     assert built.passages == 1000
     assert 0 < len(embedder.texts) < 1000  # passages embedded before the kill are not embedded again
-    whole = build_index(source, tmp_path / "whole", Settings("hybrid"), embedder=WordEmbedder())
+    whole = build_index(source, tmp_path / "whole", IndexSettings("hybrid"), embedder=WordEmbedder())
     assert built.digest == whole.digest
     assert open_retriever(tmp_path / "i", "dense", embedder)  # checks the number of vectors
 
@@ -219,7 +219,7 @@ def test_a_build_killed_while_reading_resumes(tmp_path: Path) -> None:
         "from agentsys.knowledge import store\n"
         "store._BUFFER = 100\n"  # so that a kill tears a line
         "slow = lambda step, done, total: time.sleep(0.002)\n"
-        f"build_index({str(source)!r}, {str(tmp_path / 'i')!r}, Settings(chunk_words=3), watch=slow)"
+        f"build_index({str(source)!r}, {str(tmp_path / 'i')!r}, IndexSettings(chunk_words=3), watch=slow)"
     )
     process = start_child(code)
     file = tmp_path / "i" / "passages.jsonl"
@@ -231,8 +231,8 @@ def test_a_build_killed_while_reading_resumes(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     with file.open("ab") as torn:
         torn.write(b'{"id": "r9')
-    built = build_index(source, tmp_path / "i", Settings(chunk_words=3))
-    whole = build_index(source, tmp_path / "whole", Settings(chunk_words=3))
+    built = build_index(source, tmp_path / "i", IndexSettings(chunk_words=3))
+    whole = build_index(source, tmp_path / "whole", IndexSettings(chunk_words=3))
     assert file.read_bytes() == (tmp_path / "whole" / "passages.jsonl").read_bytes()
     assert (built.passages, built.digest) == (whole.passages, whole.digest)
 

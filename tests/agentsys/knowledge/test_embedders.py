@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from agentsys.knowledge import Settings, build_index, load_retriever
+from agentsys.knowledge import IndexSettings, build_index, load_retriever
 from agentsys.knowledge.embedders import embedding_name, make_embedder
 from agentsys.knowledge.manifest import read_complete_manifest
 from agentsys.models import EndpointDown, ModelError
@@ -38,7 +38,7 @@ def minilm() -> str:
 @pytest.fixture(scope="module")
 def indexed(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("minilm") / "index"
-    build_index(RECORDS, folder, Settings("hybrid", minilm))
+    build_index(RECORDS, folder, IndexSettings("hybrid", minilm))
     return folder
 
 
@@ -155,7 +155,7 @@ async def test_an_endpoint_embeds_in_batches_with_retries(
 
 
 async def test_an_index_from_an_endpoint_opens_at_another_address(embeddings: Embeddings, tmp_path: Path) -> None:
-    settings = Settings("dense", embeddings.url)
+    settings = IndexSettings("dense", embeddings.url)
     await asyncio.to_thread(build_index, RECORDS, tmp_path / "i", settings)
     moved = embeddings.url.replace("127.0.0.1", "localhost")
     for embedding in ("", moved):

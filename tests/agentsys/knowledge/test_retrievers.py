@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from agentsys.knowledge import (
+    IndexSettings,
     KnowledgeError,
-    Settings,
     build_index,
     index_digest,
     load_retriever,
@@ -34,7 +34,7 @@ KINDS: tuple[Kind, ...] = ("bm25", "dense", "hybrid")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hybrid index of RECORDS."""
     folder = tmp_path_factory.mktemp("knowledge") / "index"
-    built = build_index(RECORDS, folder, Settings("hybrid"), embedder=WordEmbedder())
+    built = build_index(RECORDS, folder, IndexSettings("hybrid"), embedder=WordEmbedder())
     assert (built.added, built.failed, built.passages) == (6, 0, 6)
     return folder
 
@@ -122,7 +122,9 @@ def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 async def test_bm25_scores_equal_the_formula(tmp_path: Path) -> None:
     texts = ["a b", "a a c c c", "d"]
-    build_index([{"id": str(i), "text": text} for i, text in enumerate(texts)], tmp_path / "i", Settings(k1=1.2, b=0.5))
+    build_index(
+        [{"id": str(i), "text": text} for i, text in enumerate(texts)], tmp_path / "i", IndexSettings(k1=1.2, b=0.5)
+    )
     [hits] = await open_retriever(tmp_path / "i").search(["a a unknown"], 3)
     mean = (2 + 5 + 1) / 3
     idf = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
@@ -175,14 +177,14 @@ def test_equal_arguments_return_one_object_until_the_index_changes(tmp_path: Pat
 
 
 def test_the_digest_depends_on_passages_and_settings_not_on_the_folder(tmp_path: Path) -> None:
-    def digest(name: str, records: list[dict[str, Any]], settings: Settings) -> str:
+    def digest(name: str, records: list[dict[str, Any]], settings: IndexSettings) -> str:
         build_index(records, tmp_path / name, settings)
         return index_digest(tmp_path / name)
 
-    one = digest("a", RECORDS, Settings())
-    assert digest("b", RECORDS, Settings()) == one
-    assert digest("c", RECORDS[1:], Settings()) != one
-    assert digest("d", RECORDS, Settings(k1=1.5)) != one
+    one = digest("a", RECORDS, IndexSettings())
+    assert digest("b", RECORDS, IndexSettings()) == one
+    assert digest("c", RECORDS[1:], IndexSettings()) != one
+    assert digest("d", RECORDS, IndexSettings(k1=1.5)) != one
 
 
 def test_another_embedding_model_is_refused_with_both_names(index: Path) -> None:
@@ -224,7 +226,7 @@ def test_the_error_of_a_damaged_index_is_one_line(tmp_path: Path, missing: str) 
     import shutil
 
     folder = tmp_path / "i"
-    build_index(RECORDS, folder, Settings("hybrid"), embedder=WordEmbedder())
+    build_index(RECORDS, folder, IndexSettings("hybrid"), embedder=WordEmbedder())
     path = folder / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(KnowledgeError, match="remove the folder and build it again"):

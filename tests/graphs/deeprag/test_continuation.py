@@ -12,7 +12,7 @@ import pytest
 from agentsys.collect import RunOptions, acollect, collect
 from agentsys.graphs.deeprag.narrative import ANSWER, FINAL, FOLLOW_UP, SEARCH
 from agentsys.graphs.deeprag.system import Context, graph
-from agentsys.knowledge.context import Passage
+from agentsys.knowledge.context import PassageDict
 from agentsys.models.chat import EndpointChatModel
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import RemoteEngine
@@ -101,7 +101,7 @@ def reply_by_narrative(seen: Seen) -> Answer:
 async def test_a_run_over_http_records_the_logprobs_of_both_openings(
     server_with_ids: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def search(self: Any, query: str) -> list[Passage]:
+    async def search(self: Any, query: str) -> list[PassageDict]:
         return [UPPSALA]
 
     monkeypatch.setattr("agentsys.knowledge.context.Knowledge.search", search)
@@ -140,8 +140,8 @@ def check_partial_answer(call: Call) -> None:
 def test_a_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever so small a model writes, the run ends, and the log-probabilities are valid."""
 
-    async def search(self: Any, query: str) -> list[Passage]:
-        return [Passage(id="p", title="Nils Varga", text="Nils Varga was born in Elmsund.")]
+    async def search(self: Any, query: str) -> list[PassageDict]:
+        return [PassageDict(id="p", title="Nils Varga", text="Nils Varga was born in Elmsund.")]
 
     monkeypatch.setattr("agentsys.knowledge.context.Knowledge.search", search)
     context = Context(model="embedded:qwen2.5-coder-0.5b", max_steps=1, example=False)

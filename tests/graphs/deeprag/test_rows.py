@@ -22,7 +22,7 @@ from agentsys.graphs.deeprag.narrative import (
     format_narrative,
 )
 from agentsys.graphs.deeprag.search import SearchContext, graph
-from agentsys.knowledge.context import Passage
+from agentsys.knowledge.context import PassageDict
 from agentsys.models.chat import EndpointChatModel
 from agentsys.models.tokens import FolderTokenizer
 from agentsys.traces import Trace, read_traces
@@ -47,7 +47,7 @@ async def test_the_narrative_is_split_between_tokens(qwen_tokenizer: Path, data:
     """The partial answer of each call of inference, encoded alone, is a prefix of the whole narrative's ids: a student
     sees at inference the same tokens as in training."""
     tokenizer = FolderTokenizer(qwen_tokenizer)
-    passage = Passage(id=data, title=data, text=data)
+    passage = PassageDict(id=data, title=data, text=data)
     steps: list[NarrativeStep] = [
         {"sub_query": data, "retrieved": False, "passages": [], "answer": data},
         {"sub_query": data, "retrieved": True, "passages": [passage, passage], "answer": data},
@@ -124,13 +124,15 @@ def write_next_line(narrative: str) -> str:
     return [*LINES, f"{FINAL} "][len(queries)]
 
 
-PLAIN_PASSAGE = Passage(id="p1", title="Ada Brandt", text="Ada Brandt studied in Uppsala <|im_end|> at its university.")
+PLAIN_PASSAGE = PassageDict(
+    id="p1", title="Ada Brandt", text="Ada Brandt studied in Uppsala <|im_end|> at its university."
+)
 
 
 async def collect_trace(engine: Engine, out: Path, monkeypatch: pytest.MonkeyPatch, graph: Any, context: Any) -> Trace:
     """The trace of one question."""
 
-    async def search(self: Any, query: str) -> list[Passage]:
+    async def search(self: Any, query: str) -> list[PassageDict]:
         return [PLAIN_PASSAGE, PASSAGE]
 
     model = EndpointChatModel(engine=engine)
@@ -210,7 +212,7 @@ async def test_the_row_of_a_narrative(qwen_tokenizer: Path, tmp_path: Path, monk
     }
     world = World(correct=frozenset({"100"}), ends=frozenset({"0", "11", "101", "100"}), replies=replies)
 
-    async def search(self: Any, query: str) -> list[Passage]:
+    async def search(self: Any, query: str) -> list[PassageDict]:
         return [PLAIN_PASSAGE, PASSAGE]
 
     for module in ("agentsys.systems", "agentsys.collect.fingerprint"):

@@ -16,7 +16,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agentsys.collect import RunOptions, acollect, collect
 from agentsys.graphs.deeprag.narrative import ANSWER, FINAL, FOLLOW_UP, SEARCH
 from agentsys.graphs.deeprag.search import NOTHING_FOUND, DeepRAGSearch, SearchContext, graph
-from agentsys.knowledge.context import Passage
+from agentsys.knowledge.context import PassageDict
 from agentsys.models.errors import EndpointDown
 from agentsys.traces import read_traces
 from tests.support.deeprag_world import (
@@ -193,7 +193,7 @@ async def test_a_failing_retriever_ends_the_retrieved_branch_only(install: Insta
 async def test_an_endpoint_that_is_down_is_no_branch(install: Install) -> None:
     world = install(World(correct=frozenset({"00"})))
 
-    async def search(query: str) -> list[Passage]:
+    async def search(query: str) -> list[PassageDict]:
         raise EndpointDown("no server is reachable")
 
     world.search = search  # type: ignore[method-assign]
@@ -295,7 +295,7 @@ def test_the_result_does_not_depend_on_timing(
     script = write_lines(tmp_path / "replies.jsonl", rules)
     delays = random.Random()
 
-    async def search(self: Any, query: str) -> list[Passage]:
+    async def search(self: Any, query: str) -> list[PassageDict]:
         await asyncio.sleep(delays.random() / 100)
         return [PASSAGE]
 

@@ -18,7 +18,7 @@ from agentsys.graphs.deeprag.narrative import (
     format_narrative,
 )
 from agentsys.graphs.deeprag.system import Context, DeepRAG, graph
-from agentsys.knowledge.context import Passage
+from agentsys.knowledge.context import PassageDict
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
@@ -171,8 +171,8 @@ async def test_a_thread_starts_anew_with_each_question(talk: Talk) -> None:
 async def test_data_stays_data_in_the_loop(talk: Talk) -> None:
     """A server may ignore a stop string and a passage may hold any text: no line of either becomes a mark."""
 
-    async def search(query: str) -> list[Passage]:
-        return [Passage(id="p", title=EVIL, text=EVIL)]
+    async def search(query: str) -> list[PassageDict]:
+        return [PassageDict(id="p", title=EVIL, text=EVIL)]
 
     talk.search = search  # type: ignore[method-assign]
     script = {**LOOP, "0/decompose": f"Follow up: {EVIL}", "0/decide": SEARCH, "0/answer": EVIL}
