@@ -264,6 +264,9 @@ class SearchContext(Knowledge):
 
     stage: Stage = knob("imitation", "imitation is stage I, calibration is stage II")
     model: str = knob("embedded", "model spec of every role without its own; stage II: the stage-I model")
+    parametric_model: str = knob(
+        "", "stage I: model spec of the target model, which answers from memory; empty: `model`"
+    )
     max_steps: int = knob(4, "T: sub-queries before the final answer is forced (the paper does not report T)")
     match: Match = knob("exact", "correct answers: SQuAD-normalized exact match, or one contains the other")
     parallel: int = knob(1, "stage I: nodes of one tree to expand in parallel", old_name="at_once")
