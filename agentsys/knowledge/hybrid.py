@@ -22,7 +22,7 @@ class Ranker(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close what is open."""
+        """Close the connections of an embedding endpoint."""
         ...
 
 

@@ -4,7 +4,7 @@ In token mode it renders the conversation itself and exchanges token ids with th
 messages. Either way the AIMessage carries the whole Reply in `response_metadata["reply"]`.
 
 The path of a call: `Role` -> `get_reply` -> `complete` -> `Endpoint.post` -> `wire.parse_reply`. Where a LangChain
-callback listens, LangChain's `ainvoke` stands between `get_reply` and `complete`.
+callback listens, LangChain's `ainvoke` runs between `get_reply` and `complete`.
 """
 
 from __future__ import annotations

@@ -59,6 +59,17 @@ def test_with_index_sets_the_digest(index: str, tmp_path: Path) -> None:
         with_index(Context(index=index, retriever="dense"))
 
 
-async def test_closing_a_context_is_safe_without_an_index(index: str, tmp_path: Path) -> None:
-    await Context(index=index).aclose()
-    await Context(index=str(tmp_path / "nowhere")).aclose()
+async def test_closing_a_context_closes_its_retriever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    class Retriever:
+        async def aclose(self) -> None:
+            closed.append(self)
+
+    retriever = Retriever()
+    monkeypatch.setattr("agentsys.knowledge.load_retriever", lambda index, kind: retriever)
+    await Context(index="index").aclose()
+    assert closed == [retriever]
+    monkeypatch.undo()
+    await Context(index=str(tmp_path / "nowhere")).aclose()  # an index that cannot be opened has nothing to close
+    assert closed == [retriever]
