@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 import orjson
 from langgraph.runtime import Runtime
-from loopback import Encode, Latency, Loopback, Served, log_of, serving
+from loopback import Encode, Latency, Loopback, Served, read_log, serving
 
 from agentsys.collect import RunOptions, collect
 from agentsys.graphs.longdpo.judge import PRINCIPLES
@@ -205,13 +205,13 @@ def measure(url: str, schedule: str, args: argparse.Namespace, slots: int, simul
     )
     lengths = args.lengths
     records = [{"prompt": f"Write story {i}.", "length": lengths[i % len(lengths)]} for i in range(args.trees)]
-    log_of(url)
+    read_log(url)
     with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(in_flight=slots, cache=Path(folder) / "cache.sqlite")
         wall, cpu = time.perf_counter(), time.process_time()
         summary = collect(graph, records, Path(folder) / "out", context=context, options=options)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        served = log_of(url)
+        served = read_log(url)
         assert summary.kept == args.trees and summary.calls == len(served), summary
         chain, calls = 0.0, set()
         latencies = {(entry.seed, entry.prompt_tokens): entry.latency for entry in served}
@@ -303,7 +303,7 @@ def measure_on_new_server(schedule: str, args: argparse.Namespace, slots: int, s
     """Measure with a new server and model: the tokenizer of the previous one has cached the texts."""
     from agentsys.trainers.loading import folder_of
 
-    latency = Latency(a_token=args.token_ms / 1000, sigma=args.sigma)
+    latency = Latency(per_token=args.token_ms / 1000, sigma=args.sigma)
     with serving(Loopback(reply, folder_of(args.tokenizer), latency, slots)) as url:
         one = argparse.Namespace(**{**vars(args), "trees": 1, "depth": 1})
         measure(url, "collect", one, slots, 0)  # warm-up: imports, tokenizer
@@ -328,7 +328,7 @@ def plot(runs: Mapping[str, Measured], slots: int, file: Path) -> None:
 
 def in_flight(served: Sequence[Served]) -> tuple[list[float], list[int]]:
     """Times in seconds since the first request, and the number of requests in slots from each on."""
-    start = min(entry.came for entry in served)
+    start = min(entry.arrived for entry in served)
     changes = sorted(
         [(entry.started - start, 1) for entry in served] + [(entry.answered - start, -1) for entry in served]
     )
