@@ -132,7 +132,7 @@ def test_a_run_is_resumed_but_not_with_another_term_list(workspace: Workspace) -
     ("options", "fix"),
     [
         (["--sources", "terms:nowhere.csv"], "nowhere.csv: cannot be read"),
-        (["--sources", "web:x"], "no term source"),
+        (["--sources", "web:x"], "is not a term source"),
         (["--candidates", 0], "candidates: 0 is below 1"),
         (["--signals", "none"], "signals"),
         (["--graphs", __file__], "it is a file; name a folder"),

@@ -85,7 +85,7 @@ async def test_a_failed_source_is_reported_once_and_not_for_other_terms(run: Run
 
 
 async def test_an_unknown_source_is_one_line(run: Runner) -> None:
-    with pytest.raises(ValueError, match="no term source"):
+    with pytest.raises(ValueError, match="is not a term source"):
         await run(Script(), sources="nonsense")
 
 

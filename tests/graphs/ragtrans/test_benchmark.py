@@ -107,12 +107,12 @@ def test_sources_without_a_reference_go_to_another_file(tmp_path: Path) -> None:
 
 
 def test_passages_can_be_indexed_and_keep_language_and_page(tmp_path: Path) -> None:
-    from agentsys.knowledge import Settings, build_index, load_retriever
+    from agentsys.knowledge import IndexSettings, build_index, load_retriever
 
     out = build_files(tmp_path)
-    summary = build_index(out / "passages-zh.jsonl", tmp_path / "index", Settings(kind="bm25"))
-    assert summary.rejected == 0
-    assert summary.passages == len(read_lines(out / "passages-zh.jsonl"))
+    index = build_index(out / "passages-zh.jsonl", tmp_path / "index", IndexSettings(kind="bm25"))
+    assert index.failed == 0
+    assert index.passages == len(read_lines(out / "passages-zh.jsonl"))
     [hits] = asyncio.run(load_retriever(tmp_path / "index").search([chinese("c", 3)], 1))
     assert (hits[0].passage.meta["lang"], hits[0].passage.meta["page"]) == ("zh", "c")
     whole = JOIN.join(row["text"] for row in read_lines(out / "passages-zh.jsonl") if row["page"] == "a")

