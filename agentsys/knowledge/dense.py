@@ -35,7 +35,7 @@ class VectorStore:
             raise KnowledgeError("dense retrieval needs chromadb: pip install 'agentsys[knowledge]'") from None
         try:
             self._client: Any = chromadb.PersistentClient(
-                str(folder / FOLDER), settings=chromadb.IndexSettings(anonymized_telemetry=False)
+                str(folder / FOLDER), settings=chromadb.Settings(anonymized_telemetry=False)
             )
             self._collection: Any = self._client.get_or_create_collection(
                 "passages", embedding_function=None, configuration={"hnsw": _HNSW}
