@@ -22,7 +22,7 @@ _FILE: Final = "manifest.json"
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """IndexSettings of an index, which later additions share. Raises KnowledgeError for an invalid value."""
+    """Settings of an index, which later additions share. Raises KnowledgeError for an invalid value."""
 
     panel: ClassVar[str] = "Index"
     kind: Kind = knob("bm25", "bm25 (words), dense (vectors of an embedding model) or hybrid (both)")
