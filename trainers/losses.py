@@ -135,9 +135,9 @@ def divergence_from_topk(
     if labels is None and ce_weight:
         raise TrainerError(f"a cross-entropy weight of {ce_weight} needs labels")
     log_p = teacher_buckets(top_logprobs, tail, head_weight.shape[0])
-    mix = _LossTerms(divergence, weight, ce_weight, chunk)
+    terms = _LossTerms(divergence, weight, ce_weight, chunk)
     needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad)
-    return Losses(*_Chunked.apply(hidden, head_weight, top_ids, log_p, labels, mix, needs_grad))
+    return Losses(*_Chunked.apply(hidden, head_weight, top_ids, log_p, labels, terms, needs_grad))
 
 
 def teacher_buckets(top_logprobs: Tensor, tail: Tensor, width: int) -> Tensor:
@@ -187,7 +187,7 @@ class _Chunked(torch.autograd.Function):
         top_ids: Tensor,
         log_p: Tensor,
         labels: Tensor | None,
-        mix: _LossTerms,
+        terms: _LossTerms,
         needs_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         to_hidden = torch.empty_like(hidden) if needs_grad and hidden.requires_grad else None
@@ -195,11 +195,11 @@ class _Chunked(torch.autograd.Function):
         sums = torch.zeros(2, dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             head = head_weight.to(hidden.dtype)
-            for start in range(0, hidden.shape[0], mix.chunk):
-                part = slice(start, start + mix.chunk)
+            for start in range(0, hidden.shape[0], terms.chunk):
+                part = slice(start, start + terms.chunk)
                 states = hidden[part]
                 targets = None if labels is None else labels[part, None]
-                values, slopes = _one_chunk(states, head, top_ids[part].long(), log_p[part], targets, mix, needs_grad)
+                values, slopes = _one_chunk(states, head, top_ids[part].long(), log_p[part], targets, terms, needs_grad)
                 sums += values
                 if slopes is None:
                     continue
@@ -211,7 +211,7 @@ class _Chunked(torch.autograd.Function):
         ctx.gradients = (to_hidden, to_head) if needs_grad else None
         divergence, cross_entropy = sums.unbind()
         ctx.mark_non_differentiable(divergence, cross_entropy)
-        return mix.weight * divergence + mix.ce_weight * cross_entropy, divergence, cross_entropy
+        return terms.weight * divergence + terms.ce_weight * cross_entropy, divergence, cross_entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
@@ -232,7 +232,7 @@ def _add_product(total: Tensor, slopes: Tensor, states: Tensor) -> None:
 
 
 def _one_chunk(
-    states: Tensor, head: Tensor, ids: Tensor, log_p: Tensor, labels: Tensor | None, mix: _LossTerms, needs_grad: bool
+    states: Tensor, head: Tensor, ids: Tensor, log_p: Tensor, labels: Tensor | None, terms: _LossTerms, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Sums of divergence and cross-entropy (2,), and the gradient of the weighted loss by logit (C, V) if needed."""
     logits = (states @ head.t()).float()  # the one buffer of this size: overwritten twice below
@@ -245,18 +245,18 @@ def _one_chunk(
         parts = torch.cat([parts, mass.log_sum], dim=1)
     total = parts.logsumexp(1, keepdim=True)
     log_q = parts - total
-    value, slope = _value_and_slope(mix.divergence, log_p, log_q, needs_grad)
+    value, slope = _value_and_slope(terms.divergence, log_p, log_q, needs_grad)
     ce = logits.new_zeros(()) if own is None else (total - own).sum()
     values = torch.stack([value, ce])
     if slope is None:
         return values, None
     q = log_q.exp()
-    pull = mix.weight * (slope - q * slope.sum(1, keepdim=True)) + mix.ce_weight * q
+    pull = terms.weight * (slope - q * slope.sum(1, keepdim=True)) + terms.ce_weight * q
     if mass is not None:
         logits.mul_(pull[:, k:] / mass.scale)
     logits.scatter_(1, ids, pull[:, :k])
-    if labels is not None and mix.ce_weight:
-        logits.scatter_add_(1, labels, torch.full_like(labels, -mix.ce_weight, dtype=logits.dtype))
+    if labels is not None and terms.ce_weight:
+        logits.scatter_add_(1, labels, torch.full_like(labels, -terms.ce_weight, dtype=logits.dtype))
     return values, logits
 
 

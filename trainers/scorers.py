@@ -125,9 +125,9 @@ class ModelScorer:
             try:
                 scored = self._score_batch([window[i] for i in batch])
             except torch.OutOfMemoryError:
-                size_text = f"{len(batch)} rows of up to {len(window[batch[0]].ids)} tokens"
                 raise TrainerError(
-                    f"out of memory with {size_text}: lower --batch-tokens ({self._batch_tokens})"
+                    f"out of memory with {len(batch)} rows of up to {len(window[batch[0]].ids)} tokens: "
+                    f"lower --batch-tokens ({self._batch_tokens})"
                 ) from None
             scores.update(zip(batch, scored, strict=True))
         return [scores[i] for i in range(len(window))]

@@ -167,4 +167,4 @@ def test_a_finished_corpus_is_not_overwritten(tmp_path: Path, model: Path, capsy
     chunks = make_chunks(corpus, model, tmp_path / "chunks").folder
     before = ChunkFolder(chunks).manifest
     assert run("chunk", "--corpus", corpus, "--tokenizer", model, "--out", chunks) == 2
-    assert "has a corpus already" in capsys.readouterr().err and ChunkFolder(chunks).manifest == before
+    assert "already has a corpus" in capsys.readouterr().err and ChunkFolder(chunks).manifest == before

@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agentsys.trainers.corrections import scores as chunk_scores
 from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer
 from agentsys.trainers.pretrain import nll
+from agentsys.trainers.pretrain import scores as chunk_scores
 from agentsys.trainers.pretrain.corpus import (
     ChunkFolder,
     read_chunks,
