@@ -222,7 +222,7 @@ def test_bad_input_is_refused_before_training(scored: Path, models: dict[str, Pa
         train_offline(ScoredOptions(rows=scored / "train.parquet"), student, DistillOptions(), out)
     with pytest.raises(TrainerError, match=r"has no scored-\*.parquet"):
         train_offline(ScoredOptions(rows=tmp_path), student, DistillOptions(), out)
-    with pytest.raises(TrainerError, match="give --kd 1 and a --divergence of"):
+    with pytest.raises(TrainerError, match="and --kd 1; TRL has no other"):
         train_on_policy(ScoredOptions(), student, DistillOptions(kd=0.5), OnPolicyOptions(), out)
     other = make_tiny(tmp_path / "other", vocab=400)
     with pytest.raises(TrainerError, match=r"the tokenizers differ \(\d+ and \d+ tokens; .* take a teacher of the"):

@@ -143,7 +143,7 @@ def test_probabilities_are_the_same_without_half_precision_attention(
         running.append(xllamacpp.Server(params))
         return running[-1]
 
-    monkeypatch.setattr(engines, "_llamacpp_server", start)
+    monkeypatch.setattr(engines, "_start_llamacpp", start)
     agreement = export(models(family), tmp_path / "m.gguf", "f32")
     assert running and agreement is not None and agreement.difference < 1e-5
 
