@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentsys.graphs.deeprag.baselines import BaselineContext, Baselines, parse_answer
-from agentsys.knowledge import Settings, build_index
+from agentsys.knowledge import IndexSettings, build_index
 from agentsys.models.scripted import ScriptedChatModel
 
 PASSAGES = [
@@ -41,7 +41,7 @@ def test_parse_answer(reply: str, short: str, well_formed: bool) -> None:
 
 
 async def test_passages_are_numbered_lines(tmp_path: Path) -> None:
-    await asyncio.to_thread(build_index, PASSAGES, tmp_path / "index", Settings())
+    await asyncio.to_thread(build_index, PASSAGES, tmp_path / "index", IndexSettings())
     prompts: list[str] = []
 
     def reply(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:

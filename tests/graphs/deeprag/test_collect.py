@@ -11,7 +11,7 @@ import pytest
 
 from agentsys.commands import command, run_app
 from agentsys.graphs.deeprag_collect import main
-from agentsys.knowledge import Settings, build_index, index_digest
+from agentsys.knowledge import IndexSettings, build_index, index_digest
 from agentsys.traces import read_traces
 from tests.support.toys import one_error, write_lines
 
@@ -51,7 +51,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    build_index(PASSAGES, folder, Settings())
+    build_index(PASSAGES, folder, IndexSettings())
     return folder
 
 
