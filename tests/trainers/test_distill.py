@@ -22,6 +22,8 @@ from agentsys.trainers.training import StudentOptions, TrainingOptions
 from tests.support.tiny import make_tiny, make_tokenizer
 from tests.support.training import DIGEST, QUICK, in_two_processes, losses, metrics, same, sft_row, weights, write_rows
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 TOKENS = len(make_tokenizer())
 """The models' heads have more rows, which are padding."""
 

@@ -19,6 +19,8 @@ from tests.support.tiny import make_tiny
 from tests.support.traces import END, TOKENIZER, make_call, step_rows
 from tests.support.training import DIGEST, QUICK, in_two_processes, metrics, same, weights, write_rows
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:

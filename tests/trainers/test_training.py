@@ -67,6 +67,7 @@ def plain_loss(model: Any, batch: list[dict[str, Any]]) -> float:
     return total / count
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_loss_is_that_of_the_learned_tokens_however_it_is_batched(
     rows: Path, student: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_the_loss_is_that_of_the_learned_tokens_however_it_is_batched(
     assert not same(weights(whole), AutoModelForCausalLM.from_pretrained(student).state_dict(), 1e-6)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_gradient_checkpointing_changes_nothing(rows: Path, student: Path, tmp_path: Path) -> None:
     plain = fine_tune(rows, student, tmp_path / "plain", batch=4, micro_batch=4, steps=2)
     saved = fine_tune(rows, student, tmp_path / "saved", batch=4, micro_batch=4, steps=2, gradient_checkpointing=True)
@@ -101,6 +103,7 @@ def test_gradient_checkpointing_is_set_by_its_current_name(tmp_path: Path) -> No
             assert settings.gradient_checkpointing is wanted, "the trainers of TRL read the old name"
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_seed_decides_new_adapters(rows: Path, student: Path, tmp_path: Path) -> None:
     one, same_seed, other = (
         weights(fine_tune(rows, student, tmp_path / name, lora=4, steps=1, seed=seed))
@@ -146,6 +149,7 @@ def test_the_files_of_a_training(rows: Path, student: Path, tmp_path: Path) -> N
 HEAVY += ["trl.trainer.distillation_trainer", "trl.trainer.sft_trainer"]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_two_processes_learn_what_one_learns(rows: Path, student: Path, tmp_path: Path) -> None:
     """Four rows per step in each of two processes are eight rows per step in one."""
     both = ("--rows", rows, "--student", student, "--out", tmp_path / "two", "--steps", 1)

@@ -27,6 +27,8 @@ from agentsys.trainers.warmup_distill import main
 from tests.support.tiny import make_tiny
 from tests.support.training import QUICK, sft_row, write_rows
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 RNG = np.random.default_rng(0)
 CHECKED = CheckedSample(
     ids=[7, 8, 9, 5],
