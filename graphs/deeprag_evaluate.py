@@ -101,10 +101,11 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     check_overlap({row.id: row.question for row in test.rows}, systems.trained_on, "question", "question")
     out = run.folder(f"deeprag-eval-{test.file.stem}")
     runs = systems.runs(test.rows, out)
-    predictions = {
-        system.name: [measures.prediction_of(traces[row.id], row.golds) for row in test.rows]
-        for system, traces in collect_systems(runs, run, "question", ["question"])
-    }
+    golds = {row.id: row.golds for row in test.rows}
+    predictions = {}
+    for system, traces in collect_systems(runs, run, "question", ["question"]):
+        by_id = {trace.id: measures.prediction_of(trace, golds[trace.id]) for trace in traces}
+        predictions[system.name] = [by_id[row.id] for row in test.rows]
     report = {
         **report_head(test, "question", out, questions, sample, systems, run),
         "questions": len(test.rows),

@@ -98,13 +98,11 @@ def main(requests: RequestFile, sample: SampleOptions, systems: SystemOptions, r
     check_overlap({row.id: row.prompt for row in test.rows}, systems.trained_on, "prompt", "request")
     out = run.folder(f"longdpo-eval-{test.file.stem}")
     writers = systems.writers(test.rows, out)
-    traces = collect_systems([w.run for w in writers], run, "request", ["prompt", "existing_response"])
-    scores = {
-        writer.run.name: [
-            measures.score_response(*pair) for pair in zip(test.rows, writer.responses(test.rows, by_id), strict=True)
-        ]
-        for writer, (_, by_id) in zip(writers, traces, strict=True)
-    }
+    runs = collect_systems([writer.run for writer in writers], run, "request", ["prompt", "existing_response"])
+    scores = {}
+    for writer, (_, traces) in zip(writers, runs, strict=True):
+        responses = writer.responses(test.rows, traces)
+        scores[writer.run.name] = [measures.score_response(*pair) for pair in zip(test.rows, responses, strict=True)]
     report = {
         **report_head(test, "request", out, requests, sample, systems, run),
         "requests": len(test.rows),

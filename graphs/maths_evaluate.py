@@ -101,10 +101,10 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     measures.check_overlap(test.rows, systems.trained_on)
     out = run.folder(f"maths-eval-{test.file.stem}")
     runs = systems.runs(test.rows, out)
-    predictions = {
-        system.name: [measures.prediction_of(traces[row.id]) for row in test.rows]
-        for system, traces in collect_systems(runs, run, "question", ["question", "answer"])
-    }
+    predictions = {}
+    for system, traces in collect_systems(runs, run, "question", ["question", "answer"]):
+        by_id = {trace.id: measures.prediction_of(trace) for trace in traces}
+        predictions[system.name] = [by_id[row.id] for row in test.rows]
     report = {
         **report_head(test, "question", out, questions, sample, systems, run),
         "questions": len(test.rows),

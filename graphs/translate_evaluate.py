@@ -58,7 +58,8 @@ def main(
         sources = systems.sources if any(system.uses_sources for system in loaded) else ""
         term_sources = term_source_lines(data.terms, sources, data.languages)
         leaks = leak_lines(sources, pairs, data.languages)
-        judge = scores.check(data)
+        judge = scores.judge_context(data)
+        scores.check_comet()
         runs = collect_systems([system.run for system in loaded], run, "sentence")
         for system, (_, traces) in zip(loaded, runs, strict=True):
             results[system.run.name] = system.result(pairs, traces)

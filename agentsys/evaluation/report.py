@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 REPORT_VERSION: Final = 2
-"""Version of evaluation.json. CHANGELOG.md lists the keys that version 2 renames."""
+"""The version of evaluation.json."""
 MAX_REASONS: Final = 5
 """Reasons, or unusable records, that are printed for each group; evaluation.json has all of them."""
 

@@ -19,7 +19,7 @@ from agentsys.records import InputError
 from agentsys.traces import Trace, read_finished
 
 OTHER_INTEGRATION: Final = "of another integration"
-"""The name of a model that is not one of ours: its spec is all that a run knows of it."""
+"""The name that reports give a model of a `langchain:` spec, which has no name in the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class SystemRun:
-    """One system over the sample: a graph, its context, the records that it gets, and the folder of the run."""
+    """One system over the sample: a graph, its context, its records, and the folder of the run."""
 
     name: str
     graph: Any
@@ -59,8 +59,8 @@ class SystemRun:
     def check(self, noun: str, fields: Collection[str] = ()) -> None:
         """Check the models and the folder before any call.
 
-        Raises SpecError, and InputError if the folder has another input under the id of one of the records: one that
-        differs in `fields`, or without any in anything.
+        Raises SpecError, and InputError if the folder has another input with the id of one of the records: one that
+        differs in `fields`, or if there are none, in any field.
         """
         context_models(self.context)
         records = {str(record["id"]): record for record in self.records}
@@ -74,19 +74,19 @@ class SystemRun:
                     "--out"
                 )
 
-    def collect(self, options: RunOptions) -> dict[str, Trace]:
-        """Run what is missing; then the traces of all records by id, failed ones included.
+    def collect(self, options: RunOptions) -> Iterator[Trace]:
+        """Run what is missing; then the traces of all records one by one, in no order, failed ones included.
 
         Raises what `agentsys.collect.collect` raises, and KeyboardInterrupt if the run was stopped.
         """
         if not self.records:
-            return {}
+            return iter(())
         with ProgressView(total=len(self.records)) as view:
             summary = collect(self.graph, self.records, self.folder, context=self.context, options=options, watch=view)
         if summary.stopped:
             raise KeyboardInterrupt
         ids = {str(record["id"]) for record in self.records}
-        return {trace.id: trace for trace in read_finished(self.folder) if trace.id in ids}
+        return (trace for trace in read_finished(self.folder) if trace.id in ids)
 
     def manifest(self) -> dict[str, Any]:
         """The run's manifest; empty if nothing was run."""
@@ -109,8 +109,8 @@ def choose_systems(option: str, available: Sequence[str]) -> list[str]:
 
 def collect_systems(
     runs: Sequence[SystemRun], output: OutputOptions, noun: str, fields: Collection[str] = ()
-) -> Iterator[tuple[SystemRun, dict[str, Trace]]]:
-    """Check all systems before any call (see `SystemRun.check`), then run them in order; each with its traces by id.
+) -> Iterator[tuple[SystemRun, Iterator[Trace]]]:
+    """Check all systems before any call (see `SystemRun.check`), then run them in order; each with its traces.
 
     Raises InputError for a bad option, and what `check` and `collect` of SystemRun raise.
     """

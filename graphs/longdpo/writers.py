@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ class Writer:
         ]
         return cls(SystemRun(name, graph, judge, records, folder), responses, origin)
 
-    def responses(self, requests: Sequence[Request], traces: Mapping[str, Trace]) -> list[Response]:
-        """The response to each request, with its grades, from the traces of the run by id."""
-        by_id = {name: response_of(trace) for name, trace in traces.items()}
+    def responses(self, requests: Sequence[Request], traces: Iterable[Trace]) -> list[Response]:
+        """The response to each request, with its grades, from the traces of the run."""
+        by_id = {trace.id: response_of(trace) for trace in traces}
         if self.existing is None:
             return [by_id[row.id] for row in requests]
         return [

@@ -107,10 +107,13 @@ class ScoreOptions:
     comet_model: str = knob("Unbabel/wmt22-comet-da", "COMET model: a name or a checkpoint")
     one_script: bool = knob(False, "convert translations and references to simplified Chinese before BLEU and chrF")
 
-    def check(self, data: DataOptions) -> translate.Context | None:
-        """Check the judge and COMET; the judge's context, or None. Raises InputError and SpecError."""
+    def check_comet(self) -> None:
+        """Raises InputError if --comet-python cannot import unbabel-comet."""
         if self.comet_python:
             check_comet(self.comet_python)
+
+    def judge_context(self, data: DataOptions) -> translate.Context | None:
+        """The context of the judge; None without --judge. Raises SpecError."""
         if not self.judge:
             return None
         source, target = data.languages

@@ -155,13 +155,14 @@ class TranslationSystem:
         """Whether it looks terms up in the sources that the command names."""
         return bool(getattr(self.run.context, "sources", ""))
 
-    def result(self, pairs: Sequence[Pair], traces: Mapping[str, Trace]) -> SystemResult:
+    def result(self, pairs: Sequence[Pair], traces: Iterable[Trace]) -> SystemResult:
         """The translations of the pairs from the traces of the run."""
         cost = Cost()
         rows: dict[str, TranslatedPair] = {}
-        for key, (_, members) in self.units.items():
-            cost.add(traces[key], len(members))
-            rows |= {row.pair.id: row for row in translations_in(traces[key], members)}
+        for trace in traces:
+            members = self.units[trace.id][1]
+            cost.add(trace, len(members))
+            rows |= {row.pair.id: row for row in translations_in(trace, members)}
         manifest = self.run.manifest()
         models = manifest["fingerprint"]["models"]
         role = manifest["fingerprint"]["roles"].get(self.spec.translator, {})
@@ -240,7 +241,7 @@ def judge_translations(
         {"id": name, "text": row.pair.text, "reference": row.pair.references[0], "translation": row.translation}
         for name, row in by_id.items()
     ]
-    for name, trace in SystemRun("judge", translate.graph, context, records, folder).collect(options).items():
-        result = trace.result or {}
-        unscored = dict.fromkeys(JUDGED, trace.reason) if trace.reason else result.get("unscored", {})
-        by_id[name].scores, by_id[name].unscored = result.get("scores", {}), unscored
+    for trace in SystemRun("judge", translate.graph, context, records, folder).collect(options):
+        row, result = by_id[trace.id], trace.result or {}
+        row.scores = result.get("scores", {})
+        row.unscored = dict.fromkeys(JUDGED, trace.reason) if trace.reason else result.get("unscored", {})

@@ -17,7 +17,7 @@ COLLECT = "agentsys.evaluation.run.collect"
 ENDINGS = pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (EndpointDown("no server answers at http://nobody"), 1, "http://nobody"),
+        (EndpointDown("no server is reachable at http://nobody"), 1, "http://nobody"),
         (KeyboardInterrupt(), 130, "the same command"),
     ],
 )

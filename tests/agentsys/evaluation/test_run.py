@@ -44,10 +44,12 @@ def systems(out: Path, *texts: str, context: Any = None) -> list[SystemRun]:
 
 def replies(runs: list[SystemRun], output: OutputOptions | None = None) -> dict[str, list[Any]]:
     """The replies of each system, None where it failed."""
-    return {
-        run.name: [traces[record["id"]].result and traces[record["id"]].result["reply"] for record in run.records]
-        for run, traces in collect_systems(runs, output or OutputOptions(), "text")
-    }
+    by_system = {}
+    for run, traces in collect_systems(runs, output or OutputOptions(), "text"):
+        by_id = {trace.id: trace.result and trace.result["reply"] for trace in traces}
+        assert by_id.keys() == {record["id"] for record in run.records}
+        by_system[run.name] = [by_id[record["id"]] for record in run.records]
+    return by_system
 
 
 def test_systems_run_in_order_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

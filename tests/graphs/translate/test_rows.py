@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from agentsys.evaluation.sample import SampleOptions
 from agentsys.graphs.translate.rows import Columns, Pair, read_pairs, with_terms
 from agentsys.metrics.terms import KnownTerm
 from agentsys.records import BadRecord, InputError
 from tests.support.toys import write_lines
 
 
-def test_a_term_list_goes_beside_a_record_s_own_terms(tmp_path: Path) -> None:
+def test_a_term_list_is_added_to_the_terms_of_a_record(tmp_path: Path) -> None:
     (tmp_path / "terms.csv").write_text("source,target\nFlu,流感\nstop,阻止\n", encoding="utf-8")
     pair = Pair("1", "", 0, "Stop the flu.", ("阻止流感。",), terms=(KnownTerm("flu", ("流行性感冒",)),))
     [with_list] = with_terms([pair], [str(tmp_path / "terms.csv")], ("English", "Chinese"))
@@ -52,6 +53,15 @@ def test_the_references_column_may_be_called_text(tmp_path: Path) -> None:
     assert isinstance(bad, BadRecord) and "--source-field COLUMN" in bad.reason
     with pytest.raises(InputError, match="both name 'text'; name two columns"):
         pairs_of(path, Columns("text", "text"))
+
+
+def test_other_columns_and_ids(tmp_path: Path) -> None:
+    lines = [{"key": key, "text": "A.", "trans": "甲。", "book": "one"} for key in (7, 7, 8)]
+    options = SampleOptions(field=["document=book"], id_field="key")
+    first, second, third = read_pairs(write_lines(tmp_path / "a.jsonl", lines), Columns(), ("en", "zh"), options)
+    assert isinstance(first, Pair) and (first.id, first.document) == ("7", "one")
+    assert isinstance(second, BadRecord) and "two pairs have the id 7" in second.reason
+    assert isinstance(third, Pair) and third.id == "8"
 
 
 def test_xc_translate_s_records(tmp_path: Path) -> None:
@@ -96,8 +106,8 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("record", "said"), BAD_RECORDS, ids=lambda value: str(value)[:30])
-def test_a_bad_record_is_one_line(tmp_path: Path, record: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("record", "words"), BAD_RECORDS, ids=lambda value: str(value)[:30])
+def test_a_bad_record_is_one_line(tmp_path: Path, record: dict[str, Any], words: str) -> None:
     bad, good = pairs_of(write_lines(tmp_path / "pairs.jsonl", [record, {"text": "a", "trans": "b"}]))
-    assert isinstance(bad, BadRecord) and said in bad.reason and "\n" not in bad.reason
+    assert isinstance(bad, BadRecord) and words in bad.reason and "\n" not in bad.reason
     assert isinstance(good, Pair)
