@@ -32,6 +32,7 @@ class OutputOptions:
     cache: Path | None = knob(None, "request cache that all systems share; default: one per system, in its folder")
 
     def __post_init__(self) -> None:
+        # The bounds are those of a collect run.
         RunOptions(in_flight=self.in_flight)
 
     def folder(self, default_name: str) -> Path:

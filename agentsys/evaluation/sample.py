@@ -31,6 +31,7 @@ class SampleOptions:
     seed: int = knob(0, "seed of the shuffle")
 
     def __post_init__(self) -> None:
+        # The bounds are those of a collect run.
         RunOptions(field=self.field, id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed)
 
     @property

@@ -17,7 +17,7 @@ from agentsys.graphs.deeprag import baselines
 from agentsys.graphs.deeprag.measures import Prediction, boundary
 from agentsys.graphs.deeprag.narrative import SEARCH
 from agentsys.graphs.deeprag_evaluate import main
-from agentsys.knowledge import Settings, build_index, index_digest
+from agentsys.knowledge import IndexSettings, build_index, index_digest
 from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from tests.support.evaluations import COLLECT, ENDINGS, Run, breaking, read_lines, read_report, run_command
@@ -96,7 +96,7 @@ TRAINED = f"{MODEL}?name_in_traces=student"
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    build_index(PASSAGES, folder, Settings())
+    build_index(PASSAGES, folder, IndexSettings())
     return folder
 
 
