@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
@@ -59,6 +60,12 @@ def write_report(report: Mapping[str, Any], file: str, rows: Iterable[Mapping[st
     with (out / file).open("wb") as lines:
         for row in rows:
             lines.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def mean_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there are none."""
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 def mean_score(values: Sequence[float]) -> dict[str, float]:

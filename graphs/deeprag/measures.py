@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final
 
 from rich.box import SIMPLE
@@ -23,6 +22,7 @@ from agentsys.evaluation.report import (
     count_reasons,
     failure_lines,
     figure,
+    mean_known,
     number_cell,
     overlap_line,
     percent_score,
@@ -124,10 +124,14 @@ def measure(predictions: Sequence[Prediction], match: Match) -> dict[str, Any]:
             name: percent_score([getattr(prediction, name) for prediction in predictions])
             for name in ("em", "contains", "f1")
         },
-        "retrievals": {"all": _mean([*correct, *incorrect]), "correct": _mean(correct), "incorrect": _mean(incorrect)},
-        "seconds": _mean([prediction.seconds for prediction in answered]),
+        "retrievals": {
+            "all": mean_known([*correct, *incorrect]),
+            "correct": mean_known(correct),
+            "incorrect": mean_known(incorrect),
+        },
+        "seconds": mean_known([prediction.seconds for prediction in answered]),
         "timed": sum(prediction.seconds is not None for prediction in answered),
-        "steps": _mean([prediction.steps for prediction in answered]),
+        "steps": mean_known([prediction.steps for prediction in answered]),
         "stops": count_reasons(_stop_reason(prediction.stop) for prediction in answered),
         "well_formed": sum(prediction.well_formed for prediction in answered),
         "errors": count_reasons(prediction.error for prediction in predictions),
@@ -136,11 +140,6 @@ def measure(predictions: Sequence[Prediction], match: Match) -> dict[str, Any]:
 
 def _stop_reason(stop: str | None) -> str | None:
     return stop if stop in (None, "", "terminate", "max_steps") else "a role failed"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return fmean(numbers) if numbers else None
 
 
 def boundary(predictions: Sequence[Prediction], cot: Sequence[Prediction], match: Match) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final
 
 from rich.box import SIMPLE
@@ -25,6 +24,7 @@ from agentsys.evaluation.report import (
     count_reasons,
     failure_lines,
     figure,
+    mean_known,
     number_cell,
     overlap_line,
     percent_score,
@@ -143,10 +143,10 @@ def measure(predictions: Sequence[Prediction], samples: int, budgets: Sequence[i
     result: dict[str, Any] = {
         "n": len(predictions),
         "failed": len(predictions) - len(answered),
-        "solutions": _mean([len(prediction.solutions) for prediction in answered]),
-        "tokens": _mean([prediction.tokens for prediction in answered]),
-        "prompt_tokens": _mean([prediction.prompt_tokens for prediction in answered]),
-        "seconds": _mean([prediction.seconds for prediction in answered]),
+        "solutions": mean_known([len(prediction.solutions) for prediction in answered]),
+        "tokens": mean_known([prediction.tokens for prediction in answered]),
+        "prompt_tokens": mean_known([prediction.prompt_tokens for prediction in answered]),
+        "seconds": mean_known([prediction.seconds for prediction in answered]),
         "compared": dict(Counter(one["how"] for prediction in answered for one in prediction.solutions)),
         "errors": count_reasons(prediction.error for prediction in predictions),
     }
@@ -164,11 +164,6 @@ def measure(predictions: Sequence[Prediction], samples: int, budgets: Sequence[i
             for budget in budgets
         }
     return result
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return fmean(numbers) if numbers else None
 
 
 def _pass_of(solutions: Solutions, k: int) -> float:

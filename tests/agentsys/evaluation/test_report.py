@@ -17,6 +17,7 @@ from agentsys.evaluation.report import (
     exit_code,
     failure_lines,
     figure,
+    mean_known,
     mean_score,
     number_cell,
     percent_score,
@@ -39,6 +40,10 @@ def test_intervals_by_hand() -> None:
     assert mean_score([3, 3, 3]) == {"value": 3, "low": 3, "high": 3}
     assert mean_score([0, 10]) == {"value": 5, "low": 0, "high": 10}
     assert percent_score([True, False]) == {"value": 50, "low": 0, "high": 100}
+
+
+def test_means_without_what_is_missing() -> None:
+    assert mean_known([1, None, 3]) == 2 and mean_known([None]) is mean_known([]) is None
 
 
 def test_the_paired_test_by_hand() -> None:
