@@ -81,7 +81,7 @@ def test_the_cache_stays_within_its_limit_while_a_run_fills_it(
     calls: Callable[[], int],
 ) -> None:
     monkeypatch.setattr("agentsys.models.cache.TRIM_COMMITS", 1)  # the size is checked after each commit
-    records = write_lines(tmp_path / "in.jsonl", sentences(30, 32))
+    records = write_lines(tmp_path / "in.jsonl", [{**row, "id": f"s{row['id']}"} for row in sentences(30, 31)])
     cache = tmp_path / "cache.sqlite"
     arguments = ["--model", model, "--input", records, "--cache", cache]
 
