@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -47,11 +48,28 @@ def keep_to_one_core() -> None:
 
 go_offline()
 keep_to_one_core()
+hypothesis.settings.register_profile("busy", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("busy")  # a worker that waits for its core is not a slow strategy
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two workers per core: much of the time is waiting, for servers and for child processes."""
     return min(2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 8)
+
+
+LONGEST = ("studio/", "agentsys/models/test_engines.py", "test_benchmarks.py", "trainers/", "agentsys/collect/")
+"""The files of tests that take longest. They begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files by LONGEST; within one the order stays."""
+    folder = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(folder).as_posix()
+        return next((i for i, prefix in enumerate(LONGEST) if name.startswith(prefix)), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)
