@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, and what holds for every test: no network, one core per worker."""
+"""Fixtures that several test files share, and what holds for every test: no network, one thread per engine."""
 
 from __future__ import annotations
 
@@ -37,17 +37,15 @@ def go_offline() -> None:
         sys.path.remove(str(OFFLINE))
 
 
-def keep_to_one_core() -> None:
-    """Under pytest-xdist each worker, with its engines and children, has a core: llama.cpp and torch slow each other
-    down where both want all cores."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+def compute_with_one_thread() -> None:
+    """Under pytest-xdist an engine or a trainer has one thread: several workers that each want all cores slow each
+    other down many times over."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ |= {"LLAMA_ARG_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 go_offline()
-keep_to_one_core()
+compute_with_one_thread()
 hypothesis.settings.register_profile("busy", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("busy")  # a worker that waits for its core is not a slow strategy
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 from agentsys.models import tokens, weights, wire
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.errors import EndpointDown, ModelError, SpecError
 
 EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates in parallel."""
@@ -237,6 +237,18 @@ def _file_revision(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def _llamacpp_threads() -> int | None:
+    """Threads of the embedded engine: $LLAMA_ARG_THREADS, as in llama.cpp's own commands, or the cores that this
+    process may use if those are not all. None: llama.cpp's default, which counts all cores. Raises SpecError.
+    """
+    if threads := os.environ.get("LLAMA_ARG_THREADS", ""):
+        if not threads.isdecimal() or int(threads) < 1:
+            raise SpecError(f"LLAMA_ARG_THREADS={threads}: give a number of threads")
+        return int(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return None if cores == os.cpu_count() else cores
+
+
 @lru_cache(maxsize=4)
 def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     try:
@@ -250,8 +262,8 @@ def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     params.kv_unified = False
     params.cpuparams.poll = params.cpuparams_batch.poll = 0  # waiting threads sleep: with polling, any other busy
     # process on the machine slows generation from 23 to between 1 and 6 tokens/s (measured on two cores)
-    if hasattr(os, "sched_getaffinity") and (cores := len(os.sched_getaffinity(0))) < (os.cpu_count() or 1):
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores  # it counts the whole machine's
+    if threads := _llamacpp_threads():
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = -1
     return Server(params)
 

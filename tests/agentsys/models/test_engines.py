@@ -148,7 +148,7 @@ async def test_without_a_tokenizer_the_chat_route_is_used(spec: str) -> None:
 def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Path) -> None:
     """A complete run: whatever this small model writes, every record ends, and prompts share their prefixes."""
     context = Context(
-        model=spec, max_rounds=1, min_steps=1, evaluator_model="?max_tokens=300", narrator_model="?max_tokens=300"
+        model=spec, max_rounds=1, min_steps=1, evaluator_model="?max_tokens=200", narrator_model="?max_tokens=80"
     )
     before = asyncio.run(prefix_hits(spec))
     records = ["The moon hung over the bay like a coin.", "His word was a door without a lock."]

@@ -14,7 +14,14 @@ from pydantic import Field
 
 from agentsys.models import EndpointDown, SpecError, load_model
 from agentsys.models.chat import EndpointChatModel
-from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
+from agentsys.models.engines import (
+    EMBEDDED_CONTEXT,
+    EMBEDDED_SLOTS,
+    ChildEngine,
+    EmbeddedEngine,
+    RemoteEngine,
+    _llamacpp_threads,
+)
 from agentsys.models.sampling import check
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.spec import split_spec
@@ -344,3 +351,21 @@ async def test_a_child_that_cannot_start_shows_the_last_error_of_its_log(
     with pytest.raises(EndpointDown, match="did not start: ModuleNotFoundError: No module named vllm"):
         await model.ainvoke("hi")
     await model.aclose()
+
+
+@pytest.mark.parametrize(("variable", "cores", "threads"), [("", {0, 1}, None), ("", {1}, 1), ("3", {1}, 3)])
+def test_threads_of_the_embedded_engine(
+    monkeypatch: pytest.MonkeyPatch, variable: str, cores: set[int], threads: int | None
+) -> None:
+    """llama.cpp by itself counts the cores of the machine, not those that a container leaves to the process."""
+    monkeypatch.setenv("LLAMA_ARG_THREADS", variable)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: cores)
+    assert _llamacpp_threads() == threads
+
+
+@pytest.mark.parametrize("variable", ["0", "-1", "two"])
+def test_a_wrong_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv("LLAMA_ARG_THREADS", variable)
+    with pytest.raises(SpecError, match=f"LLAMA_ARG_THREADS={variable}: give a number of threads"):
+        _llamacpp_threads()
