@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class Switch:
-    """Tells all records of a run when to stop. `reason` is None while the run goes on."""
+    """Stops all records of a run. `reason` is None while the run continues."""
 
     reason: str | None = None
     calls_too: bool = False

@@ -194,7 +194,7 @@ class Role(Generic[T]):
         """Ask another LangChain integration through its own structured output; some fields of the reply are lost."""
         try:
             structured = model.with_structured_output(self.output, include_raw=True) if self.schema else None
-        except NotImplementedError:  # the prompt asks for JSON too, and an unusable reply is asked for again
+        except NotImplementedError:  # the prompt asks for JSON too, and an unusable reply is requested again
             structured = None
         if structured is None:
             return reply_from_message(await model.ainvoke(cast("Any", messages)))

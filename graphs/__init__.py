@@ -1,1 +1,1 @@
-"""One file a system: its roles, nodes, `builder` and `graph`."""
+"""One folder per paper: roles, nodes, `builder` and `graph`; the commands beside them are thin."""

@@ -59,10 +59,10 @@ class SystemOptions:
     trained: str = knob("", "model spec of the trained model, for the system deeprag_trained")
     trained_on: list[Path] = knob((), "collect run that it was trained on; no question may be in it; may be repeated")
     index: str = knob("", "folder of an index that `python -m agentsys.knowledge build` wrote")
-    retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "which of the index's retrievers; empty: the best")
+    retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "retriever of the index; empty: the best it has")
     k: int = knob(3, "passages per retrieval")
     max_steps: int = knob(6, "T: number of sub-queries after which the final answer is forced")
-    match: Match = knob("exact", "correct answers: SQuAD-normalized exact match, or one that contains the other")
+    match: Match = knob("exact", "correct answers: SQuAD-normalized exact match, or one contains the other")
 
     def runs(self, questions: Sequence[Question], out: Path) -> list[SystemRun]:
         """The systems in the order in which they run. Raises InputError, KnowledgeError and ValueError."""

@@ -44,7 +44,7 @@ class MixOptions:
 
 
 def build(paths: BuildPaths, benchmark: BenchmarkOptions, clic: CLICOptions) -> None:
-    """Build training, validation and test sets, the tasks' records, and passages for an index. Asks no model."""
+    """Build training, validation and test sets, the tasks' records, and passages for an index. Calls no model."""
     print_report(build_benchmark(paths.pages, paths.tmx, benchmark, clic, paths.out), paths.out)
 
 
@@ -89,7 +89,7 @@ def collect(run: CollectOptions, context: Context) -> None:
 def tasks(run: CollectOptions, mix: MixOptions, context: TasksContext) -> None:
     """Make the targets of CSC training: the benchmark's samples and the three tasks, mixed by weight.
 
-    Only SKET asks a model. An unfinished run in --out is resumed.
+    Only SKET calls a model. An unfinished run in --out is resumed.
     """
     out = run.out or Path("runs") / "ragtrans-tasks"
     records = run.input or write_mix(mix.data, read_weights(mix.weight), mix.samples, out, run.seed)

@@ -1,7 +1,7 @@
 """Warmup-Distill's check and correct: flag the tokens of a sample that the teacher finds unlikely, and replace them.
 
 The formula and the threshold of the margin in Sun et al. 2025 (arXiv 2502.11766), and how a token is replaced, are not
-known to us. The modes here are the possible readings; the defaults are our choice (docs/training.md).
+reported by the paper. The modes are the possible readings; the defaults are our choice (docs/warmup_distill.md).
 """
 
 from __future__ import annotations
@@ -59,24 +59,24 @@ def flag_tokens(checked: CheckedSample, margin: Margin, eta: float) -> npt.NDArr
     return np.asarray(unlikely & (checked.top_ids[:, 0] != np.asarray(checked.ids)))
 
 
-def pick_replacement(checked: CheckedSample, place: int, pick: Pick, rng: np.random.Generator) -> int:
-    """The teacher's likeliest token at a place, or one drawn from its top k; never the token that is there."""
-    others = [j for j, token in enumerate(checked.top_ids[place]) if token != checked.ids[place]]
+def pick_replacement(checked: CheckedSample, position: int, pick: Pick, rng: np.random.Generator) -> int:
+    """The teacher's likeliest token at a position, or one drawn from its top k; never the current token."""
+    others = [j for j, token in enumerate(checked.top_ids[position]) if token != checked.ids[position]]
     if pick == "argmax":
-        return int(checked.top_ids[place][others[0]])
-    weights = np.exp(checked.top_log_p[place][others])
-    return int(checked.top_ids[place][rng.choice(others, p=weights / weights.sum())])
+        return int(checked.top_ids[position][others[0]])
+    weights = np.exp(checked.top_log_p[position][others])
+    return int(checked.top_ids[position][rng.choice(others, p=weights / weights.sum())])
 
 
-def replace_tokens(checked: CheckedSample, places: Sequence[int], pick: Pick, rng: np.random.Generator) -> list[int]:
-    """The sample with the teacher's tokens at these places."""
+def replace_tokens(checked: CheckedSample, positions: Sequence[int], pick: Pick, rng: np.random.Generator) -> list[int]:
+    """The sample with the teacher's tokens at these positions."""
     ids = list(checked.ids)
-    for place in places:
-        ids[place] = pick_replacement(checked, place, pick, rng)
+    for position in positions:
+        ids[position] = pick_replacement(checked, position, pick, rng)
     return ids
 
 
-def replace_and_truncate(checked: CheckedSample, place: int, pick: Pick, rng: np.random.Generator) -> list[int]:
+def replace_and_truncate(checked: CheckedSample, position: int, pick: Pick, rng: np.random.Generator) -> list[int]:
     """The sample up to a place, with the teacher's token there, for a model to continue."""
     return [*checked.ids[:place], pick_replacement(checked, place, pick, rng)]
 

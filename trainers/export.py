@@ -1,7 +1,7 @@
 """Export a trained transformers folder to one GGUF file, which `embedded:` serves.
 
     python trainers/export.py FOLDER --out model.gguf --type f16
-    python -m agentsys ... --model embedded:model.gguf
+    python graphs/drt_collect.py --model embedded:model.gguf
 
 The file is written under a temporary name, loaded in llama.cpp and compared with the folder: the tokens of a difficult
 text, and the next-token probabilities at positions along it. Only a file that agrees is renamed to --out.

@@ -36,7 +36,7 @@ def main(
     distill: DistillOptions,
     training: TrainingOptions,
 ) -> None:
-    """Warm a student up with DPO on its own corrected answers, and report its distance from the teacher."""
+    """Warm up a student with DPO on its own corrected answers, and report its distance from the teacher."""
     warmup = Warmup(rows, student, warm, sampling, training)
     with memory_errors(training):
         warmed = warmup.train_dpo()

@@ -94,7 +94,7 @@ def score_cell(score: Mapping[str, float]) -> str:
 
 
 def number_cell(value: float | None, digits: int) -> str:
-    """A number with so many digits after the point; "-" for None."""
+    """A number with `digits` digits after the point; "-" for None."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
@@ -115,7 +115,7 @@ def unusable_lines(report: Mapping[str, Any], verb: str) -> Iterator[str]:
 
 
 def count_reasons(reasons: Iterable[str | None]) -> dict[str, int]:
-    """How often each reason occurs, the most common first; None is no reason."""
+    """How often each reason occurs, the most common first; None is ignored."""
     return dict(Counter(reason for reason in reasons if reason).most_common())
 
 
@@ -134,7 +134,7 @@ def failure_lines(systems: Mapping[str, Mapping[str, Any]], noun: str) -> Iterat
 
 
 def overlap_line(noun: str) -> str:
-    """What is printed where no --trained-on says what a model was trained on."""
+    """The line printed without --trained-on."""
     return f"not checked: whether the model was trained on these {noun}s; --trained-on RUN checks it"
 
 

@@ -36,7 +36,7 @@ class OutputOptions:
         RunOptions(in_flight=self.in_flight)
 
     def folder(self, default_name: str) -> Path:
-        """--out, or runs/<default_name>. Raises InputError if a file is in its place."""
+        """--out, or runs/<default_name>. Raises InputError if the path is a file."""
         if self.out and self.out.exists() and not self.out.is_dir():
             raise InputError(f"--out {self.out}: this is a file; name a folder")
         return self.out or Path("runs") / default_name

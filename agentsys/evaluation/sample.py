@@ -25,8 +25,8 @@ class SampleOptions:
     panel: ClassVar[str] = "Sample"
 
     field: list[str] = knob((), "field and the column that holds it, as question=qText; may be repeated")
-    id_field: str = knob("id", "column that holds the id; without it the id is a digest of the record")
-    limit: int | None = knob(None, "use only the first so many records")
+    id_field: str = knob("id", "column that holds the id; without it the id is a hash of the record")
+    limit: int | None = knob(None, "use only the first LIMIT records")
     shuffle: bool = knob(False, "shuffle the records before --limit")
     seed: int = knob(0, "seed of the shuffle")
 
@@ -42,7 +42,7 @@ class SampleOptions:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its gold answers, and where it stands ("dev.jsonl:12")."""
+    """A question, its gold answers, and its location ("dev.jsonl:12")."""
 
     id: str
     question: str

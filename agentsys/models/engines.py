@@ -27,7 +27,7 @@ EMBEDDED_SLOTS: Final = 4
 EMBEDDED_CONTEXT: Final = 8192
 """Context length in tokens of each sequence."""
 TRANSFORMERS_IN_FLIGHT: Final = 2
-"""Requests in flight to `transformers serve`: it generates one reply at a time, and one more waits there."""
+"""Requests in flight to `transformers serve`: it generates one reply at a time and queues one more."""
 START_SECONDS: Final = 1800
 """Seconds that a child server may take to start (a large model loads for minutes)."""
 

@@ -239,7 +239,7 @@ class Knobs(BaseContext, LanguagePair):
     signals: Literal["both", "identifier", "confidence"] = knob(
         "both", "how unknown terms are found: a role, the translator's token probabilities, or both"
     )
-    confidence: float = knob(0.5, "glosses less probable than this (mean over tokens, 0-1) are unknown terms")
+    confidence: float = knob(0.5, "glosses less probable than this (geometric mean over tokens, 0-1) are unknown terms")
     judge: bool = knob(True, "judge the retrieved knowledge; otherwise all of it reaches the translator")
     graph: bool = knob(True, "build a knowledge graph: relations in the text, terms shared by sentences")
     candidates: int = knob(3, "maximum number of candidates judged per term and retrieval")

@@ -67,7 +67,7 @@ class Output(TypedDict):
 
 
 class State(Input, Output):
-    """Input and output. Input fields last for one run: an answer from an earlier run on a thread is no gold answer."""
+    """Input and output. Input fields are cleared after each run, so an earlier answer is not reused."""
 
     question: Annotated[str, EphemeralValue]
     answer: NotRequired[Annotated[str, EphemeralValue]]

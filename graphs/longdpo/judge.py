@@ -56,7 +56,7 @@ class Grades(BaseModel):
 def check_weights(judgment: Judgment, inputs: Mapping[str, Any]) -> str | None:
     """Return why stated weights are invalid, or None: they are no distribution, or prefer no score to another.
 
-    Such a principle has no score, and none is invented: five equal weights would be a 3 that nobody gave.
+    Such a principle has no score, and none is invented: five equal weights would mean a score of 3 without evidence.
     """
     for name in PRINCIPLES:
         row = getattr(judgment, name)

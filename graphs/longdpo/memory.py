@@ -81,7 +81,7 @@ def load_embedder(spec: str) -> Embedder:
 
 
 async def check_embedder(spec: str) -> None:
-    """Embed one word, to find a wrong model or endpoint before a run starts. An empty spec is no memory.
+    """Embed one word, to find a wrong model or endpoint before a run starts. An empty spec disables the memory.
 
     Raises KnowledgeError, and the errors of an endpoint's model.
     """

@@ -14,7 +14,7 @@ from agentsys.traces import Trace
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, the required length of the response in words (0: none), and where it stands ("requests.jsonl:12")."""
+    """A request, the required length of the response in words (0: none), and its location ("requests.jsonl:12")."""
 
     id: str
     prompt: str

@@ -47,7 +47,7 @@ class SearchContext(Context):
     simulations: int = knob(
         0, "Monte Carlo simulations per layer; 0: take the best of its candidates", old_name="descents"
     )
-    lookahead: int = knob(2, "how many layers below the committed step a simulation may reach")
+    lookahead: int = knob(2, "how many layers below the last committed step a simulation may reach")
     alpha: float = knob(0.5, "weight of UCB's exploration term (the paper does not report its value)")
     parallel: int = knob(4, "parallel simulations per tree", old_name="at_once")
     pairs: Literal["step", "outcome"] = knob(

@@ -241,7 +241,7 @@ class LongDPO(System):
     async def extract_facts(
         self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
     ) -> list[Fact]:
-        """The facts of a chosen step, except those that the extractor holds to be false. Raises RoleError, ModelError.
+        """The facts of a chosen step, except those that the extractor marks as false. Raises RoleError, ModelError.
 
         An empty list for the last step: nothing can contradict it.
         """

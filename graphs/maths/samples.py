@@ -20,7 +20,7 @@ from agentsys.search import settled
 from agentsys.systems import System, knob, one_node_graph
 
 ROUNDS: Final = 16
-"""A token budget is given up after this many times `samples` solutions: for a model that writes next to nothing."""
+"""Sampling stops after this many times `samples` solutions, for models that write almost nothing."""
 
 
 @dataclass(frozen=True)

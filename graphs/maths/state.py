@@ -49,7 +49,7 @@ class Output(TypedDict):
 
 
 class State(Input, Output):
-    """Input and output. Inputs are not kept on a thread: one run's `answer` is not the reference of the next."""
+    """Input and output. Input fields are cleared after each run, so an earlier answer is not reused."""
 
     question: NotRequired[Annotated[str, EphemeralValue]]
     problem: NotRequired[Annotated[str, EphemeralValue]]

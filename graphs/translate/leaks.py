@@ -1,4 +1,4 @@
-"""What the term lists and sources of an evaluation hold, and which of its sentences they give away."""
+"""What the term lists and sources of an evaluation hold, and which test sentences they leak."""
 
 from __future__ import annotations
 

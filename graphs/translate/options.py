@@ -67,7 +67,7 @@ class SystemOptions:
     sources: str = knob("", "term sources of CRAT and rag: specs such as terms:FILE.csv, separated by commas")
     document_language: str = knob("", "RAGtrans' documents: zh uses the columns zh_doc and noisy_zh_doc; empty: doc")
     index: str = knob("", "ragtrans-retrieved: folder of an index that `python -m agentsys.knowledge build` wrote")
-    retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "which of the index's retrievers; empty: the best")
+    retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "retriever of the index; empty: the best it has")
 
     def files(self) -> dict[str, Path]:
         """The files of existing translations by system name. Raises InputError."""
@@ -87,7 +87,7 @@ class SystemOptions:
         if not names:
             raise InputError(f"--systems: name some of {', '.join(SYSTEMS)}, or give existing --translations")
         if self.baseline and self.baseline not in names:
-            raise InputError(f"--baseline {self.baseline}: it is not among the systems; add it to --systems")
+            raise InputError(f"--baseline {self.baseline}: this is not one of the systems; add it to --systems")
         return names
 
     def settings(self, data: DataOptions) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes plain text with character positions, and tells which tokens end a sentence.
+    """Encodes plain text with character positions, and marks the tokens that end a sentence.
 
     Special tokens in a document are encoded as plain text. `end_id` closes a document; `bos_id` is the token that the
     tokenizer puts before every text (None for most families).

@@ -67,7 +67,7 @@ class ScoringJob:
 
 
 def _weights_digest(model: str) -> str | None:
-    """SHA-256 of a folder's weights (a second per gigabyte); None for a hub name."""
+    """SHA-256 of a folder's weights (about 1 s per GB); None for a hub name."""
     folder = Path(folder_of(model))
     if not folder.is_dir():
         return None
