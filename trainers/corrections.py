@@ -77,8 +77,8 @@ def replace_tokens(checked: CheckedSample, positions: Sequence[int], pick: Pick,
 
 
 def replace_and_truncate(checked: CheckedSample, position: int, pick: Pick, rng: np.random.Generator) -> list[int]:
-    """The sample up to a place, with the teacher's token there, for a model to continue."""
-    return [*checked.ids[:place], pick_replacement(checked, place, pick, rng)]
+    """The sample up to a position, with the teacher's token there, for a model to continue."""
+    return [*checked.ids[:position], pick_replacement(checked, position, pick, rng)]
 
 
 def check_samples(
