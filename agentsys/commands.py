@@ -146,7 +146,7 @@ def _panel(kind: Any, name: str) -> str:
 
 
 def _build(kind: Any, values: dict[str, Any]) -> Any:
-    """An instance of a dataclass from its options; a former name counts only where the new one is unset."""
+    """An instance of a dataclass from its options; a former name counts where the new one has its default."""
     arguments = {item.name: values[item.name] for item in fields(kind)}
     for item in fields(kind):
         former_value = values.get(item.metadata.get("old_name", ""))

@@ -162,7 +162,7 @@ def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
 
     Raises SpecError for an invalid spec, and for a role without an option if other roles have one.
     """
-    model_fields: Mapping[str, str] = getattr(context, "role_fields", None) or _model_fields(type(context))
+    model_fields = {**_model_fields(type(context)), **getattr(context, "role_fields", {})}
     name = model_fields.get(role.name, "")
     if model_fields and not name:
         raise SpecError(
@@ -173,7 +173,7 @@ def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
 
 
 def _model_fields(kind: type) -> dict[str, str]:
-    """The fields `<role>_model` of a context without `role_options`, by role."""
+    """The fields `<role>_model` of a context, by role."""
     names = [item.name for item in fields(kind)] if is_dataclass(kind) else []
     return {name.removesuffix("_model"): name for name in names if name.endswith("_model")}
 

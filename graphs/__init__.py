@@ -1,1 +1,1 @@
-"""One folder per paper: roles, nodes, `builder` and `graph`; the commands beside them are thin."""
+"""One folder per paper: roles, nodes, `builder` and `graph`. The commands are thin."""

@@ -183,7 +183,7 @@ def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
     if manifest.get("version", 1) < MANIFEST_VERSION:
         raise RunFolderError(
             f"{folder.folder} was written by an earlier version of agentsys, whose schemas and option names differ "
-            f"({changed[0]}); finish it with that version or choose another --out"
+            f"({'; '.join(changed[:5])}); finish it with that version or choose another --out"
         )
     raise RunFolderError(
         f"{folder.folder} holds a run with other settings ({'; '.join(changed[:5])}); choose another --out or restore "

@@ -40,7 +40,7 @@ def report_head(sample: Sample[Any], noun: str, out: Path, *options: Any) -> dic
         "version": REPORT_VERSION,
         "out": str(out),
         "settings": {name: value for group in options for name, value in asdict(group).items()},
-        f"{noun}s_sha256": sample.sha256(),
+        f"{noun}s_sha256": sample.sha256,
         "unusable": [asdict(row) for row in sample.unusable],
     }
 

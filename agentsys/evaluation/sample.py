@@ -24,7 +24,7 @@ class SampleOptions:
 
     panel: ClassVar[str] = "Sample"
 
-    field: list[str] = knob((), "field and the column that holds it, as question=qText; may be repeated")
+    field: list[str] = knob((), "field and the column that holds it, as FIELD=COLUMN; may be repeated")
     id_field: str = knob("id", "column that holds the id; without it the id is a hash of the record")
     limit: int | None = knob(None, "use only the first LIMIT records")
     shuffle: bool = knob(False, "shuffle the records before --limit")
@@ -52,15 +52,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Sample(Generic[T]):
-    """The rows of a test file to evaluate on, and the records of the sample that cannot be used."""
+    """The rows of a test file to evaluate on, the records of the sample that cannot be used, and the file's digest."""
 
     file: Path
     rows: list[T]
     unusable: list[BadRecord]
-
-    def sha256(self) -> str:
-        """The digest of the file."""
-        return file_sha256(self.file)
+    sha256: str
 
 
 def file_sha256(path: Path) -> str:
@@ -113,7 +110,7 @@ def sample_rows(rows: Iterable[T | BadRecord], file: Path, options: SampleOption
     if not usable:
         reason = unusable[0].reason if unusable else "empty file"
         raise InputError(f"--{noun}s {file}: no {noun} to use: {reason}")
-    return Sample(file, usable, unusable)
+    return Sample(file, usable, unusable, file_sha256(file))
 
 
 def text_in(record: Mapping[str, Any], field: str) -> str:

@@ -35,6 +35,7 @@ class Store:
                 self._contents[_hash(orjson.loads(line)["id"].encode())] = _hash(line)
                 end += len(line)
         self._file.truncate(end)
+        (folder / "rejected.jsonl").unlink(missing_ok=True)  # what earlier versions wrote
         self._failed = (folder / FAILED_FILE).open("wb")
         self.failed = 0
 

@@ -60,7 +60,7 @@ from agentsys.graphs.crat.transkg import TransKG
 from agentsys.models.errors import ModelError
 from agentsys.roles import Role
 from agentsys.search import settled
-from agentsys.systems import System, ask, role_options
+from agentsys.systems import System, ask, knob, role_options
 from agentsys.terms.index import term_key
 from agentsys.terms.item import Item
 from agentsys.text.languages import language
@@ -352,6 +352,8 @@ class CRAT(System):
 )  # fmt: skip
 class Context(Knobs):
     """Models, prompts and options of a run. The translator's model also glosses (for its probabilities) and repairs."""
+
+    translator_model: str = knob("", "model spec of the translator, of glosses and of repairs; empty: `model`")
 
 
 def _after_build(state: State) -> Literal["judge", "document"]:

@@ -264,6 +264,9 @@ class SearchContext(Knowledge):
 
     stage: Stage = knob("imitation", "imitation is stage I, calibration is stage II")
     model: str = knob("embedded", "model spec of every role without its own; stage II: the stage-I model")
+    decomposer_model: str = knob("", "stage I: model spec of the role that writes sub-queries; empty: `model`")
+    reader_model: str = knob("", "stage I: model spec of the role that answers from passages; empty: `model`")
+    concluder_model: str = knob("", "stage I: model spec of the role that writes the final answer; empty: `model`")
     parametric_model: str = knob(
         "", "stage I: model spec of the target model, which answers from memory; empty: `model`"
     )

@@ -45,7 +45,7 @@ from agentsys.metrics.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.roles import Role, RoleError
 from agentsys.search import settled
-from agentsys.systems import System, ask, role_options
+from agentsys.systems import System, ask, knob, role_options
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,9 @@ class LongDPO(System):
 @role_options(LongDPO)
 class Context(Knobs):
     """Models, prompts and options of a run."""
+
+    judge_model: str = knob("", "model spec of the judge with --weights stated; empty: `model`")
+    grader_model: str = knob("", "model spec of the judge with --weights probabilities; empty: `model`")
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range, and for a model that would not be used."""

@@ -26,8 +26,19 @@ Split = Literal["train", "val", "test"]
 PASSAGE_TOKENS: Final = 256
 """Target size of a passage, in tokens: neighboring paragraphs of a page are merged up to it."""
 
-OPTIONAL_FILES: Final = ("train", "val", "test", "unlabeled", "failed", "rejected", "clic", "sket", "clrd")
-"""Files that a benchmark can lack, by name without the suffix; earlier versions wrote "rejected" for "failed"."""
+OPTIONAL_FILES: Final = (
+    "train",
+    "val",
+    "test",
+    "unlabeled",
+    "failed",
+    "clic",
+    "sket",
+    "clrd",
+    "rejected",
+    "unlabelled",
+)
+"""Files that a benchmark can lack, by name without the suffix; the last two are what earlier versions wrote."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -47,11 +47,13 @@ class DataOptions:
         """All pairs of the file, and the sample with its terms. Raises InputError and KnowledgeError."""
         if self.pairs is None:
             raise InputError("--pairs: name a file of sources and references, such as pairs.jsonl or memory.tmx")
+        if sample.field and (self.pairs.suffix.lower() == ".tmx" or "text" in sample.fields):
+            raise InputError("--field: a .tmx file has no columns; of other files --source-field names the source's")
         columns = Columns(self.source_field, self.reference_field, self.document_field)
         pairs = read_pairs(self.pairs, columns, self.languages, sample)
         test = sample_rows(pairs, self.pairs, sample, "pair")
         if lists := split_names(self.terms):
-            test = Sample(test.file, with_terms(test.rows, lists, self.languages), test.unusable)
+            test = replace(test, rows=with_terms(test.rows, lists, self.languages))
         return pairs, test
 
 

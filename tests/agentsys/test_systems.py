@@ -102,6 +102,22 @@ def test_a_role_without_an_option_is_not_asked_with_the_default_model(system: ty
         model_of(Misspelt(), Role(folder / "writer.md"))
 
 
+def test_a_subclass_adds_the_model_of_its_own_role(system: type[System], folder: Path, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    @role_options(system)
+    class Context(BaseContext):
+        """The roles of the system."""
+
+    @dataclass(frozen=True)
+    class Mine(Context):
+        editor_model: str = knob("", "the model of a role that only this context has")
+
+    (tmp_path / "one.jsonl").write_text('{"replies": ["one"]}')
+    spec = f"scripted:{tmp_path / 'one.jsonl'}"
+    editor = Role(folder / "writer.md", name="editor")
+    assert model_of(Mine(editor_model=spec), editor) is model_of(Mine(spec), Role(folder / "critic.md"))
+
+
 def test_a_field_of_the_class_itself_is_kept(system: type[System]) -> None:
     @dataclass(frozen=True)
     @role_options(system)

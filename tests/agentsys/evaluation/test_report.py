@@ -30,7 +30,7 @@ from agentsys.evaluation.report import (
     unusable_lines,
     write_report,
 )
-from agentsys.evaluation.sample import Sample, SampleOptions
+from agentsys.evaluation.sample import Sample, SampleOptions, file_sha256
 from agentsys.metrics.corpus import mean_statistic
 from agentsys.records import BadRecord, InputError
 
@@ -81,7 +81,7 @@ class Answer:
 def test_the_files(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("x")
-    test = Sample(file, ["a", "b"], [BadRecord("rows.jsonl:3", "no text")])
+    test = Sample(file, ["a", "b"], [BadRecord("rows.jsonl:3", "no text")], file_sha256(file))
     report = report_head(test, "row", tmp_path / "out", SampleOptions(limit=5), Answer("setting"))
     assert report["version"] == 2 and report["rows_sha256"].startswith("2d711642b726b044")
     assert report["unusable"] == [{"source": "rows.jsonl:3", "reason": "no text"}]

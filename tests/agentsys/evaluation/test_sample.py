@@ -39,7 +39,7 @@ def sample(file: Path | None, **options: Any) -> Sample[str]:
 def test_a_sample_is_the_first_rows(file: Path) -> None:
     assert sample(file).rows == ["a: The Cat.", "b: A dog!", "c: Rain"] and sample(file).unusable == []
     assert sample(file, limit=2).rows == ["a: The Cat.", "b: A dog!"]
-    assert len(sample(file).sha256()) == 64 and sample(file).sha256() == sample(file, limit=1).sha256()
+    assert len(sample(file).sha256) == 64 and sample(file).sha256 == sample(file, limit=1).sha256
 
 
 def test_a_shuffled_sample_depends_on_the_seed_alone(tmp_path: Path) -> None:
