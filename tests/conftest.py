@@ -28,7 +28,8 @@ def go_offline() -> None:
     NETWORK_LOG.touch()
     atexit.register(shutil.rmtree, NETWORK_LOG.parent, ignore_errors=True)
     os.environ |= {"AGENTSYS_TEST_NETWORK_LOG": str(NETWORK_LOG), "HF_HUB_OFFLINE": "1"}
-    os.environ |= {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGSMITH_TRACING": "false", "VLLM_NO_USAGE_STATS": "1"}
+    os.environ |= {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGSMITH_TRACING": "false"}
+    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}  # else it asks a public address for its own
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
     if not hasattr(sys.modules.get("sitecustomize"), "refuse_network"):  # xdist's workers have it from PYTHONPATH
         sys.modules.pop("sitecustomize", None)
