@@ -19,7 +19,7 @@ from agentsys.roles import Answer, Role
 if TYPE_CHECKING:
     from langgraph.graph import StateGraph
 
-__all__ = ["BaseContext", "LanguagePair", "System", "ask", "knob", "model_of", "one_node_graph", "role_options"]
+__all__ = ["BaseContext", "LanguagePair", "System", "ask", "knob", "model_of", "role_options", "sequence_graph"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -162,20 +162,23 @@ def model_of(context: Any, role: Role[Any]) -> BaseChatModel:
 
     Raises SpecError for an invalid spec, and for a role without an option if other roles have one.
     """
-    model_fields = {**_model_fields(type(context)), **getattr(context, "role_fields", {})}
+    kind: Any = type(context)
+    model_fields = _model_fields(kind)
     name = model_fields.get(role.name, "")
     if model_fields and not name:
         raise SpecError(
-            f"{type(context).__qualname__} has no option {role.name}_model; make its role options from the system that "
+            f"{kind.__qualname__} has no option {role.name}_model; make its role options from the system that "
             f"has the role {role.name}: @role_options(...)"
         )
     return load_model(getattr(context, name, ""), default=getattr(context, "model", "") or "embedded")
 
 
-def _model_fields(kind: type) -> dict[str, str]:
-    """The fields `<role>_model` of a context, by role."""
+@lru_cache(maxsize=64)
+def _model_fields(kind: Any) -> Mapping[str, str]:
+    """The field of each role's model in a class of contexts: `<role>_model`, or what `role_options` says."""
     names = [item.name for item in fields(kind)] if is_dataclass(kind) else []
-    return {name.removesuffix("_model"): name for name in names if name.endswith("_model")}
+    own = {name.removesuffix("_model"): name for name in names if name.endswith("_model")}
+    return {**own, **getattr(kind, "role_fields", {})}
 
 
 async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer[T]:
@@ -190,19 +193,19 @@ async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer
     return await (_with_prompt(role, text) if text else role).answer(model, key=key, **inputs)
 
 
-def one_node_graph(
-    node: Callable[..., Any], *, state: type[Any], context: type[Any], input: type[Any], output: type[Any]
+def sequence_graph(
+    *nodes: Callable[..., Any], state: type[Any], context: type[Any], input: type[Any], output: type[Any]
 ) -> StateGraph[Any, Any, Any, Any]:
-    """A builder of a graph with one node, named after the node's function.
+    """A builder of a graph whose nodes run one after the other, each named after its function.
 
-    For searches: the node awaits many calls at once, which do not wait for each other as nodes would.
+    A search is a graph of one node: it awaits many calls at once, which do not wait for each other as nodes would.
     """
     from langgraph.graph import END, START, StateGraph
 
     builder = StateGraph(state, context_schema=context, input_schema=input, output_schema=output)
-    builder.add_node(node.__name__, node)
-    builder.add_edge(START, node.__name__)
-    builder.add_edge(node.__name__, END)
+    builder.add_sequence(nodes)
+    builder.add_edge(START, nodes[0].__name__)
+    builder.add_edge(nodes[-1].__name__, END)
     return builder
 
 

@@ -1,4 +1,4 @@
-"""The options of a run, one list for Python and for every collect command."""
+"""The options of a run, one list for Python and for every command: which records, and how a graph runs over them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,44 @@ MAX_IN_FLIGHT: Final = 100_000
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RecordOptions:
+    """Which records of a file are used, and how they are read.
+
+    Raises InputError for a value out of range and for a malformed field.
+    """
+
+    field: list[str] = knob((), "field and the column that holds it, as text=sentence; may be repeated")
+    id_field: str = knob("id", "column with the record's id; without a value there, the id is a hash of the record")
+    limit: int | None = knob(None, "use only the first LIMIT records")
+    shuffle: bool = knob(False, f"shuffle the records before --limit (in a buffer of {SHUFFLE_BUFFER:,})")
+    seed: int = knob(0, "seed of the shuffle")
+
+    def __post_init__(self) -> None:
+        for entry in self.field:
+            if not all(entry.partition("=")):
+                raise InputError(f"--field {entry}: give graph field and column, as --field text=sentence")
+        self.check_minimum(limit=1)
+        check_seed(self.seed)
+
+    def check_minimum(self, **bounds: float) -> None:
+        """Raises InputError for the first of these options that is given and below its bound."""
+        for name, bound in bounds.items():
+            if (value := getattr(self, name)) is not None and value < bound:
+                raise InputError(f"--{name.replace('_', '-')} {value}: at least {bound} is needed")
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The column of each field that `field` maps."""
+        pairs = [entry.partition("=") for entry in self.field]
+        return {name: column for name, _, column in pairs}
+
+
+@dataclass(frozen=True)
+class RunOptions(RecordOptions):
     """How `collect` runs a graph over records. Raises InputError for a value out of range and for a malformed field."""
 
     panel: ClassVar[str] = "Run"
 
-    field: list[str] = knob((), "graph field and column, as text=sentence; may be repeated")
-    id_field: str = knob("id", "column with the record's id; without a value there, the id is a hash of the record")
-    limit: int | None = knob(None, "use only the first LIMIT records")
-    shuffle: bool = knob(False, f"shuffle the input (in a buffer of {SHUFFLE_BUFFER:,} records)")
-    seed: int = knob(0, "seed of the shuffle")
     in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
     token_budget: int | None = knob(None, "start no new record after this many tokens, prompt and completion")
     retry_failed: bool = knob(False, "retry the failed records", old_name="retry_rejected")
@@ -35,23 +63,12 @@ class RunOptions:
     cache_limit: float = knob(20.0, "size in GB above which the oldest calls are removed from the cache")
 
     def __post_init__(self) -> None:
-        for entry in self.field:
-            if not all(entry.partition("=")):
-                raise InputError(f"--field {entry}: give graph field and column, as --field text=sentence")
-        for name, bound in {"in_flight": 1, "limit": 1, "token_budget": 1, "cache_limit": 0}.items():
-            if (value := getattr(self, name)) is not None and value < bound:
-                raise InputError(f"--{name.replace('_', '-')} {value}: at least {bound} is needed")
+        super().__post_init__()
+        self.check_minimum(in_flight=1, token_budget=1, cache_limit=0)
         if self.in_flight > MAX_IN_FLIGHT:
             raise InputError(f"--in-flight {self.in_flight}: at most {MAX_IN_FLIGHT:,} requests can be in flight")
         if not math.isfinite(self.cache_limit):
             raise InputError(f"--cache-limit {self.cache_limit}: give a size in GB")
-        check_seed(self.seed)
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """The column of each graph field that `field` maps."""
-        pairs = [entry.partition("=") for entry in self.field]
-        return {name: column for name, _, column in pairs}
 
     @property
     def cache_path(self) -> Path | None:

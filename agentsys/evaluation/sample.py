@@ -9,8 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from agentsys.collect import RunOptions
-from agentsys.knobs import knob
+from agentsys.collect.options import RecordOptions
 from agentsys.metrics.answers import normalize_answer
 from agentsys.records import BadRecord, InputError, Record, read_records, shuffled
 from agentsys.traces import Trace, read_traces, shards
@@ -19,25 +18,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class SampleOptions:
-    """How records are read from the test file, and which of them are used. Raises InputError for a bad value."""
+class SampleOptions(RecordOptions):
+    """Which records of the test file an evaluation uses. Raises InputError for a bad value."""
 
     panel: ClassVar[str] = "Sample"
-
-    field: list[str] = knob((), "field and the column that holds it, as FIELD=COLUMN; may be repeated")
-    id_field: str = knob("id", "column that holds the id; without it the id is a hash of the record")
-    limit: int | None = knob(None, "use only the first LIMIT records")
-    shuffle: bool = knob(False, "shuffle the records before --limit")
-    seed: int = knob(0, "seed of the shuffle")
-
-    def __post_init__(self) -> None:
-        # The bounds are those of a collect run.
-        RunOptions(field=self.field, id_field=self.id_field, limit=self.limit, shuffle=self.shuffle, seed=self.seed)
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """The column of each field that `field` maps."""
-        return RunOptions(field=self.field).fields
 
 
 @dataclass(frozen=True, slots=True)

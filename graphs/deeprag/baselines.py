@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
 from agentsys.graphs.deeprag.narrative import FinalAnswer, parse_final_answer
 from agentsys.knowledge.context import Knowledge, PassageDict
 from agentsys.roles import Role
-from agentsys.systems import System, ask, knob, role_options
+from agentsys.systems import System, ask, knob, role_options, sequence_graph
 
 Strategy = Literal["direct", "cot", "cot_retrieve"]
 
@@ -79,13 +79,9 @@ class Baselines(System):
 
     def builder(self) -> StateGraph[State, BaselineContext, Input, Output]:
         """Return the graph retrieve -> answer."""
-        builder = StateGraph(State, context_schema=BaselineContext, input_schema=Input, output_schema=Output)
-        builder.add_node("retrieve", self.retrieve)
-        builder.add_node("answer", self.answer)
-        builder.add_edge(START, "retrieve")
-        builder.add_edge("retrieve", "answer")
-        builder.add_edge("answer", END)
-        return builder
+        return sequence_graph(
+            self.retrieve, self.answer, state=State, context=BaselineContext, input=Input, output=Output
+        )
 
 
 @dataclass(frozen=True)

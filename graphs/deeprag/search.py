@@ -35,7 +35,7 @@ from agentsys.models.errors import ModelError
 from agentsys.prompt import one_line
 from agentsys.roles import Role, RoleError
 from agentsys.search import Child, Node, best_first, exhaustive, settled, tree_to_json
-from agentsys.systems import System, ask, knob, one_node_graph, role_options
+from agentsys.systems import System, ask, knob, role_options, sequence_graph
 
 NOTHING_FOUND: Final = "[No related Info]"
 """The reader's reply if no passage helps; it ends the branch."""
@@ -254,7 +254,7 @@ class DeepRAGSearch(System):
 
     def builder(self) -> StateGraph[State, SearchContext, Input, Output]:
         """Return the graph of one node: with a super-step per expansion, all branches would wait for the slowest."""
-        return one_node_graph(self.search, state=State, context=SearchContext, input=Input, output=Output)
+        return sequence_graph(self.search, state=State, context=SearchContext, input=Input, output=Output)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, one_node_graph, role_options
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options, sequence_graph
 from agentsys.traces import read_traces
 
 MIN_WORDS: Final = 10
@@ -85,7 +85,7 @@ class Mining(System):
 
     def builder(self) -> StateGraph[State, MiningContext, Input, State]:
         """Return the graph of one node."""
-        return one_node_graph(self.judge, state=State, context=MiningContext, input=Input, output=State)
+        return sequence_graph(self.judge, state=State, context=MiningContext, input=Input, output=State)
 
 
 @dataclass(frozen=True)

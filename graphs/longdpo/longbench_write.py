@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Annotated, Any, Final, NotRequired
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.roles import Role, RoleError
-from agentsys.systems import BaseContext, System, ask, knob, role_options
+from agentsys.systems import BaseContext, System, ask, knob, role_options, sequence_graph
 
 DIMENSIONS: Final = ("relevance", "accuracy", "coherence", "clarity", "breadth_and_depth", "reading_experience")
 DECODING: Final = {"temperature": 1.0, "repetition_penalty": 1.1}
@@ -124,13 +124,9 @@ class LongBenchWrite(System):
 
     def builder(self) -> StateGraph[State, LongBenchWriteContext, Input, Output]:
         """write -> judge."""
-        builder = StateGraph(State, context_schema=LongBenchWriteContext, input_schema=Input, output_schema=Output)
-        builder.add_node("write", self.write)
-        builder.add_node("judge", self.judge)
-        builder.add_edge(START, "write")
-        builder.add_edge("write", "judge")
-        builder.add_edge("judge", END)
-        return builder
+        return sequence_graph(
+            self.write, self.judge, state=State, context=LongBenchWriteContext, input=Input, output=Output
+        )
 
 
 @dataclass(frozen=True)

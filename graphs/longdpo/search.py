@@ -22,7 +22,7 @@ from agentsys.graphs.longdpo.system import Context, LongDPO
 from agentsys.graphs.longdpo.targets import finish_response, outcome_pair
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.search import MCTS, UCB, Child, Limits, Node, settled, tree_to_json
-from agentsys.systems import System, knob, one_node_graph
+from agentsys.systems import System, knob, sequence_graph
 
 LOWEST = 1.0
 """The lowest value of the judge's scale, assumed for a simulation in progress (virtual loss)."""
@@ -168,7 +168,7 @@ class LongDPOSearch(System):
 
     def builder(self) -> StateGraph[State, SearchContext, Input, Output]:
         """One node: the whole search."""
-        return one_node_graph(self.search, state=State, context=SearchContext, input=Input, output=Output)
+        return sequence_graph(self.search, state=State, context=SearchContext, input=Input, output=Output)
 
 
 builder = LongDPOSearch().builder()

@@ -17,7 +17,7 @@ from agentsys.graphs.maths.state import Input, Output, Solution, State, question
 from agentsys.metrics.maths import group_equal_answers, reference_of
 from agentsys.roles import RoleError
 from agentsys.search import settled
-from agentsys.systems import System, knob, one_node_graph
+from agentsys.systems import System, knob, sequence_graph
 
 ROUNDS: Final = 16
 """Sampling stops after this many times `samples` solutions, for models that write almost nothing."""
@@ -103,7 +103,7 @@ class Samples(System):
 
     def builder(self) -> StateGraph[State, SamplesContext, Input, Output]:
         """One node: all solutions of a question."""
-        return one_node_graph(self.sample, state=State, context=SamplesContext, input=Input, output=Output)
+        return sequence_graph(self.sample, state=State, context=SamplesContext, input=Input, output=Output)
 
 
 def _batch_size(context: SamplesContext, count: int, tokens: int) -> int:

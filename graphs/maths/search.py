@@ -20,7 +20,7 @@ from agentsys.metrics.maths import check_answer, group_equal_answers, reference_
 from agentsys.models.errors import ModelError
 from agentsys.roles import RoleError
 from agentsys.search import MCTS, PUCT, Child, Limits, Node, settled, tree_to_json, walk
-from agentsys.systems import System, knob, one_node_graph
+from agentsys.systems import System, knob, sequence_graph
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Maths(System):
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """One node: the whole search."""
-        return one_node_graph(self.search, state=State, context=Context, input=Input, output=Output)
+        return sequence_graph(self.search, state=State, context=Context, input=Input, output=Output)
 
 
 async def grow_tree(root: Node[Path], problem: SolutionProblem) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 
 from agentsys.graphs.ragtrans.documents import JOIN, Reference, fit, remove_leaks, split_paragraphs
@@ -20,7 +20,7 @@ from agentsys.graphs.ragtrans.state import Input, Labeled, Output, ScoredPassage
 from agentsys.graphs.ragtrans.targets import rated_target, translator_targets
 from agentsys.knowledge.context import Knowledge
 from agentsys.roles import Role
-from agentsys.systems import LanguagePair, System, ask, knob, role_options
+from agentsys.systems import LanguagePair, System, ask, knob, role_options, sequence_graph
 
 __all__ = ["Context", "RAGtrans", "builder", "graph"]
 
@@ -90,13 +90,7 @@ class RAGtrans(System):
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """find -> translate."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
-        builder.add_node("find", self.find)
-        builder.add_node("translate", self.translate)
-        builder.add_edge(START, "find")
-        builder.add_edge("find", "translate")
-        builder.add_edge("translate", END)
-        return builder
+        return sequence_graph(self.find, self.translate, state=State, context=Context, input=Input, output=Output)
 
 
 @dataclass(frozen=True)

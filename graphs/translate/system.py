@@ -12,7 +12,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from agentsys.graphs.drt.state import Evaluation
 from agentsys.models import EndpointDown, ModelError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
+from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options, sequence_graph
 
 DECODING: Final = {"temperature": 0.1, "repetition_penalty": 1.05, "max_tokens": 2048}
 """The inference settings of DRT's paper (section 3.1); the token limit is that of its published example."""
@@ -127,13 +127,7 @@ class Translate(System):
 
     def builder(self) -> StateGraph[State, Context, Input, Output]:
         """translate -> judge."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
-        builder.add_node("translate", self.translate)
-        builder.add_node("judge", self.judge)
-        builder.add_edge(START, "translate")
-        builder.add_edge("translate", "judge")
-        builder.add_edge("judge", END)
-        return builder
+        return sequence_graph(self.translate, self.judge, state=State, context=Context, input=Input, output=Output)
 
 
 @dataclass(frozen=True)

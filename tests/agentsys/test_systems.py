@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from agentsys.models import SpecError
 from agentsys.roles import Role
-from agentsys.systems import BaseContext, System, ask, knob, model_of, one_node_graph, role_options
+from agentsys.systems import BaseContext, System, ask, knob, model_of, role_options, sequence_graph
 
 PROMPT = "# user\n{{ text }}"
 
@@ -139,7 +139,7 @@ def test_a_role_can_share_the_general_model(system: type[System], tmp_path: Path
     assert Context.role_fields == {"writer": "writer_model", "reviser": "reviser_model", "critic": "model"}
 
 
-async def test_a_graph_of_one_node_is_named_after_its_function() -> None:
+async def test_the_nodes_of_a_sequence_are_named_after_their_functions() -> None:
     class State(TypedDict):
         text: str
         length: NotRequired[int]
@@ -147,9 +147,16 @@ async def test_a_graph_of_one_node_is_named_after_its_function() -> None:
     async def measure(state: State) -> dict[str, int]:
         return {"length": len(state["text"])}
 
-    graph = one_node_graph(measure, state=State, context=BaseContext, input=State, output=State).compile()
+    graph = sequence_graph(measure, state=State, context=BaseContext, input=State, output=State).compile()
     assert set(graph.nodes) == {"__start__", "measure"}
     assert await graph.ainvoke({"text": "four"}, context=BaseContext()) == {"text": "four", "length": 4}
+
+    async def double(state: State) -> dict[str, int]:
+        return {"length": 2 * state["length"]}
+
+    graph = sequence_graph(measure, double, state=State, context=BaseContext, input=State, output=State).compile()
+    assert graph.builder.edges == {("__start__", "measure"), ("measure", "double"), ("double", "__end__")}
+    assert (await graph.ainvoke({"text": "four"}, context=BaseContext()))["length"] == 8
 
 
 def test_a_context_with_one_model_serves_every_role(folder: Path, tmp_path: Path) -> None:
