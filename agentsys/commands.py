@@ -77,17 +77,12 @@ def run_guarded(work: Callable[[], T]) -> T:
     raise typer.Exit(code)
 
 
-def run_app(
-    app: typer.Typer, arguments: Sequence[str] | None = None, then: Callable[[Any], int] = lambda result: 0
-) -> int:
-    """Run a command and return its exit code; a wrong option is printed as one line too.
-
-    `then` turns the command's return value into the exit code.
-    """
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; a wrong option is printed as one line too."""
 
     def work() -> int:
-        result = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else then(result)
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
 
     try:
         return run_guarded(work)

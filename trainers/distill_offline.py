@@ -198,12 +198,9 @@ def train_offline(
     splits = read_scored_splits(rows, tokenizer)
     check_width(model, splits)
     add_topk_loss(model, divergence, distill.kd)
-    more: dict[str, Any] = {"label_names": ["labels"]}
-    if "validation" in splits:
-        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = make_offline_trainer(
         model=model,
-        args=make_config(TrainingArguments, training, **more),
+        args=make_config(TrainingArguments, training, evaluate="validation" in splits, label_names=["labels"]),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         data_collator=ScoredCollator(tokenizer.pad_token_id),

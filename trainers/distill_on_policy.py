@@ -66,13 +66,17 @@ def train_on_policy(
     needed = training.batch * int(os.environ.get("WORLD_SIZE", "1"))
     if len(splits["train"]) < needed:
         raise TrainerError(f"{len(splits['train'])} prompts do not fill one step of {needed}: lower --batch")
-    more: dict[str, Any] = {"beta": betas[distill.divergence], "max_completion_length": on_policy.answer_tokens}
-    if "validation" in splits:
-        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = OnPolicyTrainer(
         model=model,
         teacher_model=load_causal_lm(on_policy.teacher, student.dtype),
-        args=make_config(DistillationConfig, training, logging_strategy="steps", **more),
+        args=make_config(
+            DistillationConfig,
+            training,
+            evaluate="validation" in splits,
+            logging_strategy="steps",
+            beta=betas[distill.divergence],
+            max_completion_length=on_policy.answer_tokens,
+        ),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,

@@ -111,17 +111,17 @@ def train_dpo(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, train
 
     model, tokenizer = load_student(student, training.seed)
     splits = {split: limit_pairs(data, rows) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()}
-    more: dict[str, Any] = {
-        "beta": dpo.beta,
-        "loss_type": [dpo.loss],
-        "max_length": None,
-        "precompute_ref_log_probs": not student.lora,  # so that the reference does not stay in memory
-    }
-    if "validation" in splits:
-        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = make_pair_trainer(
         model=model,
-        args=make_config(DPOConfig, training, **more),
+        args=make_config(
+            DPOConfig,
+            training,
+            evaluate="validation" in splits,
+            beta=dpo.beta,
+            loss_type=[dpo.loss],
+            max_length=None,
+            precompute_ref_log_probs=not student.lora,  # so that the reference does not stay in memory
+        ),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,

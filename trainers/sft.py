@@ -8,7 +8,7 @@ Rows have token ids and a loss mask, so TRL neither tokenizes nor guesses a mask
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from agentsys.commands import command, knob, run_app
 from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
@@ -56,12 +56,16 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
     splits = {
         split: with_labels(limit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
     }
-    more: dict[str, Any] = {"max_length": rows.max_length, "packing": sft.packing, "eval_packing": False}
-    if "validation" in splits:
-        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = Trainer(
         model=model,
-        args=make_config(SFTConfig, training, **more),
+        args=make_config(
+            SFTConfig,
+            training,
+            evaluate="validation" in splits,
+            max_length=rows.max_length,
+            packing=sft.packing,
+            eval_packing=False,
+        ),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,

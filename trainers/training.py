@@ -69,8 +69,11 @@ class TrainingOptions:
             raise TrainerError(f"--batch {self.batch}: give a multiple of --micro-batch {self.micro_batch}")
 
 
-def make_config(kind: Any, training: TrainingOptions, **more: Any) -> Any:
-    """The trainer's configuration, an instance of `kind`; --set overrides the rest. Raises TrainerError."""
+def make_config(kind: Any, training: TrainingOptions, *, evaluate: bool = False, **more: Any) -> Any:
+    """The trainer's configuration, an instance of `kind`; --set overrides the rest. Raises TrainerError.
+
+    With `evaluate` the trainer evaluates every `evaluate_every` steps.
+    """
     import torch
 
     names = {item.name for item in fields(kind)}
@@ -98,6 +101,8 @@ def make_config(kind: Any, training: TrainingOptions, **more: Any) -> Any:
         "remove_unused_columns": False,
         "disable_tqdm": False,
     }
+    if evaluate:
+        settings |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     settings |= more | _parse_set(kind, names, training.set)
     try:
         return kind(**settings)

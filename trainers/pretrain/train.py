@@ -75,12 +75,15 @@ def pretrain(options: PretrainingOptions, training: TrainingOptions) -> dict[str
     for folder in folders.values():
         _check_size(student, folder)
     use_nll_forward(student)
-    more: dict[str, Any] = {"prediction_loss_only": True, "label_names": ["learned"]}
-    if "validation" in folders:
-        more |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
     trainer = Pretrainer(
         model=student,
-        args=make_config(TrainingArguments, training, **more),
+        args=make_config(
+            TrainingArguments,
+            training,
+            evaluate="validation" in folders,
+            prediction_loss_only=True,
+            label_names=["learned"],
+        ),
         data_collator=ChunkCollator(folders["train"].end_id),
         train_dataset=_dataset(folders["train"]),
         eval_dataset=_dataset(folders["validation"]) if "validation" in folders else None,
