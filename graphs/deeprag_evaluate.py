@@ -118,5 +118,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     raise typer.Exit(exit_code(report, "failed"))
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    sys.exit(run_app(command(main)))
+    sys.exit(run_app(app))

@@ -67,5 +67,7 @@ def main(run: CollectOptions, context: Context, books: Books) -> None:
     finish(summary, run, rows)
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    sys.exit(run_app(command(main)))
+    sys.exit(run_app(app))

@@ -98,5 +98,7 @@ def tasks(run: CollectOptions, mix: MixOptions, context: TasksContext) -> None:
     finish(summary, run, summarize_tasks(read_traces(summary.out)))
 
 
+app = command(build, collect, tasks)
+
 if __name__ == "__main__":
-    sys.exit(run_app(command(build, collect, tasks)))
+    sys.exit(run_app(app))

@@ -83,5 +83,7 @@ def main(
     raise typer.Exit(exit_code(report, "missing", "unscored"))
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    sys.exit(run_app(command(main)))
+    sys.exit(run_app(app))

@@ -15,6 +15,8 @@ with D one of the divergences of trainers/losses.py between teacher p and studen
 
 from __future__ import annotations
 
+import sys
+
 from agentsys.commands import command, run_app
 from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, train_offline
 from agentsys.trainers.distill_on_policy import OnPolicyOptions, train_on_policy
@@ -36,5 +38,7 @@ def main(
             train_offline(rows, student, distill, training)
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(main)))
+    sys.exit(run_app(app))

@@ -10,6 +10,7 @@ text, and the next-token probabilities at positions along it. Only a file that a
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,5 +90,7 @@ def _model_folder(name: str) -> Path:
     return folder
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(main)))
+    sys.exit(run_app(app))

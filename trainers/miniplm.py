@@ -157,5 +157,7 @@ def _print_folder(folder: ChunkFolder, more: str, whole: ChunkFolder | None = No
         print(f"  {domain}: {counts['chunks']} chunks{share}, {counts['tokens']} tokens")
 
 
+app = command(chunk, score, select, train)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(chunk, score, select, train)))
+    sys.exit(run_app(app))

@@ -7,6 +7,7 @@ Rows have token ids and a loss mask, so TRL neither tokenizes nor guesses a mask
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -79,5 +80,7 @@ def main(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: T
         train(rows, student, sft, training)
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(main)))
+    sys.exit(run_app(app))

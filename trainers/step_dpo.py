@@ -7,6 +7,8 @@ See trainers/dpo.py for the loss, and for why the token ids of the rows are used
 
 from __future__ import annotations
 
+import sys
+
 from agentsys.commands import command, run_app
 from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, train_dpo
 from agentsys.trainers.training import StudentOptions, memory_errors
@@ -18,5 +20,7 @@ def main(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training: 
         train_dpo(rows, student, dpo, training)
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(main)))
+    sys.exit(run_app(app))

@@ -12,6 +12,7 @@ since the last shard are lost.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -89,5 +90,7 @@ def _summary(folder: ScoredFolder, scored_tokens: int) -> str:
     )
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(main)))
+    sys.exit(run_app(app))

@@ -15,6 +15,7 @@ not repeated.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,5 +73,7 @@ def print_report(report: dict[str, dict[str, float]], show: Callable[[str], None
         show(f"{name}: " + ", ".join(f"{measure} {value:.4f}" for measure, value in values.items()))
 
 
+app = command(main)
+
 if __name__ == "__main__":
-    raise SystemExit(run_app(command(main)))
+    sys.exit(run_app(app))
