@@ -35,6 +35,7 @@ from agentsys.evaluation.sample import Question, SampleOptions, check_overlap, r
 from agentsys.graphs import deeprag
 from agentsys.graphs.deeprag import baselines, measures
 from agentsys.graphs.deeprag.measures import BASELINES, NO_INDEX, SYSTEMS, TRAINED
+from agentsys.installation import install_command
 from agentsys.knowledge.context import with_index
 from agentsys.metrics.answers import Match
 from agentsys.models.spec import DEFAULT_SPEC
@@ -96,7 +97,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
 
     EM and F1 have 95 % bootstrap intervals. Rerun the same command to resume.
     """
-    check_installed({"sklearn": "scikit-learn", "matplotlib": "matplotlib"}, "pip install 'agentsys[knowledge]'")
+    check_installed({"sklearn": "scikit-learn", "matplotlib": "matplotlib"}, install_command("knowledge"))
     test = read_sample(questions.questions, measures.read_questions, sample, "question")
     check_overlap({row.id: row.question for row in test.rows}, systems.trained_on, "question", "question")
     out = run.folder(f"deeprag-eval-{test.file.stem}")

@@ -32,6 +32,7 @@ from agentsys.evaluation.run import OutputOptions, SystemRun, choose_systems, co
 from agentsys.evaluation.sample import Question, SampleOptions, read_sample
 from agentsys.graphs.maths import measures, samples, search
 from agentsys.graphs.maths.measures import SIMULATIONS, SYSTEMS
+from agentsys.installation import install_command
 from agentsys.metrics import maths
 from agentsys.models.spec import DEFAULT_SPEC, split_spec
 from agentsys.records import InputError
@@ -96,7 +97,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     Accuracies have 95 % bootstrap intervals. Rerun the same command to resume.
     """
     maths.check_installed()
-    check_installed({"matplotlib": "matplotlib"}, "pip install 'agentsys[maths]'")
+    check_installed({"matplotlib": "matplotlib"}, install_command("maths"))
     test = read_sample(questions.questions, measures.read_questions, sample, "question")
     measures.check_overlap(test.rows, systems.trained_on)
     out = run.folder(f"maths-eval-{test.file.stem}")

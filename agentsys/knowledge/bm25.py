@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agentsys.installation import install_command
 from agentsys.knowledge.passages import KnowledgeError
 from agentsys.text.words import words
 
@@ -125,5 +126,5 @@ def _bm25s() -> Any:
     try:
         import bm25s
     except ImportError:
-        raise KnowledgeError("BM25 needs bm25s: pip install 'agentsys[knowledge]'") from None
+        raise KnowledgeError(f"BM25 needs bm25s: {install_command('knowledge')}") from None
     return bm25s

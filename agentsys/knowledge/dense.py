@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agentsys.installation import install_command
 from agentsys.knowledge.bm25 import Ranking
 from agentsys.knowledge.embedders import Embedder, close
 from agentsys.knowledge.passages import KnowledgeError, Passages
@@ -32,7 +33,7 @@ class VectorStore:
         try:
             import chromadb
         except ImportError:
-            raise KnowledgeError("dense retrieval needs chromadb: pip install 'agentsys[knowledge]'") from None
+            raise KnowledgeError(f"dense retrieval needs chromadb: {install_command('knowledge')}") from None
         try:
             self._client: Any = chromadb.PersistentClient(
                 str(folder / FOLDER), settings=chromadb.Settings(anonymized_telemetry=False)

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from agentsys.installation import install_command
 from agentsys.knowledge.passages import KnowledgeError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class LocalEmbedder:
     def _load(self) -> Any:
         if find_spec("sentence_transformers") is None:
             raise KnowledgeError(
-                f"embedding model '{self._spec}' needs sentence-transformers: pip install 'agentsys[dense]'"
+                f"embedding model '{self._spec}' needs sentence-transformers: {install_command('dense')}"
             )
         folder = Path(self._spec).expanduser()
         try:

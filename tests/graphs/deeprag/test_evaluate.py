@@ -17,6 +17,7 @@ from agentsys.graphs.deeprag import baselines
 from agentsys.graphs.deeprag.measures import Prediction, boundary
 from agentsys.graphs.deeprag.narrative import SEARCH
 from agentsys.graphs.deeprag_evaluate import main
+from agentsys.installation import install_command
 from agentsys.knowledge import IndexSettings, build_index, index_digest
 from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
@@ -407,7 +408,7 @@ def test_no_questions(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_library_is_an_error_before_any_call(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentsys.evaluation.report.find_spec", lambda name: None if name == "sklearn" else object())
     code, _, error = run()
-    assert code == 2 and "pip install 'agentsys[knowledge]'" in one_error(error) and not CALLS
+    assert code == 2 and install_command("knowledge") in one_error(error) and not CALLS
 
 
 @ENDINGS
