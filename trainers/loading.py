@@ -23,7 +23,8 @@ def folder_of(name: str) -> str:
     """The folder or hub name that transformers loads for a name; a catalog name becomes a converted folder.
 
     The first use of a catalog name (`qwen2.5-coder-0.5b`) reads the quantized file and writes bfloat16 weights into
-    the user's cache folder: about a minute and 1.3 GB for 0.5B. Raises TrainerError for a folder without a model.
+    the user's cache folder: about a minute and 1.3 GB for 0.5B. Raises TrainerError for a folder without a model,
+    WeightsError for a catalog model that is not available.
     """
     from agentsys.models.weights import CATALOG, find
     from agentsys.paths import cache_folder
@@ -75,8 +76,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises TrainerError if there is none, or no fast one."""
     from transformers import AutoTokenizer
 
+    folder = folder_of(name)  # outside of `try`: its errors name their own fix
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder_of(name))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as err:
         raise TrainerError(f"no tokenizer in {name}: {' '.join(str(err).split())[:300]}") from None
     if not tokenizer.is_fast:
@@ -90,8 +92,9 @@ def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:
     """A model in `dtype`, on the CPU. Raises TrainerError if it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
+    folder = folder_of(name)
     try:
-        return AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as err:
         raise TrainerError(f"no model in {name}: {' '.join(str(err).split())[:300]}") from None
 

@@ -1,8 +1,8 @@
 """Embedding models, which do not block the event loop.
 
 A spec names one: `http://host:8000/v1#MODEL` is an endpoint (several URLs separated by commas share the load), any
-other spec a sentence-transformers model, by its folder or hub name. In Python, any object with `name` and `embed` is an
-embedding model.
+other spec a sentence-transformers model, by its folder, hub name or catalog name (`agentsys models`). In Python, any
+object with `name` and `embed` is an embedding model.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class LocalEmbedder:
             raise KnowledgeError(
                 f"embedding model '{self._spec}' needs sentence-transformers: {install_command('dense')}"
             )
-        folder = Path(self._spec).expanduser()
+        folder = _checked_folder(self._spec) or Path(self._spec).expanduser()
         try:
             if not folder.is_dir():
                 _check_hub(self._spec)
@@ -117,6 +117,17 @@ class LocalEmbedder:
             raise KnowledgeError(
                 f"embedding model '{self._spec}' cannot be loaded ({reason}); give its folder or its hub name"
             ) from None
+
+
+def _checked_folder(spec: str) -> Path | None:
+    """Return the model folder of an installed package of the catalog, checked against its digests (docs/models.md)."""
+    from agentsys.models.embeddings import find_embedding
+    from agentsys.models.weights import WeightsError
+
+    try:
+        return find_embedding(spec)
+    except WeightsError as err:
+        raise KnowledgeError(f"embedding model '{spec}' cannot be loaded ({err})") from None
 
 
 def _check_hub(name: str) -> None:

@@ -266,7 +266,14 @@ def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     if threads := _llamacpp_threads():
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = -1
-    return Server(params)
+    try:
+        return Server(params)
+    except RuntimeError as err:  # llama.cpp says no more than that it failed
+        size = Path(path).stat().st_size
+        raise EndpointDown(
+            f"llama.cpp cannot load {path} ({size:,} bytes): {err} The file may be truncated, no GGUF file or of an "
+            f"unknown architecture, or the memory may not suffice for {slots} slots of {context} tokens"
+        ) from None
 
 
 @dataclass

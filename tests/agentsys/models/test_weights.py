@@ -53,6 +53,7 @@ def entry(whole: bytes, packages: int) -> Weights:
         hub="someone/tiny-GGUF",
         packages=tuple(f"tiny-part{i}" for i in range(1, packages + 1)),
         license="Apache-2.0",
+        parameters="2K",
         extra="tiny",
     )
 
