@@ -5,53 +5,60 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import typer
 
+from agentsys import config, options
 from agentsys.knobs import knob
 from agentsys.models import EndpointDown, ModelError
-from agentsys.prompt import Prompt, PromptError
 
 __all__ = ["command", "knob", "run_app", "run_guarded"]
 
 T = TypeVar("T")
 
 
-def command(*mains: Callable[..., None]) -> typer.Typer:
+def command(*mains: Callable[..., None], name: str = "") -> typer.Typer:
     """A typer app that runs a function; with several functions, each is a sub-command with its name.
 
     A parameter whose type is a dataclass becomes one option for each of its fields; the class variable `panel` of the
     dataclass names their group in the help text. For a field `<role>_prompt`, the option takes a prompt file and the
-    field gets its text.
+    field gets its text. Options can also come from a YAML file (`--config`). `name` is the command as a user of
+    `agentsys` writes it, such as "collect drt"; the default is "collect FOLDER" for a file FOLDER/collect.py.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app = typer.Typer(name=name or None, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     for main in mains:
-        app.command()(_with_options(main))
+        full_name = f"{name} {main.__name__}" if name and len(mains) > 1 else name or _name_from_file(main)
+        app.command()(_with_options(main, full_name))
     return app
 
 
-def _with_options(main: Callable[..., None]) -> Callable[..., None]:
+def _name_from_file(main: Callable[..., None]) -> str:
+    file = Path(inspect.getfile(main))
+    if file.stem not in ("collect", "evaluate", "train"):
+        return ""
+    folder = file.parent.resolve()
+    return f"{file.stem} {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}"
+
+
+def _with_options(main: Callable[..., None], name: str) -> Callable[..., None]:
     hints = get_type_hints(main, include_extras=True)
-    dataclasses = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    kinds = {parameter: hint for parameter, hint in hints.items() if is_dataclass(hint)}
 
-    def run(**values: Any) -> None:
-        def work() -> None:
-            instances = {name: _build(kind, values) for name, kind in dataclasses.items()}
-            rest = {name: value for name, value in values.items() if name in hints and name not in dataclasses}
-            main(**instances, **rest)
+    def run(typer_context: typer.Context, **values: Any) -> None:
+        run_guarded(lambda: _call(main, kinds, name, typer_context, values))
 
-        run_guarded(work)
-
-    parameters = []
-    for name, parameter in inspect.signature(main).parameters.items():
-        if name in dataclasses:
-            parameters += _options(dataclasses[name])
+    parameters = [inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for parameter_name, parameter in inspect.signature(main).parameters.items():
+        if parameter_name in kinds:
+            parameters += options.make_options(kinds[parameter_name])
         else:
-            parameters.append(parameter.replace(annotation=hints[name]))
+            parameters.append(parameter.replace(annotation=hints[parameter_name]))
+    parameters += options.make_role_options(list(kinds.values()))
+    parameters.append(_config_option(list(kinds.values()), name))
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     )
@@ -59,8 +66,81 @@ def _with_options(main: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _call(
+    main: Callable[..., None], kinds: Mapping[str, Any], name: str, context: typer.Context, values: dict[str, Any]
+) -> None:
+    """Call a command's function with its options, and remember those that are set for run.yaml."""
+    sources = {option: origin.name for option in values if (origin := context.get_parameter_source(option))}
+    role_values = _role_values(list(kinds.values()), values, sources)
+    values |= role_values
+    set_values = {option: value for option, value in values.items() if sources.get(option) != "DEFAULT"} | role_values
+    rest = {option: value for option, value in values.items() if option in inspect.signature(main).parameters}
+    for option in ("config", *config.ROLE_OPTIONS):
+        set_values.pop(option, None)
+    instances = {parameter: options.build(kind, values, set_values) for parameter, kind in kinds.items()}
+    text = config.config_text(name, options.group_role_values(list(kinds.values()), set_values))
+    token = config.current.set(text)
+    try:
+        main(**rest, **instances)
+    finally:
+        config.current.reset(token)
+
+
+def _role_values(kinds: list[Any], values: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that --role-model and --role-prompt set. Raises OptionError for a role that is set in two ways."""
+    fields: dict[str, Any] = {}
+    for option in config.ROLE_OPTIONS:
+        for field, value in options.split_role_option(kinds, option, values.get(option) or ()).items():
+            if sources.get(field) == "COMMANDLINE":
+                flags = f"--{option.replace('_', '-')} and --{field.replace('_', '-')}"
+                raise options.OptionError(f"{flags} both set one role: give one of them")
+            fields[field] = Path(value) if option == "role_prompt" else value
+    return fields
+
+
+def _config_option(kinds: list[Any], name: str) -> inspect.Parameter:
+    """--config, whose file sets the options that the command line does not."""
+
+    def load(context: typer.Context, path: Path | None) -> Path | None:
+        if path is not None:
+            context.default_map = _read_defaults(path, context, kinds, name)
+        return path
+
+    text = "YAML file of options by the same names; the command line wins"
+    option = typer.Option(None, "--config", help=text, is_eager=True, callback=load, metavar="FILE")
+    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=option, annotation=Path | None)
+
+
+def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: str) -> dict[str, Any]:
+    """The options of a file for a command. Raises ConfigError for an unknown option and another command's file."""
+    values = config.read_config(path)
+    command_name = values.pop("command", "")
+    if command_name and name and command_name != name:
+        raise config.ConfigError(f"--config {path}: these are options of `agentsys {command_name}`, not of {name}")
+    for option in config.ROLE_OPTIONS:
+        if option in values:
+            settings = values.pop(option)
+            entries = settings if isinstance(settings, list) else [settings]
+            values |= options.split_role_option(kinds, option, entries)
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    unknown = [option for option in values if option not in parameters or option == "config"]
+    if unknown:
+        raise config.ConfigError(f"--config {path}: no option {unknown[0].replace('_', '-')}; --help lists the options")
+    for option, value in values.items():
+        repeatable = getattr(parameters[option], "multiple", False)
+        if isinstance(value, list) and not repeatable:
+            raise config.ConfigError(f"--config {path}: {option.replace('_', '-')}: give one value, not a list")
+        if repeatable and not isinstance(value, list):
+            values[option] = [value]
+    return values
+
+
 def run_guarded(work: Callable[[], T]) -> T:
-    """The result of `work`; a user-fixable error is one line and an exit code (docs/collect.md) instead."""
+    """The result of `work`; a user-fixable error is one line and an exit code (docs/collect.md) instead.
+
+    Further lines of an error, its `detail`, follow that line.
+    """
+    detail = ""
     try:
         return work()
     except EndpointDown as err:
@@ -68,12 +148,12 @@ def run_guarded(work: Callable[[], T]) -> T:
     except ModelError as err:
         line, code = str(err), 1
     except ValueError as err:  # our user-fixable errors are all ValueErrors
-        line, code = str(err), 2
+        line, code, detail = str(err), 2, getattr(err, "detail", "")
     except OSError as err:  # a full disk, an unreadable file
         line, code = f"{err.filename or 'a file'}: {err.strerror or err}", 2
     except (KeyboardInterrupt, asyncio.CancelledError):
         line, code = "stopped immediately; finished calls are saved: rerun the same command to resume", 130
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {' '.join(line.split())}", *filter(None, [detail]), sep="\n", file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -91,72 +171,6 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except Exception as err:
         if not hasattr(err, "format_message"):  # the option parser's errors, whose class typer does not export
             raise
-        print(f"error: {' '.join(err.format_message().split())}", file=sys.stderr)
+        if message := " ".join(err.format_message().split()):  # empty where the help was printed for want of arguments
+            print(f"error: {message}", file=sys.stderr)
         return 2
-
-
-def _options(kind: Any) -> list[inspect.Parameter]:
-    """One option for each field of a dataclass, and a hidden one for each field's former name."""
-    hints = get_type_hints(kind)
-    options = []
-    for item in fields(kind):
-        if old := item.metadata.get("old_name"):
-            options.append(_former_option(old, item, hints[item.name]))
-        is_file = item.name.endswith("_prompt")
-        annotation = Path | None if is_file else hints[item.name]
-        help_text = item.metadata["description"]
-        option = typer.Option(
-            None if is_file else item.default if item.default != () else [],
-            _flags(item),
-            help=help_text.replace("prompt text", "prompt file") if is_file else help_text,
-            rich_help_panel=_panel(kind, item.name),
-            show_default=item.default not in ("", None, ()),
-            hidden=bool(item.metadata.get("hidden")),
-        )
-        options.append(
-            inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
-        )
-    return options
-
-
-def _former_option(old_name: str, item: Field[Any], hint: Any) -> inspect.Parameter:
-    """A hidden option with a field's former name; its default None means that it is not used."""
-    annotation = Path | None if item.name.endswith("_prompt") else hint | None
-    option = typer.Option(None, _flags(item, old_name), hidden=True)
-    return inspect.Parameter(old_name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
-
-
-def _flags(item: Field[Any], name: str = "") -> str:
-    """The option's name; a switch that is on by default also gets --no-<name>."""
-    name = (name or item.name).replace("_", "-")
-    return f"--{name}/--no-{name}" if item.default is True else f"--{name}"
-
-
-def _panel(kind: Any, name: str) -> str:
-    if panel := getattr(kind, "panel", ""):
-        return str(panel)
-    if name == "model" or name.endswith("_model"):
-        return "Models (specs: docs/models.md)"
-    return "Prompts" if name.endswith("_prompt") else "Method"
-
-
-def _build(kind: Any, values: dict[str, Any]) -> Any:
-    """An instance of a dataclass from its options; a former name counts where the new one has its default."""
-    arguments = {item.name: values[item.name] for item in fields(kind)}
-    for item in fields(kind):
-        former_value = values.get(item.metadata.get("old_name", ""))
-        if former_value not in (None, []) and arguments[item.name] in (None, [], item.default):
-            arguments[item.name] = former_value
-    for name, value in arguments.items():
-        if name.endswith("_prompt"):
-            arguments[name] = _read_prompt(value) if value else ""
-            if value:  # a malformed prompt is an error before the first call
-                Prompt.parse(arguments[name], f"{value} (--{name.replace('_', '-')})")
-    return kind(**arguments)
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise PromptError(f"prompt file {path}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None

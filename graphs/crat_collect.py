@@ -40,7 +40,7 @@ def main(run: CollectOptions, context: Context, graphs: Graphs = None) -> None:
     finish(summary, run, summarize(read_traces(summary.out)))
 
 
-app = command(main)
+app = command(main, name="collect crat")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

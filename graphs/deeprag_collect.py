@@ -58,7 +58,7 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     finish(summary, run, summarize_traces(read_traces(summary.out)))
 
 
-app = command(main)
+app = command(main, name="collect deeprag")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

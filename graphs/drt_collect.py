@@ -67,7 +67,7 @@ def main(run: CollectOptions, context: Context, books: Books) -> None:
     finish(summary, run, rows)
 
 
-app = command(main)
+app = command(main, name="collect drt")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -56,7 +56,7 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     finish(summary, run, summarize(read_traces(summary.out)))
 
 
-app = command(main)
+app = command(main, name="collect longdpo")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

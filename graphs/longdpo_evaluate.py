@@ -115,7 +115,7 @@ def main(requests: RequestFile, sample: SampleOptions, systems: SystemOptions, r
     raise typer.Exit(exit_code(report, "failed", "unjudged"))
 
 
-app = command(main)
+app = command(main, name="evaluate longdpo")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

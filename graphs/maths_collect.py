@@ -53,7 +53,7 @@ def main(run: CollectOptions, context: Context) -> None:
     finish(summary, run, summarize(read_traces(summary.out)))
 
 
-app = command(main)
+app = command(main, name="collect maths")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

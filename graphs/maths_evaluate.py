@@ -117,7 +117,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     raise typer.Exit(exit_code(report, "failed"))
 
 
-app = command(main)
+app = command(main, name="evaluate maths")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -98,7 +98,7 @@ def tasks(run: CollectOptions, mix: MixOptions, context: TasksContext) -> None:
     finish(summary, run, summarize_tasks(read_traces(summary.out)))
 
 
-app = command(build, collect, tasks)
+app = command(build, collect, tasks, name="collect ragtrans")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

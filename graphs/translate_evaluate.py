@@ -83,7 +83,7 @@ def main(
     raise typer.Exit(exit_code(report, "missing", "unscored"))
 
 
-app = command(main)
+app = command(main, name="evaluate translate")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -38,7 +38,7 @@ def main(
             train_offline(rows, student, distill, training)
 
 
-app = command(main)
+app = command(main, name="train distill")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -90,7 +90,7 @@ def _model_folder(name: str) -> Path:
     return folder
 
 
-app = command(main)
+app = command(main, name="train gguf")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

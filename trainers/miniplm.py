@@ -157,7 +157,7 @@ def _print_folder(folder: ChunkFolder, more: str, whole: ChunkFolder | None = No
         print(f"  {domain}: {counts['chunks']} chunks{share}, {counts['tokens']} tokens")
 
 
-app = command(chunk, score, select, train)
+app = command(chunk, score, select, train, name="train miniplm")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

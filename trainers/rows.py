@@ -22,6 +22,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from agentsys.commands import command, knob, run_app
+from agentsys.targets import TargetError, check_target
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
 from agentsys.trainers.row_files import Row, RowWriter
@@ -63,6 +64,10 @@ def rows_of(trace: Trace, row_tokenizer: RowTokenizer) -> Iterator[Row]:
 
 def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenizer) -> Row:
     """The row of one target of a trace. Raises TrainerError; TokenizerMismatch is one."""
+    try:
+        check_target(target, trace.calls, trace.tree)
+    except TargetError as err:
+        raise TrainerError(f"record {trace.id}: {err}") from None
     row = {
         "id": f"{trace.run}/{trace.id}#{number}",
         "kind": target.kind,
@@ -194,7 +199,7 @@ def main(runs: Runs, options: TargetOptions, filters: Filters) -> None:
     print_report(make_rows(runs, options, filters), options.out)
 
 
-app = command(main)
+app = command(main, name="rows")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from agentsys.commands import command, knob, run_app
-from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
+from agentsys.trainers.loading import load_tokenizer
+from agentsys.trainers.row_files import TEXT_COLUMNS, Needs, RowOptions, find_row_files, limit_length, read_rows
 from agentsys.trainers.training import (
     Guarded,
     StudentOptions,
     TrainingOptions,
     fit,
     load_student,
-    make_config,
     memory_errors,
+    prepare,
 )
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = {name: "give rows of kind sft or role" for name in ("input_ids", "loss_mask")}
+NEEDS = Needs("sft", TEXT_COLUMNS, ("sft", "role"))
 
 
 @dataclass(frozen=True)
@@ -53,34 +54,49 @@ def train(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: 
     class Trainer(Guarded, SFTTrainer):
         pass
 
-    model, tokenizer = load_student(student, training.seed)
+    find_row_files(rows.rows, NEEDS)
+    tokenizer = load_tokenizer(student.student)
     splits = {
-        split: with_labels(limit_length(data, rows)) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()
+        split: with_labels(limit_length(data, rows)) for split, data in read_rows(rows.rows, NEEDS, tokenizer).items()
     }
+    run = prepare(
+        "SFT",
+        SFTConfig,
+        training,
+        splits,
+        student,
+        rows,
+        sft,
+        rows=count_packed(splits["train"], rows.max_length) if sft.packing else None,
+        lora=student.lora,
+        max_length=rows.max_length,
+        packing=sft.packing,
+        eval_packing=False,
+    )
     trainer = Trainer(
-        model=model,
-        args=make_config(
-            SFTConfig,
-            training,
-            evaluate="validation" in splits,
-            max_length=rows.max_length,
-            packing=sft.packing,
-            eval_packing=False,
-        ),
+        model=load_student(student, training.seed),
+        args=run.config,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
     )
-    return fit(trainer, "SFT", training, student, rows, sft)
+    return fit(trainer, run)
+
+
+def count_packed(rows: Dataset, length: int) -> int:
+    """The number of sequences of at most `length` tokens that TRL packs the rows into."""
+    from trl import pack_dataset
+
+    return len(pack_dataset(rows.select_columns(["input_ids"]), length))
 
 
 def main(rows: RowOptions, student: StudentOptions, sft: SFTOptions, training: TrainingOptions) -> None:
     """Supervised fine-tuning on rows, with loss on the learned tokens only."""
-    with memory_errors(training):
+    with memory_errors(training.micro_batch):
         train(rows, student, sft, training)
 
 
-app = command(main)
+app = command(main, name="train sft")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

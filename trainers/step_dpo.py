@@ -16,11 +16,11 @@ from agentsys.trainers.training import StudentOptions, memory_errors
 
 def main(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, training: DPOTraining) -> None:
     """Step-level DPO on rows of kind step. Token ids are used as they are: nothing is tokenized again."""
-    with memory_errors(training):
+    with memory_errors(training.micro_batch):
         train_dpo(rows, student, dpo, training)
 
 
-app = command(main)
+app = command(main, name="train step-dpo")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

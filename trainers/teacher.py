@@ -90,7 +90,7 @@ def _summary(folder: ScoredFolder, scored_tokens: int) -> str:
     )
 
 
-app = command(main)
+app = command(main, name="train teacher")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

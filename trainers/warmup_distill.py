@@ -73,7 +73,7 @@ def print_report(report: dict[str, dict[str, float]], show: Callable[[str], None
         show(f"{name}: " + ", ".join(f"{measure} {value:.4f}" for measure, value in values.items()))
 
 
-app = command(main)
+app = command(main, name="train warmup-distill")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

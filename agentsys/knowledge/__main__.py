@@ -121,7 +121,7 @@ async def _search_once(retriever: IndexRetriever, query: str, k: int) -> list[Hi
         await retriever.aclose()
 
 
-app = command(build, search)
+app = command(build, search, name="index")
 
 if __name__ == "__main__":
     sys.exit(run_app(app))
