@@ -1,0 +1,195 @@
+"""The command `agentsys`: its names, a user's own folder, and a run that is run again."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agentsys.cli import COLLECT, EVALUATE, ORDER, TOOLS, TRAIN, app, main
+from agentsys.config import read_config
+from tests.support.drt import script_rules
+from tests.support.modules import modules
+from tests.support.toys import write_lines
+
+COMMANDS = {
+    f"{group} {name}".strip(): module
+    for group, table in (("collect", COLLECT), ("evaluate", EVALUATE), ("train", TRAIN), ("", TOOLS))
+    for name, (module, _) in table.items()
+}
+"""The module of each command."""
+
+OWN_COMMAND = '''
+from dataclasses import dataclass
+from agentsys.commands import command, knob
+from words import WORD
+
+@dataclass(frozen=True)
+class Options:
+    name: str = knob("you", "whom to greet")
+    out: str = knob("", "folder")
+
+def main(options: Options) -> None:
+    """Greet somebody."""
+    from agentsys.config import save_config
+    print(WORD, options.name)
+    if options.out:
+        save_config(options.out)
+
+app = command(main)
+'''
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_that_of_its_module(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name that the module gives itself, which run.yaml stores, is the one that starts it."""
+    assert importlib.import_module(COMMANDS[name]).app.info.name == name
+    assert main([*name.split(), "--help"]) == 0
+    assert f"agentsys {name}" in capsys.readouterr().out
+
+
+def test_every_script_is_a_command() -> None:
+    scripts = {
+        module
+        for module, path in modules().items()
+        if module.startswith(("agentsys.graphs.", "agentsys.trainers."))
+        and "\napp = command(" in path.read_text("utf-8")
+    }
+    assert scripts == {module for module in COMMANDS.values() if module != "agentsys.knowledge.__main__"}
+    assert len(scripts) > 15
+
+
+def test_the_help_lists_all_commands_without_importing_them() -> None:
+    code = (
+        "import sys; from agentsys.cli import main; main(['--help']); main(['collect', '--help'])\n"
+        "print([name for name in sys.modules if name.startswith(('agentsys.graphs', 'langgraph', 'torch'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in (*ORDER, *COLLECT):
+        assert re.search(rf"^\W+{name} ", done.stdout, re.MULTILINE), name
+    assert done.stdout.endswith("[]\n")
+    registered = {item.name or item.callback.__name__ for item in app.registered_commands}
+    groups = {group.name for group in app.registered_groups}
+    assert registered | groups | {*TOOLS} == {*ORDER}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["colect"], "agentsys has no 'colect': use collect, evaluate"),
+        (["collect", "drtt"], "collect has no 'drtt': use drt, drt-mine"),
+        (["collect", "./drtt"], "drtt: no collect.py there; `agentsys new NAME` writes a folder with one"),
+        (["train", "export"], "has no 'export': use sft"),
+        (["collect", "drt", "--modle", "x"], "No such option: --modle"),
+        (["rerun", "nowhere"], "run.yaml: No such file or directory"),
+        (["cache", "--path", "nowhere"], "--path nowhere: no such file"),
+        (["export", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and error in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["collect"]])
+def test_without_arguments_the_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "Usage: agentsys" in printed.out + printed.err and "error" not in printed.err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"agentsys \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder whose collect.py imports a module beside it."""
+    folder = tmp_path / "greeting"
+    folder.mkdir()
+    (folder / "collect.py").write_text(OWN_COMMAND)
+    (folder / "words.py").write_text("WORD = 'Good evening,'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("words", "greeting_collect"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return folder
+
+
+@pytest.mark.parametrize("written", ["greeting", "./greeting", "{absolute}"])
+def test_a_folder_of_the_users_own(own_folder: Path, written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", written.format(absolute=own_folder), "--name", "Ada"]) == 0
+    assert capsys.readouterr().out == "Good evening, Ada\n"
+
+
+def test_a_run_of_a_folder_runs_again(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "greeting", "--name", "Ada", "--out", "run"]) == 0
+    assert read_config("run/run.yaml") == {"command": "collect greeting", "name": "Ada", "out": "run"}
+    assert main(["rerun", "run"]) == 0
+    assert main(["rerun", "run", "--name", "Emmy", "--out", "other"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"Good evening, {name}" for name in ("Ada", "Ada", "Emmy")]
+    assert read_config("other/run.yaml") == {"command": "collect greeting", "name": "Emmy", "out": "other"}
+
+
+def test_a_folder_whose_file_has_no_command(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_folder / "collect.py").write_text("WORD = 1")
+    assert main(["collect", "greeting"]) == 2
+    assert "end the file with `app = command(main)`" in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_users_code_keeps_its_traceback(own_folder: Path) -> None:
+    (own_folder / "words.py").write_text("WORD = undefined")
+    with pytest.raises(NameError):
+        main(["collect", "greeting"])
+
+
+def test_a_drt_run_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It resumes: nothing is paid twice. With --out it is made elsewhere, with other options where they are given."""
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "rules.jsonl", script_rules((60, 75, 92)))
+    write_lines(tmp_path / "texts.jsonl", [{"text": "A sun like a coin."}, {"text": "A coin like a sun."}])
+    options = [
+        "--model",
+        "scripted:rules.jsonl",
+        "--limit",
+        "1",
+        "--no-cache",
+        "--role-model",
+        "advisor=?temperature=0",
+    ]
+    assert main(["collect", "drt", "--input", "texts.jsonl", "--out", "run", *options]) == 0
+    assert (
+        yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+        == {
+            "command": "collect drt",
+            "input": "texts.jsonl",
+            "out": "run",
+            "model": "scripted:rules.jsonl",
+            "limit": 1,
+            "no-cache": True,
+            "role-model": {"advisor": "?temperature=0"},
+        }
+        | {}
+    )
+    capsys.readouterr()
+    assert main(["rerun", "run"]) == 0
+    assert re.search(r"finished before this run\s*│\s*1 ", capsys.readouterr().out)
+    assert main(["rerun", "run", "--out", "two", "--limit", "2"]) == 0
+    assert read_config("two/run.yaml")["limit"] == "2"
+    assert len((tmp_path / "two" / "traces-00000.jsonl").read_text("utf-8").splitlines()) == 2
