@@ -13,9 +13,7 @@ FILE: Final = "run.yaml"
 ROLE_OPTIONS: Final = ("role_model", "role_prompt")
 """The options whose values are pairs of a role and its setting; in YAML a mapping, or a list of ROLE=SETTING."""
 _HIDDEN_KEY: Final = "***"
-_HEADER: Final = (
-    "# `agentsys rerun FOLDER` runs this again; --config reads it. Relative paths count from the working folder.\n"
-)
+_HEADER: Final = "# `agentsys rerun FOLDER` runs this again. Relative paths start at the working folder.\n"
 
 current: ContextVar[str | None] = ContextVar("run_yaml", default=None)
 """The text of run.yaml for the command that is running; None outside a command."""

@@ -155,11 +155,8 @@ def group_role_values(kinds: Iterable[Any], values: Mapping[str, Any]) -> dict[s
         for option, names in (("role_model", _model_fields(kinds)), ("role_prompt", _prompt_fields(kinds)))
         for role, field in names.items()
     }
-    grouped: dict[str, Any] = {}
-    for name, value in values.items():
-        option, role = roles.get(name, (name, ""))
-        if role:
-            grouped.setdefault(option, {})[role] = value
-        else:
-            grouped[name] = value
+    grouped = {name: value for name, value in values.items() if name not in roles}
+    for name, (option, role) in roles.items():
+        if name in values:
+            grouped.setdefault(option, {})[role] = values[name]
     return grouped
