@@ -7,12 +7,19 @@ replies (timings, retries, cached tokens, addresses) is in `measured` objects an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
+
+from agentsys.targets import Segment, Target, TargetError, masked, stored_target, target_from
+
+__all__ = [
+    "VERSION", "Call", "Outcome", "Segment", "Target", "TargetError", "Trace", "dump", "failed_file", "load", "masked",
+    "read_finished", "read_traces", "shards", "sort_key", "strip_measured", "target_from",
+]  # fmt: skip
 
 VERSION: Final = 2
 """The trace format that this package writes; it reads this version and all earlier ones.
@@ -58,48 +65,6 @@ class Call:
     reasoning: str | None = None
     error: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of a target: literal `text`, the reply of a call (`call` is its key), the text of a tree node (`node` is
-    its id), or the whole request of a call (`prompt` is its key).
-
-    `role` is the piece's chat role; adjacent pieces with one role form one message. `learned` pieces have loss, the
-    others are masked. Targets of the kinds `role` and `step` start with a `prompt` piece, so that a row's prefix has
-    exactly the ids that the engine got. Raises ValueError for other combinations.
-    """
-
-    role: Literal["system", "user", "assistant"]
-    learned: bool
-    text: str | None = None
-    call: str | None = None
-    node: str | None = None
-    prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        if sum(x is not None for x in (self.text, self.call, self.node, self.prompt)) != 1:
-            raise ValueError("a segment has exactly one of text, call, node and prompt")
-        if self.prompt is not None and self.learned:
-            raise ValueError("the request of a call cannot be learned")
-
-
-def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
-    """The segments of a rendered prompt: context without loss."""
-    return [Segment(message["role"], False, text=str(message["content"])) for message in messages]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A training example of a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
-
-    `scores` holds the system's measures of it, for filters: {"score": 92.0, "rounds": 3}.
-    """
-
-    kind: Literal["sft", "role", "step"]
-    segments: tuple[Segment, ...]
-    rejected: tuple[Segment, ...] | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -148,19 +113,13 @@ def load(line: bytes | str) -> Trace:
         raw["outcome"] = "failed"
     try:
         raw["calls"] = [Call(**call) for call in raw["calls"]]
-        raw["targets"] = [target_from(target) for target in raw["targets"]]
+        raw["targets"] = [stored_target(target) for target in raw["targets"]]
         return Trace(**raw)
     except (KeyError, TypeError) as err:
         raise ValueError(f"not a trace: {err}") from None
 
 
-def target_from(raw: dict[str, Any]) -> Target:
-    """A target from its JSON form. Raises KeyError, TypeError or ValueError if it is not one."""
-    rejected = raw["rejected"] and tuple(Segment(**segment) for segment in raw["rejected"])
-    return Target(raw["kind"], tuple(Segment(**segment) for segment in raw["segments"]), rejected, raw["scores"])
-
-
-def read_traces(folder: Path) -> Iterator[Trace]:
+def read_traces(folder: str | Path) -> Iterator[Trace]:
     """The kept and dropped traces of a run, in the order in which they finished. Raises ValueError as `load` does."""
     for shard in shards(folder):
         with shard.open("rb") as lines:
@@ -169,7 +128,7 @@ def read_traces(folder: Path) -> Iterator[Trace]:
                     yield load(line)
 
 
-def read_finished(folder: Path) -> Iterator[Trace]:
+def read_finished(folder: str | Path) -> Iterator[Trace]:
     """All traces of a run, those of failed records last. Raises ValueError as `load` does.
 
     Records whose input was refused have no trace and are left out, as is a torn last line.
@@ -181,15 +140,15 @@ def read_finished(folder: Path) -> Iterator[Trace]:
             yield from (load(line) for line in lines if line.endswith(b"\n") and b'"version":' in line[:12])
 
 
-def failed_file(folder: Path) -> Path:
+def failed_file(folder: str | Path) -> Path:
     """The file of a run's failed records: failed.jsonl, in a folder of trace version 1 rejected.jsonl."""
-    path, old = folder / "failed.jsonl", folder / "rejected.jsonl"
+    path, old = Path(folder) / "failed.jsonl", Path(folder) / "rejected.jsonl"
     return old if old.exists() and not path.exists() else path
 
 
-def shards(folder: Path) -> Sequence[Path]:
+def shards(folder: str | Path) -> Sequence[Path]:
     """The shard files traces-*.jsonl of a run's folder, in order."""
-    return sorted(folder.glob("traces-*.jsonl"))
+    return sorted(Path(folder).glob("traces-*.jsonl"))
 
 
 def strip_measured(value: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentsys.models.tokens import TemplateRefused, template_pieces
+from agentsys.targets import call_key, count_shared
 from agentsys.traces import Call, Segment, Target, Trace
 from agentsys.trainers.loading import TrainerError
 
@@ -63,8 +64,6 @@ class RowTokenizer:
         """Tokens of a composed target, tokenized once. The end-of-turn token after a learned answer is learned too."""
         messages = _messages(target.segments, trace)
         roles = tuple(role for role, _ in messages)
-        if roles[-1] != "assistant":
-            raise TrainerError(f"record {trace.id}: an sft target must end with an assistant message")
         pieces = self._template_pieces(roles[:-1])
         row = Tokens([], [], "rendered")
         for piece, (_, segments) in zip(pieces, messages, strict=True):
@@ -73,8 +72,6 @@ class RowTokenizer:
 
     def tokenize_role(self, target: Target, trace: Trace) -> Tokens:
         """Tokens of one call of a role: its prompt, masked, and its reply."""
-        if len(target.segments) != 2:
-            raise TrainerError(f"record {trace.id}: a role target must be the prompt and the reply of one call")
         prompt, reply = target.segments
         prompt_ids, prompt_source = self._prompt_ids(_call(trace, prompt.prompt), trace)
         reply_ids, reply_source = self._reply_ids(_call(trace, reply.call), trace, last=True)
@@ -87,15 +84,10 @@ class RowTokenizer:
         Literal text, which no engine wrote, is encoded on its own. A step is followed by an end-of-turn token only
         where the engine wrote one.
         """
-        if not target.rejected:
-            raise TrainerError(f"record {trace.id}: a step target needs a rejected side")
-        pairs = zip(target.segments, target.rejected, strict=False)
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
-        if shared == 0:
-            raise TrainerError(f"record {trace.id}: the two sides of a step target share no prefix, or are equal")
+        shared = count_shared(target)
         prompt, *sources = self._join_pieces(target.segments[:shared], trace, last=False)
         chosen, *more = self._join_pieces(target.segments[shared:], trace, last=True)
-        rejected, *rest = self._join_pieces(target.rejected[shared:], trace, last=True)
+        rejected, *rest = self._join_pieces((target.rejected or ())[shared:], trace, last=True)
         if not chosen or not rejected:
             raise TrainerError(f"record {trace.id}: a side of a step target is empty")
         return StepTokens(prompt, chosen, rejected, _join_sources(*sources, *more, *rest))
@@ -114,7 +106,7 @@ class RowTokenizer:
             return self.encode(segment.text), "rendered"
         if segment.prompt is not None:
             return self._prompt_ids(_call(trace, segment.prompt), trace)
-        return self._reply_ids(_call(trace, _call_key(segment, trace)), trace, last=last)
+        return self._reply_ids(_call(trace, call_key(segment, trace.tree)), trace, last=last)
 
     def _prompt_ids(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
         if call.prompt_ids is not None and (self._ids_match(call) or self._count_text_ids(call, trace) is not None):
@@ -221,23 +213,11 @@ def _messages(segments: Sequence[Segment], trace: Trace) -> list[tuple[str, list
     """Messages of (role, pieces): adjacent segments of one role are one message."""
     messages: list[tuple[str, list[_Piece]]] = []
     for segment in segments:
-        if segment.prompt is not None:
-            raise TrainerError(f"record {trace.id}: an sft target must not contain the prompt of a call")
-        text = segment.text if segment.text is not None else _call(trace, _call_key(segment, trace)).text
+        text = segment.text if segment.text is not None else _call(trace, call_key(segment, trace.tree)).text
         if not messages or messages[-1][0] != segment.role:
             messages.append((segment.role, []))
         messages[-1][1].append(_Piece(text, segment.learned))
     return messages
-
-
-def _call_key(segment: Segment, trace: Trace) -> str | None:
-    """The key of the call that a segment refers to, directly or through its tree node."""
-    if segment.node is None:
-        return segment.call
-    node = next((node for node in trace.tree or () if node.get("id") == segment.node), None)
-    if node is None:
-        raise TrainerError(f"record {trace.id}: the trace has no tree node {segment.node}")
-    return str(node.get("call"))
 
 
 def _call(trace: Trace, key: str | None) -> Call:
@@ -250,7 +230,7 @@ def _call(trace: Trace, key: str | None) -> Call:
 def lineage(target: Target, trace: Trace) -> dict[str, Any]:
     """The origin of a row: trace, run, and the role, model, prompt and sampling of each call that it refers to."""
     keys = {
-        segment.prompt or _call_key(segment, trace)
+        segment.prompt or call_key(segment, trace.tree)
         for segment in (*target.segments, *(target.rejected or ()))
         if segment.text is None
     }

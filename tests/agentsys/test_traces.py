@@ -57,7 +57,12 @@ TEXTS = make_call("judge/2", top_logprobs=[[-0.5]], top_tokens=[["9"]], logprobs
 
 TARGETS = [
     Target("sft", (Segment("user", False, text="Hi"), Segment("assistant", True, call="judge/1#1")), None, {"s": 92.0}),
-    Target("step", (Segment("assistant", True, node="root:0"),), (Segment("assistant", True, node="root:1"),)),
+    Target(
+        "step",
+        (Segment("user", False, prompt="judge/2"), Segment("assistant", True, node="root:0")),
+        (Segment("user", False, prompt="judge/2"), Segment("assistant", True, node="root:1")),
+        {"margin": 1.0},
+    ),
 ]
 
 

@@ -109,6 +109,7 @@ def step_rows(count: int) -> list[dict[str, Any]]:
             "step",
             (prompt_of("root"), reply_of("root"), reply_of("good")),
             (prompt_of("root"), reply_of("root"), reply_of("bad")),
+            scores={"margin": 1.0},
         )
         rows += rows_of(make_trace(str(i), [parent, good, bad], [pair]), RowTokenizer(TOKENIZER))
     return rows

@@ -100,18 +100,22 @@ def test_no_end_of_turn_follows_a_step_that_is_not_final() -> None:
         "step",
         (prompt_of("root"), reply_of("root"), reply_of("a")),
         (prompt_of("root"), reply_of("root"), reply_of("b")),
+        scores={"margin": 1.0},
     )
     row = make_row([parent, good, bad], [both])
     assert row["prompt_ids"] == parent.prompt_ids + parent.ids, "a continuation extends its parent's ids"
     assert (row["chosen_ids"], row["rejected_ids"]) == (good.ids, bad.ids)
     assert END not in row["chosen_ids"] + row["rejected_ids"]
-    last = Target("step", (prompt_of("root"), reply_of("c")), (prompt_of("root"), reply_of("b")))
+    last = Target(
+        "step", (prompt_of("root"), reply_of("c")), (prompt_of("root"), reply_of("b")), scores={"margin": 1.0}
+    )
     row = make_row([parent, bad, final], [last])
     assert row["chosen_ids"][-1] == END, "the engine ended the turn there"
     middle = Target(
         "step",
         (prompt_of("root"), reply_of("c"), reply_of("a")),
         (prompt_of("root"), reply_of("c"), reply_of("b")),
+        scores={"margin": 1.0},
     )
     assert END not in make_row([parent, good, bad, final], [middle])["prompt_ids"][-2:]
 
@@ -311,8 +315,8 @@ def test_no_files_are_written_if_no_row_is_kept(student: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing", "--student", "STUDENT"], "missing has no traces-"),
-        (["missing", "--student", "STUDENT", "--retokenise"], "missing has no traces-"),  # the former name
+        (["missing", "--student", "STUDENT"], "missing is no folder; name the output folder of a collect run"),
+        (["missing", "--student", "STUDENT", "--retokenise"], "missing is no folder; name the output folder of a collect run"),  # the former name
         (["RUN", "--student", "nowhere/at/all"], "no such folder; catalog names are"),
         (["RUN", "--student", "STUDENT", "--validation", "7"], "--validation 7: give a share"),
         (["RUN", "--student", "STUDENT", "--min-score", "high"], "--min-score"),
