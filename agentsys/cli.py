@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from agentsys.commands import run_app, run_guarded
+from agentsys.commands import run_app
 
 COLLECT: Final = {
     "drt": ("agentsys.graphs.drt_collect", "long-thought translation data (DRT)"),
@@ -42,7 +42,13 @@ TRAIN: Final = {
 }
 TOOLS: Final = {
     "rows": ("agentsys.trainers.rows", "Make training rows from a run's traces."),
+    "new": ("agentsys.new:new", "Write a folder with a paper of your own: two roles, prompts, a command, a test."),
     "index": ("agentsys.knowledge.__main__", "Build and search an index of documents."),
+    "models": (
+        "agentsys.models.catalog:models",
+        "List the catalog's models, their sources, and whether they are installed.",
+    ),
+    "doctor": ("agentsys.doctor:doctor", "Check what this machine can run, and say how to mend what it cannot."),
 }
 ORDER: Final = (
     *("collect", "evaluate", "rows", "train"),
@@ -56,7 +62,7 @@ class LazyGroup(TyperGroup):
     """Commands whose modules are imported when they run. A user's folder with a file such as collect.py is one too."""
 
     modules: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Module and help line of each command."""
+    """Module and help line of each command; the module has an `app`, unless `module:function` names its function."""
     folder_file: ClassVar[str] = ""
     """The file that makes a user's folder a command, such as collect.py."""
 
@@ -84,8 +90,14 @@ class LazyGroup(TyperGroup):
         raise ValueError(f"{ctx.command_path} has no {name!r}: use {', '.join(self.list_commands(ctx))}{or_folder}")
 
 
-def _load_module(module: str) -> Any:
-    return get_command(importlib.import_module(module).app)
+def _load_module(reference: str) -> Any:
+    module, _, function = reference.partition(":")
+    loaded = importlib.import_module(module)
+    if not function:
+        return get_command(loaded.app)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command()(getattr(loaded, function))
+    return get_command(single)
 
 
 def _load_folder(folder: Path, file: str) -> Any:
@@ -158,14 +170,10 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's traces to one Parquet file."""
+    from agentsys.collect.export import to_parquet
 
-    def work() -> None:
-        from agentsys.collect.export import to_parquet
-
-        path = parquet or run / "traces.parquet"
-        print(f"{to_parquet(run, path):,} traces in {path}")
-
-    run_guarded(work)
+    path = parquet or run / "traces.parquet"
+    print(f"{to_parquet(run, path):,} traces in {path}")
 
 
 @app.command()
@@ -177,22 +185,18 @@ def cache(
     ] = None,
 ) -> None:
     """Show the size of the request cache, or shrink it."""
+    from agentsys.models.cache import CacheError, RequestCache, default_path
 
-    def work() -> None:
-        from agentsys.models.cache import CacheError, RequestCache, default_path
-
-        if path is not None and not path.exists():
-            raise CacheError(f"--path {path}: no such file")
-        if limit is not None and not math.isfinite(limit):
-            raise CacheError(f"--limit {limit}: give a size in GB")
-        requests = RequestCache(path or default_path(), **({} if limit is None else {"limit": int(limit * 1e9)}))
-        if clear:
-            requests.clear()
-        stats = requests.stats()
-        print(f"{stats['path']}: {stats['entries']:,} calls, {stats['bytes'] / 1e6:.1f} MB")
-        requests.close()
-
-    run_guarded(work)
+    if path is not None and not path.exists():
+        raise CacheError(f"--path {path}: no such file")
+    if limit is not None and not math.isfinite(limit):
+        raise CacheError(f"--limit {limit}: give a size in GB")
+    requests = RequestCache(path or default_path(), **({} if limit is None else {"limit": int(limit * 1e9)}))
+    if clear:
+        requests.clear()
+    stats = requests.stats()
+    print(f"{stats['path']}: {stats['entries']:,} calls, {stats['bytes'] / 1e6:.1f} MB")
+    requests.close()
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -204,19 +208,15 @@ def rerun(
 
     An unfinished run in the folder is resumed; with --out FOLDER the same run is made elsewhere.
     """
+    from agentsys.config import FILE, ConfigError, read_config
 
-    def read_command() -> list[str]:
-        from agentsys.config import FILE, ConfigError, read_config
-
-        path = run / FILE
-        name = read_config(path).get("command", "")
-        if not name:
-            raise ConfigError(f"{path}: it names no command; run your script with --config {path}")
-        return [*str(name).split(maxsplit=1), "--config", str(path), "--out", str(run), *context.args]
-
-    raise typer.Exit(main(run_guarded(read_command)))
+    path = run / FILE
+    name = str(read_config(path).get("command", ""))
+    if not name:
+        raise ConfigError(f"{path}: it names no command; run your script with --config {path}")
+    raise typer.Exit(main([*name.split(maxsplit=1), "--config", str(path), "--out", str(run), *context.args]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `agentsys` with its arguments (default: those of the process) and return the exit code."""
-    return run_app(app, arguments)
+    return run_app(app, arguments, program="agentsys")

@@ -74,14 +74,14 @@ def _call(
     role_values = _role_values(list(kinds.values()), values, sources)
     values |= role_values
     set_values = {option: value for option, value in values.items() if sources.get(option) != "DEFAULT"} | role_values
-    rest = {option: value for option, value in values.items() if option in inspect.signature(main).parameters}
+    plain = inspect.signature(main).parameters.keys() - kinds.keys()
     for option in ("config", *config.ROLE_OPTIONS):
         set_values.pop(option, None)
     instances = {parameter: options.build(kind, values, set_values) for parameter, kind in kinds.items()}
     text = config.config_text(name, options.group_role_values(list(kinds.values()), set_values))
     token = config.current.set(text)
     try:
-        main(**rest, **instances)
+        main(**{option: values[option] for option in plain}, **instances)
     finally:
         config.current.reset(token)
 
@@ -157,11 +157,14 @@ def run_guarded(work: Callable[[], T]) -> T:
     raise typer.Exit(code)
 
 
-def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; a wrong option is printed as one line too."""
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, program: str | None = None) -> int:
+    """Run a command and return its exit code; a wrong option is printed as one line too.
+
+    `program` is its name in the help; the default is that of the script.
+    """
 
     def work() -> int:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name=program, standalone_mode=False)
         return code if isinstance(code, int) else 0
 
     try:

@@ -104,7 +104,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     runs = systems.runs(test.rows, out)
     golds = {row.id: row.golds for row in test.rows}
     predictions = {}
-    for system, traces in collect_systems(runs, run, "question", ["question"]):
+    for system, traces in collect_systems(runs, run, out, "question", ["question"]):
         by_id = {trace.id: measures.prediction_of(trace, golds[trace.id]) for trace in traces}
         predictions[system.name] = [by_id[row.id] for row in test.rows]
     report = {

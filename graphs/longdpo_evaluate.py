@@ -98,7 +98,7 @@ def main(requests: RequestFile, sample: SampleOptions, systems: SystemOptions, r
     check_overlap({row.id: row.prompt for row in test.rows}, systems.trained_on, "prompt", "request")
     out = run.folder(f"longdpo-eval-{test.file.stem}")
     writers = systems.writers(test.rows, out)
-    runs = collect_systems([writer.run for writer in writers], run, "request", ["prompt", "existing_response"])
+    runs = collect_systems([writer.run for writer in writers], run, out, "request", ["prompt", "existing_response"])
     scores = {}
     for writer, (_, traces) in zip(writers, runs, strict=True):
         responses = writer.responses(test.rows, traces)

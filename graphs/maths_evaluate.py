@@ -103,7 +103,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     out = run.folder(f"maths-eval-{test.file.stem}")
     runs = systems.runs(test.rows, out)
     predictions = {}
-    for system, traces in collect_systems(runs, run, "question", ["question", "answer"]):
+    for system, traces in collect_systems(runs, run, out, "question", ["question", "answer"]):
         by_id = {trace.id: measures.prediction_of(trace) for trace in traces}
         predictions[system.name] = [by_id[row.id] for row in test.rows]
     report = {

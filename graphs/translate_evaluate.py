@@ -60,7 +60,7 @@ def main(
         leaks = leak_lines(sources, pairs, data.languages)
         judge = scores.judge_context(data)
         scores.check_comet()
-        runs = collect_systems([system.run for system in loaded], run, "sentence")
+        runs = collect_systems([system.run for system in loaded], run, out, "sentence")
         for system, (_, traces) in zip(loaded, runs, strict=True):
             results[system.run.name] = system.result(pairs, traces)
         results = {name: results[name] for name in names}

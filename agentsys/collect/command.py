@@ -13,6 +13,7 @@ import typer
 from agentsys.collect.options import RunOptions
 from agentsys.collect.report import ProgressView, print_summary
 from agentsys.collect.runner import Summary, collect
+from agentsys.config import save_config
 from agentsys.knobs import knob
 
 
@@ -40,12 +41,12 @@ def run_with_view(
     """`collect` with a progress view, into `out`, --out or runs/<name of the graph>. Raises what `collect` raises."""
     with ProgressView(total=run.limit) as view:
         folder = out or run.out or Path("runs") / graph.name
-        return collect(graph, records, folder, context=context, options=run, watch=view)
+        return collect(graph, records, folder, context=context, options=run, watch=view, on_start=save_config)
 
 
 def finish(summary: Summary, run: CollectOptions, extra: Iterable[tuple[str, str]] = ()) -> None:
     """Print the summary table with the `extra` rows. Raises typer.Exit: code 130 after Ctrl-C, 3 if records failed."""
-    print_summary(summary, run.cache_path, extra)
+    print_summary(summary, run.cache_path, extra, str(run.input or "the input"))
     if summary.stopped:
         print(f"stopped: {summary.stopped}; rerun the same command to resume", file=sys.stderr)
     if summary.stopped == "interrupted":

@@ -13,6 +13,7 @@ import orjson
 from agentsys.collect import RunOptions, collect
 from agentsys.collect.fingerprint import context_models
 from agentsys.collect.report import ProgressView
+from agentsys.config import save_config
 from agentsys.knobs import knob, split_names
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.records import InputError
@@ -109,15 +110,17 @@ def choose_systems(option: str, available: Sequence[str]) -> list[str]:
 
 
 def collect_systems(
-    runs: Sequence[SystemRun], output: OutputOptions, noun: str, fields: Collection[str] = ()
+    runs: Sequence[SystemRun], output: OutputOptions, out: Path, noun: str, fields: Collection[str] = ()
 ) -> Iterator[tuple[SystemRun, Iterator[Trace]]]:
     """Check all systems before any call (see `SystemRun.check`), then run them in order; each with its traces.
 
-    Raises InputError for a bad option, and what `check` and `collect` of SystemRun raise.
+    The command's run.yaml is written to `out`, the evaluation's folder. Raises InputError for a bad option, and what
+    `check` and `collect` of SystemRun raise.
     """
     options = [output.run_options(run.folder) for run in runs]
     for run in runs:
         run.check(noun, fields)
+    save_config(out)
     for number, run in enumerate(runs, 1):
         print(f"{run.name} ({number} of {len(runs)})", file=sys.stderr)
         yield run, run.collect(options[number - 1])

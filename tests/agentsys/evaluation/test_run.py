@@ -45,7 +45,7 @@ def systems(out: Path, *texts: str, context: Any = None) -> list[SystemRun]:
 def replies(runs: list[SystemRun], output: OutputOptions | None = None) -> dict[str, list[Any]]:
     """The replies of each system, None where it failed."""
     by_system = {}
-    for run, traces in collect_systems(runs, output or OutputOptions(), "text"):
+    for run, traces in collect_systems(runs, output or OutputOptions(), Path("."), "text"):
         by_id = {trace.id: trace.result and trace.result["reply"] for trace in traces}
         assert by_id.keys() == {record["id"] for record in run.records}
         by_system[run.name] = [by_id[record["id"]] for record in run.records]
