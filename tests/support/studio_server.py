@@ -188,19 +188,17 @@ def without_models(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def langgraph_dev(folder: Path, environment: Mapping[str, str]) -> Iterator[httpx.Client]:
+def langgraph_dev(
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    program: Sequence[str | Path] = (LANGGRAPH,),
+    config: Path = ROOT / "langgraph.json",
+) -> Iterator[httpx.Client]:
+    """The server with the graphs of a configuration, started in a folder."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [
-        str(LANGGRAPH),
-        "dev",
-        "--config",
-        str(ROOT / "langgraph.json"),
-        "--port",
-        str(port),
-        "--n-jobs-per-worker",
-        "8",
-    ]
+    command = [*program, "dev", "--config", config, "--port", str(port), "--n-jobs-per-worker", "8"]
     log = folder / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -134,6 +134,7 @@ def test_a_missing_package_is_named() -> None:
         check_installed({"json": "json", "no_such_module": "scikit-nothing"}, "pip install scikit-nothing")
 
 
+@pytest.mark.needs("knowledge")
 @pytest.mark.parametrize("legend", ["right", "below"])
 def test_a_figure(tmp_path: Path, legend: Any) -> None:
     with figure(tmp_path / "plot.png", "title", (4, 3), ("x", "y"), legend) as axes:

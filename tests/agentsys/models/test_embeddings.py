@@ -76,7 +76,7 @@ def test_a_file_that_is_not_the_publishers_is_refused(package: Path, name: str, 
 
 
 def test_an_embedder_refuses_an_altered_model_before_it_loads(package: Path) -> None:
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
     (package / "config.json").write_bytes(b'{"auto_map": "evil"}')
     for spec in ("tiny", str(package)):
         with pytest.raises(KnowledgeError, match="wrong checksum of tiny"):
@@ -100,7 +100,7 @@ def test_the_real_package_holds_the_publishers_files() -> None:
 
 
 def test_the_real_model_by_its_name() -> None:
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
     embedder = make_embedder(installed().name)
     assert embedder.name == "all-MiniLM-L6-v2"
     assert asyncio.run(embedder.embed(["a", "b"])).shape == (2, 384)

@@ -9,6 +9,8 @@ import pytest
 
 from agentsys.terms.index import TermIndex, plural, singular
 
+pytestmark = pytest.mark.needs("knowledge")
+
 
 @pytest.mark.parametrize(
     ("terms", "text", "expected"),

@@ -13,6 +13,8 @@ from agentsys.terms.item import Item
 from agentsys.terms.lists import Counts, TermList
 from tests.support.terms import load, load_list, targets, write
 
+pytestmark = pytest.mark.needs("knowledge")
+
 TICO_G = """stringID,sourceLang,targetLang,pos,description,sourceString,targetString
 1,en,zh-CN,adjective,"By contact, direct or not.",contagious,可传染 : 有传染性
 2,en,zh-CN,noun,The virus.,coronavirus,新型冠状病毒 (COVID-19) [when referring COVID-19] : 冠状病毒

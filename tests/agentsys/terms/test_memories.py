@@ -11,6 +11,8 @@ from agentsys.terms.sources import TranslationMemory
 from agentsys.terms.tmx import Unit, read_tmx
 from tests.support.terms import load, tmx, write
 
+pytestmark = pytest.mark.needs("knowledge")
+
 
 def test_units_are_read_with_their_codes_and_notes(tmp_path: Path) -> None:
     text = (

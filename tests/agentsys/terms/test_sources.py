@@ -16,6 +16,8 @@ from agentsys.terms.item import Item
 from agentsys.terms.sources import EXCERPT, load_sources
 from tests.support.terms import load, load_list, targets, write
 
+pytestmark = pytest.mark.needs("knowledge")
+
 # Specs
 
 

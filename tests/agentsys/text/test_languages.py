@@ -6,6 +6,8 @@ import pytest
 
 from agentsys.text.languages import best_code, language
 
+pytestmark = pytest.mark.needs("knowledge")
+
 
 @pytest.mark.parametrize(
     ("requested", "codes", "best"),
