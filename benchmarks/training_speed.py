@@ -64,7 +64,7 @@ def settings(args: argparse.Namespace, folder: Path) -> TrainingOptions:
 
 
 def student(args: argparse.Namespace) -> tuple[Any, Any]:
-    return load_student(StudentOptions(args.student, args.lora))
+    return load_student(StudentOptions(args.student, args.lora)), load_tokenizer(args.student)
 
 
 def teacher_scoring(args: argparse.Namespace, folder: Path) -> float:
@@ -139,7 +139,7 @@ def gkd(args: argparse.Namespace, folder: Path) -> float:
 def sft(args: argparse.Namespace, folder: Path) -> float:
     from trl import SFTConfig, SFTTrainer
 
-    from agentsys.trainers.row_files import read_rows
+    from agentsys.trainers.row_files import read_row_file
     from agentsys.trainers.sft import with_labels
     from agentsys.trainers.training import Guarded
 
@@ -147,7 +147,7 @@ def sft(args: argparse.Namespace, folder: Path) -> float:
         pass
 
     model, tokenizer = student(args)
-    rows = with_labels(read_rows(folder / "rows.parquet", {})["train"])
+    rows = with_labels(read_row_file(folder / "rows.parquet"))
     config = make_config(SFTConfig, settings(args, folder), max_length=args.length)
     return time_training(Trainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer))
 

@@ -13,8 +13,11 @@ Commands (`python trainers/<name>.py --help`), in the order of their use:
 
 Library modules, in reading order:
 
-    loading, training, reporting          models by name; options and the training loop's frame; metrics and model card
-    row_files, tokenize_rows, row_filter  Parquet rows, targets to token ids, filters and split
+    loading, processes                    models by name; the processes of a training
+    schedule, output, training            steps and warm-up; the output folder; options and the training loop's frame
+    reporting                             metrics, curves, report and model card
+    row_files, row_writer, tokenize_rows  Parquet rows, targets to token ids
+    row_filter, row_split                 which rows are dropped, and which are for validation
     dpo                                   DPO on token ids
     scorers, topk, score_rows             teachers, what is stored of them, one pass over a row file
     losses, distill_offline, distill_on_policy

@@ -31,7 +31,7 @@ def main(
     training: TrainingOptions,
 ) -> None:
     """Distill a teacher into a student: from stored top-k, or on-policy with --teacher."""
-    with memory_errors(training):
+    with memory_errors(training.micro_batch):
         if on_policy.teacher:
             train_on_policy(rows, student, distill, on_policy, training)
         else:

@@ -13,9 +13,17 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agentsys.commands import knob
-from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
-from agentsys.trainers.training import Guarded, StudentOptions, TrainingOptions, fit, load_student, make_config
+from agentsys.trainers.loading import TrainerError, head_width, load_tokenizer
+from agentsys.trainers.row_files import (
+    TEXT_COLUMNS,
+    Needs,
+    RowOptions,
+    find_row_files,
+    limit_length,
+    read_row_file,
+    score_advice,
+)
+from agentsys.trainers.training import Guarded, StudentOptions, TrainingOptions, fit, load_student, prepare
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +32,7 @@ Kind = Literal["forward_kl", "reverse_kl", "js", "skewed_forward_kl", "skewed_re
 
 TOP_K = ("teacher_ids", "teacher_logprobs", "teacher_tail")
 
-COLUMNS = {"input_ids": "give rows of kind sft or role", "loss_mask": "give rows of kind sft or role"}
+NEEDS = Needs("distill", (*TEXT_COLUMNS, *TOP_K), ("sft", "role"))
 
 
 @dataclass(frozen=True)
@@ -53,27 +61,41 @@ class DistillOptions:
             raise TrainerError(f"--kd {self.kd:g}: give a share from 0 to 1")
 
 
-def read_scored_splits(rows: ScoredOptions, tokenizer: Any) -> dict[str, Dataset]:
-    """Training and validation rows with the teacher's top-k. Raises TrainerError."""
-    folders = {"train": rows.rows, "validation": rows.validation}
-    return {name: limit_length(_read_scored(folder, tokenizer), rows) for name, folder in folders.items() if folder}
+def find_scored_files(rows: ScoredOptions) -> dict[str, list[Path]]:
+    """The files of scored rows of each split. Only their schemas are read. Raises TrainerError."""
+    folders = {"train": (rows.rows, "--rows"), "validation": (rows.validation, "--validation")}
+    return {name: _find_shards(folder, option) for name, (folder, option) in folders.items() if folder}
 
 
-def _read_scored(folder: Path, tokenizer: Any) -> Dataset:
-    from datasets import concatenate_datasets
-
+def _find_shards(folder: Path, option: str) -> list[Path]:
+    if not folder.exists():
+        advice = "trainers/teacher.py (agentsys train teacher) writes it"
+        raise TrainerError(f"{option} {folder}: no such folder; {advice}, or --teacher distills without it")
     shards = sorted(folder.glob("scored-*.parquet")) if folder.is_dir() else [folder]
     if not shards:
-        raise TrainerError(f"{folder} has no scored-*.parquet; trainers/teacher.py scores rows")
+        files = [file for kind in (".", "sft", "role") if (file := folder / kind / "train.parquet").is_file()]
+        advice = score_advice(files[0] if files else Path("rows/sft/train.parquet"))
+        raise TrainerError(f"{option} {folder} has no teacher's scores; {advice}")
     manifest = folder / "manifest.json"
     progress = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     if not progress.get("complete", True):
         total = progress.get("rows_total", progress.get("rows_in_all"))  # rows_in_all in earlier versions
         done = f"{progress['rows_scored']} of {total} rows are scored"
-        raise TrainerError(f"{folder}: {done}; rerun trainers/teacher.py to resume")
-    needed = COLUMNS | dict.fromkeys(TOP_K, "trainers/teacher.py adds it to rows")
-    parts = [read_rows(shard, needed, tokenizer)["train"] for shard in shards]
-    return concatenate_datasets([part.select_columns(list(needed)) for part in parts])
+        raise TrainerError(f"{option} {folder}: {done}; rerun trainers/teacher.py to resume")
+    for shard in shards:
+        find_row_files(shard, NEEDS, option)
+    return shards
+
+
+def read_scored_splits(rows: ScoredOptions, tokenizer: Any) -> dict[str, Dataset]:
+    """Training and validation rows with the teacher's top-k. Raises TrainerError."""
+    from datasets import concatenate_datasets
+
+    splits = {}
+    for name, shards in find_scored_files(rows).items():
+        parts = [read_row_file(shard, tokenizer).select_columns(list(NEEDS.columns)) for shard in shards]
+        splits[name] = limit_length(concatenate_datasets(parts), rows)
+    return splits
 
 
 class ScoredCollator:
@@ -194,19 +216,32 @@ def train_offline(
     from agentsys.trainers.losses import Divergence
 
     divergence = Divergence(distill.divergence, distill.beta, distill.skew)
-    model, tokenizer = load_student(student, training.seed)
+    find_scored_files(rows)
+    tokenizer = load_tokenizer(student.student)
     splits = read_scored_splits(rows, tokenizer)
-    check_width(model, splits)
+    check_width(head_width(student.student), splits)
+    run = prepare(
+        "Distillation",
+        TrainingArguments,
+        training,
+        splits,
+        student,
+        rows,
+        distill,
+        lora=student.lora,
+        label_names=["labels"],
+    )
+    model = load_student(student, training.seed)
     add_topk_loss(model, divergence, distill.kd)
     trainer = make_offline_trainer(
         model=model,
-        args=make_config(TrainingArguments, training, evaluate="validation" in splits, label_names=["labels"]),
+        args=run.config,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         data_collator=ScoredCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
     )
-    return fit(trainer, "Distillation", training, student, rows, distill)
+    return fit(trainer, run)
 
 
 def measure(rows: ScoredOptions, student: StudentOptions, distill: DistillOptions) -> list[tuple[float, float, int]]:
@@ -218,8 +253,9 @@ def measure(rows: ScoredOptions, student: StudentOptions, distill: DistillOption
 
     from agentsys.trainers.losses import Divergence
 
-    model, tokenizer = load_student(student)
+    tokenizer = load_tokenizer(student.student)
     data = read_scored_splits(replace(rows, validation=None), tokenizer)["train"]
+    model = load_student(student)
     add_topk_loss(model, Divergence(distill.divergence, distill.beta, distill.skew), distill.kd)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.eval().to(device)
@@ -232,11 +268,10 @@ def measure(rows: ScoredOptions, student: StudentOptions, distill: DistillOption
     return measures
 
 
-def check_width(model: Any, splits: dict[str, Dataset]) -> None:
-    """Raises TrainerError if the teacher has ids that the student's head lacks."""
+def check_width(width: int, splits: dict[str, Dataset]) -> None:
+    """Raises TrainerError if the teacher has ids that a student's head of `width` ids lacks."""
     import pyarrow.compute as pc
 
-    width = model.get_output_embeddings().weight.shape[0]
     for rows in splits.values():
         for batch in rows.select_columns(["teacher_ids"]).with_format("arrow").iter(1024):
             highest = pc.max(pc.list_flatten(batch["teacher_ids"])).as_py()

@@ -5,26 +5,20 @@ The teacher is in memory and gives its full distribution at each token that the 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import knob
-from agentsys.trainers.distill_offline import COLUMNS, DistillOptions, ScoredOptions
+from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions
 from agentsys.trainers.loading import TrainerError, load_causal_lm, load_tokenizer, vocabulary_difference
-from agentsys.trainers.row_files import read_rows
-from agentsys.trainers.training import (
-    Guarded,
-    StudentOptions,
-    TrainingOptions,
-    fit,
-    load_student,
-    make_config,
-    print_once,
-)
+from agentsys.trainers.processes import print_once
+from agentsys.trainers.row_files import TEXT_COLUMNS, Needs, find_row_files, read_rows
+from agentsys.trainers.training import Guarded, StudentOptions, TrainingOptions, fit, load_student, prepare
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+NEEDS = Needs("distill --teacher", TEXT_COLUMNS, ("sft", "role"))
 
 
 @dataclass(frozen=True)
@@ -59,36 +53,44 @@ def train_on_policy(
         raise TrainerError(
             f"with --teacher, --divergence must be one of {', '.join(betas)} and --kd 1; TRL has no other"
         )
-    if reason := vocabulary_difference(load_tokenizer(student.student), load_tokenizer(on_policy.teacher)):
+    find_row_files(rows.rows, NEEDS)
+    if rows.validation:
+        find_row_files(rows.validation, NEEDS, "--validation")
+    tokenizer = load_tokenizer(student.student)
+    if reason := vocabulary_difference(tokenizer, load_tokenizer(on_policy.teacher)):
         raise TrainerError(f"--teacher {on_policy.teacher}: {reason}")
-    model, tokenizer = load_student(student, training.seed)
     splits = read_prompt_splits(rows, tokenizer)
-    needed = training.batch * int(os.environ.get("WORLD_SIZE", "1"))
-    if len(splits["train"]) < needed:
-        raise TrainerError(f"{len(splits['train'])} prompts do not fill one step of {needed}: lower --batch")
+    run = prepare(
+        "On-policy distillation",
+        DistillationConfig,
+        training,
+        splits,
+        student,
+        rows,
+        distill,
+        on_policy,
+        lora=student.lora,
+        drop_last=True,
+        logging_strategy="steps",
+        beta=betas[distill.divergence],
+        max_completion_length=on_policy.answer_tokens,
+    )
     trainer = OnPolicyTrainer(
-        model=model,
+        model=load_student(student, training.seed),
         teacher_model=load_causal_lm(on_policy.teacher, student.dtype),
-        args=make_config(
-            DistillationConfig,
-            training,
-            evaluate="validation" in splits,
-            logging_strategy="steps",
-            beta=betas[distill.divergence],
-            max_completion_length=on_policy.answer_tokens,
-        ),
+        args=run.config,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
     )
-    return fit(trainer, "On-policy distillation", training, student, rows, distill, on_policy)
+    return fit(trainer, run)
 
 
 def read_prompt_splits(rows: ScoredOptions, tokenizer: Any) -> dict[str, Dataset]:
     """Prompts of the training rows, and of the validation rows where there are any. Raises TrainerError."""
-    splits = read_rows(rows.rows, COLUMNS, tokenizer)
+    splits = read_rows(rows.rows, NEEDS, tokenizer)
     if rows.validation:
-        splits["validation"] = read_rows(rows.validation, COLUMNS, tokenizer)["train"]
+        splits["validation"] = read_rows(rows.validation, NEEDS, tokenizer)["train"]
     return {split: _prompts(data, rows.max_length) for split, data in splits.items()}
 
 

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import knob
-from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.row_files import RowOptions, read_rows
+from agentsys.trainers.loading import TrainerError, load_tokenizer
+from agentsys.trainers.processes import print_once
+from agentsys.trainers.row_files import Needs, RowOptions, find_row_files, read_rows
 from agentsys.trainers.training import (
     Guarded,
     StudentOptions,
     TrainingOptions,
     fit,
     load_student,
-    make_config,
-    print_once,
+    prepare,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
-COLUMNS = {name: "give rows of kind step" for name in IDS}
+NEEDS = Needs("step-dpo", IDS, ("step",))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class DPOOptions:
 class DPOTraining(TrainingOptions):
     """Training options with the smaller learning rate of DPO."""
 
-    learning_rate: float = knob(1e-6, "peak learning rate; with LoRA, ten times as much is common")
+    default_rate: ClassVar[float] = 1e-6
+    learning_rate: float | None = knob(None, "peak learning rate; default 1e-6, and 1e-5 with --lora")
 
 
 def limit_pairs(rows: Dataset, options: RowOptions) -> Dataset:
@@ -109,22 +110,29 @@ def train_dpo(rows: PairOptions, student: StudentOptions, dpo: DPOOptions, train
     from transformers import set_seed
     from trl import DPOConfig
 
-    model, tokenizer = load_student(student, training.seed)
-    splits = {split: limit_pairs(data, rows) for split, data in read_rows(rows.rows, COLUMNS, tokenizer).items()}
+    find_row_files(rows.rows, NEEDS)
+    tokenizer = load_tokenizer(student.student)
+    splits = {split: limit_pairs(data, rows) for split, data in read_rows(rows.rows, NEEDS, tokenizer).items()}
+    run = prepare(
+        "Step-level DPO",
+        DPOConfig,
+        training,
+        splits,
+        student,
+        rows,
+        dpo,
+        lora=student.lora,
+        beta=dpo.beta,
+        loss_type=[dpo.loss],
+        max_length=None,
+        precompute_ref_log_probs=not student.lora,  # so that the reference does not stay in memory
+    )
     trainer = make_pair_trainer(
-        model=model,
-        args=make_config(
-            DPOConfig,
-            training,
-            evaluate="validation" in splits,
-            beta=dpo.beta,
-            loss_type=[dpo.loss],
-            max_length=None,
-            precompute_ref_log_probs=not student.lora,  # so that the reference does not stay in memory
-        ),
+        model=load_student(student, training.seed),
+        args=run.config,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
     )
     set_seed(training.seed)  # cached reference log-probabilities draw no random numbers
-    return fit(trainer, "Step-level DPO", training, student, rows, dpo)
+    return fit(trainer, run)

@@ -26,14 +26,18 @@ def folder_of(name: str) -> str:
     the user's cache folder: about a minute and 1.3 GB for 0.5B. Raises TrainerError for a folder without a model,
     WeightsError for a catalog model that is not available.
     """
-    from agentsys.models.weights import CATALOG, find
+    from agentsys.models.weights import CATALOG, WeightsError, find
     from agentsys.paths import cache_folder
 
     if name in CATALOG:
         target = cache_folder() / "folders" / name
         if not (target / "config.json").exists():
+            try:
+                weights = find(name)
+            except WeightsError as err:
+                raise TrainerError(str(err)) from None
             print(f"converting {name} to a transformers folder: {target}", file=sys.stderr)
-            convert(find(name), target)
+            convert(weights, target)
         return str(target)
     if Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
@@ -86,6 +90,21 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_config(name: str) -> Any:
+    """A model's configuration. Raises TrainerError if there is none."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder_of(name))
+    except (OSError, ValueError) as err:
+        raise TrainerError(f"no model in {name}: {' '.join(str(err).split())[:300]}") from None
+
+
+def head_width(name: str) -> int:
+    """The number of ids of a model's head, padding included, read from its configuration. Raises TrainerError."""
+    return int(load_config(name).get_text_config().vocab_size)
 
 
 def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:

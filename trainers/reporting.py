@@ -1,4 +1,4 @@
-"""Reports of a training: metrics.jsonl while it runs, curves.png and a model card at the end."""
+"""Reports of a training: metrics.jsonl while it runs; at the end a table, report.json, curves.png and a model card."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from agentsys.trainers.output import write_settings
+from agentsys.trainers.schedule import Schedule
+
+FEW_POINTS = 40
+"""A curve with fewer points shows each of them, so that a single one is seen."""
 
 RESTARTED = {"num_tokens", "train_loss"}
 """TRL's token count and the mean loss of a whole run, which a resumed training would count from zero."""
@@ -23,7 +29,7 @@ class MetricsFile(TrainerCallback):
         """Keep the lines up to the step at which the training resumes."""
         if state.is_world_process_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_metrics(self.file) if 0 < line["step"] <= state.global_step]
+            kept = [line for line in read_metrics(self.file) if line["step"] <= state.global_step > 0]
             self.file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
@@ -42,11 +48,60 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete.splitlines()]
 
 
-def write_results(out: Path, settings: Mapping[str, Any], final: Mapping[str, float]) -> None:
-    """Write curves.png and README.md, the model card."""
+def write_results(
+    out: Path, settings: Mapping[str, Any], schedule: Schedule, validation_rows: int, final: Mapping[str, float]
+) -> None:
+    """Write report.json, curves.png and README.md, the model card, and print the report."""
     metrics = read_metrics(out / "metrics.jsonl")
+    report = make_report(metrics, schedule, validation_rows, final)
+    write_settings(out / "report.json", report)
     plot_curves(metrics, out / "curves.png")
     (out / "README.md").write_text(model_card(settings, metrics, final), encoding="utf-8")
+    print_report(report, out)
+
+
+def make_report(
+    metrics: Sequence[Mapping[str, Any]], schedule: Schedule, validation_rows: int, final: Mapping[str, float]
+) -> dict[str, Any]:
+    """Steps, learning rates, and the losses of the first and the last step and before and after the training."""
+    logs = [line for line in metrics if "loss" in line]
+    rates = [line["learning_rate"] for line in logs if "learning_rate" in line]
+    before = next((line["eval_loss"] for line in metrics if line["step"] == 0 and "eval_loss" in line), None)
+    return {
+        "steps": max((line["step"] for line in metrics), default=0),
+        "rows_per_step": schedule.batch,
+        "warmup_steps": schedule.warmup,
+        "train_rows": schedule.rows,
+        "validation_rows": validation_rows,
+        "learning_rate_peak": max(rates, default=None),
+        "learning_rate_last": rates[-1] if rates else None,
+        "train_loss_first_step": logs[0]["loss"] if logs else None,
+        "train_loss_last_step": logs[-1]["loss"] if logs else None,
+        "validation_loss_before": before,
+        "validation_loss_after": final.get("eval_loss"),
+    }
+
+
+def print_report(report: Mapping[str, Any], out: Path) -> None:
+    """Print the report as a table, and a line if the validation loss did not fall, or was not measured."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "before", "after", title=f"training in {out}")
+    peak, last = report["learning_rate_peak"], report["learning_rate_last"]
+    before, after = report["validation_loss_before"], report["validation_loss_after"]
+    table.add_row("optimizer steps", "0", str(report["steps"]))
+    table.add_row("learning rate (peak, last)", _format_number(peak), _format_number(last))
+    losses = (report["train_loss_first_step"], report["train_loss_last_step"])
+    table.add_row("training loss (first and last step)", *(_format_number(loss) for loss in losses))
+    table.add_row(f"validation loss ({report['validation_rows']} rows)", _format_number(before), _format_number(after))
+    console = Console()
+    console.print(table)
+    if not report["validation_rows"]:
+        console.print("no validation rows: the training loss is of other rows in each step", highlight=False)
+    elif before is not None and after is not None and after >= before:
+        advice = "train on more rows, or change --epochs or --learning-rate"
+        console.print(f"the validation loss did not fall: {advice}", highlight=False)
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -58,9 +113,10 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
     figure = Figure(figsize=(8, 2.4 * max(1, len(names))), layout="constrained")
     for row, name in enumerate(names, 1):
         axes = figure.add_subplot(len(names), 1, row)
-        for key, label, marker in ((name, "training", ""), (f"eval_{name}", "validation", "o")):
+        for key, label, many in ((name, "training", ""), (f"eval_{name}", "validation", "o")):
             points = [(line["step"], line[key]) for line in metrics if key in line]
             if points:
+                marker = "o" if len(points) < FEW_POINTS else many
                 axes.plot(*zip(*points, strict=True), label=label, marker=marker)
         axes.set_ylabel(name)
         axes.set_xlabel("step")
@@ -105,4 +161,4 @@ def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 
 
 def _format_number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -1,17 +1,15 @@
-"""Row files: their Arrow schema, writing, reading, and the limit on the length of a row."""
+"""Row files: their Arrow schema, checking, reading, and the limit on the length of a row."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from agentsys.commands import knob
 from agentsys.trainers.loading import TrainerError, tokenizer_digest
-from agentsys.trainers.training import print_once
+from agentsys.trainers.processes import print_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,86 +55,95 @@ def row_schema(kind: str, tokenizer: str) -> Any:
     return pa.schema(fields, metadata={TOKENIZER_KEY: tokenizer.encode()})
 
 
-class RowWriter:
-    """Writes Parquet files by kind and split; they get their final names only when all rows are written."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The rows that a trainer reads: their columns and kinds."""
 
-    BATCH: Final = 256
-    """Rows per write."""
+    trainer: str
+    columns: tuple[str, ...]
+    kinds: tuple[Kind, ...]
 
-    def __init__(self, out: Path, tokenizer: str) -> None:
-        self.out, self.tokenizer = out, tokenizer
-        self._rows: dict[tuple[str, str], list[Row]] = {}
-        self._files: dict[tuple[str, str], Any] = {}
-
-    def __enter__(self) -> RowWriter:
-        return self
-
-    def write(self, row: Row, split: str) -> None:
-        """Add a row to its file."""
-        rows = self._rows.setdefault((row["kind"], split), [])
-        rows.append(row)
-        if len(rows) == self.BATCH:
-            self._flush((row["kind"], split))
-
-    def __exit__(self, failed: object, *rest: object) -> None:
-        for key in self._rows:
-            self._flush(key)
-        for (kind, split), file in self._files.items():
-            file.close()
-            part = self._part(kind, split)
-            if failed:
-                part.unlink()
-            else:
-                os.replace(part, self.out / kind / f"{split}.parquet")
-        for kind, split in product(KINDS, ("train", "validation")):
-            if not failed and (kind, split) not in self._files:  # rows of an earlier run, with another split
-                (self.out / kind / f"{split}.parquet").unlink(missing_ok=True)
-
-    def _part(self, kind: str, split: str) -> Path:
-        return self.out / kind / f".{split}.parquet.part"
-
-    def _flush(self, key: tuple[str, str]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows = self._rows[key]
-        if not rows:
-            return
-        schema = row_schema(key[0], self.tokenizer)
-        if key not in self._files:
-            self._part(*key).parent.mkdir(parents=True, exist_ok=True)
-            self._files[key] = pq.ParquetWriter(self._part(*key), schema, compression="zstd")
-        self._files[key].write_table(pa.Table.from_pylist(rows, schema))
-        rows.clear()
+    @property
+    def advice(self) -> str:
+        """What to give, for error messages."""
+        return f"{self.trainer} needs rows of kind {' or '.join(self.kinds)}, such as rows/{self.kinds[0]}"
 
 
-def read_rows(path: Path, columns: Mapping[str, str], tokenizer: Any = None) -> dict[str, Dataset]:
-    """Rows by split: `train`, and `validation` where there is one.
+TEXT_COLUMNS: Final = ("input_ids", "loss_mask")
 
-    `columns` maps each required column to the advice that an error gives: {"input_ids": "give rows of kind sft"}.
-    Raises TrainerError for a missing, empty or malformed file, and for ids of another tokenizer than `tokenizer`.
+
+def find_row_files(path: Path, needs: Needs, option: str = "--rows") -> dict[str, Path]:
+    """The row file of each split: `train`, and `validation` where there is one. Only their schemas are read.
+
+    Raises TrainerError for a missing or malformed file, a file without rows, and rows of another kind.
     """
+    if not path.exists():
+        raise TrainerError(f"{option} {path}: no such folder; trainers/rows.py (agentsys rows) writes it")
     files = {"train": path} if path.is_file() else {s: path / f"{s}.parquet" for s in ("train", "validation")}
     if not files["train"].is_file():
-        raise TrainerError(f"{files['train']}: no such file; trainers/rows.py makes rows from traces")
-    return {split: _read_file(file, columns, tokenizer) for split, file in files.items() if file.is_file()}
+        raise TrainerError(f"{option} {path}: {_describe_folder(path, needs)}")
+    files = {split: file for split, file in files.items() if file.is_file()}
+    for file in files.values():
+        _check_file(file, needs, option)
+    return files
 
 
-def _read_file(file: Path, columns: Mapping[str, str], tokenizer: Any) -> Dataset:
+def _describe_folder(path: Path, needs: Needs) -> str:
+    """What is in a folder without train.parquet, and what to give instead."""
+    if kinds := [kind for kind in KINDS if (path / kind / "train.parquet").is_file()]:
+        fitting = [path / kind for kind in kinds if kind in needs.kinds]
+        folders = " or ".join(str(folder) for folder in fitting)
+        return f"give one of its folders: {folders}" if fitting else f"it has rows of kind {kinds[0]}; {needs.advice}"
+    if any(path.glob("traces-*.jsonl")):
+        return f"a run, not rows; make rows of it first: agentsys rows {path}"
+    if any(path.glob("scored-*.parquet")):
+        return f"rows with a teacher's scores; {needs.advice}"
+    if (path / "validation.parquet").is_file():
+        return "only validation rows; make rows of more records, or with a lower --validation"
+    return "no train.parquet; trainers/rows.py (agentsys rows) writes it"
+
+
+def _check_file(file: Path, needs: Needs, option: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import Dataset
 
     try:
         schema = pq.read_schema(file)
         count = pq.read_metadata(file).num_rows
     except (pa.ArrowException, OSError) as err:
         raise TrainerError(f"{file} is not a Parquet file: {' '.join(str(err).split())[:200]}") from None
-    if missing := [name for name in columns if name not in schema.names]:
-        raise TrainerError(f"{file} has no column {missing[0]}; {columns[missing[0]]}")
+    if missing := [name for name in needs.columns if name not in schema.names]:
+        pairs = "chosen_ids" in schema.names
+        scored = set(missing) <= {"teacher_ids", "teacher_logprobs", "teacher_tail"}
+        if scored and not pairs:
+            raise TrainerError(f"{option} {file} has no teacher's scores; {score_advice(file)}")
+        holds = "preference pairs" if pairs else f"no column {missing[0]}"
+        shown = file.parent if pairs and file.name == "train.parquet" else file
+        raise TrainerError(f"{option} {shown} holds {holds}; {needs.advice}")
     if not count:
         raise TrainerError(f"{file} has no rows; trainers/rows.py reports which rows it dropped, and why")
-    digest = (schema.metadata or {}).get(TOKENIZER_KEY, b"").decode()
+
+
+def score_advice(rows: Path) -> str:
+    """The command that adds a teacher's scores to a row file."""
+    return f"trainers/teacher.py adds them: agentsys train teacher --rows {rows} --out scored"
+
+
+def read_rows(path: Path, needs: Needs, tokenizer: Any = None) -> dict[str, Dataset]:
+    """Rows by split: `train`, and `validation` where there is one.
+
+    Raises TrainerError as `find_row_files` does, and for ids of another tokenizer than `tokenizer`.
+    """
+    files = find_row_files(path, needs)
+    return {split: read_row_file(file, tokenizer) for split, file in files.items()}
+
+
+def read_row_file(file: Path, tokenizer: Any = None) -> Dataset:
+    """All rows of a file. Raises TrainerError for ids of another tokenizer than `tokenizer`."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    digest = (pq.read_schema(file).metadata or {}).get(TOKENIZER_KEY, b"").decode()
     if tokenizer is not None and digest and digest != tokenizer_digest(tokenizer):
         raise TrainerError(f"{file} holds ids of another tokenizer; make the rows with the same --student as here")
     return Dataset.from_parquet(str(file))

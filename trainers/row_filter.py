@@ -1,4 +1,4 @@
-"""Filtering and splitting of rows: why a row is dropped, and which split it belongs to."""
+"""Filtering of rows: why a row is dropped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Filters:
     near_duplicates: float = knob(
         0.9, "drop a text this similar to an earlier one (Jaccard index of 5-grams, 0-1); 1 keeps all"
     )
-    validation: float = knob(0.1, "share of the inputs used for validation, 0-1")
+    validation: float = knob(
+        0.1, "share of the inputs used for validation, 0-1; of few inputs at least one, unless it is 0"
+    )
     seed: int = knob(0, "seed of the split")
 
     def __post_init__(self) -> None:
@@ -37,7 +39,7 @@ class Filters:
 
 
 class RowFilter:
-    """Decides for each row whether it is dropped, and in which split it goes."""
+    """Decides for each row whether it is dropped."""
 
     def __init__(self, filters: Filters) -> None:
         self.filters = filters
@@ -66,11 +68,6 @@ class RowFilter:
         if length > filters.max_length:
             return f"longer than {filters.max_length} tokens"
         return "near-duplicate" if filters.near_duplicates < 1 and self._is_near_duplicate(row) else None
-
-    def split_of(self, row: Row) -> str:
-        """`train` or `validation`, from the input alone, so that all rows of one input are in the same split."""
-        digest = hashlib.sha256(f"{self.filters.seed}:{row['input']}".encode()).digest()
-        return "validation" if int.from_bytes(digest[:6]) / 2**48 < self.filters.validation else "train"
 
     def _is_near_duplicate(self, row: Row) -> bool:
         """Whether an earlier text is as similar as --near-duplicates.

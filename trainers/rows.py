@@ -25,8 +25,11 @@ from agentsys.commands import command, knob, run_app
 from agentsys.targets import TargetError, check_target
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
-from agentsys.trainers.row_files import Row, RowWriter
+from agentsys.trainers.output import check_folder
+from agentsys.trainers.row_files import Row
 from agentsys.trainers.row_filter import Filters, RowFilter
+from agentsys.trainers.row_split import FEWEST_INPUTS, InputSplit
+from agentsys.trainers.row_writer import RowWriter
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch, lineage
 
 
@@ -124,8 +127,12 @@ def make_rows(runs: Iterable[Path], options: TargetOptions, filters: Filters) ->
     Files appear when all rows are written, and replace those of an earlier run. A target that cannot be tokenized is
     counted with its reason.
     """
+    runs = list(runs)
+    _check_runs(runs)
+    check_folder(options.out)
     tokenizer = load_tokenizer(options.student)
     row_tokenizer, row_filter, report = RowTokenizer(tokenizer, options.retokenize), RowFilter(filters), Report()
+    split = InputSplit(filters.validation, filters.seed)
     mismatches: list[TokenizerMismatch] = []
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
         for trace, number, target in _targets(runs, options.role):
@@ -137,11 +144,16 @@ def make_rows(runs: Iterable[Path], options: TargetOptions, filters: Filters) ->
             except TrainerError as err:
                 report.dropped[target.kind, str(err).partition(": ")[2] or str(err)] += 1
             else:
-                _add_row(row, row_filter, report, writer)
-        if mismatches and not report.rows:
+                if reason := row_filter.drop_reason(row):
+                    report.dropped[target.kind, reason] += 1
+                else:
+                    writer.write(row, split.split_of(row))
+        if mismatches and not writer.rows:
             raise mismatches[0]
-        if not report.rows:
+        if not writer.rows:
             raise TrainerError(f"no rows: {_join_reasons(report) or 'no kept trace has a target'}")
+        writer.move(split.inputs_to_move())
+    report.rows, report.tokens = +writer.rows, +writer.tokens
     return report
 
 
@@ -155,22 +167,16 @@ def _targets(runs: Iterable[Path], roles: Sequence[str]) -> Iterator[tuple[Trace
                 yield trace, number, target
 
 
-def _kept_traces(runs: Iterable[Path]) -> Iterator[Trace]:
+def _check_runs(runs: Sequence[Path]) -> None:
     for run in runs:
         if not shards(run):
-            raise TrainerError(f"{run} has no traces-*.jsonl; name the output folder of a collect run")
+            missing = "has no traces-*.jsonl" if run.is_dir() else "is no folder"
+            raise TrainerError(f"{run} {missing}; name the output folder of a collect run")
+
+
+def _kept_traces(runs: Iterable[Path]) -> Iterator[Trace]:
+    for run in runs:
         yield from (trace for trace in read_traces(run) if trace.outcome == "kept")
-
-
-def _add_row(row: Row, row_filter: RowFilter, report: Report, writer: RowWriter) -> None:
-    """Write a row or count why it is dropped."""
-    if reason := row_filter.drop_reason(row):
-        report.dropped[row["kind"], reason] += 1
-        return
-    split = row_filter.split_of(row)
-    writer.write(row, split)
-    report.rows[row["kind"], split] += 1
-    report.tokens[row["kind"], split] += sum(len(row[name]) for name in row if name.endswith("_ids"))
 
 
 def _join_reasons(report: Report) -> str:
@@ -189,6 +195,9 @@ def print_report(report: Report, out: Path) -> None:
     console.print(table)
     for (kind, reason), count in sorted(report.dropped.items()):
         console.print(f"dropped {count:,} {kind}: {reason}", highlight=False)
+    for kind in sorted({kind for kind, _ in report.rows} - {kind for kind, split in report.rows if split != "train"}):
+        few = f"a kind needs rows of {FEWEST_INPUTS} inputs, and --validation above 0"
+        console.print(f"{kind} has no validation rows: {few}", highlight=False)
 
 
 Runs = Annotated[list[Path], typer.Argument(help="output folders of collect runs")]

@@ -1,33 +1,33 @@
-"""What all trainers share: options, configuration, a finite loss, checkpoints, and saving of the student.
+"""What all trainers share: options, configuration, a finite loss, and the frame of a training.
 
-A trainer is a class of TRL or transformers with `Guarded` as its first base, and a function that calls `fit`.
+A trainer is a class of TRL or transformers with `Guarded` as its first base, and a function that reads its rows, calls
+`prepare`, which checks everything that can be checked without weights, loads the student and calls `fit`.
 The output folder:
 
     model/            the student, adapters merged: what `vllm:<folder>` and `transformers:<folder>` take
     adapter/          the LoRA adapter alone, where one was trained
     checkpoint-N/     where --resume continues
-    metrics.jsonl, curves.png, runs/ (TensorBoard), README.md (model card), settings.json
+    metrics.jsonl, curves.png, report.json, runs/ (TensorBoard), README.md (model card), settings.json
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import knob
-from agentsys.trainers.loading import DType, TrainerError, load_causal_lm, load_tokenizer
+from agentsys.trainers.loading import DType, TrainerError, load_causal_lm
+from agentsys.trainers.output import check_folder, find_start, last_checkpoint, save_student, write_settings
+from agentsys.trainers.processes import count_processes, main_process, print_once
+from agentsys.trainers.schedule import BATCH, Schedule, plan_schedule
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-OLD_SETTINGS: Final = {"retokenise": "retokenize"}
-"""Former names in the settings.json of earlier versions -> the names of today."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,28 @@ class StudentOptions:
     lora: int = knob(0, "rank of LoRA adapters on all linear layers but the head; 0 trains all weights")
     dtype: DType = knob("float32", "type of the weights during training")
 
+    def __post_init__(self) -> None:
+        """Raises TrainerError for a negative rank."""
+        if self.lora < 0:
+            raise TrainerError(f"--lora {self.lora}: give a rank, such as 16, or 0 to train all weights")
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Options of the training loop; --set gives any other field of the trainer's configuration."""
 
     panel: ClassVar[str] = "Training"
+    default_rate: ClassVar[float] = 2e-5
+    """Peak learning rate where none is given and all weights are trained."""
     out: Path = knob(Path("student"), "output folder")
     epochs: float = knob(1.0, "passes over the rows")
     steps: int = knob(-1, "optimizer steps; overrides --epochs")
-    learning_rate: float = knob(2e-5, "peak learning rate")
-    warmup: float = knob(0.1, "warm-up: a number of steps, or below 1 a share of all steps")
+    learning_rate: float | None = knob(None, "peak learning rate; default 2e-5, and 2e-4 with --lora")
+    warmup: float = knob(0.1, "warm-up: a number of steps, or below 1 a share of all steps, rounded down")
     schedule: str = knob("cosine", "a learning-rate schedule of transformers")
-    batch: int = knob(8, "rows per optimizer step and process")
+    batch: int | None = knob(
+        None, "rows per optimizer step and process; default 8, fewer where there would be less than 10 steps"
+    )
     micro_batch: int = knob(1, "rows per forward pass; --batch must be a multiple of it")
     seed: int = knob(0, "seed of the row order and of new weights")
     bf16: bool = knob(False, "compute in bfloat16; the weights stay in --dtype")
@@ -65,18 +74,37 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Raises TrainerError for sizes that do not fit together."""
-        if self.micro_batch < 1 or self.batch % self.micro_batch:
+        if self.micro_batch < 1:
+            raise TrainerError(f"--micro-batch {self.micro_batch}: give at least 1")
+        if self.batch is not None and (self.batch < 1 or self.batch % self.micro_batch):
             raise TrainerError(f"--batch {self.batch}: give a multiple of --micro-batch {self.micro_batch}")
+
+    @property
+    def largest_batch(self) -> int:
+        """Rows per step and process, before the schedule lowers them for want of rows."""
+        return self.batch or max(self.micro_batch, BATCH - BATCH % self.micro_batch)
+
+    def with_rate(self, lora: int) -> TrainingOptions:
+        """These options with a learning rate; by default ten times as high for adapters as for all weights."""
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=self.default_rate * (10 if lora else 1))
 
 
 def make_config(kind: Any, training: TrainingOptions, *, evaluate: bool = False, **more: Any) -> Any:
-    """The trainer's configuration, an instance of `kind`; --set overrides the rest. Raises TrainerError.
+    """The trainer's configuration, an instance of `kind`, without a schedule for its rows. Raises TrainerError.
 
-    With `evaluate` the trainer evaluates every `evaluate_every` steps.
+    With `evaluate` the trainer evaluates before the first step and then every `evaluate_every` steps.
     """
+    return _build_config(kind, _settings_of(kind, training, evaluate, more))
+
+
+def _settings_of(kind: Any, training: TrainingOptions, evaluate: bool, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the configuration; --set overrides the rest."""
     import torch
 
     names = {item.name for item in fields(kind)}
+    training = training.with_rate(lora=0)
     recompute = "activation_checkpointing"  # called gradient_checkpointing in older transformers
     settings: dict[str, Any] = {
         "output_dir": str(training.out),
@@ -87,7 +115,7 @@ def make_config(kind: Any, training: TrainingOptions, *, evaluate: bool = False,
         "lr_scheduler_type": training.schedule,
         "per_device_train_batch_size": training.micro_batch,
         "per_device_eval_batch_size": training.micro_batch,
-        "gradient_accumulation_steps": training.batch // training.micro_batch,
+        "gradient_accumulation_steps": training.largest_batch // training.micro_batch,
         "seed": training.seed,
         "bf16": training.bf16,
         recompute if recompute in names else "gradient_checkpointing": training.gradient_checkpointing,
@@ -103,7 +131,11 @@ def make_config(kind: Any, training: TrainingOptions, *, evaluate: bool = False,
     }
     if evaluate:
         settings |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
-    settings |= more | _parse_set(kind, names, training.set)
+        settings["eval_on_start"] = not training.resume
+    return settings | dict(more) | _parse_set(kind, names, training.set)
+
+
+def _build_config(kind: Any, settings: Mapping[str, Any]) -> Any:
     try:
         return kind(**settings)
     except (TypeError, ValueError) as err:
@@ -123,14 +155,13 @@ def _parse_set(kind: Any, names: set[str], pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def load_student(options: StudentOptions, seed: int = 0) -> tuple[Any, Any]:
-    """The model and its tokenizer; with LoRA a PEFT model initialized from `seed`. Raises TrainerError."""
+def load_student(options: StudentOptions, seed: int = 0) -> Any:
+    """The model; with LoRA a PEFT model initialized from `seed`. Raises TrainerError."""
     from transformers import set_seed
 
-    tokenizer = load_tokenizer(options.student)
     model = load_causal_lm(options.student, options.dtype)
     set_seed(seed)
-    return (add_lora(model, options.lora) if options.lora else model), tokenizer
+    return add_lora(model, options.lora) if options.lora else model
 
 
 def add_lora(model: Any, rank: int) -> Any:
@@ -167,37 +198,85 @@ class Guarded:
         raise TrainerError(f"the {name} is {float(value)} at step {step + 1}: lower --learning-rate; {advice}")
 
 
-def fit(trainer: Any, method: str, training: TrainingOptions, *options: Any) -> dict[str, float]:
-    """Train, and save the student, metrics, curves and model card. Returns the final metrics. Raises TrainerError.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training that can start: all but the weights is checked."""
 
-    All options are written to settings.json and the card; a resumed training must have the same.
+    method: str
+    config: Any
+    """The trainer's configuration."""
+    schedule: Schedule
+    settings: dict[str, Any]
+    """All options, for settings.json and the model card; a resumed training must have the same."""
+    checkpoint: Path | None
+    """Where a resumed training continues."""
+
+
+def prepare(
+    method: str,
+    kind: Any,
+    training: TrainingOptions,
+    splits: Mapping[str, Dataset],
+    *options: Any,
+    rows: int | None = None,
+    lora: int = 0,
+    drop_last: bool = False,
+    **more: Any,
+) -> Run:
+    """Check folder, configuration and schedule before any weights are loaded, and print the schedule.
+
+    `splits` has `train` and optionally `validation`; `rows` is the number of training examples if it is not theirs.
+    `more` are fields of the configuration, an instance of `kind`. Raises TrainerError.
+    """
+    check_folder(training.out)
+    training = training.with_rate(lora)
+    settings = _settings_of(kind, training, "validation" in splits, more)
+    accumulated = any(pair.startswith("gradient_accumulation_steps=") for pair in training.set)
+    schedule = plan_schedule(
+        settings,
+        len(splits["train"]) if rows is None else rows,
+        count_processes(),
+        fixed_batch=training.batch is not None or accumulated,
+        drop_last=drop_last,
+    )
+    settings |= schedule.settings
+    training = replace(training, batch=schedule.batch, micro_batch=schedule.micro_batch)
+    shared = {"method": method, **_shared_settings(splits["train"], training, *options)}
+    checkpoint = find_start(training.out, training.resume, shared)
+    for note in (*schedule.notes, schedule.describe()):
+        print_once(note)
+    return Run(method, _build_config(kind, settings), schedule, shared, checkpoint)
+
+
+def fit(trainer: Any, run: Run) -> dict[str, float]:
+    """Train, and save the student, metrics, curves, report and model card. Returns the final metrics.
+
+    Raises TrainerError.
     """
     from agentsys.trainers.reporting import MetricsFile, write_results
 
-    out = training.out
-    if trainer.is_fsdp_enabled and method == "Distillation":
+    out = Path(run.config.output_dir)
+    if trainer.is_fsdp_enabled and run.method == "Distillation":
         raise TrainerError("distillation does not run under FSDP, which rounds the stored teacher: launch without FSDP")
-    settings = {"method": method, **_settings(trainer, training, *options)}
-    checkpoint = _find_start(out, training, settings)
+    if main_process():
+        write_settings(out / "settings.json", run.settings)
     trainer.add_callback(MetricsFile(out))
-    with memory_errors(training):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with memory_errors(run.schedule.micro_batch):
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         final = trainer.evaluate() if trainer.eval_dataset is not None else {}
     save_student(trainer, out)
     if main_process():
-        write_results(out, settings, final)
+        validation_rows = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
+        write_results(out, run.settings, run.schedule, validation_rows, final)
     trainer.accelerator.wait_for_everyone()
     return {name: float(value) for name, value in final.items()}
 
 
-def _settings(trainer: Any, *options: Any) -> dict[str, Any]:
+def _shared_settings(rows: Dataset, *options: Any) -> dict[str, Any]:
     """The settings that a resumed training must share."""
     ignored = {"resume", "out", "checkpoints", "log_every"}
-    flat: dict[str, Any] = {
-        "train_examples": len(trainer.train_dataset),
-        "train_sha256": rows_digest(trainer.train_dataset),
-    }
-    flat["processes"] = trainer.accelerator.num_processes
+    flat: dict[str, Any] = {"train_examples": len(rows), "train_sha256": rows_digest(rows)}
+    flat["processes"] = count_processes()
     for group in options:
         flat |= {name: str(v) if isinstance(v, Path) else v for name, v in asdict(group).items() if name not in ignored}
     return flat
@@ -213,97 +292,8 @@ def rows_digest(rows: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def _find_start(out: Path, training: TrainingOptions, settings: Mapping[str, Any]) -> Path | None:
-    """The checkpoint to continue from, if any. Raises TrainerError if --resume does not fit the folder."""
-    checkpoint = last_checkpoint(out)
-    file = out / "settings.json"
-    if not training.resume:
-        if checkpoint:
-            raise TrainerError(f"{out} has {checkpoint.name}: give --resume to continue from it, or another --out")
-    elif not checkpoint:
-        raise TrainerError(f"--resume: {out} has no checkpoint; start without --resume")
-    else:
-        refuse_changes(file, settings, "--resume needs the same settings; or give another --out")
-    if main_process():
-        write_settings(file, settings)
-    return checkpoint
-
-
-def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write JSON atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(file)
-
-
-def refuse_changes(file: Path, settings: Mapping[str, Any], fix: str) -> None:
-    """Raises TrainerError that names a setting which differs from the one in `file`."""
-    before, now = _read_settings(file), json.loads(json.dumps(settings))
-    if changed := [name for name in now | before if now.get(name) != before.get(name)]:
-        name = changed[0]
-        raise TrainerError(f"{name} was {before.get(name)} and is {now.get(name)}: {fix}")
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a file, under the names and values of this version."""
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    renamed = {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}
-    if renamed.get("too_long") == "cut":
-        renamed["too_long"] = "truncate"
-    return renamed
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest complete checkpoint, or None. trainer_state.json is written last; a kill may leave it incomplete."""
-    complete = [path for path in out.glob("checkpoint-*") if _is_json(path / "trainer_state.json")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def save_student(trainer: Any, out: Path) -> None:
-    """Write `model/`, and `adapter/` where one was trained, with weights in the type of the base model on disk."""
-    if trainer.is_fsdp_enabled:
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if not main_process():
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    tokenizer, dtype = trainer.processing_class, stored_dtype(model)
-    if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(out / "adapter", state_dict=state, selected_adapters=["default"])
-        tokenizer.save_pretrained(out / "adapter")
-        merged = merge(model.get_base_model().config._name_or_path, out / "adapter")
-        merged.to(dtype).save_pretrained(out / "model")
-    else:
-        whole = {name: weight.to(dtype) for name, weight in state.items()}
-        model.to(dtype).save_pretrained(out / "model", state_dict=whole)
-    tokenizer.save_pretrained(out / "model")
-
-
-def merge(base: str, adapter: Path) -> Any:
-    """The base model with the adapter merged, from disk: the weights in memory may be sharded over processes."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(load_causal_lm(base), adapter).merge_and_unload()
-
-
-def stored_dtype(model: Any) -> Any:
-    """The type of the base model's weights on disk."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model.config._name_or_path).dtype
-
-
 @contextmanager
-def memory_errors(training: TrainingOptions) -> Iterator[None]:
+def memory_errors(micro_batch: int) -> Iterator[None]:
     """Turn a failed allocation into a TrainerError that names the options to change."""
     import torch
 
@@ -314,17 +304,6 @@ def memory_errors(training: TrainingOptions) -> Iterator[None]:
         if isinstance(err, RuntimeError) and not any(w in message for w in ("out of memory", "allocate memory")):
             raise
         raise TrainerError(
-            f"out of memory: lower --micro-batch (now {training.micro_batch}) or --max-length, or turn on "
+            f"out of memory: lower --micro-batch (now {micro_batch}) or --max-length, or turn on "
             "--gradient-checkpointing, --bf16 or --lora 16"
         ) from None
-
-
-def main_process() -> bool:
-    """Whether this process prints and writes: the first of those under `accelerate launch`."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def print_once(text: str) -> None:
-    """Print a line in the main process only."""
-    if main_process():
-        print(text, flush=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,7 +24,6 @@ from agentsys.trainers.corrections import (
     replace_tokens,
     score_answers,
 )
-from agentsys.trainers.distill_offline import COLUMNS
 from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, train_dpo
 from agentsys.trainers.generate import SamplingOptions, generate
 from agentsys.trainers.loading import (
@@ -36,18 +34,15 @@ from agentsys.trainers.loading import (
     tokenizer_digest,
     vocabulary_difference,
 )
-from agentsys.trainers.row_files import RowOptions, read_rows, row_schema
-from agentsys.trainers.training import (
-    StudentOptions,
-    TrainingOptions,
-    last_checkpoint,
-    print_once,
-    refuse_changes,
-    write_settings,
-)
+from agentsys.trainers.output import check_folder, last_checkpoint, refuse_changes, write_settings
+from agentsys.trainers.processes import count_processes, print_once
+from agentsys.trainers.row_files import TEXT_COLUMNS, Needs, RowOptions, find_row_files, read_rows, row_schema
+from agentsys.trainers.training import StudentOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from agentsys.trainers.scorers import ModelScorer, Scorer
+
+NEEDS = Needs("warmup-distill", TEXT_COLUMNS, ("sft", "role"))
 
 Ids = list[int]
 
@@ -89,16 +84,17 @@ class Warmup:
         training: TrainingOptions,
     ) -> None:  # fmt: skip
         """Raises TrainerError for different tokenizers, missing rows, or another warm-up in --out."""
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if count_processes() > 1:
             raise TrainerError("a warm-up runs in one process; use step_dpo.py on its pairs/ for several")
         self.rows, self.student, self.warm, self.sampling, self.training = rows, student, warm, sampling, training
+        if "validation" not in find_row_files(rows.rows, NEEDS):
+            raise TrainerError(f"{rows.rows} has no validation.parquet; the report needs held-out prompts")
+        check_folder(training.out)
         self.tokenizer = load_tokenizer(student.student)
         if reason := vocabulary_difference(self.tokenizer, load_tokenizer(warm.teacher)):
             raise TrainerError(f"--teacher {warm.teacher}: {reason}")
-        splits = read_rows(rows.rows, COLUMNS, self.tokenizer)
+        splits = read_rows(rows.rows, NEEDS, self.tokenizer)
         self.prompts = _prompts(splits["train"], warm.prompts, rows.max_length)
-        if "validation" not in splits:
-            raise TrainerError(f"{rows.rows} has no validation.parquet; the report needs held-out prompts")
         self.held_out = _prompts(splits["validation"], warm.held_out, rows.max_length)
         self.out = training.out
         self._check_settings()

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from agentsys.commands import command, run_app
-from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, train_offline
+from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, find_scored_files, train_offline
 from agentsys.trainers.generate import SamplingOptions
+from agentsys.trainers.output import last_checkpoint
 from agentsys.trainers.row_files import RowOptions
-from agentsys.trainers.training import StudentOptions, TrainingOptions, last_checkpoint, memory_errors
+from agentsys.trainers.training import StudentOptions, TrainingOptions, memory_errors
 from agentsys.trainers.warmup import Warmup, WarmupOptions
 
 
@@ -38,8 +39,10 @@ def main(
     training: TrainingOptions,
 ) -> None:
     """Warm up a student with DPO on its own corrected answers, and report its distance from the teacher."""
+    if warm.distill:
+        find_scored_files(scored_options(warm, rows))  # before hours of sampling
     warmup = Warmup(rows, student, warm, sampling, training)
-    with memory_errors(training):
+    with memory_errors(training.micro_batch):
         warmed = warmup.train_dpo()
         report: dict[str, Any] = {"before": warmup.measure(student.student), "after": warmup.measure(str(warmed))}
         if warm.distill:
@@ -48,16 +51,21 @@ def main(
     print_report(report, print)
 
 
+def scored_options(warm: WarmupOptions, rows: RowOptions) -> ScoredOptions:
+    """The scored rows of stage 6, with the length limit of the others."""
+    return ScoredOptions(
+        rows=warm.distill or Path(),
+        validation=warm.distill_validation,
+        max_length=rows.max_length,
+        too_long=rows.too_long,
+    )
+
+
 def distill_both(
     warmup: Warmup, warmed: Path, distill: DistillOptions, training: TrainingOptions
 ) -> dict[str, dict[str, float]]:
     """Stage 6: the same distillation of the warmed and the original student. Returns the validation metrics of both."""
-    scored = ScoredOptions(
-        rows=warmup.warm.distill or Path(),
-        validation=warmup.warm.distill_validation,
-        max_length=warmup.rows.max_length,
-        too_long=warmup.rows.too_long,
-    )
+    scored = scored_options(warmup.warm, warmup.rows)
     students = {"distilled": str(warmed), "distilled-without": warmup.student.student}
     metrics = {}
     for name, start in students.items():

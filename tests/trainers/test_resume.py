@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.trainers.training import last_checkpoint
+from agentsys.trainers.output import last_checkpoint
 from tests.support.corpora import make_chunks, make_corpus
 from tests.support.tiny import make_tiny
 from tests.support.traces import step_rows

@@ -13,7 +13,7 @@ from trl import DPOConfig
 
 from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, limit_pairs, make_pair_trainer, train_dpo
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.row_files import read_rows
+from agentsys.trainers.row_files import read_row_file
 from agentsys.trainers.training import StudentOptions, make_config
 from tests.support.tiny import make_tiny
 from tests.support.traces import END, TOKENIZER, make_call, step_rows
@@ -42,7 +42,7 @@ def trainer_on(rows: Path, student: Path, out: Path) -> Any:
         for parameter in model.parameters():
             parameter.mul_(1.05)  # away from the reference, where the loss would be log 2 whatever the ids
     training = DPOTraining(out, batch=4, micro_batch=4)
-    data = limit_pairs(read_rows(rows, {"prompt_ids": ""})["train"], PairOptions(rows))
+    data = limit_pairs(read_row_file(rows / "train.parquet"), PairOptions(rows))
     settings = make_config(DPOConfig, training, beta=0.1, max_length=None)
     return make_pair_trainer(
         model=model, ref_model=reference, args=settings, train_dataset=data, processing_class=TOKENIZER
@@ -144,7 +144,7 @@ def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_pa
 
 
 def test_long_pairs_are_dropped_or_truncated(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = read_rows(rows, {"prompt_ids": ""})["train"]
+    data = read_row_file(rows / "train.parquet")
     prompt = max(len(ids) for ids in data["prompt_ids"])
     with pytest.raises(TrainerError, match="no pair has at most"):
         limit_pairs(data, PairOptions(rows, max_length=prompt + 2))

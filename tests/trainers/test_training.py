@@ -16,9 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.row_files import RowOptions, limit_length, read_rows
+from agentsys.trainers.output import refuse_changes, write_settings
+from agentsys.trainers.row_files import RowOptions, limit_length, read_row_file
 from agentsys.trainers.sft import SFTOptions, train
-from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config, refuse_changes, write_settings
+from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config
 from tests.support.paths import ROOT
 from tests.support.tiny import make_tiny, make_tokenizer
 from tests.support.training import (
@@ -129,7 +130,7 @@ def test_the_files_of_a_training(rows: Path, student: Path, tmp_path: Path) -> N
     assert list((out / "runs").glob("**/events*"))
     assert [line["step"] for line in metrics(out) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     evaluated = [(line["step"], line["eval_loss"]) for line in metrics(out) if "eval_loss" in line]
-    assert evaluated[0][0] == 3
+    assert [step for step, _ in evaluated][:2] == [0, 3], "before the first step, and every third"
     assert evaluated[-1][1] < evaluated[0][1]
     card = (out / "README.md").read_text()
     for word in ("SFT", str(rows), "eval_loss", "lora | 4", str(student), "12 examples"):
@@ -173,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(rows: Path, student: Path,
 
 
 def test_long_rows_are_counted_then_dropped_or_truncated(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = read_rows(rows, {"input_ids": "", "loss_mask": ""})["train"]
+    data = read_row_file(rows / "train.parquet")
     lengths = sorted(len(ids) for ids in data["input_ids"])
     limit = lengths[5]
     kept = limit_length(data, RowOptions(rows, max_length=limit))
@@ -190,10 +191,12 @@ def test_long_rows_are_counted_then_dropped_or_truncated(rows: Path, capsys: pyt
 def test_malformed_rows_get_one_line(student: Path, tmp_path: Path, rows: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 not really")
     cases = {
-        tmp_path / "absent": "no such file; trainers/rows.py makes rows",
+        tmp_path / "absent": r"no such folder; trainers/rows.py \(agentsys rows\) writes it",
         tmp_path / "torn.parquet": "is not a Parquet file",
         write_rows(tmp_path / "empty.parquet", []): "has no rows",
-        write_rows(tmp_path / "step.parquet", [], "step"): "has no column input_ids; give rows of kind sft or role",
+        write_rows(
+            tmp_path / "step.parquet", [], "step"
+        ): "step.parquet holds preference pairs; sft needs rows of kind sft or role, such as rows/sft",
         write_rows(tmp_path / "other.parquet", [sft_row(1)], digest="00"): "holds ids of another tokenizer",
     }
     for path, words in cases.items():
@@ -220,10 +223,10 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
     ):
         with (
             pytest.raises(TrainerError, match=r"lower --micro-batch \(now 2\)"),
-            memory_errors(TrainingOptions(batch=2, micro_batch=2)),
+            memory_errors(micro_batch=2),
         ):
             raise error
-    with pytest.raises(RuntimeError, match="shape"), memory_errors(TrainingOptions()):
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(micro_batch=1):
         raise RuntimeError("shape mismatch")
 
 

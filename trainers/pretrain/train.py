@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from agentsys.commands import knob
-from agentsys.trainers.loading import DType, TrainerError, folder_of, load_causal_lm, load_tokenizer, tokenizer_digest
+from agentsys.trainers.loading import (
+    DType,
+    TrainerError,
+    folder_of,
+    load_causal_lm,
+    load_config,
+    load_tokenizer,
+    tokenizer_digest,
+)
 from agentsys.trainers.pretrain.chunks import Encoder, rechunk
 from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_chunks, write_chunks
-from agentsys.trainers.training import Guarded, TrainingOptions, fit, make_config
+from agentsys.trainers.training import Guarded, TrainingOptions, fit, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -71,28 +79,32 @@ def pretrain(options: PretrainingOptions, training: TrainingOptions) -> dict[str
         folders["validation"] = ChunkFolder(options.validation)
     tokenizer = _tokenizer(options, folders["train"])
     folders = {split: _convert_folder(tokenizer, folder, options, training, split) for split, folder in folders.items()}
-    student = make_student(options, training.seed)
+    config = load_config(options.from_config or options.model)
     for folder in folders.values():
-        _check_size(student, folder)
+        _check_size(config, folder)
+    splits = {split: _dataset(folder) for split, folder in folders.items()}
+    run = prepare(
+        "MiniPLM",
+        TrainingArguments,
+        training,
+        splits,
+        _CardSettings(options.from_config or options.model, options.corpus),
+        options,
+        prediction_loss_only=True,
+        label_names=["learned"],
+    )
+    student = make_student(options, training.seed)
     use_nll_forward(student)
     trainer = Pretrainer(
         model=student,
-        args=make_config(
-            TrainingArguments,
-            training,
-            evaluate="validation" in folders,
-            prediction_loss_only=True,
-            label_names=["learned"],
-        ),
+        args=run.config,
         data_collator=ChunkCollator(folders["train"].end_id),
-        train_dataset=_dataset(folders["train"]),
-        eval_dataset=_dataset(folders["validation"]) if "validation" in folders else None,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
     )
     trainer.model_accepts_loss_kwargs = False  # chunk_loss is a mean; the trainer divides by accumulated steps
-    return fit(
-        trainer, "MiniPLM", training, _CardSettings(options.from_config or options.model, options.corpus), options
-    )
+    return fit(trainer, run)
 
 
 def chunk_loss(model: Callable[..., torch.Tensor], ids: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
@@ -188,14 +200,15 @@ def retokenize(folder: ChunkFolder, tokenizer: Any, name: str, out: Path) -> Chu
         return write_chunks(new, ChunkWriter(out), **facts, retokenized_from=folder.manifest["sha256"])
 
 
-def _check_size(student: PreTrainedModel, folder: ChunkFolder) -> None:
-    limit = getattr(student.config, "max_position_embeddings", None)
+def _check_size(config: Any, folder: ChunkFolder) -> None:
+    """Raises TrainerError if a student of this configuration cannot read the chunks."""
+    limit = getattr(config, "max_position_embeddings", None)
     longest = folder.manifest["max_length"] - 1
     if limit and longest > limit:
         raise TrainerError(
             f"the student reads {limit} tokens, the chunks have {longest}; chunk with a smaller --max-length"
         )
-    if folder.end_id >= student.get_input_embeddings().weight.shape[0]:
+    if folder.end_id >= config.get_text_config().vocab_size:
         raise TrainerError("the vocab_size of the configuration is smaller than the corpus's tokenizer; increase it")
 
 
