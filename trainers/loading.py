@@ -109,12 +109,13 @@ def head_width(name: str) -> int:
 
 def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:
     """A model in `dtype`, on the CPU. Raises TrainerError if it cannot be loaded."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     folder = folder_of(name)
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, SafetensorError) as err:  # a SafetensorError is a truncated file
         raise TrainerError(f"no model in {name}: {' '.join(str(err).split())[:300]}") from None
 
 

@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -117,13 +118,12 @@ def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
 @lru_cache(maxsize=64)
 def _make_engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine | RemoteEngine | ChildEngine:
     from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
-    from agentsys.models.weights import CATALOG, DEFAULT
+    from agentsys.models.weights import DEFAULT
 
     kind, _, rest = base.partition(":")
     numbers = {name: _parse_option(name, value, kind) for name, value in options}
     if kind == "embedded":
-        if rest and rest not in CATALOG and not rest.endswith(".gguf"):
-            raise SpecError(f"embedded:{rest}: not in the catalog; use {', '.join(CATALOG)}, or a .gguf file")
+        _check_weights(rest or DEFAULT)
         return EmbeddedEngine(
             rest or DEFAULT, numbers.get("slots", EMBEDDED_SLOTS), numbers.get("context", EMBEDDED_CONTEXT)
         )
@@ -134,6 +134,20 @@ def _make_engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEng
     if kind in ("vllm", "transformers") and rest:
         return ChildEngine(kind, rest, context=numbers.get("context"))
     raise SpecError(f"'{base}' is not a model spec; use {_FORMS}")
+
+
+def _check_weights(name: str) -> None:
+    """Raise SpecError for weights that are neither in the catalog nor in a GGUF file."""
+    from agentsys.models.weights import CATALOG, WeightsError, check_gguf
+
+    if name in CATALOG:
+        return
+    if not name.endswith(".gguf"):
+        raise SpecError(f"embedded:{name}: not in the catalog; use {', '.join(CATALOG)}, or a .gguf file")
+    try:
+        check_gguf(Path(name).expanduser())
+    except WeightsError as err:
+        raise SpecError(str(err)) from None
 
 
 @lru_cache(maxsize=64)

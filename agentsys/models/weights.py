@@ -116,16 +116,13 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     The first call for a name copies the file into the cache folder, which blocks for seconds (minutes from the hub):
     keep it off the event loop. `progress` reports it on stderr (the hub client draws its own bar).
 
-    Raises WeightsError for an unknown name, a missing file, a wrong checksum, no source, a full or read-only disk.
+    Raises WeightsError for an unknown name, a missing file or one that is no GGUF file, a wrong checksum, no source, a
+    full or read-only disk.
     """
-    names = ", ".join(CATALOG)
     if name_or_path.endswith(".gguf"):
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise WeightsError(f"no such weights file: {path}; give an existing .gguf file or a name: {names}")
-        return path
+        return check_gguf(Path(name_or_path).expanduser())
     if name_or_path not in CATALOG:
-        raise WeightsError(f"unknown weights {name_or_path!r}; use {names}, or the path of a .gguf file")
+        raise WeightsError(f"unknown weights {name_or_path!r}; use {', '.join(CATALOG)}, or the path of a .gguf file")
     weights = CATALOG[name_or_path]
     target = cached_path(weights)
     if _has_valid_stamp(target, weights):
@@ -139,6 +136,16 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     except OSError as error:
         raise _disk_error(error, target.parent, weights) from error
     return target
+
+
+def check_gguf(path: Path) -> Path:
+    """Return the path of a GGUF file. Raises WeightsError if there is no file, or one of another format."""
+    if not path.is_file():
+        raise WeightsError(f"no such weights file: {path}; give an existing .gguf file or a name: {', '.join(CATALOG)}")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise WeightsError(f"{path} is no GGUF file; download it again, or give a name: {', '.join(CATALOG)}")
+    return path
 
 
 def cached_path(weights: Weights) -> Path:

