@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 
@@ -11,10 +11,19 @@ def split_names(setting: str) -> list[str]:
     return [name.strip() for name in setting.split(",") if name.strip()]
 
 
-def knob(default: Any, description: str, *, hidden: bool = False, old_name: str = "") -> Any:
+def knob(default: Any, description: str, *, hidden: bool = False, old_name: str = "", required: bool = False) -> Any:
     """A dataclass field with a description: an option of a command and a field in Studio's form.
 
     A hidden one is not in the command's help. `old_name` is a former name of the field, which the command still
-    accepts as a hidden option.
+    accepts as a hidden option. A required text must not be blank, see `check_required`.
     """
-    return field(default=default, metadata={"description": description, "hidden": hidden, "old_name": old_name})
+    metadata = {"description": description, "hidden": hidden, "old_name": old_name, "required": required}
+    return field(default=default, metadata=metadata)
+
+
+def check_required(options: Any) -> None:
+    """Raises ValueError, which names the field, for the first required text of a dataclass that is blank."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if item.metadata.get("required") and isinstance(value, str) and not value.strip():
+            raise ValueError(f"{item.name}: it is empty; give the {item.metadata['description']}")

@@ -118,8 +118,7 @@ class Prompt:
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the prompt's text without the note for readers at its top; part of a run's fingerprint."""
-        first = _MARK.search(self.text)
-        return hashlib.sha256(self.text[first.start() if first else 0 :].encode()).hexdigest()
+        return hashlib.sha256(without_note(self.text).encode()).hexdigest()
 
     def render(self, inputs: Mapping[str, Any]) -> list[Message]:
         """The chat messages for these variables. Raises PromptError for an undefined one, or beyond a limit."""
@@ -141,6 +140,12 @@ class Prompt:
                     left -= len(content)
                     messages.append(Message(role=part.role, content=content))
         return messages
+
+
+def without_note(text: str) -> str:
+    """The text of a prompt file without the note for readers above its first message."""
+    first = _MARK.search(text)
+    return text[first.start() if first else 0 :]
 
 
 class _DeadlinePassed(TemplateError):

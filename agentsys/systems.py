@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 from langchain_core.language_models import BaseChatModel
 from pydantic import TypeAdapter, ValidationError
 
-from agentsys.knobs import knob
+from agentsys.knobs import check_required, knob
 from agentsys.models import SpecError, load_model
+from agentsys.prompt import Prompt
 from agentsys.roles import Answer, Role
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ class System:
 class BaseContext:
     """Base of a graph's context: a model, knobs, and with `role_options` a model and a prompt for each role.
 
-    Raises ValueError for a value of the wrong type or a number that JSON cannot hold, whether the context is made in
-    Python, by a command or in Studio.
+    Raises ValueError for a value of the wrong type, a required text that is blank and a number that JSON cannot hold,
+    whether the context is made in Python, by a command or in Studio.
     """
 
-    model: str = knob("embedded", "model spec of every role without its own")
+    model: str = knob("embedded", "model spec of every role without its own", required=True)
 
     role_fields: ClassVar[Mapping[str, str]] = {}
     """The name of the field with each role's model spec, set by `role_options`; empty: one model for all roles."""
@@ -63,6 +64,7 @@ class BaseContext:
                 raise ValueError(f"{name}: {value} is not a finite number")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"{name}: {value} is out of range")
+        check_required(self)
 
     def at_least(self, **bounds: float) -> None:
         """Raises ValueError for the first of these knobs that is below its bound."""
@@ -189,8 +191,14 @@ async def ask(context: Any, role: Role[T], *, key: str, **inputs: Any) -> Answer
     Raises RoleError, ModelError, SpecError or PromptError.
     """
     model = model_of(context, role)
+    prompt = prompt_of(context, role)
+    return await (role if prompt is role.prompt else replace(role, prompt=prompt)).answer(model, key=key, **inputs)
+
+
+def prompt_of(context: Any, role: Role[Any]) -> Prompt:
+    """The prompt of a role in a context, see `ask`. Raises PromptError for a malformed one."""
     text = getattr(context, f"{role.name}_prompt", "") or getattr(context, f"{role.text.name}_prompt", "")
-    return await (_with_prompt(role, text) if text else role).answer(model, key=key, **inputs)
+    return _parse(role.name, text) if text else role.text
 
 
 def sequence_graph(
@@ -210,11 +218,5 @@ def sequence_graph(
 
 
 @lru_cache(maxsize=64)
-def _parse(name: str, text: str) -> Any:
-    from agentsys.prompt import Prompt
-
+def _parse(name: str, text: str) -> Prompt:
     return Prompt.parse(text, name)
-
-
-def _with_prompt(role: Role[T], text: str) -> Role[T]:
-    return replace(role, prompt=_parse(role.name, text))

@@ -15,6 +15,7 @@ from agentsys.collect.report import ProgressView, print_summary
 from agentsys.collect.runner import Summary, collect
 from agentsys.config import save_config
 from agentsys.knobs import knob
+from agentsys.records import InputError
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,18 @@ class CollectOptions(RunOptions, InputAndOutput):
 
 def run_with_view(
     graph: Any,
-    records: Path | Iterable[Mapping[str, Any] | str],
+    records: Path | Iterable[Mapping[str, Any] | str] | None,
     run: CollectOptions,
     context: Any,
     *,
     out: Path | None = None,
 ) -> Summary:
-    """`collect` with a progress view, into `out`, --out or runs/<name of the graph>. Raises what `collect` raises."""
+    """`collect` with a progress view, into `out`, --out or runs/<name of the graph>. Raises what `collect` raises.
+
+    `records` may be `run.input`: if it is None, InputError asks for --input.
+    """
+    if records is None:
+        raise InputError("--input: give a file of records, such as records.jsonl")
     with ProgressView(total=run.limit) as view:
         folder = out or run.out or Path("runs") / graph.name
         return collect(graph, records, folder, context=context, options=run, watch=view, on_start=save_config)

@@ -117,8 +117,35 @@ async def fingerprint(graph: Any, context: Any) -> dict[str, Any]:
         "models": models,
         "knobs": {k: v for k, v in (knobs or {}).items() if k not in models},
         "roles": roles,
-        "topology": {"nodes": sorted(graph.builder.nodes), "edges": sorted(map(list, graph.builder.edges))},
+        "topology": topology(graph),
     }
+
+
+def topology(graph: Any) -> dict[str, Any]:
+    """A graph's nodes and edges, those that depend on the state included, and the same of the graphs that are nodes.
+
+    `branches` are the conditional edges: source -> name -> what the condition returns -> node; None if it may name any
+    node. `waiting_edges` end with the node that waits for the others. `destinations` are the nodes that a node's
+    commands go to.
+    """
+    builder = graph.builder
+    branches = {source: {name: _ends(branch) for name, branch in of.items()} for source, of in builder.branches.items()}
+    return {
+        "nodes": sorted(builder.nodes),
+        "edges": sorted(map(list, builder.edges)),
+        "waiting_edges": sorted([*sorted(sources), target] for sources, target in builder.waiting_edges),
+        "branches": {source: of for source, of in branches.items() if of},
+        "destinations": {name: sorted(node.ends) for name, node in builder.nodes.items() if node.ends},
+        "subgraphs": {
+            name: topology(node.runnable) for name, node in builder.nodes.items() if _is_graph(node.runnable)
+        },
+    }
+
+
+def _ends(branch: Any) -> dict[str, str] | None:
+    if branch.ends is None:
+        return None
+    return {key if isinstance(key, str) else repr(key): node for key, node in branch.ends.items()}
 
 
 def digest(value: Any) -> str:
@@ -126,21 +153,31 @@ def digest(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """The differing settings, one line each: 'knobs.threshold: 90 -> 95'."""
-    lines = []
+def changed_settings(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """The path of each setting that differs, with the old and the new value."""
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{path}{name}.")
+            yield from changed_settings(before, after, (*path, name))
         elif before != after:
-            lines.append(f"{path}{name}: {_short(before)} -> {_short(after)}")
-    return lines
+            yield (*path, name), before, after
+
+
+def describe_change(path: Iterable[str], before: Any, after: Any) -> str:
+    """A differing setting in one line: 'knobs.threshold: 90 -> 95'."""
+    return f"{printable('.'.join(path))}: {_short(before)} -> {_short(after)}"
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = printable(" ".join(str(value)[:1000].split()))
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of control characters and others that a terminal does not print."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def source_digest(graph: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from agentsys.knobs import knob
+from agentsys.knobs import check_required, knob
 from agentsys.models.cache import default_path
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.records import SHUFFLE_BUFFER, InputError, check_seed
@@ -20,11 +20,13 @@ MAX_IN_FLIGHT: Final = 100_000
 class RecordOptions:
     """Which records of a file are used, and how they are read.
 
-    Raises InputError for a value out of range and for a malformed field.
+    Raises InputError for a value out of range and for a malformed field, ValueError for a blank column.
     """
 
     field: list[str] = knob((), "field and the column that holds it, as text=sentence; may be repeated")
-    id_field: str = knob("id", "column with the record's id; without a value there, the id is a hash of the record")
+    id_field: str = knob(
+        "id", "column with the record's id; without a value there, the id is a hash of the record", required=True
+    )
     limit: int | None = knob(None, "use only the first LIMIT records")
     shuffle: bool = knob(False, f"shuffle the records before --limit (in a buffer of {SHUFFLE_BUFFER:,})")
     seed: int = knob(0, "seed of the shuffle")
@@ -33,6 +35,7 @@ class RecordOptions:
         for entry in self.field:
             if not all(entry.partition("=")):
                 raise InputError(f"--field {entry}: give graph field and column, as --field text=sentence")
+        check_required(self)
         self.check_minimum(limit=1)
         check_seed(self.seed)
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from agentsys.collect.fingerprint import printable
 from agentsys.collect.runner import Summary
 from agentsys.records import Record
 from agentsys.traces import Call, Trace
 
 LINE_SECONDS: Final = 10.0
 """Seconds between two progress lines where stderr is not a terminal."""
+MAX_REASONS: Final = 10
+"""Reasons that the table shows below each outcome."""
 
 
 def pair_rows(margins: Sequence[float], calls: int, tokens: int) -> list[tuple[str, str]]:
@@ -78,14 +82,45 @@ class ProgressView:
             self._console.print(f"{elapsed:.0f} s: {self._finished_records} records done, {line}", soft_wrap=True)
 
 
-def print_summary(summary: Summary, cache: Path | None, extra: Iterable[tuple[str, str]] = ()) -> None:
-    """Print the table at the end of a run. `extra` are further rows (label, value) of the system."""
+def print_summary(
+    summary: Summary, cache: Path | None, extra: Iterable[tuple[str, str]] = (), source: str = "the input"
+) -> None:
+    """Print the table at the end of a run; of a run that processed no record, one line says so.
+
+    `extra` are further rows (label, value) of the system, about all finished records of the folder; `source` is where
+    the records came from.
+    """
+    console = Console()
+    extra = list(extra) if summary.kept + summary.dropped else []
+    if summary.processed:
+        _print_table(console, summary, _rows(summary, cache, extra))
+    else:
+        console.print(describe_nothing(summary, source), soft_wrap=True, markup=False, highlight=False)
+        if extra and not summary.stopped:
+            _print_table(console, summary, extra)
+    if summary.failed:
+        console.print(f"failed records, with reasons: {summary.out / 'failed.jsonl'}", soft_wrap=True, markup=False)
+
+
+def describe_nothing(summary: Summary, source: str) -> str:
+    """Why a run processed no record, in one line."""
+    counts = f"{summary.kept} kept, {summary.dropped} dropped, {summary.failed} failed"
+    if summary.stopped:
+        return f"stopped before a record was finished ({counts} in earlier runs)"
+    if summary.skipped or summary.failed:
+        again = "; --retry-failed runs the failed ones again" if summary.failed else ""
+        return f"nothing to do: all records of {source} were finished before ({counts}){again}"
+    return f"no records in {source}: nothing was run; check the file"
+
+
+def _rows(summary: Summary, cache: Path | None, extra: Sequence[tuple[str, str]]) -> list[tuple[str, Any]]:
     tokens = summary.completion_tokens
     rows: list[tuple[str, Any]] = [
         ("kept", summary.kept),
         ("dropped", summary.dropped),
+        *_reason_rows(summary.dropped_reasons),
         ("failed", summary.failed),
-        *((f"  {reason}", count) for reason, count in sorted(summary.reasons.items(), key=lambda r: -r[1])[:10]),
+        *_reason_rows(summary.failed_reasons),
         *([("finished before this run", summary.skipped)] if summary.skipped else []),
         *extra,
         ("calls", f"{summary.calls} paid, {summary.cache_hits} from the request cache"),
@@ -98,12 +133,21 @@ def print_summary(summary: Summary, cache: Path | None, extra: Iterable[tuple[st
     ]
     if cache is not None and cache.exists():
         rows.append(("request cache", f"{cache.stat().st_size / 1e6:.1f} MB in {cache}"))
+    return rows
+
+
+def _reason_rows(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most common reasons, indented below their outcome."""
+    return [
+        (f"  {printable(reason)}", count)
+        for reason, count in sorted(reasons.items(), key=lambda r: -r[1])[:MAX_REASONS]
+    ]
+
+
+def _print_table(console: Console, summary: Summary, rows: Iterable[tuple[str, Any]]) -> None:
     table = Table(show_header=False, title=f"run {summary.run}", title_justify="left")
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
     for name, value in rows:
-        table.add_row(name, str(value))
-    console = Console()
+        table.add_row(escape(name), escape(str(value)))
     console.print(table)
-    if summary.failed:
-        console.print(f"failed records, with reasons: {summary.out / 'failed.jsonl'}", soft_wrap=True)

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,16 +22,19 @@ from jinja2 import UndefinedError
 from pydantic import PydanticUserError
 
 from agentsys.collect.card import data_card
-from agentsys.collect.fingerprint import context_models, differences, digest, fingerprint, source_digest
+from agentsys.collect.failures import Failures
+from agentsys.collect.fingerprint import context_models, fingerprint, source_digest
 from agentsys.collect.options import RunOptions
-from agentsys.collect.store import Finished, RunFolder, RunFolderError, id_hash
+from agentsys.collect.resume import MANIFEST_VERSION, check_resumable, find_prompts, write_prompts
+from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.models import EndpointDown
 from agentsys.models.cache import CacheError, RequestCache
 from agentsys.models.chat import AgentChatModel
 from agentsys.prompt import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
-from agentsys.traces import Call, Target, Trace, target_from
+from agentsys.targets import Target, check_targets, target_from
+from agentsys.traces import Call, Outcome, Trace
 
 RECORDS_PER_REQUEST: Final = 1.5
 """Records in progress per request that may be in flight: while one is between two calls, another takes its place.
@@ -38,8 +42,6 @@ RECORDS_PER_REQUEST: Final = 1.5
 An engine whose prefix cache belongs to its slots sets the number itself: there, moving a slot to another record costs
 more than an idle slot.
 """
-MANIFEST_VERSION: Final = 2
-"""Version 2 counts *failed* records, and its fingerprint has schemas without docstrings."""
 MANIFEST_SECONDS: Final = 5.0
 """Longest time between two writes of the manifest while records finish."""
 RESERVED: Final = ("dropped", "targets", "tree")
@@ -51,9 +53,9 @@ others are its result."""
 class Summary:
     """How a run ended. `kept`, `dropped` and `failed` count the whole folder; everything else counts this run only.
 
-    `out` is the folder, `run` the fingerprint's digest, `skipped` the records finished earlier, `reasons` how often
-    each reason for dropping or failing occurred, `calls` the paid ones (without cache hits), `seconds` the wall time,
-    and `stopped` why the run ended early ("interrupted", "token budget"), or None.
+    `out` is the folder, `run` the run's id, `processed` the records finished now and `skipped` those finished earlier.
+    `dropped_reasons` and `failed_reasons` count each reason, `calls` the paid ones (without cache hits), `seconds` is
+    the wall time, and `stopped` says why the run ended early ("interrupted", "token budget"), or None.
     """
 
     out: Path
@@ -62,7 +64,9 @@ class Summary:
     dropped: int = 0
     failed: int = 0
     skipped: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
+    processed: int = 0
+    dropped_reasons: dict[str, int] = field(default_factory=dict)
+    failed_reasons: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     cache_hits: int = 0
     prompt_tokens: int = 0
@@ -71,11 +75,18 @@ class Summary:
     seconds: float = 0.0
     stopped: str | None = None
 
-    def add_trace(self, trace: Trace) -> None:
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How often each reason for dropping or failing occurred."""
+        return dict(Counter(self.dropped_reasons) + Counter(self.failed_reasons))
+
+    def add_record(self, outcome: Outcome, reason: str | None) -> None:
         """Count a finished record."""
-        setattr(self, trace.outcome, getattr(self, trace.outcome) + 1)
-        if trace.reason:
-            self.add_reason(trace.reason)
+        self.processed += 1
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        if reason and outcome != "kept":
+            reasons = self.dropped_reasons if outcome == "dropped" else self.failed_reasons
+            reasons[reason] = reasons.get(reason, 0) + 1
 
     def add_call(self, call: Call) -> None:
         """Count a finished call and its tokens; a cache hit costs none."""
@@ -86,10 +97,6 @@ class Summary:
         self.prompt_tokens += call.prompt_tokens
         self.completion_tokens += call.completion_tokens
         self.cached_tokens += call.measured.get("cached_tokens", 0)
-
-    def add_reason(self, reason: str) -> None:
-        """Count why a record was dropped or failed."""
-        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
 Watcher = Callable[[Summary, "Trace | Call | Record | None"], None]
@@ -105,21 +112,35 @@ def collect(
     context: Any = None,
     options: RunOptions | None = None,
     watch: Watcher | None = None,
+    on_start: Callable[[Path], None] | None = None,
 ) -> Summary:
     """Run a compiled graph over records and append their traces to the folder `out`; a run in it is resumed.
 
     `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts;
-    `context` is the graph's context (models, knobs). Raises RunFolderError (folder in use, not writable, or of a run
-    with another fingerprint), InputError, SpecError, EndpointDown and CacheError. Errors of single records go to
-    failed.jsonl.
+    `context` is the graph's context (models, knobs); `on_start` is called with the folder once it is accepted. Raises
+    RunFolderError (folder in use, not writable, or of a run with another fingerprint), InputError, SpecError,
+    PromptError, EndpointDown and CacheError, and RuntimeError in a running event loop, where `acollect` is to be
+    awaited. Errors of single records go to failed.jsonl.
     """
-    work = acollect(graph, records, out, context=context, options=options, watch=watch)
+    _check_no_event_loop()
+    work = acollect(graph, records, out, context=context, options=options, watch=watch, on_start=on_start)
     with _rare_garbage_collection():
         try:
             import uvloop
         except ImportError:  # not available on Windows
             return asyncio.run(work)
         return uvloop.run(work)
+
+
+def _check_no_event_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "collect() cannot run where an event loop runs already, as in a notebook: use `await acollect(...)`, which "
+        "takes the same arguments"
+    )
 
 
 async def acollect(
@@ -130,6 +151,7 @@ async def acollect(
     context: Any = None,
     options: RunOptions | None = None,
     watch: Watcher | None = None,
+    on_start: Callable[[Path], None] | None = None,
 ) -> Summary:
     """`collect` for a program that already runs an event loop."""
     options = options or RunOptions()
@@ -140,17 +162,21 @@ async def acollect(
     folder: RunFolder | None = None
     cache: RequestCache | None = None
     try:
+        prompts = find_prompts(graph, context)
         run_fingerprint = await fingerprint(graph, context)
         name = Path(records).name if isinstance(records, str | Path) else "items"
         run_fingerprint["input"] = {"name": name, "fields": options.fields, "id_field": options.id_field}
         folder = RunFolder(Path(out))
-        check_fingerprint(folder, run_fingerprint)
+        run_id = check_resumable(folder, run_fingerprint, prompts)
+        write_prompts(folder, prompts)
+        if on_start is not None:
+            on_start(folder.folder)
         folder.rename_rejected()
         retried = folder.forget_failed() if options.retry_failed else set()
         cache = RequestCache(options.cache_path, limit=options.cache_bytes) if options.cache_path else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
-        run = Run(graph, context, folder, cache, options, digest(run_fingerprint), watch)
+        run = Run(graph, context, folder, cache, options, run_id, watch)
         run.begin(run_fingerprint, retried)
         return await run.run(islice(source, options.limit), _capacity(list(models.values()), options))
     finally:
@@ -172,23 +198,6 @@ def required_texts(graph: Any) -> list[str]:
         return []
     fields = schema.get("properties", {})
     return [name for name in schema.get("required", []) if fields.get(name, {}).get("type") == "string"]
-
-
-def check_fingerprint(folder: RunFolder, new: Mapping[str, Any]) -> None:
-    """Raises RunFolderError, which names what differs, if the folder holds records of a run with other settings."""
-    manifest = folder.manifest()
-    old = manifest.get("fingerprint")
-    if old is None or not folder.has_records() or not (changed := differences(old, new)):
-        return
-    if manifest.get("version", 1) < MANIFEST_VERSION:
-        raise RunFolderError(
-            f"{folder.folder} was written by an earlier version of agentsys, whose schemas and option names differ "
-            f"({'; '.join(changed[:5])}); finish it with that version or choose another --out"
-        )
-    raise RunFolderError(
-        f"{folder.folder} holds a run with other settings ({'; '.join(changed[:5])}); choose another --out or restore "
-        "those settings"
-    )
 
 
 def _capacity(models: Sequence[AgentChatModel], options: RunOptions) -> int:
@@ -217,6 +226,7 @@ class Run:
         self._seen: set[int] = set()
         self._retried: set[int] = set()
         self._done = Finished()
+        self._failures = Failures()
         self._manifest: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._saved = 0.0
@@ -264,7 +274,7 @@ class Run:
                 trace = await self._run_record(record)
                 if trace is not None:
                     trace = self._append(trace)
-                    self.summary.add_trace(trace)
+                    self.summary.add_record(trace.outcome, trace.reason)
                     self._after(trace)
             await asyncio.sleep(0)  # a long run of finished records must not block the other workers
             if self.switch.reason:
@@ -298,8 +308,7 @@ class Run:
         if source in self._done.failed_sources:
             return
         self.folder.add_bad_input(source, reason, record_id)
-        self.summary.failed += 1
-        self.summary.add_reason(reason.split(":")[0])
+        self.summary.add_record("failed", reason.split(":")[0])
         self._after(None)
 
     def _after_call(self, call: Call) -> None:
@@ -322,10 +331,11 @@ class Run:
         started = time.perf_counter()
         output: dict[str, Any] = {}
         targets: list[Target] = []
-        error: str | None = None
+        error, traceback = "", ""
         try:
             output = await self.graph.ainvoke(record.data, {"recursion_limit": 10_000}, context=self.context)
             targets = [target_from(target) for target in output.get("targets") or ()]
+            check_targets(targets, recorder.calls, output.get("tree"))
         except Stopped:
             return None
         except (EndpointDown, CacheError):
@@ -333,12 +343,15 @@ class Run:
         except PromptError as err:
             if isinstance(err.__context__, UndefinedError) and not self.summary.kept + self.summary.dropped:
                 raise  # the prompt uses a variable that the graph does not set: every other record would fail too
-            error = f"{type(err).__name__}: {err}"
+            error, _ = self._failures.describe(err)
         except Exception as err:  # a failure ends this record only (docs/decisions/010)
-            error = f"{type(err).__name__}: {err}".replace("\n", " ")
+            error, traceback = self._failures.describe(err)
         finally:
             current.reset(token)
         dropped = output.get("dropped")
+        measured: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 3)}
+        if traceback:
+            measured["traceback"] = traceback
         return Trace(
             id=record.id,
             system=self.graph.name,
@@ -351,7 +364,7 @@ class Run:
             targets=[] if error else targets,
             calls=recorder.calls,
             tree=output.get("tree"),
-            measured={"seconds": round(time.perf_counter() - started, 3)},
+            measured=measured,
         )
 
     def _save(self) -> None:

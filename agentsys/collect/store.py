@@ -22,7 +22,16 @@ _HEAD: Final = re.compile(rb'\{"version":\d+,"id":("(?:[^"\\]|\\.)*"),.{0,400}?"
 
 
 class RunFolderError(ValueError):
-    """The output folder cannot be used, or holds another run's records. The message is one line that names the fix."""
+    """The output folder cannot be used, or holds another run's records. The message is one line that names the fix.
+
+    `detail` has further lines, such as the differences between two prompts; a traceback shows them as a note.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+        if detail:
+            self.add_note(detail)
 
 
 def id_hash(record_id: str) -> int:
@@ -86,12 +95,14 @@ class RunFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a small file atomically: a reader sees the old or the new content. Raises RunFolderError."""
-        temporary = self.folder / f".{name}.tmp"
+        path = self.folder / name
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
+            path.parent.mkdir(exist_ok=True)
             temporary.write_bytes(data)
-            os.replace(temporary, self.folder / name)
+            os.replace(temporary, path)
         except OSError as err:
-            raise _cannot_write(self.folder / name, err) from None
+            raise _cannot_write(path, err) from None
 
     def scan(self) -> Finished:
         """Repair torn last lines and read which records are finished (ids and outcomes only: 1 GB in a few seconds).

@@ -231,8 +231,8 @@ class Output(Results):
 class Knobs(BaseContext, LanguagePair):
     """The options of a run; graphs/crat/system.py adds the roles' models and prompts."""
 
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
+    source_language: str = knob("English", "language of the texts", required=True)
+    target_language: str = knob("Chinese", "language of the translations", required=True)
     sources: str = knob("", "knowledge sources: specs such as terms:FILE.csv, separated by commas")
     sources_digest: SkipJsonSchema[str] = knob("", "digest of the sources' content; set by the command", hidden=True)
     llm_source: bool = knob(True, "ask a model as a source too", old_name="informed")
@@ -254,9 +254,6 @@ class Knobs(BaseContext, LanguagePair):
         self.at_least(candidates=1)
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"confidence: {self.confidence:g} is not between 0 and 1")
-        for name in ("source_language", "target_language"):
-            if not getattr(self, name).strip():
-                raise ValueError(f"{name}: it is empty; name a language, such as English")
 
     @property
     def specs(self) -> list[str]:

@@ -263,7 +263,9 @@ class SearchContext(Knowledge):
     """Options of a search: the stage, its models, the retriever and the limits."""
 
     stage: Stage = knob("imitation", "imitation is stage I, calibration is stage II")
-    model: str = knob("embedded", "model spec of every role without its own; stage II: the stage-I model")
+    model: str = knob(
+        "embedded", "model spec of every role without its own; stage II: the stage-I model", required=True
+    )
     decomposer_model: str = knob("", "stage I: model spec of the role that writes sub-queries; empty: `model`")
     reader_model: str = knob("", "stage I: model spec of the role that answers from passages; empty: `model`")
     concluder_model: str = knob("", "stage I: model spec of the role that writes the final answer; empty: `model`")

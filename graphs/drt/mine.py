@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Final, NotRequired
 
@@ -16,6 +18,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
+from agentsys.collect import Summary
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
@@ -93,9 +96,9 @@ class Mining(System):
 class MiningContext(BaseContext, LanguagePair):
     """Options of a mining run."""
 
-    model: str = knob("embedded", "model spec of the miner")
-    source_language: str = knob("English", "language of the book")
-    target_language: str = knob("Chinese", "language of the literal rendering")
+    model: str = knob("embedded", "model spec of the miner", required=True)
+    source_language: str = knob("English", "language of the book", required=True)
+    target_language: str = knob("Chinese", "language of the literal rendering", required=True)
 
 
 builder = Mining().builder()
@@ -104,28 +107,46 @@ graph = builder.compile(name="drt_mine")
 
 def mine(books: Books, run: CollectOptions, context: Context) -> Path:
     """Mine books into <out>/mined and return the file of kept sentences; `limit` counts the sentences judged."""
-    language_code(context.source_language)
-    for book in books.book:  # report an unreadable book before anything is written
-        _read_book(book)
-    folder = (run.out or Path("runs") / "drt") / "mined"
-    sentences = drop_repetitions(read_sentences(books.book, context.source_language))
     miner_options = {"miner_model": books.miner_model, "miner_prompt": books.miner_prompt}
     settings = MiningContext(model=context.model, **miner_options, **context.languages)
-    mining_run = replace(run, field=[], id_field="id")
-    summary = run_with_view(graph, sentences, mining_run, settings, out=folder)
+    mining_run = replace(run, field=[], id_field="id", out=(run.out or Path("runs") / "drt") / "mined")
+    summary, path, rows = mine_books(books.book, mining_run, settings, "mined.jsonl")
     if summary.stopped:
-        finish(summary, mining_run)
+        finish(summary, mining_run, rows)
         raise typer.Exit(130)
     print(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.failed} failed")
     for reason, count in summary.reasons.items():
         print(f"  {count}  {reason}")
-    path = _write_mined(folder)
     print(f"mined sentences with their judgements: {path}")
     return path
 
 
-def _write_mined(folder: Path) -> Path:
-    path, temporary = folder / "mined.jsonl", folder / ".mined.jsonl.tmp"
+def mine_books(
+    books: Sequence[Path], run: CollectOptions, context: MiningContext, file: str
+) -> tuple[Summary, Path, list[tuple[str, str]]]:
+    """Mine books into the folder `run.out`, whose file of that name gets the kept sentences.
+
+    Returns the run's summary, the file, and table rows of what was not judged. Raises InputError for a book that cannot
+    be read, an unknown language and books without such a sentence, before anything is written.
+    """
+    language_code(context.source_language)
+    for book in books:
+        _read_book(book)
+    counts: Counter[str] = Counter()
+    sentences = drop_repetitions(read_sentences(books, context.source_language, counts), counts)
+    first = next(sentences, None)
+    if first is None:
+        names = ", ".join(str(book) for book in books)
+        raise InputError(f"{names}: no sentence of {MIN_WORDS} to {MAX_WORDS} words; give books as plain text")
+    summary = run_with_view(graph, chain([first], sentences), run, context)
+    labels = {"sentences": "sentences read", "length": "  not of 10 to 100 words", "repeated": "  repeated"}
+    rows = [(label, f"{counts[name]:,}") for name, label in labels.items()]
+    return summary, _write_sentences(summary.out, file), rows
+
+
+def _write_sentences(folder: Path, name: str) -> Path:
+    """Write the kept sentences of a run with the miner's judgements, as records of DRT."""
+    path, temporary = folder / name, folder / f".{name}.tmp"
     with temporary.open("wb") as file:
         for trace in read_traces(folder):
             if trace.outcome == "kept" and trace.result:
@@ -134,22 +155,31 @@ def _write_mined(folder: Path) -> Path:
     return path
 
 
-def read_sentences(books: Sequence[Path], language: str) -> Iterator[dict[str, str]]:
-    """Sentences of 10 to 100 words, in order, with `source`. Raises InputError for a book that is not UTF-8 text."""
+def read_sentences(
+    books: Sequence[Path], language: str, counts: Counter[str] | None = None
+) -> Iterator[dict[str, str]]:
+    """Sentences of 10 to 100 words, in order, with `source`. Raises InputError for a book that is not UTF-8 text.
+
+    `counts` counts the sentences read, and under "length" those that are shorter or longer.
+    """
     import sentencex
 
+    counts = Counter() if counts is None else counts
     for book in books:
         for number, paragraph in enumerate(re.split(r"\n\s*\n", _read_book(book)), 1):
             for sentence in sentencex.segment(language_code(language), " ".join(paragraph.split())):
+                counts["sentences"] += 1
                 if MIN_WORDS <= count_words(sentence) <= MAX_WORDS:
                     yield {"text": sentence.strip(), "source": f"{book.name}, paragraph {number}"}
+                else:
+                    counts["length"] += 1
 
 
 def _read_book(book: Path) -> str:
     try:
         return book.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"--book {book}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None
+        raise InputError(f"book {book}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None
 
 
 def language_code(language: str) -> str:
@@ -157,7 +187,7 @@ def language_code(language: str) -> str:
     code = LANGUAGE_CODES.get(language.casefold(), language.casefold())
     if not re.fullmatch(r"[a-z]{2,3}", code):
         raise InputError(
-            f"--source-language {language}: the language of --book is unknown; give its code, such as 'pt'"
+            f"--source-language {language}: the language of the book is unknown; give its code, such as 'pt'"
         )
     return code
 
@@ -167,10 +197,12 @@ def count_words(sentence: str) -> int:
     return len(sentence.split()) if " " in sentence.strip() else (len(sentence) + 1) // 2
 
 
-def drop_repetitions(sentences: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
-    """Each sentence once: books repeat themselves."""
+def drop_repetitions(sentences: Iterable[dict[str, str]], counts: Counter[str]) -> Iterator[dict[str, str]]:
+    """Each sentence once, because books repeat themselves; `counts` counts the others under "repeated"."""
     seen: set[str] = set()
     for sentence in sentences:
-        if sentence["text"] not in seen:
-            seen.add(sentence["text"])
-            yield sentence
+        if sentence["text"] in seen:
+            counts["repeated"] += 1
+            continue
+        seen.add(sentence["text"])
+        yield sentence

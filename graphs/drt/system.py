@@ -229,8 +229,8 @@ class DRT(System):
 class Context(BaseContext, LanguagePair):
     """Options of a run: the paper's settings, and a model and a prompt for each role."""
 
-    source_language: str = knob("English", "language of the sentences")
-    target_language: str = knob("Chinese", "language of the translations")
+    source_language: str = knob("English", "language of the sentences", required=True)
+    target_language: str = knob("Chinese", "language of the translations", required=True)
     evaluator: Literal["score", "pairwise"] = knob(
         "score", "score each translation by the rubric, or compare it with the previous one"
     )

@@ -134,7 +134,7 @@ class LongBenchWrite(System):
 class LongBenchWriteContext(BaseContext):
     """Models, prompts and options of a run."""
 
-    model: str = knob("embedded", "model spec of the writer, and of the judge if it has none of its own")
+    model: str = knob("embedded", "model spec of the writer, and of the judge if it has none of its own", required=True)
     judge: bool = knob(True, "whether to judge the response")
     max_tokens: int = knob(32768, "token limit of a response")
 

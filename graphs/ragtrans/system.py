@@ -109,8 +109,8 @@ class Context(Knowledge, LanguagePair):
     )
     document_tokens: int = knob(768, "maximum tokens of a document (estimated); truncated at the end of a paragraph")
     k: int = knob(3, "setting retrieved: number of passages")
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
+    source_language: str = knob("English", "language of the texts", required=True)
+    target_language: str = knob("Chinese", "language of the translations", required=True)
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""

@@ -106,9 +106,9 @@ class Tasks(System):
 class TasksContext(BaseContext, LanguagePair):
     """The model, its prompt and the languages."""
 
-    model: str = knob("embedded", "model spec of the role that writes its knowledge (SKET)")
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
+    model: str = knob("embedded", "model spec of the role that writes its knowledge (SKET)", required=True)
+    source_language: str = knob("English", "language of the texts", required=True)
+    target_language: str = knob("Chinese", "language of the translations", required=True)
 
 
 def _after_check(state: State) -> str:

@@ -18,7 +18,7 @@ from agentsys.graphs import translate
 from agentsys.graphs.translate.measures import check_comet
 from agentsys.graphs.translate.rows import Columns, Pair, read_pairs, with_terms
 from agentsys.graphs.translate.systems import SYSTEMS
-from agentsys.knobs import split_names
+from agentsys.knobs import check_required, split_names
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import BadRecord, InputError
 
@@ -29,14 +29,18 @@ class DataOptions:
 
     panel: ClassVar[str] = "Data"
     pairs: Path | None = knob(None, "sources and references: .jsonl, .json, .csv, .tsv, .parquet or .tmx")
-    source_field: str = knob("text", "column of the source texts")
-    reference_field: str = knob("trans", "column of the reference, or of a list of references")
+    source_field: str = knob("text", "column of the source texts", required=True)
+    reference_field: str = knob("trans", "column of the reference, or of a list of references", required=True)
     document_field: str = knob("document", "column that names the document of a sentence")
     terms: str = knob(
         "", "term lists, FILE.csv, separated by commas: terms in both a source and its reference are scored"
     )
-    source_language: str = knob("English", "language of the sources")
-    target_language: str = knob("Chinese", "language of the translations; determines BLEU's tokenizer")
+    source_language: str = knob("English", "language of the sources", required=True)
+    target_language: str = knob("Chinese", "language of the translations; determines BLEU's tokenizer", required=True)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a column or a language that is blank."""
+        check_required(self)
 
     @property
     def languages(self) -> tuple[str, str]:

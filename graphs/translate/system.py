@@ -135,11 +135,11 @@ class Translate(System):
 class Context(BaseContext, LanguagePair):
     """Models, prompts and options of a run."""
 
-    model: str = knob("embedded", "model spec of the translator, and of every judge without its own")
+    model: str = knob("embedded", "model spec of the translator, and of every judge without its own", required=True)
     style: Literal["plain", "thought"] = knob("plain", "a plain translation, or <thought> and <output> as in DRT")
     judge: bool = knob(True, "whether to ask the judges")
-    source_language: str = knob("English", "language of the texts")
-    target_language: str = knob("Chinese", "language of the translations")
+    source_language: str = knob("English", "language of the texts", required=True)
+    target_language: str = knob("Chinese", "language of the translations", required=True)
     data: str = knob("", "names the texts of a run, so that it is not resumed with other texts; empty: any")
 
 

@@ -56,6 +56,13 @@ def test_input_that_is_not_text_is_accepted(tmp_path: Path) -> None:
 # outcomes
 
 
+def place_of(code: str) -> str:
+    """Where this file has this code first, as a reason names it."""
+    lines = Path(__file__).read_text().splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.strip().startswith(code))
+    return f"{Path(__file__).relative_to(Path.cwd())}:{number}"
+
+
 async def choosy(state: Any) -> dict[str, Any]:
     """Ends as the text says."""
     match state["text"]:
@@ -80,9 +87,9 @@ def test_every_record_has_an_outcome_with_its_reason(tmp_path: Path) -> None:
     }
     reasons = {line.get("id") or line["source"]: line["reason"] for line in read_failed(tmp_path / "run")}
     assert reasons == {
-        "fail": "LookupError: no such thing",
+        "fail": f"LookupError: no such thing ({place_of('raise LookupError')})",
         "set": "the graph's output cannot be written as JSON: Type is not JSON serializable: set",
-        "targets": "KeyError: 'rejected'",
+        "targets": "TargetError: not a target: it has no 'segments'; make a Target and return asdict(target)",
         "item:6": "no field 'text'; the record has 'id'; name the right one with --field text=COLUMN",
     }
     assert (summary.kept, summary.dropped, summary.failed) == (1, 1, 4)

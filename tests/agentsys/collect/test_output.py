@@ -9,9 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from typer.testing import CliRunner
 
-from agentsys.__main__ import app
+from agentsys.cli import main
 from agentsys.collect import RunOptions, collect
 from agentsys.graphs.drt.system import Context as DrtContext
 from agentsys.graphs.drt.system import graph as drt
@@ -68,6 +67,7 @@ def test_the_data_card_says_where_the_rows_come_from(run_folder: Path) -> None:
         assert line in card
 
 
+@pytest.mark.needs("train")
 def test_traces_load_with_datasets(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
@@ -84,13 +84,13 @@ def test_traces_load_with_datasets(run_folder: Path, tmp_path: Path, monkeypatch
     assert card["id"] == loaded["id"]
 
 
-def test_the_parquet_export_reads_back(run_folder: Path, tmp_path: Path) -> None:
+def test_the_parquet_export_reads_back(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pyarrow.parquet
 
     file = tmp_path / "traces.parquet"
-    result = CliRunner().invoke(app, ["export", str(run_folder), str(file)])
+    code = main(["export", str(run_folder), str(file)])
     traces = list(read_traces(run_folder))
-    assert (result.exit_code, result.stdout.split()[0]) == (0, str(len(traces)))
+    assert (code, capsys.readouterr().out.split()[0]) == (0, str(len(traces)))
     rows = pyarrow.parquet.read_table(file).to_pylist()
     assert [row["id"] for row in rows] == [trace.id for trace in traces]
     for row, trace in zip(rows, traces, strict=True):
@@ -102,6 +102,7 @@ def test_the_parquet_export_reads_back(run_folder: Path, tmp_path: Path) -> None
         assert len(orjson.loads(row["targets"])) == len(trace.targets)
 
 
+@pytest.mark.needs("train")
 def test_the_parquet_export_of_shards_with_nulls_loads_with_datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,14 +118,30 @@ def test_the_parquet_export_of_shards_with_nulls_loads_with_datasets(
     records = [{"id": text, "text": text} for text in ("null", "full")]
     collect(one_node(node), records, tmp_path / "run", options=UNCACHED)
     assert len(shards(tmp_path / "run")) == 2
-    assert CliRunner().invoke(app, ["export", str(tmp_path / "run")]).exit_code == 0
+    assert main(["export", str(tmp_path / "run")]) == 0
     file = str(tmp_path / "run" / "traces.parquet")
     loaded = datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "datasets"))
     rows = {row["id"]: (row["reason"], orjson.loads(row["result"])["reply"]) for row in loaded}
     assert rows == {"null": (None, None), "full": ("too low", {"score": 0.5})}
 
 
-def test_an_export_of_nothing_is_one_line(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["export", str(tmp_path)])
-    assert result.exit_code == 2
-    assert "no traces-*.jsonl here; name the output folder of a collect run" in one_error(result.stderr)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "."], "no traces-*.jsonl here; name the output folder of a collect run"),
+        (["export"], "Missing argument"),
+        (["export", ".", "--nope"], "--nope"),
+        (["cache", "--path", "nope.sqlite"], "--path nope.sqlite: no such file"),
+        (["cache", "--limit", "-1"], "--limit"),
+    ],
+)
+def test_a_wrong_export_or_cache_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in one_error(capsys.readouterr().err)

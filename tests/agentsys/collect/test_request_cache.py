@@ -10,7 +10,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from agentsys.collect import RunOptions, Summary, collect
-from agentsys.collect.fingerprint import differences
+from agentsys.collect.fingerprint import changed_settings
 from agentsys.graphs.drt.system import Context as DrtContext
 from agentsys.graphs.drt.system import graph as drt
 from agentsys.traces import read_traces
@@ -69,7 +69,7 @@ def test_an_edited_graph_is_another_run_and_pays_for_nothing(
     assert (first.cache_hits, edited.calls, edited.kept) == (0, 0, 2)
     assert first.run != edited.run
     old, new = (read_manifest(tmp_path / name)["fingerprint"] for name in "12")
-    assert [line.partition(":")[0] for line in differences(old, new)] == ["topology.edges", "topology.nodes"]
+    assert [".".join(path) for path, *_ in changed_settings(old, new)] == ["topology.edges", "topology.nodes"]
     assert [(trace.result or {})["reply"] for trace in read_traces(tmp_path / "2")] == ["GOOD DAY"] * 2
 
 

@@ -1,7 +1,8 @@
-"""Resuming a run that trace version 1 started: rejected.jsonl, the outcome "rejected", manifest version 1."""
+"""Resuming a run that an earlier version started: trace version 1 with rejected.jsonl, manifest versions 1 and 2."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,48 @@ def make_version_1(folder: Path, schema: str | None = None) -> None:
         lines = path.read_bytes().replace(b'{"version":2,', b'{"version":1,')
         path.write_bytes(lines.replace(b'"outcome":"failed"', b'"outcome":"rejected"'))
     (folder / "failed.jsonl").rename(folder / "rejected.jsonl")
-    manifest = read_manifest(folder) | {"version": 1}
+    make_manifest(folder, 1)
+    manifest = read_manifest(folder)
     manifest["counts"]["rejected"] = manifest["counts"].pop("failed")
     if schema:
         manifest["fingerprint"]["roles"]["evaluator"]["schema"] = schema
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+
+
+def make_manifest(folder: Path, version: int) -> None:
+    """Rewrite a run's manifest as that version wrote it, with another id of the run, and remove its prompts."""
+    manifest = read_manifest(folder) | {"version": version, "run": "0" * 16}
+    topology = manifest["fingerprint"]["topology"]
+    manifest["fingerprint"]["topology"] = {name: topology[name] for name in ("nodes", "edges")}
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+    shutil.rmtree(folder / "prompts")
+
+
+def test_a_version_2_run_is_resumed_under_its_id(tmp_path: Path, run: Callable[..., Summary]) -> None:
+    folder = tmp_path / "run"
+    run(limit=FIRST)
+    make_manifest(folder, 2)
+    second = run(limit=FIRST + 2)
+    assert (second.run, second.processed, second.skipped) == ("0" * 16, 2, FIRST - 1)
+    manifest = read_manifest(folder)
+    assert (manifest["version"], manifest["run"]) == (3, "0" * 16)
+    assert manifest["fingerprint"]["topology"]["branches"]
+    assert {trace.run for trace in list(read_traces(folder))[-2:]} == {"0" * 16}
+    assert run(limit=FIRST + 2).run == "0" * 16  # also when the fingerprint is that of this version
+    assert (folder / "prompts" / "advisor.md").exists()
+
+
+def test_a_version_2_run_with_another_edge_is_refused(tmp_path: Path, run: Callable[..., Summary]) -> None:
+    folder = tmp_path / "run"
+    run(limit=FIRST)
+    make_manifest(folder, 2)
+    manifest = read_manifest(folder)
+    manifest["fingerprint"]["topology"]["edges"].pop()
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+    with pytest.raises(RunFolderError, match=r"holds a run with other settings \(topology\.edges: .*other --out"):
+        run()
+    assert read_manifest(folder) == manifest
+    assert not (folder / "prompts").exists()
 
 
 def test_a_version_1_run_is_resumed(tmp_path: Path, run: Callable[..., Summary], calls: Callable[[], int]) -> None:
@@ -60,7 +98,7 @@ def test_a_version_1_run_is_resumed(tmp_path: Path, run: Callable[..., Summary],
     assert {trace.version for trace in read_traces(folder)} == {1, 2}
     assert before.items() <= {trace.id: (trace.outcome, trace.reason) for trace in read_finished(folder)}.items()
     manifest = read_manifest(folder)
-    assert manifest["version"] == 2
+    assert manifest["version"] == 3
     assert manifest["counts"] == {"kept": second.kept, "dropped": second.dropped, "failed": len(read_failed(folder))}
     assert sum(manifest["counts"].values()) == COUNT + 1
 

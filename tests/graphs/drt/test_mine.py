@@ -92,13 +92,13 @@ def test_a_book_goes_through_the_whole_command(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("book", "language", "message"),
     [
-        ("missing.txt", "English", "--book missing.txt: No such file or directory"),
-        (".", "English", "--book .: Is a directory"),
-        ("latin.txt", "English", "--book latin.txt: not UTF-8 text"),
+        ("missing.txt", "English", "book missing.txt: No such file or directory"),
+        (".", "English", "book .: Is a directory"),
+        ("latin.txt", "English", "book latin.txt: not UTF-8 text"),
         (
             "good.txt",
             "Klingon tongue",
-            "--source-language Klingon tongue: the language of --book is unknown; give its code, such as 'pt'",
+            "--source-language Klingon tongue: the language of the book is unknown; give its code, such as 'pt'",
         ),
     ],
 )
