@@ -127,7 +127,7 @@ def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: s
     if unknown:
         raise config.ConfigError(f"--config {path}: no option {unknown[0].replace('_', '-')}; --help lists the options")
     for option, value in values.items():
-        repeatable = getattr(parameters[option], "multiple", False)
+        repeatable = getattr(parameters[option], "multiple", False) or parameters[option].nargs == -1
         if isinstance(value, list) and not repeatable:
             raise config.ConfigError(f"--config {path}: {option.replace('_', '-')}: give one value, not a list")
         if repeatable and not isinstance(value, list):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
+from agentsys.config import save_config
 from agentsys.trainers.loading import DType, TrainerError, load_tokenizer
 from agentsys.trainers.pretrain.chunks import Encoder, chunk_documents
 from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_documents, write_chunks
@@ -98,6 +99,7 @@ def chunk(options: ChunkOptions) -> None:
     with _bar("chunks", None) as advance:
         chunks = _count_chunks(chunk_documents(documents, encoder, options.max_length), advance)
         folder = write_chunks(chunks, writer, **format_facts)
+    save_config(options.out)
     seconds = time.perf_counter() - started
     _print_folder(folder, f"in {seconds:.0f} s; documents end with {encoder.end_token}")
 
@@ -108,6 +110,7 @@ def score(options: ScoreOptions) -> None:
     job = ScoringJob(options.chunks, options.model, options.out / options.name, options.dtype, options.batch_tokens)
     with _bar("scored", ChunkFolder(options.chunks).chunks) as advance:
         scored = score_all(job, options.processes, advance)
+    save_config(options.out)
     seconds = time.perf_counter() - started
     print(f"{scored} chunks scored in {seconds:.1f} s ({scored / seconds:.1f} chunks/s): {job.out}")
 
@@ -119,6 +122,7 @@ def select(options: SelectOptions) -> None:
     selected = write_selected(
         options.chunks, options.teacher, options.reference, options.alpha, options.out, options.samples
     )
+    save_config(options.out)
     _print_folder(selected, f"of {ChunkFolder(options.chunks).chunks}", ChunkFolder(options.chunks))
 
 

@@ -22,6 +22,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from agentsys.commands import command, knob, run_app
+from agentsys.config import save_config
 from agentsys.targets import TargetError, check_target
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
@@ -135,6 +136,7 @@ def make_rows(runs: Iterable[Path], options: TargetOptions, filters: Filters) ->
     split = InputSplit(filters.validation, filters.seed)
     mismatches: list[TokenizerMismatch] = []
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
+        save_config(options.out)
         for trace, number, target in _targets(runs, options.role):
             try:
                 row = row_of(trace, number, target, row_tokenizer)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from agentsys.commands import command, knob, run_app
+from agentsys.config import save_config
 from agentsys.trainers.loading import DType, TrainerError
 from agentsys.trainers.score_rows import check_fit, read_row_file, score_rows
 
@@ -72,6 +73,7 @@ def main(options: TeacherOptions, speed: SpeedOptions) -> None:
         check_fit(rows, scorer, options.top_k)
         inputs = {"tokenizer": scorer.digest, "top_k": options.top_k, "rows_sha256": rows.sha256}
         folder = ScoredFolder(options.out, scorer.identity() | inputs)
+        save_config(options.out)
         try:
             scored_tokens = score_rows(rows, scorer, folder, speed.shard_tokens)
         finally:

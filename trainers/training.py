@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import knob
+from agentsys.config import save_config
 from agentsys.trainers.loading import DType, TrainerError, load_causal_lm
 from agentsys.trainers.output import check_folder, find_start, last_checkpoint, save_student, write_settings
 from agentsys.trainers.processes import count_processes, main_process, print_once
@@ -260,6 +261,7 @@ def fit(trainer: Any, run: Run) -> dict[str, float]:
         raise TrainerError("distillation does not run under FSDP, which rounds the stored teacher: launch without FSDP")
     if main_process():
         write_settings(out / "settings.json", run.settings)
+        save_config(out)
     trainer.add_callback(MetricsFile(out))
     with memory_errors(run.schedule.micro_batch):
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import knob
+from agentsys.config import save_config
 from agentsys.trainers.corrections import (
     CheckedSample,
     Edit,
@@ -110,6 +111,7 @@ class Warmup:
         if file.exists():
             refuse_changes(file, settings, "give another --out for another warm-up")
         write_settings(file, settings)
+        save_config(self.out)
 
     def sample_answers(self) -> list[tuple[Ids, Ids]]:
         """Stage 1: pairs of a prompt x and the student's answer y."""

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentsys.commands import command, knob, run_app
+from agentsys.config import save_config
 from agentsys.knowledge.build import build_index
 from agentsys.knowledge.index import IndexRetriever, load_retriever
 from agentsys.knowledge.manifest import IndexSettings
@@ -90,6 +91,7 @@ def build(
         raise KnowledgeError("--out is required: give the index folder")
     with _ProgressView() as view:
         result = build_index(passages, files.out, settings, fields=files.columns(), watch=view)
+    save_config(files.out)
     print(
         f"{files.out}: {result.passages:,} passages, {result.added:,} of them new, in {result.seconds:.1f} s; "
         f"{settings.kind}, digest {result.digest}"
