@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 TEXTS_PER_REQUEST: Final = 32
 """Texts per request to an endpoint; more texts are sent as parallel requests."""
-HUB_SECONDS: Final = 10.0
-"""Seconds in which the model hub must answer before a model is loaded from it."""
 
 
 class Embedder(Protocol):
@@ -135,14 +132,14 @@ def _check_hub(name: str) -> None:
 
     Loading the model would raise it too, but only after the retries for each of its files.
     """
-    from huggingface_hub import model_info, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import try_to_load_from_cache
+
+    from agentsys.models.weights import check_hub
 
     full_name = name if "/" in name else f"sentence-transformers/{name}"
     if any(isinstance(try_to_load_from_cache(one, "config.json"), str) for one in (name, full_name)):
         return
-    with suppress(HfHubHTTPError):  # the hub is reachable; loading the model reports its error
-        model_info(name, timeout=HUB_SECONDS)
+    check_hub(name)
 
 
 class EndpointEmbedder:

@@ -268,11 +268,11 @@ def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     params.verbosity = -1
     try:
         return Server(params)
-    except RuntimeError as err:  # llama.cpp says no more than that it failed
+    except RuntimeError:  # it says no more than that it failed
         size = Path(path).stat().st_size
         raise EndpointDown(
-            f"llama.cpp cannot load {path} ({size:,} bytes): {err} The file may be truncated, no GGUF file or of an "
-            f"unknown architecture, or the memory may not suffice for {slots} slots of {context} tokens"
+            f"llama.cpp cannot load {path} ({size:,} bytes): the file is truncated or of an unknown architecture, or "
+            f"{slots} slots of {context} tokens need too much memory; download it again, or lower slots and context"
         ) from None
 
 

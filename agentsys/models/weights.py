@@ -18,10 +18,11 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Final, Literal
 
 from filelock import FileLock
 
@@ -29,6 +30,8 @@ from agentsys.installation import install_command
 from agentsys.paths import cache_folder
 
 _CHUNK = 1 << 20
+HUB_SECONDS: Final = 10.0
+"""Seconds in which the model hub must answer before a model is downloaded from it."""
 
 State = Literal["verified", "unchecked", "packages", "missing"]
 DigestSource = Literal["publisher", "package"]
@@ -186,9 +189,7 @@ def _locate_sources(weights: Weights) -> list[Path]:
     if not missing:
         return [file for _, files in packages for file in files]
     try:
-        from huggingface_hub import hf_hub_download
-
-        return [Path(hf_hub_download(weights.hub, weights.file))]
+        return [_download(weights)]
     except ImportError:
         reason = f"huggingface-hub is not installed ({install_command('hub')})"
     except Exception as error:  # the hub client, its HTTP library and its download engine share no base class
@@ -198,6 +199,23 @@ def _locate_sources(weights: Weights) -> list[Path]:
         f"and the model hub ({weights.hub}) failed: {reason}; "
         f"fix: {weights.install_command()}, or give the path of a .gguf file"
     )
+
+
+def _download(weights: Weights) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(weights.hub, weights.file), str):
+        check_hub(weights.hub)
+    return Path(hf_hub_download(weights.hub, weights.file))
+
+
+def check_hub(repository: str) -> None:
+    """Raise an error of the hub client if the hub is not reachable: a download would retry for half a minute first."""
+    from huggingface_hub import model_info
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with suppress(HfHubHTTPError):  # the hub is reachable; the download reports its error
+        model_info(repository, timeout=HUB_SECONDS)
 
 
 def _files_of_package(package: str, weights: Weights) -> list[Path]:

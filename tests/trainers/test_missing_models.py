@@ -27,11 +27,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_weights(isolated_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No package of the catalog is installed, and the hub is not reachable."""
 
-    def refuse(repository: str, file: str) -> str:
+    def refuse(repository: str) -> None:
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr("agentsys.models.weights._files_of_package", lambda package, weights: [])
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("agentsys.models.weights.check_hub", refuse)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], script: str, *options: object) -> str:

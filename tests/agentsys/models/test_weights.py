@@ -194,7 +194,9 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, file: Path) -> list[tuple[str, str
             raise ConnectionError("no route\nto the hub")
         return str(file)
 
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=hf_hub_download))
+    hub = SimpleNamespace(hf_hub_download=hf_hub_download, try_to_load_from_cache=lambda repository, name: None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setattr(weights, "check_hub", lambda repository: None)
     return downloads
 
 
@@ -232,6 +234,20 @@ def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert ran.stdout.count("\n") == 1
     assert "HF_HUB_OFFLINE" in ran.stdout and install_command("weights") in ran.stdout
+
+
+def test_an_unreachable_hub_is_not_tried_again(tmp_path: Path) -> None:
+    """The hub is a closed local port; the client's download alone would try six times, with a line for each."""
+    pytest.importorskip("huggingface_hub")
+    code = (
+        "from agentsys.models import weights\n"
+        "weights._files_of_package = lambda package, entry: []\n"
+        "try:\n    weights.find('smollm2-135m')\nexcept ValueError as error:\n    print(error)\n"
+    )
+    hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    env = os.environ | hub | {"AGENTSYS_CACHE": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("no source for smollm2-135m") and "Retrying" not in ran.stdout + ran.stderr
 
 
 def test_progress_is_one_line_if_stderr_is_not_a_terminal(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
