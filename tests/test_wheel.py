@@ -102,10 +102,10 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def on_disk() -> Iterator[str]:
-    """What belongs into the wheel: the packages' sources, prompts, examples, FSDP settings, the type checkers' mark."""
+    """What belongs into the wheel: the packages' sources, prompts, examples, templates, FSDP settings, py.typed."""
     for folder in ("agentsys", *LINKED):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".md", ".jsonl", ".yaml") or path.name == "py.typed":
+            if path.suffix in (".py", ".md", ".jsonl", ".yaml", ".json", ".txt") or path.name == "py.typed":
                 name = path.relative_to(ROOT).as_posix()
                 yield f"agentsys/{name}" if folder in LINKED else name
 
@@ -211,18 +211,15 @@ def test_studio_beside_a_project(python: Path, project: Path) -> None:
     config = project / "langgraph.json"
     config.write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
     server = FakeServer(plan=reply_to)
-    environment = environment_in(project) | {"AGENTSYS_ENDPOINTS": server.address}
-    program = (python, "-m", "langgraph_cli")
-    with serving(server), langgraph_dev(project, environment, program=program, config=config) as http:
-        for assistant in http.post("/assistants/search", json={}).raise_for_status().json():
-            graphs.pop(assistant["graph_id"])
-            body = {
-                "assistant_id": assistant["assistant_id"],
-                "input": {"text": "The bell called them home."},
-                "context": {"model": server.url},
-            }
-            state = http.post("/runs/wait", json=body).raise_for_status().json()
-            assert state.get("trans") == STUDIO_DRAFTS[2], state
+    with serving(server):
+        environment = environment_in(project) | {"AGENTSYS_ENDPOINTS": server.url}
+        with langgraph_dev(project, environment, program=(python, "-m", "langgraph_cli"), config=config) as http:
+            for assistant in http.post("/assistants/search", json={}).raise_for_status().json():
+                graphs.pop(assistant["graph_id"])
+                asks = {"input": {"text": "The bell called them home."}, "context": {"model": server.url}}
+                answer = http.post("/runs/wait", json={"assistant_id": assistant["assistant_id"], **asks})
+                state = answer.raise_for_status().json()
+                assert state.get("trans") == STUDIO_DRAFTS[2], state
     assert not graphs
 
 
