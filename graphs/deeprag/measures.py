@@ -35,8 +35,8 @@ from agentsys.evaluation.report import (
 )
 from agentsys.evaluation.run import SystemRun, seconds_of
 from agentsys.evaluation.sample import Question, SampleOptions, read_rows
-from agentsys.graphs.deeprag.narrative import read_golds
 from agentsys.metrics.answers import Match, contains_match, exact_match, token_f1
+from agentsys.metrics.golds import require_golds
 from agentsys.records import BadRecord, Record
 from agentsys.traces import Trace
 
@@ -243,10 +243,6 @@ def read_questions(path: Path, options: SampleOptions) -> Iterator[Question | Ba
     """All questions of a file, in its order. Raises InputError."""
 
     def question_in(record: Record) -> Question:
-        if not (answers := read_golds(record.data)):
-            raise ValueError(
-                "no gold answer in the fields answer, answers, answer_aliases; --field answer=COLUMN names the column"
-            )
-        return Question(record.id, record.data["question"], answers, record.source)
+        return Question(record.id, record.data["question"], require_golds(record.data), record.source)
 
     return read_rows(path, options, question_in, "question", required=["question"])

@@ -16,7 +16,7 @@ line begins with its number: no data can begin a line with a mark.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NotRequired
 
@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 
 from agentsys.knowledge.context import PassageDict
 from agentsys.metrics.answers import Match, is_correct
+from agentsys.metrics.golds import read_golds as read_golds
 from agentsys.prompt import one_line
 
 FOLLOW_UP: Final = "Follow up:"
@@ -119,15 +120,6 @@ def parse_final_answer(text: str) -> FinalAnswer:
 def count_retrievals(steps: Sequence[NarrativeStep]) -> int:
     """T(s_t), the retrieval cost."""
     return sum(step["retrieved"] for step in steps)
-
-
-def read_golds(record: Mapping[str, Any]) -> list[str]:
-    """The gold answers of a record, from its fields `answer`, `answers` and `answer_aliases`."""
-    golds: list[Any] = []
-    for name in ("answer", "answers", "answer_aliases"):
-        value = record.get(name) or ()
-        golds += value if isinstance(value, list | tuple) else [value]
-    return [str(text) for text in golds if isinstance(text, str | int | float) and str(text)]
 
 
 def reward(answer: str, golds: Sequence[str], retrievals: int, well_formed: bool, match: Match = "exact") -> float:
