@@ -25,12 +25,12 @@ from agentsys.graphs.deeprag.narrative import (
     FinalAnswer,
     NarrativeStep,
     count_retrievals,
-    read_golds,
 )
 from agentsys.graphs.deeprag.system import DeepRAG, check_next_line
 from agentsys.graphs.deeprag.targets import PathNode, Stage, drop_reason, targets
 from agentsys.knowledge.context import Knowledge, PassageDict
 from agentsys.metrics.answers import Match, is_correct
+from agentsys.metrics.golds import require_golds
 from agentsys.models.errors import ModelError
 from agentsys.prompt import one_line
 from agentsys.roles import Role, RoleError
@@ -222,9 +222,7 @@ class DeepRAGSearch(System):
         """Stage I or stage II. Raises ValueError for a record without a gold answer."""
         context = runtime.context
         root: PathNode = Node.root(())
-        golds = read_golds(state)
-        if not golds:
-            raise ValueError("no right answer: a record needs `answer` or `answers`; --field answer=COLUMN names it")
+        golds = require_golds(state, "no right answer")
         if context.stage == "imitation":
             problem = QuestionProblem(state["question"], golds, self.imitation, context)
             goal = await best_first(root, problem, parallel=context.parallel)
