@@ -70,7 +70,7 @@ def test_a_command_and_its_options_exist(page: Path, words: list[str]) -> None:
 
 
 TABLE = re.findall(
-    r"^\| `agentsys ([^`]+)` \| .* \| (.*) \|$",
+    r"^\| `agentsys ([^`]+)` \| .* \|(.*)\|$",
     (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"),
     re.MULTILINE,
 )
