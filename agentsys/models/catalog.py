@@ -130,7 +130,3 @@ def print_models(entries: list[CatalogModel], console: Console) -> None:
 
 def _name_packages(packages: tuple[str, ...]) -> str:
     return packages[0] if len(packages) == 1 else f"{packages[0]} ... {packages[-1]} ({len(packages)} packages)"
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(models)

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from agentsys import doctor as package
-from agentsys.commands import run_app
-from agentsys.doctor import app, diagnose, print_findings
+from agentsys.cli import main
+from agentsys.doctor import diagnose, print_findings
 from agentsys.doctor.finding import Finding
 from agentsys.doctor.servers import check_keys, check_servers
 from tests.support.paths import ROOT
@@ -88,10 +88,10 @@ MISSING = Finding("default weights", "problem", "missing", "pip install", local=
 
 
 def test_the_exit_code_without_a_server(quick: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(app, []) == 0
+    assert main(["doctor"]) == 0
     assert capsys.readouterr().out.endswith("a run can start\n")
     quick.append(MISSING)
-    assert run_app(app, []) == 1
+    assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "problem default weights            missing; fix: pip install\n" in out
     assert out.endswith("fix the 1 problem(s) before a run\n")
@@ -101,10 +101,10 @@ async def test_a_server_makes_up_for_a_missing_default_model(
     quick: list[Finding], server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick.append(MISSING)
-    assert await asyncio.to_thread(run_app, app, ["--server", server.url]) == 0
+    assert await asyncio.to_thread(main, ["doctor", "--server", server.url]) == 0
     assert "warning default weights" in capsys.readouterr().out
     await server.stop()
-    assert await asyncio.to_thread(run_app, app, ["--server", server.url]) == 1
+    assert await asyncio.to_thread(main, ["doctor", "--server", server.url]) == 1
     assert "fix the 2 problem(s)" in capsys.readouterr().out
 
 
@@ -127,8 +127,8 @@ def test_one_line_each_in_a_narrow_terminal(
 
 def test_the_real_machine_in_a_process_of_its_own() -> None:
     """Every area has its line, whatever it says; a traceback would be none."""
-    code = "import sys, agentsys.commands as c, agentsys.doctor as d; sys.exit(c.run_app(d.app, []))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "agentsys", "doctor"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 1) and done.stderr == ""
     *lines, _ = done.stdout.splitlines()
     assert all(line.split()[0] in ("ok", "warning", "problem") for line in lines)

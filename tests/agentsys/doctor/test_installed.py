@@ -24,6 +24,7 @@ from agentsys.doctor.installed import (
 )
 from agentsys.installation import DISTRIBUTION, install_command
 from agentsys.models import weights
+from tests.support.extras import skip_without
 
 
 def set_installed(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -51,8 +52,8 @@ def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_real_engine() -> None:
-    version = pytest.importorskip("xllamacpp").__version__
-    assert check_engine().text == f"xllamacpp {version}"
+    skip_without("local")
+    assert check_engine().text == f"xllamacpp {metadata.version('xllamacpp')}"
 
 
 @pytest.mark.parametrize(

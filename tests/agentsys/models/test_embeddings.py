@@ -14,7 +14,7 @@ from agentsys.installation import install_command
 from agentsys.knowledge import KnowledgeError
 from agentsys.knowledge.embedders import make_embedder
 from agentsys.models import embeddings
-from agentsys.models.embeddings import EMBEDDINGS, EmbeddingWeights, find_embedding, installed_folder
+from agentsys.models.embeddings import EMBEDDINGS, find_embedding
 from agentsys.models.weights import WeightsError
 
 FILES = {"model.safetensors": b"weights", "config.json": b"{}", "1_Pooling/config.json": b'{"mean": true}'}
@@ -75,32 +75,28 @@ def test_a_file_that_is_not_the_publishers_is_refused(package: Path, name: str, 
     assert install_command("weights-embedding", "--force-reinstall") in message
 
 
+@pytest.mark.needs("dense")
 def test_an_embedder_refuses_an_altered_model_before_it_loads(package: Path) -> None:
-    pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
     (package / "config.json").write_bytes(b'{"auto_map": "evil"}')
     for spec in ("tiny", str(package)):
         with pytest.raises(KnowledgeError, match="wrong checksum of tiny"):
             asyncio.run(make_embedder(spec).embed(["a"]))
 
 
-def installed() -> EmbeddingWeights:
-    weights = EMBEDDINGS["all-MiniLM-L6-v2"]
-    if installed_folder(weights) is None:
-        pytest.skip(weights.install_command())
-    return weights
+REAL = EMBEDDINGS["all-MiniLM-L6-v2"]
 
 
+@pytest.mark.needs("weights-embedding")
 def test_the_real_package_holds_the_publishers_files() -> None:
-    weights = installed()
-    folder = find_embedding(weights.name)
+    folder = find_embedding(REAL.name)
     assert folder is not None
-    assert (folder / "model.safetensors").stat().st_size == weights.size
+    assert (folder / "model.safetensors").stat().st_size == REAL.size
     unchecked = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert unchecked - set(weights.digests) == {".gitattributes", "README.md", "data_config.json"}
+    assert unchecked - set(REAL.digests) == {".gitattributes", "README.md", "data_config.json"}
 
 
+@pytest.mark.needs("dense", "weights-embedding")
 def test_the_real_model_by_its_name() -> None:
-    pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
-    embedder = make_embedder(installed().name)
+    embedder = make_embedder(REAL.name)
     assert embedder.name == "all-MiniLM-L6-v2"
     assert asyncio.run(embedder.embed(["a", "b"])).shape == (2, 384)

