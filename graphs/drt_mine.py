@@ -37,11 +37,12 @@ def main(books: BookFiles, run: MiningOptions, context: MiningContext) -> None:
     """Stage A of the DRT paper (section 2.1): select sentences whose similes and metaphors need a free translation.
 
     Sentences of 10 to 100 words go to the miner. It keeps those with a figure of speech that a literal translation does
-    not convey. FOLDER/sentences.jsonl is the input of `drt_collect.py --input`. An unfinished run in --out is resumed.
+    not convey. They are written to sentences.jsonl in the output folder, for `agentsys collect drt --input`. An
+    unfinished run in --out is resumed.
     """
     run = replace(run, out=run.out or Path("runs") / f"drt-mine-{books[0].stem}")
     summary, path, rows = mine_books(books, run, context, "sentences.jsonl")
-    print(f"traces and data-set card: {summary.out}\nsentences, the input of drt_collect.py: {path}")
+    print(f"traces and data-set card: {summary.out}\nsentences, for `agentsys collect drt --input`: {path}")
     finish(summary, run, rows)
 
 
