@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from agentsys import installation
 from agentsys.installation import install_command
+from tests.support import extras
 from tests.support.paths import ROOT
 
 NAME = installation.DISTRIBUTION
@@ -120,8 +123,8 @@ def test_every_extra_in_a_message_exists() -> None:
     used = set()
     for folder in ("agentsys", "graphs", "trainers"):
         for path in (ROOT / folder).rglob("*.py"):
-            for extras in re.findall(r"""\binstall_command\(["'](\w[\w,-]+)["']""", path.read_text("utf-8")):
-                used |= set(extras.split(","))
+            for names in re.findall(r"""\binstall_command\(["'](\w[\w,-]+)["']""", path.read_text("utf-8")):
+                used |= set(names.split(","))
     assert {"knowledge", "local", "maths", "weights"} <= used <= set(PROJECT["optional-dependencies"])
 
 
@@ -132,6 +135,41 @@ def test_the_version_has_one_source() -> None:
     assert (
         citation["title"] and citation["message"] and citation["authors"] == [{"name": PROJECT["authors"][0]["name"]}]
     )
+
+
+def test_the_constraints_fit_what_is_declared() -> None:
+    """One exact version for each package that is asked for by name, and nothing of the machine they were tested on."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    versions = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    assert len(versions) == len(lines) > 200 and NAME not in versions
+    for requirement in declared("test", "docs"):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def declared(*names: str) -> Iterator[Requirement]:
+    """The requirements of the core and of extras, with those of the extras that an extra names."""
+    texts = [*PROJECT["dependencies"], *(text for name in names for text in PROJECT["optional-dependencies"][name])]
+    for requirement in map(Requirement, texts):
+        if requirement.name == NAME:
+            yield from declared(*requirement.extras)
+        else:
+            yield requirement
+
+
+def test_tests_know_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every test that needs an extra would be skipped, or none."""
+    assert extras.missing_package("test-core") == ""
+    asked: list[str] = []
+    monkeypatch.setattr(extras, "_installed", lambda name: asked.append(name) or name != "chromadb")
+    extras.missing_package.cache_clear()
+    try:
+        assert extras.missing_package("dense") == "chromadb" and "bm25s" in asked
+        assert extras.missing_package("maths") == ""
+        with pytest.raises(pytest.skip.Exception, match="needs the extra 'dense' \\(chromadb is not installed\\)"):
+            extras.skip_without("maths", "dense")
+    finally:
+        extras.missing_package.cache_clear()
 
 
 # The name on the package index belongs to another project: no page and no message may tell anybody to install it.
