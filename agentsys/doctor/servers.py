@@ -10,12 +10,12 @@ from agentsys.doctor.finding import Finding
 from agentsys.models.probe import ServerReport, probe_server
 
 API_KEY: Final = "AGENTSYS_API_KEY"
-KEYS: Final = {API_KEY: "for servers", "HF_TOKEN": "for the model hub"}
+HUB_KEY: Final = "HF_TOKEN"
 
 
 def check_keys() -> list[Finding]:
     """Which API keys are set. Their values are never printed."""
-    return [_check_key(name, purpose) for name, purpose in KEYS.items()]
+    return [_check_key(API_KEY, "for servers"), _check_key(HUB_KEY, "for the model hub")]
 
 
 def _check_key(name: str, purpose: str) -> Finding:
