@@ -37,7 +37,7 @@ def test_the_code_of_a_page_runs(
     scope: dict[str, Any] = {}
     for block in page.read_text(encoding="utf-8").split("```python\n")[1:]:
         code = block.split("```")[0].replace('"embedded"', repr(spec)).replace("Context(max", f"Context({spec!r}, max")
-        running = eval(compile(code, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), scope)
+        running = eval(compile(code, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True), scope)
         if running is not None:
             asyncio.run(running)
     if "collect(" in page.read_text(encoding="utf-8"):
