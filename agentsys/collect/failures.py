@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 from traceback import TracebackException, walk_tb
 from typing import Final
@@ -46,9 +47,10 @@ def find_place(err: Exception) -> str:
     Frames of installed packages, of Python and of agentsys itself are passed over, those of agentsys.graphs are not.
     """
     frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(err.__traceback__)]
-    for path, line in reversed(frames):
-        if _is_graph_code(path):
-            return f"{_shorten(path)}:{line}"
+    with suppress(OSError):  # the working folder has been removed
+        for path, line in reversed(frames):
+            if _is_graph_code(path):
+                return f"{_shorten(path)}:{line}"
     return ""
 
 

@@ -62,7 +62,7 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
     version = manifest.get("version", 1)
     changes = _changes(old, _comparable(fingerprint, old) if version < MANIFEST_VERSION else fingerprint)
     if not changes:
-        return str(manifest["run"])
+        return str(manifest.get("run") or digest(fingerprint))
     named = "; ".join(changes[:MAX_CHANGES])
     if version < 2:
         raise RunFolderError(
@@ -77,7 +77,8 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
 
 def _comparable(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """A fingerprint with only those parts of the topology that an earlier version recorded."""
-    return {**new, "topology": {name: part for name, part in new["topology"].items() if name in old["topology"]}}
+    recorded = old.get("topology", {})
+    return {**new, "topology": {name: part for name, part in new["topology"].items() if name in recorded}}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

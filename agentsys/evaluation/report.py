@@ -133,6 +133,15 @@ def failure_lines(systems: Mapping[str, Mapping[str, Any]], noun: str) -> Iterat
             yield from reason_lines(result["errors"])
 
 
+def print_tables(tables: Iterable[Any], systems: Mapping[str, Mapping[str, Any]], noun: str, console: Console) -> None:
+    """Print the tables; if all systems failed at all records, print one line in place of tables full of zeros."""
+    if all(result["failed"] == result["n"] for result in systems.values()):
+        plain_printer(console)(f"no table: all systems failed at all {noun}s")
+        return
+    for table in tables:
+        console.print(table)
+
+
 def overlap_line(noun: str) -> str:
     """The line printed without --trained-on."""
     return f"not checked: whether the model was trained on these {noun}s; --trained-on RUN checks it"

@@ -27,6 +27,7 @@ from agentsys.evaluation.report import (
     overlap_line,
     percent_score,
     plain_printer,
+    print_tables,
     result_lines,
     sample_order,
     score_cell,
@@ -195,8 +196,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         f"n={report['questions']}{sample_order(settings)}; k={settings['k']}, T={settings['max_steps']}, "
         f"at most {settings['in_flight']} requests in flight"
     )
-    for table in tables(systems, settings["match"]):
-        console.print(table)
+    print_tables(tables(systems, settings["match"]), systems, "question", console)
     for line in (*unusable_lines(report, "asked"), *failure_lines(systems, "question")):
         say(line)
     if TRAINED in systems and not report["overlap_checked"]:

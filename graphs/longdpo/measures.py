@@ -23,6 +23,7 @@ from agentsys.evaluation.report import (
     mean_score,
     overlap_line,
     plain_printer,
+    print_tables,
     reason_lines,
     result_lines,
     sample_order,
@@ -154,8 +155,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         sampling = ", ".join(f"{key} {value}" for key, value in (result["sampling"] or {}).items())
         judge = f"judge {result['judge']}" if result["judge"] else "no judge"
         say("; ".join(filter(None, [f"{name}: {result['writer']}", sampling, judge])))
-    for table in tables(systems):
-        console.print(table)
+    print_tables(tables(systems), systems, "request", console)
     say("95 % intervals in brackets; average: the mean of the buckets with responses, as in the paper")
     for line in _missing_lines(report):
         say(line)

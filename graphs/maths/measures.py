@@ -29,6 +29,7 @@ from agentsys.evaluation.report import (
     overlap_line,
     percent_score,
     plain_printer,
+    print_tables,
     result_lines,
     sample_order,
     score_cell,
@@ -218,8 +219,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         f"{sample_order(settings)}; judge: {settings['judge_model'] or 'the model itself'}; "
         f"{settings['budget']:,} tokens per question; tree: width {settings['width']}, depth {settings['depth']}"
     )
-    for table in tables(systems, settings["samples"]):
-        console.print(table)
+    print_tables(tables(systems, settings["samples"]), systems, "question", console)
     if gaps := report["tree_minus_best_of_n"]:
         texts = [f"{name} {gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})" for name, gap in gaps.items()]
         say(f"tree search minus best-of-n with {settings['budget']:,} tokens, in points: {', '.join(texts)}")

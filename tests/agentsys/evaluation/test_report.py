@@ -22,6 +22,7 @@ from agentsys.evaluation.report import (
     number_cell,
     percent_score,
     plain_printer,
+    print_tables,
     report_head,
     result_lines,
     sample_order,
@@ -141,3 +142,12 @@ def test_a_figure(tmp_path: Path, legend: Any) -> None:
         axes.plot([1, 2], [3, 4], label="line")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("title", "x", "y")
+
+
+def test_tables_of_nothing_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=100)
+    failed, answered = {"n": 2, "failed": 2}, {"n": 2, "failed": 1}
+    print_tables(["first", "second"], {"a": failed, "b": answered}, "question", console)
+    assert capsys.readouterr().out == "first\nsecond\n"
+    print_tables(["first", "second"], {"a": failed, "b": failed}, "question", console)
+    assert capsys.readouterr().out == "no table: all systems failed at all questions\n"
