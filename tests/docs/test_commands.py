@@ -46,9 +46,9 @@ def options_of(command: Any) -> set[str]:
 
 
 def shell_calls(page: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The calls on a page, except those of a user's folder: one that the page makes with `new`, or my-paper."""
+    """The calls on a page, except those of a user's folder: one that the page makes with `new`, or an example."""
     calls = list(shell_lines(page))
-    own_folders = {"my-paper", *(words[1] for words in calls if words[:1] == ["new"])}
+    own_folders = {"my-paper", "taboo", *(words[1] for words in calls if words[:1] == ["new"])}
     yield from ((page, words) for words in calls if not (words[0] in GROUPS and words[1].strip("/") in own_folders))
 
 
