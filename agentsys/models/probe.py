@@ -9,12 +9,14 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from agentsys.models.endpoint import Endpoint, RetryPolicy
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.errors import ModelError
 from agentsys.models.spec import address_of
 
 PROBE_SECONDS: Final = 3.0
 """Seconds that a server has to answer."""
 ROUTE: Final = "/v1/models"
+UNREACHABLE: Final = "no server is reachable"
+"""How the endpoint's message begins if no connection was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,9 @@ async def probe_server(url: str, seconds: float = PROBE_SECONDS) -> ServerReport
     endpoint = Endpoint([address], timeout=seconds, retry=RetryPolicy(attempts=1))
     try:
         listing = await endpoint.get(ROUTE)
-    except EndpointDown as err:
-        return ServerReport(url, False, *_explain_connection(str(err), address))
     except ModelError as err:
+        if str(err).startswith(UNREACHABLE):
+            return ServerReport(url, False, *_explain_connection(str(err), address))
         return ServerReport(url, False, *_explain_failure(str(err), seconds))
     finally:
         await endpoint.aclose()
@@ -84,6 +86,7 @@ def _report_models(url: str, listing: Any, model: str) -> ServerReport:
     if not isinstance(entries, list):
         return ServerReport(url, False, "its reply lists no models", "give the URL of an OpenAI-compatible server")
     names = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+    names = [name if name.isprintable() else ascii(name) for name in names]  # no control characters in a terminal
     text = f"serves {', '.join(names[:5]) or 'no model'}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
     if model and names and model not in names:  # a server that lists no model may still serve it
         return ServerReport(url, False, f"{text}, not {model}", "correct the name after #")

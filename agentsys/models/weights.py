@@ -165,7 +165,7 @@ def find_state(weights: Weights) -> State:
     target = cached_path(weights)
     if _has_valid_stamp(target, weights):
         return "verified"
-    if target.exists():
+    if target.is_file() and target.stat().st_size == weights.size:
         return "unchecked"
     return "missing" if missing_packages(weights) else "packages"
 

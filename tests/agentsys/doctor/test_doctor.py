@@ -65,6 +65,8 @@ async def test_servers_of_the_command_line_and_of_studio(start_server: Start, mo
     ]
     assert findings[0].text == "serves m0" and "AGENTSYS_ENDPOINTS" in findings[2].text
     monkeypatch.delenv("AGENTSYS_ENDPOINTS")
+    spec = f"{first.url},{second.url}#m1?temperature=0"
+    assert [finding.status for finding in await asyncio.to_thread(check_servers, [spec])] == ["problem", "ok"]
     [named] = await asyncio.to_thread(check_servers, [stopped.url])
     assert named.status == "problem" and named.fix
     assert await asyncio.to_thread(check_servers, []) == []

@@ -66,10 +66,12 @@ def test_weights_that_are_there(state: str, text: str, monkeypatch: pytest.Monke
     assert (finding.status, finding.fix) == ("ok", "") and text in finding.text
 
 
-@pytest.mark.parametrize("hub", [False, True])
-def test_missing_weights(hub: bool, isolated_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("client", "offline"), [(False, "0"), (True, "0"), (True, "1")])
+def test_missing_weights(client: bool, offline: str, isolated_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_files_of_package", lambda package, entry: [])
-    set_installed(monkeypatch, *(["huggingface_hub"] if hub else []))
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    set_installed(monkeypatch, *(["huggingface_hub"] if client else []))
+    hub = client and offline == "0"
     finding = check_weights()
     assert (finding.status, finding.local) == (("warning", False) if hub else ("problem", True))
     assert "22 of 22 packages are missing" in finding.text and ("downloads 1.1 GB" in finding.text) == hub

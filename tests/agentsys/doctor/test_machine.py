@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,8 @@ import pytest
 from agentsys.doctor import machine
 from agentsys.doctor.machine import (
     MEMORY,
+    OLDEST,
     SPARE_DISK,
-    TESTED,
     check_cache,
     check_memory,
     check_package,
@@ -24,6 +25,7 @@ from agentsys.doctor.machine import (
     check_python,
     check_working_folder,
     read_memory,
+    tested_versions,
 )
 from agentsys.models.weights import CATALOG, DEFAULT, cached_path
 from tests.support.paths import ROOT
@@ -37,19 +39,34 @@ def test_the_package() -> None:
 
 @pytest.mark.parametrize(
     ("version", "status"),
-    [((3, 10, 9), "problem"), ((3, 11, 0), "ok"), ((3, 13, 5), "ok"), ((3, 14, 0), "warning")],
+    [
+        ((3, 10, 9), "problem"),
+        ((3, 11, 0), "ok"),
+        ((3, 12, 1), "warning"),
+        ((3, 13, 5), "ok"),
+        ((3, 14, 0), "warning"),
+    ],
 )
 def test_python(version: tuple[int, int, int], status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", version)
+    monkeypatch.setattr(machine, "tested_versions", lambda: [(3, 11), (3, 13)])
     finding = check_python()
     assert finding.status == status
     assert bool(finding.fix) == (status != "ok")
-    assert finding.text.startswith(".".join(map(str, version))) and "3.11 to 3.13" in finding.text
+    assert finding.text.startswith(".".join(map(str, version))) and "(tested: 3.11, 3.13)" in finding.text
 
 
-def test_tested_versions_are_those_that_the_project_declares() -> None:
+def test_tested_versions_are_those_that_the_distribution_declares(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tested_versions()[0] == OLDEST
+    lines = ["3", "3 :: Only", "3.12", "3.11", "3.9x", "Implementation :: CPython"]
+    declared = SimpleNamespace(get_all=lambda name: [f"Programming Language :: Python :: {line}" for line in lines])
+    monkeypatch.setattr(metadata, "metadata", lambda name: declared)
+    assert tested_versions() == [(3, 11), (3, 12)]
+
+
+def test_the_oldest_version_is_the_projects() -> None:
     requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert f">={TESTED[0][0]}.{TESTED[0][1]}" in requires
+    assert f">={OLDEST[0]}.{OLDEST[1]}" in requires
 
 
 @pytest.mark.parametrize(("system", "status"), [("Linux", "ok"), ("Darwin", "warning"), ("Windows", "warning")])
@@ -127,10 +144,12 @@ def test_room_in_the_cache_folder(
 
 
 def test_weights_in_the_cache_need_no_room_a_second_time(isolated_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_free(monkeypatch, SPARE_DISK)
+    assert check_cache().status == "warning"
     path = cached_path(CATALOG[DEFAULT])
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
-    set_free(monkeypatch, SPARE_DISK)
+    with path.open("wb") as file:
+        file.truncate(CATALOG[DEFAULT].size)  # a sparse file: it takes no room
     assert check_cache().status == "ok"
 
 

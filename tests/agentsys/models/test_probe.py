@@ -114,12 +114,13 @@ async def test_a_key_that_is_missing_or_refused(serve: Serve, monkeypatch: pytes
         (lambda: web.json_response({"hello": "world"}), "its reply lists no models"),
         (lambda: web.json_response([{"id": "a"}]), "its reply lists no models"),
         (lambda: web.json_response({"data": ["a", {"name": "b"}]}), "serves no model"),
+        (lambda: web.json_response({"data": [{"id": "\x1b[2J"}, {"id": 7}]}), "serves '\\x1b[2J', 7, not m"),
     ],
 )
 async def test_answers_that_are_no_list_of_models(
     serve: Serve, response: Callable[[], web.Response], text: str
 ) -> None:
-    report = await probe_server(await serve(replies(response)))
+    report = await probe_server(await serve(replies(response)) + ("#m" if "not m" in text else ""))
     assert (report.is_usable, report.text) == (False, text)
     assert report.fix
 
