@@ -13,15 +13,18 @@ import os
 import sys
 import uuid
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
 from agentsys.commands import command, knob, run_app
+from agentsys.installation import install_command
 from agentsys.trainers.gguf_check import BOUNDS, Agreement, compare
-from agentsys.trainers.gguf_file import WeightType, write_gguf
+from agentsys.trainers.gguf_file import WeightType, check_model, write_gguf
 from agentsys.trainers.loading import TrainerError, folder_of
+from agentsys.trainers.output import check_folder
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,13 @@ def export(folder: str | Path, out: Path, weight_type: WeightType = "f16", *, ch
 
     Raises TrainerError for a model that cannot be exported, and if the file and the folder disagree.
     """
+    if out.suffix != ".gguf" or out.is_dir():
+        raise TrainerError(f"--out {out}: give a file name that ends in .gguf")
+    check_folder(out.parent)
+    if check and not find_spec("xllamacpp"):
+        raise TrainerError(f"the check needs the embedded engine: {install_command('local')}; or give --no-check")
     source = _model_folder(str(folder))
-    if out.suffix != ".gguf":
-        raise TrainerError(f"--out {out}: give a name that ends in .gguf")
+    check_model(source)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A new name each time: the embedded engine caches loaded files by name.
     part = out.with_name(f".{out.stem}-{uuid.uuid4().hex[:8]}.gguf")

@@ -73,6 +73,12 @@ def write_gguf(folder: Path, path: Path, weight_type: WeightType) -> None:
         writer.close()
 
 
+def check_model(folder: Path) -> None:
+    """Raises TrainerError for a folder without weights, or an architecture that cannot be exported."""
+    _architecture(_config(folder), folder)
+    _tensor_files(folder)
+
+
 def _config(folder: Path) -> Any:
     from transformers import AutoConfig
 

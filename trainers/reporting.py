@@ -87,17 +87,20 @@ def print_report(report: Mapping[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "before", "after", title=f"training in {out}")
+    table = Table("", "before", "after")
     peak, last = report["learning_rate_peak"], report["learning_rate_last"]
     before, after = report["validation_loss_before"], report["validation_loss_after"]
     table.add_row("optimizer steps", "0", str(report["steps"]))
     table.add_row("learning rate (peak, last)", _format_number(peak), _format_number(last))
     losses = (report["train_loss_first_step"], report["train_loss_last_step"])
     table.add_row("training loss (first and last step)", *(_format_number(loss) for loss in losses))
-    table.add_row(f"validation loss ({report['validation_rows']} rows)", _format_number(before), _format_number(after))
+    count = report["validation_rows"]
+    rows = "1 row" if count == 1 else f"{count:,} rows"
+    table.add_row(f"validation loss ({rows})", _format_number(before), _format_number(after))
     console = Console()
     console.print(table)
-    if not report["validation_rows"]:
+    console.print(f"{out}: curves.png, report.json, and the student in model/", highlight=False, soft_wrap=True)
+    if not count:
         console.print("no validation rows: the training loss is of other rows in each step", highlight=False)
     elif before is not None and after is not None and after >= before:
         advice = "train on more rows, or change --epochs or --learning-rate"

@@ -64,13 +64,19 @@ def read_row_file(path: Path) -> RowFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.exists():
+        raise TrainerError(f"--rows {path}: no such file; trainers/rows.py (agentsys rows) writes it")
+    if path.is_dir():
+        file = next((file for file in (path / "train.parquet", path / "sft" / "train.parquet") if file.is_file()), None)
+        raise TrainerError(f"--rows {path} is a folder; give a row file" + (f": {file}" if file else ""))
     try:
         parquet = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, FileNotFoundError, IsADirectoryError) as err:
+    except (pa.ArrowInvalid, OSError) as err:
         raise TrainerError(f"--rows {path} is not a Parquet file ({' '.join(str(err).split())[:100]})") from None
     needed = ("id", "input_ids", "loss_mask")
     if missing := [name for name in needed if name not in parquet.schema_arrow.names]:
-        raise TrainerError(f"--rows {path} has no column {missing[0]}; give rows of kind sft or role, from rows.py")
+        holds = "preference pairs" if "chosen_ids" in parquet.schema_arrow.names else f"no column {missing[0]}"
+        raise TrainerError(f"--rows {path} holds {holds}; teacher needs rows of kind sft or role, such as rows/sft")
     digest = (parquet.schema_arrow.metadata or {}).get(TOKENIZER_KEY)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
 from agentsys.trainers.loading import DType, TrainerError
+from agentsys.trainers.output import check_folder
 from agentsys.trainers.score_rows import check_fit, read_row_file, score_rows
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ class SpeedOptions:
 def main(options: TeacherOptions, speed: SpeedOptions) -> None:
     """Store a teacher's top-k log-probabilities, and the mass outside them, for every learned token of rows."""
     from agentsys.trainers.scorers import ScorerSettings, make_scorer
-    from agentsys.trainers.topk import ScoredFolder
+    from agentsys.trainers.topk import ScoredFolder, check_scored_folder
 
     if options.rows is None or options.out is None:
         raise TrainerError(f"--{'rows' if options.rows is None else 'out'} is required")
+    check_folder(options.out)
     rows = read_row_file(options.rows)
+    check_scored_folder(options.out, {"top_k": options.top_k, "rows_sha256": rows.sha256})
     settings = ScorerSettings(options.top_k, speed.dtype, speed.batch_tokens, speed.in_flight)
     longest = max(rows.lengths.values())
     scorer = make_scorer(options.teacher, settings, tokenizer=options.teacher_tokenizer, longest=longest)

@@ -112,6 +112,26 @@ def add_scores(rows: pa.Table, scores: Sequence[TopK], metadata: Mapping[str, st
     return rows.replace_schema_metadata(kept | {name.encode(): value.encode() for name, value in metadata.items()})
 
 
+def check_scored_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raises TrainerError if a folder has the scores of a run with another `identity`, a part of its manifest."""
+    _read_manifest(folder, identity)
+
+
+def _read_manifest(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+    except orjson.JSONDecodeError:
+        raise TrainerError(f"{path} is not JSON; remove it, or give another --out") from None
+    if not manifest and any(folder.glob("scored-*.parquet")):
+        raise TrainerError(f"{folder} has scored rows but no {MANIFEST}; give another --out")
+    changed = [name for name in identity if manifest and manifest.get(name) != identity[name]]
+    if changed:
+        differences = "; ".join(f"{name}: {manifest.get(name)} -> {identity[name]}" for name in changed)
+        raise TrainerError(f"{folder} has the scores of another run ({differences}); give another --out")
+    return manifest
+
+
 class ScoredFolder:
     """Scored rows on disk: Parquet shards and a manifest, locked by one process at a time.
 
@@ -136,17 +156,7 @@ class ScoredFolder:
             raise
 
     def _open(self, identity: dict[str, Any]) -> dict[str, Any]:
-        path = self.folder / MANIFEST
-        try:
-            manifest = dict(orjson.loads(path.read_bytes())) if path.exists() else {}
-        except orjson.JSONDecodeError:
-            raise TrainerError(f"{path} is not JSON; remove it, or give another --out") from None
-        if not manifest and self.shards():
-            raise TrainerError(f"{self.folder} has scored rows but no {MANIFEST}; give another --out")
-        changed = [name for name in identity if manifest and manifest.get(name) != identity[name]]
-        if changed:
-            differences = "; ".join(f"{name}: {manifest.get(name)} -> {identity[name]}" for name in changed)
-            raise TrainerError(f"{self.folder} has the scores of another run ({differences}); give another --out")
+        manifest = _read_manifest(self.folder, identity)
         for torn in self.folder.glob(".scored-*.tmp"):
             torn.unlink()
         return manifest | identity

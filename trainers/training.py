@@ -265,13 +265,23 @@ def fit(trainer: Any, run: Run) -> dict[str, float]:
     trainer.add_callback(MetricsFile(out))
     with memory_errors(run.schedule.micro_batch):
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        final = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        final = _evaluate(trainer)
     save_student(trainer, out)
     if main_process():
         validation_rows = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
         write_results(out, run.settings, run.schedule, validation_rows, final)
     trainer.accelerator.wait_for_everyone()
     return {name: float(value) for name, value in final.items()}
+
+
+def _evaluate(trainer: Any) -> dict[str, float]:
+    """The metrics of the trained student on the validation rows, which transformers often has computed already."""
+    if trainer.eval_dataset is None:
+        return {}
+    last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), {})
+    if last.get("step") != trainer.state.global_step:
+        return dict(trainer.evaluate())
+    return {name: value for name, value in last.items() if name.startswith("eval_")}
 
 
 def _shared_settings(rows: Dataset, *options: Any) -> dict[str, Any]:

@@ -64,8 +64,13 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def step_metrics(out: Path) -> list[dict[str, Any]]:
+    """The lines of optimizer steps, without those of evaluations."""
+    return [line for line in metrics(out) if "loss" in line]
+
+
 def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in metrics(out) if "loss" in line]
+    return [line["loss"] for line in step_metrics(out)]
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> bool:

@@ -20,7 +20,18 @@ from agentsys.trainers.teacher import SpeedOptions, TeacherOptions
 from agentsys.trainers.teacher import main as score
 from agentsys.trainers.training import StudentOptions, TrainingOptions
 from tests.support.tiny import make_tiny, make_tokenizer
-from tests.support.training import DIGEST, QUICK, in_two_processes, losses, metrics, same, sft_row, weights, write_rows
+from tests.support.training import (
+    DIGEST,
+    QUICK,
+    in_two_processes,
+    losses,
+    metrics,
+    same,
+    sft_row,
+    step_metrics,
+    weights,
+    write_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 
@@ -80,12 +91,12 @@ def test_the_loss_is_the_formula_however_it_is_batched(scored: Path, models: dic
     kl, ce = by_hand(models, range(8), k=8)
     whole = distill(scored, models, tmp_path / "whole", batch=8, micro_batch=8, steps=1, kd=0.7)
     parts = distill(scored, models, tmp_path / "parts", batch=8, micro_batch=2, steps=1, kd=0.7)
-    first = metrics(whole)[0]
+    first = step_metrics(whole)[0]
     assert first["cross_entropy"] == pytest.approx(ce, abs=1e-4)
     assert first["divergence"] == pytest.approx(kl, rel=2e-3), "stored in fp16"
     assert first["loss"] == pytest.approx(0.7 * first["divergence"] + 0.3 * ce, abs=1e-4)
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-4)
-    assert metrics(parts)[0]["divergence"] == pytest.approx(first["divergence"], abs=1e-5), "a mean over tokens"
+    assert step_metrics(parts)[0]["divergence"] == pytest.approx(first["divergence"], abs=1e-5), "a mean over tokens"
     assert same(weights(parts), weights(whole), 2e-5)
 
 
@@ -152,10 +163,19 @@ def test_validation_is_a_mean_over_tokens(
 ) -> None:
     """With rows of different lengths in any batches; the Trainer's mean over rows differs."""
     out = distill(
-        scored, models, tmp_path, kd=0.7, batch=4, micro_batch=micro_batch, steps=1, learning_rate=0, evaluate_every=1
+        scored,
+        models,
+        tmp_path,
+        kd=0.7,
+        batch=4,
+        micro_batch=micro_batch,
+        steps=1,
+        learning_rate=1e-12,
+        evaluate_every=1,
     )
     kl, ce = by_hand(models, range(8, 12), k=8)
-    [first, last] = [line for line in metrics(out) if "eval_loss" in line]
+    [first, *_, last] = [line for line in metrics(out) if "eval_loss" in line]
+    assert (first["step"], last["step"]) == (0, 1)
     assert first["eval_divergence"] == pytest.approx(kl, rel=2e-3)
     assert first["eval_cross_entropy"] == pytest.approx(ce, abs=1e-4)
     assert first["eval_loss"] == pytest.approx(0.7 * first["eval_divergence"] + 0.3 * ce, abs=1e-4)
@@ -204,7 +224,7 @@ def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: di
     """A student that is its own teacher has divergence 0; from another teacher, training lowers it."""
     options = DistillOptions(divergence="forward_kl")
     training = QUICK | {"batch": 4, "micro_batch": 4, "evaluate_every": 10, "learning_rate": 5e-3}
-    itself = TrainingOptions(tmp_path / "itself", **training | {"steps": 1, "learning_rate": 0})
+    itself = TrainingOptions(tmp_path / "itself", **training | {"steps": 1, "learning_rate": 1e-12})
     rows, student = ScoredOptions(scored / "train.parquet"), StudentOptions(str(models["student"]))
     rows = replace(rows, validation=scored / "validation.parquet")
     final = train_on_policy(rows, student, options, OnPolicyOptions(str(models["student"]), 8), itself)
@@ -213,16 +233,16 @@ def test_on_policy_validation_is_of_the_validation_rows(scored: Path, models: di
     out = TrainingOptions(tmp_path / "other", **training | {"steps": 30})
     train_on_policy(folder, student, options, OnPolicyOptions(str(models["teacher"]), 16), out)
     losses_by_step = [(line["step"], line["eval_loss"]) for line in metrics(tmp_path / "other") if "eval_loss" in line]
-    assert [step for step, _ in losses_by_step] == [10, 20, 30, 30]
+    assert [step for step, _ in losses_by_step] == [0, 10, 20, 30]
     assert losses_by_step[-1][1] < 0.9 * losses_by_step[0][1]
     assert "eval_loss" in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_bad_input_is_refused_before_training(scored: Path, models: dict[str, Path], tmp_path: Path) -> None:
     student, out = StudentOptions(str(models["student"])), TrainingOptions(tmp_path / "out")
-    with pytest.raises(TrainerError, match=r"has no column teacher_ids; trainers/teacher.py adds it"):
+    with pytest.raises(TrainerError, match=r"has no teacher's scores; trainers/teacher.py adds them"):
         train_offline(ScoredOptions(rows=scored / "train.parquet"), student, DistillOptions(), out)
-    with pytest.raises(TrainerError, match=r"has no scored-\*.parquet"):
+    with pytest.raises(TrainerError, match=r"has no teacher's scores; trainers/teacher.py adds them: agentsys train"):
         train_offline(ScoredOptions(rows=tmp_path), student, DistillOptions(), out)
     with pytest.raises(TrainerError, match="and --kd 1; TRL has no other"):
         train_on_policy(ScoredOptions(), student, DistillOptions(kd=0.5), OnPolicyOptions(), out)

@@ -315,10 +315,10 @@ def test_no_files_are_written_if_no_row_is_kept(student: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing", "--student", "STUDENT"], "missing is no folder; name the output folder of a collect run"),
+        (["missing", "--student", "STUDENT"], "missing is no folder; name the output folder"),
         (
             ["missing", "--student", "STUDENT", "--retokenise"],
-            "missing is no folder; name the output folder of a collect run",
+            "missing is no folder; name the output folder",
         ),  # the former name
         (["RUN", "--student", "nowhere/at/all"], "no such folder; catalog names are"),
         (["RUN", "--student", "STUDENT", "--validation", "7"], "--validation 7: give a share"),

@@ -196,7 +196,7 @@ def test_malformed_rows_get_one_line(student: Path, tmp_path: Path, rows: Path) 
         write_rows(tmp_path / "empty.parquet", []): "has no rows",
         write_rows(
             tmp_path / "step.parquet", [], "step"
-        ): "step.parquet holds preference pairs; sft needs rows of kind sft or role, such as rows/sft",
+        ): "step.parquet holds preference pairs; sft needs rows of kind sft or role",
         write_rows(tmp_path / "other.parquet", [sft_row(1)], digest="00"): "holds ids of another tokenizer",
     }
     for path, words in cases.items():

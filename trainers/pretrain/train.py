@@ -25,6 +25,7 @@ from agentsys.trainers.loading import (
     load_tokenizer,
     tokenizer_digest,
 )
+from agentsys.trainers.output import check_folder
 from agentsys.trainers.pretrain.chunks import Encoder, rechunk
 from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_chunks, write_chunks
 from agentsys.trainers.training import Guarded, TrainingOptions, fit, prepare
@@ -74,6 +75,7 @@ def pretrain(options: PretrainingOptions, training: TrainingOptions) -> dict[str
             loss = chunk_loss(model, inputs["input_ids"], inputs["learned"])
             return (loss, {}) if return_outputs else loss
 
+    check_folder(training.out)
     folders = {"train": ChunkFolder(options.corpus)}
     if options.validation:
         folders["validation"] = ChunkFolder(options.validation)
