@@ -21,7 +21,7 @@ MAX_CHANGES: Final = 5
 """Differing settings that a refusal names."""
 DIFF_LINES: Final = 40
 """Lines of a prompt's difference that a refusal shows."""
-DIFF_COLUMNS: Final = 400
+DIFF_COLUMNS: Final = 1000
 """Characters of such a line."""
 
 

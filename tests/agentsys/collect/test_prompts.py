@@ -151,10 +151,10 @@ def test_a_folder_without_prompts_gets_only_the_line(tmp_path: Path, run: Callab
 
 def test_the_difference_is_bounded_and_free_of_control_characters(tmp_path: Path, run: Callable[..., Summary]) -> None:
     run()
-    lines = [f"line {i} \x1b]0;title\x07 \u202e" + "x" * 1000 for i in range(50)]
+    lines = [f"line {i} \x1b]0;title\x07 \u202e" + "x" * 2000 for i in range(50)]
     (tmp_path / "run" / "prompts" / "greeter.md").write_bytes(b"# user\n\xff\x00\r\n" + "\n".join(lines).encode())
     detail = refusal(lambda: run("# user\nHey {{ text }}")).detail
-    assert all(line.isprintable() and len(line) < 500 for line in detail.split("\n"))
+    assert all(line.isprintable() and len(line) < 1100 for line in detail.split("\n"))
     shown = detail.split("\n")
     assert len(shown) == 41
     assert shown[-1] == "... 16 more lines"
