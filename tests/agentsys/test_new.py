@@ -61,6 +61,7 @@ def test_the_test_of_a_new_paper_passes(paper: Path, inside: bool) -> None:
     assert "3 passed" in shown
 
 
+@pytest.mark.needs("train")
 def test_from_a_new_paper_to_rows(paper: Path, tmp_path: Path) -> None:
     scripted = f"scripted:{paper / 'replies.jsonl'}"
     shown = run(paper / "collect.py", "--model", scripted, "--out", tmp_path / "run", "--no-cache", cwd=tmp_path)
