@@ -36,7 +36,7 @@ def check_package() -> Finding:
 
 def check_python() -> Finding:
     """The Python version."""
-    tested = tested_versions()
+    tested = declared_versions()
     names = ", ".join(".".join(map(str, one)) for one in tested)
     text = f"{'.'.join(map(str, sys.version_info[:3]))} (tested: {names}) at {sys.executable}"
     current = sys.version_info[:2]
@@ -45,7 +45,7 @@ def check_python() -> Finding:
     return Finding("Python", "problem" if current < OLDEST else "warning", text, "use a tested version")
 
 
-def tested_versions() -> list[tuple[int, ...]]:
+def declared_versions() -> list[tuple[int, ...]]:
     """Return the Python versions that the distribution declares as tested (its classifiers)."""
     try:
         classifiers: list[str] = metadata.metadata(DISTRIBUTION).get_all("Classifier") or []

@@ -24,8 +24,8 @@ from agentsys.doctor.machine import (
     check_platform,
     check_python,
     check_working_folder,
+    declared_versions,
     read_memory,
-    tested_versions,
 )
 from agentsys.models.weights import CATALOG, DEFAULT, cached_path
 from tests.support.paths import ROOT
@@ -49,7 +49,7 @@ def test_the_package() -> None:
 )
 def test_python(version: tuple[int, int, int], status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", version)
-    monkeypatch.setattr(machine, "tested_versions", lambda: [(3, 11), (3, 13)])
+    monkeypatch.setattr(machine, "declared_versions", lambda: [(3, 11), (3, 13)])
     finding = check_python()
     assert finding.status == status
     assert bool(finding.fix) == (status != "ok")
@@ -57,11 +57,11 @@ def test_python(version: tuple[int, int, int], status: str, monkeypatch: pytest.
 
 
 def test_tested_versions_are_those_that_the_distribution_declares(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tested_versions()[0] == OLDEST
+    assert declared_versions()[0] == OLDEST
     lines = ["3", "3 :: Only", "3.12", "3.11", "3.9x", "Implementation :: CPython"]
     declared = SimpleNamespace(get_all=lambda name: [f"Programming Language :: Python :: {line}" for line in lines])
     monkeypatch.setattr(metadata, "metadata", lambda name: declared)
-    assert tested_versions() == [(3, 11), (3, 12)]
+    assert declared_versions() == [(3, 11), (3, 12)]
 
 
 def test_the_oldest_version_is_the_projects() -> None:
