@@ -106,10 +106,10 @@ class Prompt:
         return Prompt(name, tuple(parts), text)
 
     @staticmethod
-    def load(path: Path, name: str | None = None) -> Prompt:
+    def load(path: str | Path, name: str | None = None) -> Prompt:
         """Read a prompt file. Raises PromptError if it is missing, not UTF-8 or not a prompt."""
         try:
-            return Prompt.parse(path.read_text(encoding="utf-8-sig"), name or path.stem)
+            return Prompt.parse(Path(path).read_text(encoding="utf-8-sig"), name or Path(path).stem)
         except OSError as err:
             raise PromptError(f"prompt file {path}: {err.strerror}") from None
         except UnicodeDecodeError:

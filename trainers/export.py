@@ -54,11 +54,14 @@ def main(folder: Folder, options: ExportOptions) -> None:
         )
 
 
-def export(folder: str | Path, out: Path, weight_type: WeightType = "f16", *, check: bool = True) -> Agreement | None:
+def export(
+    folder: str | Path, out: str | Path, weight_type: WeightType = "f16", *, check: bool = True
+) -> Agreement | None:
     """Write `folder` to `out`, whole or not at all. Returns the comparison's result, or None without `check`.
 
     Raises TrainerError for a model that cannot be exported, and if the file and the folder disagree.
     """
+    out = Path(out)
     if out.suffix != ".gguf" or out.is_dir():
         raise TrainerError(f"--out {out}: give a file name that ends in .gguf")
     check_folder(out.parent)

@@ -48,10 +48,11 @@ class _Tensor:
     read: Callable[[], np.ndarray[Any, Any]]
 
 
-def write_gguf(folder: Path, path: Path, weight_type: WeightType) -> None:
+def write_gguf(folder: str | Path, path: str | Path, weight_type: WeightType) -> None:
     """Write the model in `folder` to `path`. Raises TrainerError for a model that cannot be exported."""
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
 
+    folder = Path(folder)
     config = _config(folder)
     architecture = _architecture(config, folder)
     arch = MODEL_ARCH[architecture]

@@ -50,7 +50,7 @@ def folder_of(name: str) -> str:
     return name
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: str | Path, folder: str | Path) -> None:
     """Convert a GGUF file to a transformers folder in bfloat16, atomically.
 
     transformers reads a GGUF file but refuses to save that model, so the weights are copied into a new one.
@@ -59,6 +59,7 @@ def convert(gguf: Path, folder: Path) -> None:
     from filelock import FileLock
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    gguf, folder = Path(gguf), Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (folder / "config.json").exists():

@@ -129,16 +129,16 @@ def score_advice(rows: Path) -> str:
     return f"trainers/teacher.py adds them: agentsys train teacher --rows {rows} --out scored"
 
 
-def read_rows(path: Path, needs: Needs, tokenizer: Any = None) -> dict[str, Dataset]:
+def read_rows(path: str | Path, needs: Needs, tokenizer: Any = None) -> dict[str, Dataset]:
     """Rows by split: `train`, and `validation` where there is one.
 
     Raises TrainerError as `find_row_files` does, and for ids of another tokenizer than `tokenizer`.
     """
-    files = find_row_files(path, needs)
+    files = find_row_files(Path(path), needs)
     return {split: read_row_file(file, tokenizer) for split, file in files.items()}
 
 
-def read_row_file(file: Path, tokenizer: Any = None) -> Dataset:
+def read_row_file(file: str | Path, tokenizer: Any = None) -> Dataset:
     """All rows of a file. Raises TrainerError for ids of another tokenizer than `tokenizer`."""
     import pyarrow.parquet as pq
     from datasets import Dataset

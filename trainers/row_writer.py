@@ -20,8 +20,8 @@ class RowWriter:
     BATCH: Final = 256
     """Rows per write."""
 
-    def __init__(self, out: Path, tokenizer: str) -> None:
-        self.out, self.tokenizer = out, tokenizer
+    def __init__(self, out: str | Path, tokenizer: str) -> None:
+        self.out, self.tokenizer = Path(out), tokenizer
         self.rows: Counter[tuple[str, str]] = Counter()
         """Rows by kind and split."""
         self.tokens: Counter[tuple[str, str]] = Counter()

@@ -122,22 +122,22 @@ def _input_digest(trace: Trace) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def make_rows(runs: Iterable[Path], options: TargetOptions, filters: Filters) -> Report:
+def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filters) -> Report:
     """Write the rows of all kept traces. Raises TrainerError.
 
     Files appear when all rows are written, and replace those of an earlier run. A target that cannot be tokenized is
     counted with its reason.
     """
-    runs = list(runs)
-    _check_runs(runs)
-    check_folder(options.out)
+    folders = [Path(run) for run in runs]
+    _check_runs(folders)
+    check_folder(Path(options.out))
     tokenizer = load_tokenizer(options.student)
     row_tokenizer, row_filter, report = RowTokenizer(tokenizer, options.retokenize), RowFilter(filters), Report()
     split = InputSplit(filters.validation, filters.seed)
     mismatches: list[TokenizerMismatch] = []
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
         save_config(options.out)
-        for trace, number, target in _targets(runs, options.role):
+        for trace, number, target in _targets(folders, options.role):
             try:
                 row = row_of(trace, number, target, row_tokenizer)
             except TokenizerMismatch as err:
@@ -185,7 +185,7 @@ def _join_reasons(report: Report) -> str:
     return "; ".join(f"{count} {kind}: {reason}" for (kind, reason), count in report.dropped.items())
 
 
-def print_report(report: Report, out: Path) -> None:
+def print_report(report: Report, out: str | Path) -> None:
     """Print a table of the rows, and one line per reason for dropping some."""
     from rich.console import Console
     from rich.table import Table

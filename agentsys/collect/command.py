@@ -30,14 +30,21 @@ class InputAndOutput:
 class CollectOptions(RunOptions, InputAndOutput):
     """The options of every collect command: --input, --out, and those of the run."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError as RunOptions does."""
+        super().__post_init__()
+        for name in ("input", "out", "cache"):
+            if (path := getattr(self, name)) is not None:  # from Python it may be a string
+                object.__setattr__(self, name, Path(path))
+
 
 def run_with_view(
     graph: Any,
-    records: Path | Iterable[Mapping[str, Any] | str] | None,
+    records: str | Path | Iterable[Mapping[str, Any] | str] | None,
     run: CollectOptions,
     context: Any,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Summary:
     """`collect` with a progress view, into `out`, --out or runs/<name of the graph>. Raises what `collect` raises.
 

@@ -19,7 +19,7 @@ JSON_COLUMNS: Final = ("input", "result", "targets", "calls", "tree", "measured"
 """Columns whose structure differs between records; each value is a JSON text."""
 
 
-def to_parquet(folder: Path, path: Path) -> int:
+def to_parquet(folder: str | Path, path: str | Path) -> int:
     """Write all traces of a run to `path` and return their number. Raises RunFolderError if there are none, OSError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -29,6 +29,7 @@ def to_parquet(folder: Path, path: Path) -> int:
     texts = [(name, pa.string()) for name in ("id", "system", "run", "outcome", "reason", "source", *JSON_COLUMNS)]
     numbers = [(name, pa.int64()) for name in ("version", "n_calls", "prompt_tokens", "completion_tokens")]
     schema = pa.schema([*texts, *numbers])
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:

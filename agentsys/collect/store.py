@@ -53,8 +53,8 @@ class Finished:
 class RunFolder:
     """The folder of one run, held for writing. Raises RunFolderError if it cannot be written or is in use."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")

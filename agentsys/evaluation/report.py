@@ -34,7 +34,7 @@ def check_installed(packages: Mapping[str, str], fix: str) -> None:
             raise InputError(f"{package} is not installed: {fix}")
 
 
-def report_head(sample: Sample[Any], noun: str, out: Path, *options: Any) -> dict[str, Any]:
+def report_head(sample: Sample[Any], noun: str, out: str | Path, *options: Any) -> dict[str, Any]:
     """The keys that every report begins with; `options` are the dataclasses of the command's options."""
     return {
         "version": REPORT_VERSION,
@@ -53,8 +53,9 @@ def result_lines(
         yield {**fields(row), "systems": {name: asdict(of_system[i]) for name, of_system in results.items()}}
 
 
-def write_report(report: Mapping[str, Any], file: str, rows: Iterable[Mapping[str, Any]], out: Path) -> None:
+def write_report(report: Mapping[str, Any], file: str, rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
     """Write evaluation.json and a file of JSON lines, one per row."""
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
     with (out / file).open("wb") as lines:
@@ -155,7 +156,7 @@ def exit_code(report: Mapping[str, Any], *faults: str) -> int:
 
 @contextmanager
 def figure(
-    file: Path,
+    file: str | Path,
     title: str,
     size: tuple[float, float],
     labels: tuple[str, str],

@@ -44,13 +44,13 @@ class Sample(Generic[T]):
     sha256: str
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def read_rows(
-    path: Path, options: SampleOptions, row_of: Callable[[Record], T], noun: str, required: Sequence[str] = ()
+    path: str | Path, options: SampleOptions, row_of: Callable[[Record], T], noun: str, required: Sequence[str] = ()
 ) -> Iterator[T | BadRecord]:
     """Read all records of a file as rows, in its order; a ValueError of `row_of` makes its record unusable.
 
@@ -74,7 +74,7 @@ def read_rows(
 
 
 def read_sample(
-    file: Path | None,
+    file: str | Path | None,
     read: Callable[[Path, SampleOptions], Iterable[T | BadRecord]],
     options: SampleOptions,
     noun: str,
@@ -82,10 +82,10 @@ def read_sample(
     """Read and sample a test file. Raises InputError if none is named, if it cannot be read or has no usable row."""
     if file is None:
         raise InputError(f"--{noun}s: name a file of {noun}s, such as {noun}s.jsonl")
-    return sample_rows(read(file, options), file, options, noun)
+    return sample_rows(read(Path(file), options), file, options, noun)
 
 
-def sample_rows(rows: Iterable[T | BadRecord], file: Path, options: SampleOptions, noun: str) -> Sample[T]:
+def sample_rows(rows: Iterable[T | BadRecord], file: str | Path, options: SampleOptions, noun: str) -> Sample[T]:
     """The first `limit` rows of a file, shuffled if the options say so. Raises InputError if none is usable."""
     ordered = shuffled(rows, seed=options.seed) if options.shuffle else rows
     sample = list(islice(ordered, options.limit))
@@ -94,7 +94,7 @@ def sample_rows(rows: Iterable[T | BadRecord], file: Path, options: SampleOption
     if not usable:
         reason = unusable[0].reason if unusable else "empty file"
         raise InputError(f"--{noun}s {file}: no {noun} to use: {reason}")
-    return Sample(file, usable, unusable, file_sha256(file))
+    return Sample(Path(file), usable, unusable, file_sha256(file))
 
 
 def text_in(record: Mapping[str, Any], field: str) -> str:
@@ -104,7 +104,7 @@ def text_in(record: Mapping[str, Any], field: str) -> str:
     return text
 
 
-def read_run(folder: Path, option: str) -> Iterator[Trace]:
+def read_run(folder: str | Path, option: str) -> Iterator[Trace]:
     """The traces of a collect run. Raises InputError, which names the option, for a folder without any."""
     if not shards(folder):
         raise InputError(f"{option} {folder}: no traces there; name the --out folder of a collect run")
@@ -113,7 +113,7 @@ def read_run(folder: Path, option: str) -> Iterator[Trace]:
 
 def check_overlap(
     texts: Mapping[str, str],
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     field: str,
     noun: str,
     *,

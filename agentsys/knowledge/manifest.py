@@ -78,9 +78,9 @@ class Manifest(BaseModel):
         return hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: str | Path) -> Manifest | None:
     """Read the manifest of a folder, or None if it has none. Raises KnowledgeError for an invalid one."""
-    path = folder / _FILE
+    path = Path(folder) / _FILE
     try:
         data = orjson.loads(path.read_bytes())
         if data.get("version") != VERSION:
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise KnowledgeError(f"{path} is not the manifest of an index; name an index folder") from None
 
 
-def read_complete_manifest(folder: Path) -> Manifest:
+def read_complete_manifest(folder: str | Path) -> Manifest:
     """Read the manifest of an index that can be searched. Raises KnowledgeError if it is missing or incomplete."""
     manifest = read_manifest(folder)
     if manifest is None:

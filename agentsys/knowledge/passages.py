@@ -68,9 +68,10 @@ class Retriever(Protocol):
 class Passages:
     """The passages of an index folder by position. Raises KnowledgeError if the files cannot be read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         import numpy as np
 
+        folder = Path(folder)
         try:
             self._offsets = np.load(folder / OFFSETS_FILE, mmap_mode="r")
             with (folder / PASSAGES_FILE).open("rb") as file:

@@ -122,7 +122,7 @@ def mine(books: Books, run: CollectOptions, context: Context) -> Path:
 
 
 def mine_books(
-    books: Sequence[Path], run: CollectOptions, context: MiningContext, file: str
+    books: Sequence[str | Path], run: CollectOptions, context: MiningContext, file: str
 ) -> tuple[Summary, Path, list[tuple[str, str]]]:
     """Mine books into the folder `run.out`, whose file of that name gets the kept sentences.
 
@@ -131,7 +131,7 @@ def mine_books(
     """
     language_code(context.source_language)
     for book in books:
-        _read_book(book)
+        _read_book(Path(book))
     counts: Counter[str] = Counter()
     sentences = drop_repetitions(read_sentences(books, context.source_language, counts), counts)
     first = next(sentences, None)
@@ -156,7 +156,7 @@ def _write_sentences(folder: Path, name: str) -> Path:
 
 
 def read_sentences(
-    books: Sequence[Path], language: str, counts: Counter[str] | None = None
+    books: Sequence[str | Path], language: str, counts: Counter[str] | None = None
 ) -> Iterator[dict[str, str]]:
     """Sentences of 10 to 100 words, in order, with `source`. Raises InputError for a book that is not UTF-8 text.
 
@@ -165,7 +165,7 @@ def read_sentences(
     import sentencex
 
     counts = Counter() if counts is None else counts
-    for book in books:
+    for book in map(Path, books):
         for number, paragraph in enumerate(re.split(r"\n\s*\n", _read_book(book)), 1):
             for sentence in sentencex.segment(language_code(language), " ".join(paragraph.split())):
                 counts["sentences"] += 1

@@ -57,12 +57,12 @@ class Report:
     topics: Mapping[str, int]
 
 
-def open_corpus(pages: Path | None, tmx: Sequence[Path], options: BenchmarkOptions) -> Corpus:
+def open_corpus(pages: str | Path | None, tmx: Sequence[str | Path], options: BenchmarkOptions) -> Corpus:
     """The corpus of pages or of translation memories. Raises InputError for neither or both, or a missing language."""
     if (pages is None) == (not tmx):
         raise InputError("give either --pages, a file of page records, or --tmx, one or more translation memories")
     codes = list(dict.fromkeys([options.source, options.target, *options.language]))
-    corpus: Corpus = Pages(pages) if pages else Units(tmx, codes, options.length_ratio)
+    corpus: Corpus = Pages(Path(pages)) if pages else Units([*map(Path, tmx)], codes, options.length_ratio)
     languages = corpus.languages()
     for name, code in (("source", options.source), ("target", options.target), *(("language", c) for c in codes[2:])):
         if code not in languages:
@@ -84,7 +84,11 @@ def split_topics(sizes: Mapping[str, int], options: BenchmarkOptions) -> Iterato
 
 
 def build_benchmark(
-    pages: Path | None, tmx: Sequence[Path], options: BenchmarkOptions, clic: CLICOptions, out: Path
+    pages: str | Path | None,
+    tmx: Sequence[str | Path],
+    options: BenchmarkOptions,
+    clic: CLICOptions,
+    out: str | Path,
 ) -> Report:
     """Build a benchmark from pages or translation memories. Raises InputError for an unusable corpus or option."""
     from agentsys.knowledge.embedders import close, make_embedder
@@ -94,7 +98,7 @@ def build_benchmark(
 
     async def write() -> Report:
         try:
-            return await write_benchmark(corpus, options, clic, out, embedder)
+            return await write_benchmark(corpus, options, clic, Path(out), embedder)
         finally:
             if embedder is not None:
                 await close(embedder)

@@ -75,7 +75,7 @@ class _Unusable(ValueError):
 
 
 def read_pairs(
-    path: Path, columns: Columns, languages: tuple[str, str], options: SampleOptions | None = None
+    path: str | Path, columns: Columns, languages: tuple[str, str], options: SampleOptions | None = None
 ) -> list[Pair | BadRecord]:
     """All pairs of a file, in its order. Equal pairs without ids get numbered ids.
 
@@ -87,7 +87,7 @@ def read_pairs(
     options = options or SampleOptions()
     pairs: list[Pair | BadRecord] = []
     counts: Counter[str] = Counter()
-    for record in _records(path, columns, languages, options):
+    for record in _records(Path(path), columns, languages, options):
         if isinstance(record, BadRecord):
             pairs.append(record)
             continue

@@ -31,7 +31,7 @@ DEFAULT_DOMAIN: Final = "corpus"
 _MANIFEST: Final = "manifest.json"
 
 
-def read_documents(files: Sequence[Path]) -> Iterator[Document]:
+def read_documents(files: Sequence[str | Path]) -> Iterator[Document]:
     """The documents of `files`, in order: a .txt file is one document, other formats have one per record, in `text`.
 
     `domain` is a field of the record; without it, the whole corpus is one domain. Raises TrainerError at the first
@@ -39,7 +39,7 @@ def read_documents(files: Sequence[Path]) -> Iterator[Document]:
     """
     from agentsys.records import BadRecord, read_records
 
-    for file in files:
+    for file in map(Path, files):
         if file.suffix.lower() == ".txt":
             yield Document(_read_text(file), DEFAULT_DOMAIN)
             continue
@@ -150,8 +150,8 @@ class Shard:
 class ChunkFolder:
     """Reads a complete chunk folder. Raises TrainerError for anything else."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         self.manifest = read_json(
             folder / _MANIFEST, f"{folder} is not a finished corpus; make one with the command chunk"
         )

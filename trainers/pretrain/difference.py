@@ -86,14 +86,21 @@ def write_selection(
     return writer.finish(**format_facts, selected_from=folder.manifest["sha256"], **facts)
 
 
-def select(chunks: Path, teacher: Path, reference: Path, alpha: float, out: Path, samples: int = 10) -> ChunkFolder:
+def select(
+    chunks: str | Path,
+    teacher: str | Path,
+    reference: str | Path,
+    alpha: float,
+    out: str | Path,
+    samples: int = 10,
+) -> ChunkFolder:
     """Write the selected corpus, with `difference.png` and `samples.md` in its folder.
 
     Its columns are those of the chunks, teacher_nll, reference_nll and difference, which can serve as a weight. Raises
     TrainerError for scores of other chunks.
     """
-    folder = ChunkFolder(chunks)
-    differences = read_differences(folder, teacher, reference)
+    folder, out = ChunkFolder(chunks), Path(out)
+    differences = read_differences(folder, Path(teacher), Path(reference))
     values = differences.values
     keep = top_share(values, alpha)
     columns = {"teacher_nll": differences.teacher, "reference_nll": differences.reference, "difference": values}
