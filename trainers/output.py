@@ -64,7 +64,7 @@ def refuse_changes(file: Path, settings: Mapping[str, Any], fix: str) -> None:
 def _read_settings(file: Path) -> dict[str, Any]:
     """The settings in a file, under the names and values of this version. Raises TrainerError for a damaged file."""
     try:
-        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+        settings: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         raise TrainerError(f"{file} is missing or damaged; give another --out") from None
     renamed = {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}

@@ -69,7 +69,7 @@ def make_report(
     before = next((line["eval_loss"] for line in metrics if line["step"] == 0 and "eval_loss" in line), None)
     return {
         "steps": max((line["step"] for line in metrics), default=0),
-        "rows_per_step": schedule.batch,
+        "rows_per_step": schedule.rows_per_step,
         "warmup_steps": schedule.warmup,
         "train_rows": schedule.rows,
         "validation_rows": validation_rows,

@@ -37,8 +37,14 @@ class Schedule:
     warmup: int
     """Warm-up steps."""
     learning_rate: float
+    processes: int = 1
     notes: tuple[str, ...] = ()
     """One line for each change of what the options say."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step in all processes."""
+        return self.batch * self.processes
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,10 +57,9 @@ class Schedule:
 
     def describe(self) -> str:
         """One line for the reader."""
-        return (
-            f"{_count(self.rows, 'row')}, {_count(self.steps, 'optimizer step')} of {_count(self.batch, 'row')}, "
-            f"{self.warmup} of them warm-up, peak learning rate {self.learning_rate:g}"
-        )
+        steps = f"{_count(self.steps, 'optimizer step')} of {_count(self.rows_per_step, 'row')}"
+        rate = f"peak learning rate {self.learning_rate:g}"
+        return f"{_count(self.rows, 'row')}, {steps}, {self.warmup} of them warm-up, {rate}"
 
 
 def plan_schedule(
@@ -70,14 +75,15 @@ def plan_schedule(
     batch = _choose_batch(settings, asked, rows, processes, fixed_batch, drop_last)
     micro_batch = min(int(settings["per_device_train_batch_size"]), batch)
     steps = _count_steps(settings, rows, batch, micro_batch, processes, drop_last)
-    if not steps:
+    if not steps or (drop_last and rows < batch * processes):
         raise TrainerError(
             f"{_count(rows, 'row')} cannot fill one optimizer step in {processes} processes; start fewer"
         )
     notes = [_batch_note(rows, asked, batch, processes, fixed_batch)] if batch != asked else []
     warmup, warmup_note = _choose_warmup(settings, steps)
     notes += [warmup_note] if warmup_note else []
-    return Schedule(rows, steps, batch, micro_batch, warmup, float(settings["learning_rate"]), tuple(notes))
+    rate = float(settings["learning_rate"])
+    return Schedule(rows, steps, batch, micro_batch, warmup, rate, processes, tuple(notes))
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -124,7 +130,7 @@ def _count_steps(
         per_epoch = rows // (batch * processes)
     else:
         per_epoch = ceil(ceil(ceil(rows / micro_batch) / processes) / (batch // micro_batch))
-    return ceil(settings["num_train_epochs"] * per_epoch)
+    return ceil(float(settings["num_train_epochs"]) * per_epoch)
 
 
 def _batch_note(rows: int, asked: int, batch: int, processes: int, fixed: bool) -> str:
@@ -138,7 +144,7 @@ def _batch_note(rows: int, asked: int, batch: int, processes: int, fixed: bool) 
 
 def _choose_warmup(settings: Mapping[str, Any], steps: int) -> tuple[int, str]:
     """Warm-up steps, and a note if they are not those that were asked for. A share is rounded down."""
-    asked = settings.get("warmup_ratio") or settings["warmup_steps"]
+    asked = settings["warmup_steps"]
     warmup = int(asked) if asked >= 1 else int(asked * steps)
     if warmup < steps or str(settings["lr_scheduler_type"]) in WITHOUT_WARMUP:
         return warmup, ""

@@ -67,8 +67,8 @@ def read_row_file(path: Path) -> RowFile:
     if not path.exists():
         raise TrainerError(f"--rows {path}: no such file; trainers/rows.py (agentsys rows) writes it")
     if path.is_dir():
-        file = next((file for file in (path / "train.parquet", path / "sft" / "train.parquet") if file.is_file()), None)
-        raise TrainerError(f"--rows {path} is a folder; give a row file" + (f": {file}" if file else ""))
+        row_files = [name for name in (path / "train.parquet", path / "sft" / "train.parquet") if name.is_file()]
+        raise TrainerError(f"--rows {path} is a folder; give a row file" + (f": {row_files[0]}" if row_files else ""))
     try:
         parquet = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as err:

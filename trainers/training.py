@@ -244,9 +244,10 @@ def prepare(
     training = replace(training, batch=schedule.batch, micro_batch=schedule.micro_batch)
     shared = {"method": method, **_shared_settings(splits["train"], training, *options)}
     checkpoint = find_start(training.out, training.resume, shared)
+    config = _build_config(kind, settings)
     for note in (*schedule.notes, schedule.describe()):
         print_once(note)
-    return Run(method, _build_config(kind, settings), schedule, shared, checkpoint)
+    return Run(method, config, schedule, shared, checkpoint)
 
 
 def fit(trainer: Any, run: Run) -> dict[str, float]:
@@ -278,7 +279,7 @@ def _evaluate(trainer: Any) -> dict[str, float]:
     """The metrics of the trained student on the validation rows, which transformers often has computed already."""
     if trainer.eval_dataset is None:
         return {}
-    last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), {})
+    last: dict[str, float] = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), {})
     if last.get("step") != trainer.state.global_step:
         return dict(trainer.evaluate())
     return {name: value for name, value in last.items() if name.startswith("eval_")}

@@ -63,7 +63,7 @@ def test_several_processes_share_the_rows() -> None:
     assert schedule.notes == (
         "12 rows, fewer than --batch 8 in each of 2 processes: 1 row per optimizer step in each of 2 processes",
     )
-    assert plan(320, 2).steps == 20
+    assert (plan(320, 2).steps, plan(320, 2).rows_per_step) == (20, 16)
 
 
 def test_a_warm_up_that_covers_all_steps_is_shortened() -> None:
@@ -93,8 +93,9 @@ def test_a_run_that_cannot_learn_is_refused(changes: dict[str, Any], words: str)
 
 def test_prompts_that_do_not_fill_a_step_of_all_processes_are_refused() -> None:
     assert plan(3, drop_last=True).steps == 3
-    with pytest.raises(TrainerError, match="3 rows cannot fill one optimizer step in 4 processes"):
-        plan(3, 4, drop_last=True)
+    for changes in ({}, {"max_steps": 5}):
+        with pytest.raises(TrainerError, match="3 rows cannot fill one optimizer step in 4 processes"):
+            plan(3, 4, drop_last=True, **changes)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 7, 12, 33])
