@@ -35,7 +35,7 @@ def new(
     module, files = folder.name, ", ".join(sorted(path.name for path in folder.iterdir()))
     steps = {
         f"python -m pytest {module}": "its test (pip install pytest)",
-        f"agentsys collect {module} --model scripted:{module}/replies.jsonl": "a run without a model",
+        f"agentsys collect {module} --model scripted:{module}/replies.jsonl --out runs/try": "a run without a model",
         f"agentsys collect {module} --help": "with a model, on your records",
         f"cd {module} && langgraph dev": "step through it in Studio",
     }
