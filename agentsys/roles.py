@@ -26,7 +26,7 @@ from pydantic_core import core_schema
 from agentsys.models.chat import AgentChatModel, reply_from_message
 from agentsys.models.errors import ModelError
 from agentsys.models.sampling import check as check_sampling
-from agentsys.models.wire import Reply
+from agentsys.models.wire import Reply, load_reply
 from agentsys.prompt import Message, Prompt
 from agentsys.recorder import Recorder, current, identity, seed_of
 from agentsys.traces import Call
@@ -186,6 +186,8 @@ class Role(Generic[T]):
             messages=cast("list[dict[str, Any]]", messages),
             **{name: getattr(reply, name) for name in _SHARED},
         )
+        if reply.sent is not None:
+            _note_sent(call, reply.sent)
         if recorder:
             recorder.add(call)
         return call
@@ -207,6 +209,8 @@ class Role(Generic[T]):
     def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
         if call.finish == "length" and not self.allow_truncated:
             raise _Unwanted(f"cut off at the limit of {call.completion_tokens} tokens; be shorter")
+        if call.finish not in ("stop", "length"):
+            raise _Unwanted(f"the server ended it early ({call.finish})")
         if not call.text.strip():
             raise _Unusable("empty")
         value = self._value(call.text)
@@ -284,12 +288,23 @@ def _retry_messages(text: str, problem: str) -> list[Message]:
     return [Message(role="assistant", content=excerpt or "(empty)"), Message(role="user", content=request)]
 
 
+def _note_sent(call: Call, sent: Mapping[str, Any]) -> None:
+    """Put into a call what its server got instead of what the role asks for (models.wire.Reply.sent)."""
+    if "sampling" in sent:
+        settings = sent["sampling"]
+        call.seed = settings.get("seed")
+        call.sampling = {name: value for name, value in settings.items() if name != "seed" or "seed" in call.sampling}
+    call.messages = sent.get("messages", call.messages)
+    if "schema" in sent:
+        call.measured["schema_sent_as"] = sent["schema"]
+
+
 def _get_cached(recorder: Recorder | None, call_id: bytes) -> Reply | None:
+    """The reply in the request cache; one that cannot be read is none, and the call is made again."""
     stored = recorder.cache.get(call_id) if recorder and recorder.cache else None
-    if stored is None:
-        return None
-    reply = Reply(**orjson.loads(stored))
-    reply.measured["cache_hit"] = True
+    reply = None if stored is None else load_reply(stored)
+    if reply is not None:
+        reply.measured["cache_hit"] = True
     return reply
 
 

@@ -38,9 +38,9 @@ def default_path() -> Path:
 class RequestCache:
     """Maps a call's identity (32 bytes) to its reply (JSON bytes). Several processes may share one file."""
 
-    def __init__(self, path: Path, *, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, path: str | Path, *, limit: int = DEFAULT_LIMIT) -> None:
         """Open or create the file and drop the oldest entries beyond `limit` bytes. Raises CacheError."""
-        self.path = path
+        self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
@@ -64,9 +64,14 @@ class RequestCache:
         return connection
 
     def get(self, identity: bytes) -> bytes | None:
-        """Return the reply stored under this identity (about 10 microseconds), or None."""
-        row = self._reader.execute("SELECT reply FROM calls WHERE identity = ?", (identity,)).fetchone()
-        return row[0] if row else None
+        """Return the reply stored under this identity (about 10 microseconds), or None. Raises CacheError."""
+        try:
+            row = self._reader.execute("SELECT reply FROM calls WHERE identity = ?", (identity,)).fetchone()
+        except sqlite3.Error as err:
+            raise CacheError(
+                f"request cache {self.path} cannot be read: {err}; delete the file, or name another with --cache"
+            ) from None
+        return row[0] if row and isinstance(row[0], bytes) else None
 
     async def put(self, identity: bytes, reply: bytes) -> None:
         """Store a reply; returns once it is committed. Raises CacheError if it cannot be written, as on a full disk."""

@@ -24,14 +24,13 @@ from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field
 
 from agentsys.models import tokens, wire
-from agentsys.models.endpoint import Endpoint, mask_key
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.attempt import Attempt
+from agentsys.models.endpoint import Endpoint
+from agentsys.models.errors import EndpointDown, ModelError, RequestRefused
+from agentsys.models.fields import read_finish
 from agentsys.models.sampling import DEFAULTS, check
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
-_MALFORMED_REPLY = (KeyError, TypeError, IndexError, AttributeError)
-"""Exceptions of the wire module for a server's JSON that is not a reply."""
-
 _CANNOT_CONTINUE = (
     "{}: this server does not return token ids, so a partial answer cannot be continued; "
     "use vLLM, llama.cpp or the embedded engine"
@@ -214,14 +213,17 @@ class EndpointChatModel(AgentChatModel):
         """See AgentChatModel.complete. Raises ModelError, EndpointDown."""
         request, served = await self._build_request(messages, **kwargs)
         route, body = wire.build_payload(request, served.dialect, served.model, stream=False)
+        attempt = Attempt(served.endpoint, served.model, request, body)
         measured: dict[str, Any] = {}
-        response = await served.endpoint.post(route, body, measured)
-        try:
-            reply = wire.parse_reply(response, request)
-        except _MALFORMED_REPLY as err:
-            excerpt = mask_key(str(response))[:200]
-            raise ModelError(f"{measured['address']}{route}: not a reply: {err!r} in {excerpt}") from None
-        _add_client_fields(reply, served, measured)
+        while True:
+            try:
+                reply: wire.Reply = await served.endpoint.post(
+                    route, attempt.body, measured, lambda response: wire.parse_reply(response, request)
+                )
+                break
+            except RequestRefused as err:
+                attempt.change(err)
+        _add_client_fields(reply, served, measured, attempt)
         return reply
 
     async def _astream(
@@ -234,22 +236,29 @@ class EndpointChatModel(AgentChatModel):
         chat = [_message_to_dict(message) for message in messages]
         request, served = await self._build_request(chat, stop=stop, **kwargs)
         route, body = wire.build_payload(request, served.dialect, served.model, stream=True)
+        attempt = Attempt(served.endpoint, served.model, request, body)
         measured: dict[str, Any] = {}
         builder = wire.ReplyBuilder(request)
         started = time.perf_counter()
-        async for piece in served.endpoint.stream(route, body, measured):
+        while not builder.has_choice:
             try:
-                text = builder.add(piece)
-            except _MALFORMED_REPLY as err:
-                raise ModelError(f"{measured['address']}{route}: not a reply: {err!r}") from None
-            measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
-            if text:
-                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                async for piece in served.endpoint.stream(route, attempt.body, measured):
+                    text = builder.add(piece)
+                    measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
+                    if text:
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                break
+            except RequestRefused as err:
+                if builder.has_choice:
+                    raise
+                attempt.change(err)
+            except wire.BadReply as err:
+                raise ModelError(f"{measured['address']}{route}: {err}") from None
         measured["seconds"] = round(time.perf_counter() - started, 4)
         if not builder.finished:
             raise ModelError(f"{measured['address']}{route}: the stream ended before the reply was finished")
         reply = builder.build()
-        _add_client_fields(reply, served, measured)
+        _add_client_fields(reply, served, measured, attempt)
         last = AIMessageChunk(content="", response_metadata={"reply": reply}, usage_metadata=_usage(reply))
         yield ChatGenerationChunk(message=last)
 
@@ -284,12 +293,16 @@ def has_callbacks() -> bool:
     return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
 
 
-def _add_client_fields(reply: wire.Reply, served: Served, measured: dict[str, Any]) -> None:
-    """Set the fields that the wire format does not carry: `stop_ids` and `measured`."""
+def _add_client_fields(reply: wire.Reply, served: Served, measured: dict[str, Any], attempt: Attempt) -> None:
+    """Set the fields that the wire format does not carry: `stop_ids`, `sent` and `measured`."""
     if reply.ids and served.tokenizer and reply.finish == "stop":
         reply.stop_ids = int(reply.ids[-1] in served.tokenizer.stop_ids)
     if reply.cached_tokens is not None:
         measured["cached_tokens"] = reply.cached_tokens
+    if reply.measured:
+        served.endpoint.say(f"left out of replies: {reply.measured['left_out']}")
+        measured |= reply.measured
+    reply.sent = attempt.sent()
     reply.measured = measured
 
 
@@ -310,12 +323,11 @@ def reply_from_message(message: AIMessage) -> wire.Reply:
     if isinstance(reply, wire.Reply):
         return reply
     usage: Mapping[str, Any] = message.usage_metadata or {}
-    finish = str(
-        message.response_metadata.get("finish_reason") or message.response_metadata.get("stop_reason") or "stop"
-    )
+    metadata = message.response_metadata
+    finish = read_finish(metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("done_reason"))
     return wire.Reply(
         text=str(message.text),
-        finish="length" if finish in ("length", "max_tokens", "MAX_TOKENS") else "stop",
+        finish=finish or "stop",
         prompt_tokens=usage.get("input_tokens", 0),
         completion_tokens=usage.get("output_tokens", 0),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,33 +13,48 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models import faults
+from agentsys.models.access import Access, mask_key
+from agentsys.models.adapt import Adaptation
+from agentsys.models.errors import EndpointDown, ModelError, Refused, RequestRefused
+from agentsys.models.faults import ServerError
+from agentsys.models.fields import BadReply
+from agentsys.models.reading import MAX_BYTES, MAX_ERROR_BYTES, NotJSON, TooLarge, parse_json, read_body, read_events
 
 if TYPE_CHECKING:
     import aiohttp
+
+__all__ = ["DEFAULT_IN_FLIGHT", "Endpoint", "RetryPolicy", "mask_key"]
 
 DEFAULT_IN_FLIGHT: Final = 64
 """Default limit of requests in flight per address."""
 COOLDOWN_SECONDS: Final = 10.0
 """Seconds for which an address that failed is used only if all others have failed too."""
-RETRYABLE_STATUSES: Final = frozenset({408, 429, *range(500, 600)})
-"""Retryable HTTP statuses: timeouts, rate limits and server errors."""
-
-
-_MAX_LINE_BYTES: Final = 2**24
-"""Longest line of a stream in bytes: vLLM's first line holds the ids of the whole prompt."""
+RUN_FAULTS: Final = 3
+"""Requests in a row that a server refuses for good (its key, its route) until the run ends."""
+LONG_WAIT: Final = 30.0
+"""A server's Retry-After in seconds above which the wait is announced."""
 
 
 class _RetryableError(Exception):
     """A failure that a retry may fix.
 
-    `retry_after` is the server's Retry-After in seconds; `refused` means that the connection failed.
+    `retry_after` is the server's Retry-After in seconds; `refused` means that the connection failed; `error` is what
+    the server said, if every other request would fail too.
     """
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, refused: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        refused: bool = False,
+        error: ServerError | None = None,
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         self.refused = refused
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +79,24 @@ class _LoopState:
 class Endpoint:
     """An HTTP server, or several that serve the same model, with one limit on requests in flight.
 
-    `addresses` are base URLs without the `/v1`. Each request goes to the address with the fewest requests in flight;
-    a retry goes to another address if there is one.
+    `addresses` are base URLs without the `/v1`; one that ends with a slash is used as it is, without `/v1`. Each
+    request goes to the address with the fewest requests in flight; a retry goes to another address if there is one.
+    `max_bytes` bounds a reply.
     """
 
     addresses: list[str]
     in_flight: int = DEFAULT_IN_FLIGHT
     timeout: float = 600.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    access: Access = field(default_factory=Access)
+    max_bytes: int = MAX_BYTES
     _busy: dict[str, int] = field(default_factory=dict)
     _failed: dict[str, float] = field(default_factory=dict)
+    _cooling: dict[str, float] = field(default_factory=dict)
+    _faults: int = 0
+    adaptations: dict[str, Adaptation] = field(default_factory=dict)
+    """What each model of the server refuses; see models.attempt."""
+    _said: set[str] = field(default_factory=set)
     _state: _LoopState | None = None
 
     def _loop_state(self) -> _LoopState:
@@ -84,9 +107,9 @@ class Endpoint:
 
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
-                read_bufsize=_MAX_LINE_BYTES // 2,  # aiohttp rejects lines longer than twice this size
                 timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
-                headers=_authorization(),
+                headers={"Accept-Encoding": "identity", **self.access.read_headers()},
+                auto_decompress=False,  # models.reading unpacks with a bound
             )
             self._state = _LoopState(loop, session, asyncio.Semaphore(self.in_flight * len(self.addresses)))
         return self._state
@@ -97,32 +120,51 @@ class Endpoint:
         if self._state is not None:
             self._state.limit = asyncio.Semaphore(in_flight * len(self.addresses))
 
+    def say(self, text: str) -> None:
+        """Print a line about this endpoint on stderr, once."""
+        if text not in self._said:
+            self._said.add(text)
+            print(f"{self.addresses[0]}: {mask_key(text)}", file=sys.stderr)
+
     async def get(self, route: str) -> Any:
         """Return the JSON at a route, or None if the server has no such route."""
-        return await self._with_retries(lambda address: self._fetch_json(address, route, None))
+        return await self._with_retries(lambda address: self._fetch_json(address, route, None, None))
 
-    async def post(self, route: str, body: Mapping[str, Any], measured: dict[str, Any] | None = None) -> Any:
-        """Send a request and return the JSON response.
+    async def post(
+        self,
+        route: str,
+        body: Mapping[str, Any],
+        measured: dict[str, Any] | None = None,
+        parse: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Send a request and return the JSON response, or what `parse` makes of it; a BadReply of `parse` is retried.
 
-        Fills `measured` with address, retries and seconds. Raises ModelError if the server refuses the request,
-        EndpointDown if no server is reachable.
+        Fills `measured` with address, retries and seconds. Raises RequestRefused if the server refuses this request,
+        Refused if it would refuse every other too, EndpointDown if no server is reachable, else ModelError.
         """
         data = orjson.dumps(body)
         async with self._loop_state().limit:
-            return await self._with_retries(lambda address: self._fetch_json(address, route, data), measured)
+            return await self._with_retries(lambda address: self._fetch_json(address, route, data, parse), measured)
 
     async def stream(
         self, route: str, body: Mapping[str, Any], measured: dict[str, Any]
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield the events of a server-sent event stream. Retries only until the stream is open."""
+        """Yield the events of a server-sent event stream. Retries only until the first of them. Raises as `post`."""
         data = orjson.dumps(body)
         async with self._loop_state().limit:
-            response = await self._with_retries(lambda address: self._open(address, route, data), measured)
+            response, events, first = await self._with_retries(
+                lambda address: self._open_stream(address, route, data), measured
+            )
+            address = f"{measured['address']}{route}"
             try:
-                async for line in response.content:
-                    if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
-                        yield orjson.loads(line[6:])
-            except (TimeoutError, OSError, ValueError, _client_error()) as err:
+                yield first
+                async for event in events:
+                    if error := faults.error_in_reply(event):
+                        raise self._final_error(address, error)
+                    yield event
+            except TooLarge as err:
+                raise ModelError(f"{address}: {err}") from None
+            except (TimeoutError, OSError, NotJSON, _client_error()) as err:
                 raise ModelError(f"{measured['address']}: the stream ended early: {_short_message(err)}") from None
             finally:
                 response.close()
@@ -135,13 +177,17 @@ class Endpoint:
 
         async def attempt() -> Any:
             address = record["address"] = self._choose_address(avoid=record["address"])
+            if self._cooling and not record["retries"]:
+                await self._wait_until_cool(address)
             self._busy[address] = self._busy.get(address, 0) + 1
             started = time.perf_counter()
             try:
-                return await send(address)
+                result = await send(address)
+                self._faults = 0
+                return result
             except _RetryableError as err:
                 refused.add(address) if err.refused else refused.clear()
-                self._failed[address] = time.monotonic()
+                self._note_failure(address, err)
                 raise
             finally:
                 self._busy[address] -= 1
@@ -167,7 +213,31 @@ class Endpoint:
             tries = record["retries"] + 1
             if err.refused and refused == set(self.addresses):
                 raise EndpointDown(f"no server is reachable at {', '.join(self.addresses)}: {err}") from None
+            if err.error is not None and (tries == 1 or err.error.is_certain()):
+                raise Refused(f"{record['address']}: {err}; {err.error.fix()}") from None
             raise ModelError(f"{record['address']}: {err} (tried {tries} times)") from None
+
+    def _note_failure(self, address: str, err: _RetryableError) -> None:
+        """Remember a failure for later requests. Raises Refused after several refusals of the same kind in a row."""
+        now = time.monotonic()
+        self._failed[address] = now
+        if err.retry_after is not None:
+            seconds = min(err.retry_after, 10 * self.retry.longest)
+            self._cooling[address] = max(self._cooling.get(address, 0.0), now + seconds)
+            if seconds > LONG_WAIT:
+                self.say(f"the server asks to wait {seconds:.0f} s before the next request")
+        if err.error is not None:
+            self._faults += 1
+            if self._faults >= RUN_FAULTS:
+                raise Refused(f"{address}: {err}; {err.error.fix()}") from None
+
+    async def _wait_until_cool(self, address: str) -> None:
+        """Wait as long as the server asked another request to."""
+        seconds = self._cooling.get(address, 0.0) - time.monotonic()
+        if seconds > 0:
+            await asyncio.sleep(seconds + random.uniform(0, min(self.retry.first, seconds)))
+        else:
+            self._cooling.pop(address, None)
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -181,21 +251,40 @@ class Endpoint:
 
     def _choose_address(self, avoid: str) -> str:
         """Return the address with the fewest requests in flight; `avoid` and those that failed recently come last."""
-        recently = time.monotonic() - COOLDOWN_SECONDS
+        if len(self.addresses) == 1:
+            return self.addresses[0]
+        now = time.monotonic()
         return min(
-            self.addresses, key=lambda a: (a == avoid, self._failed.get(a, 0.0) > recently, self._busy.get(a, 0))
+            self.addresses,
+            key=lambda a: (
+                self._cooling.get(a, 0.0) > now,
+                a == avoid,
+                self._failed.get(a, -COOLDOWN_SECONDS) > now - COOLDOWN_SECONDS,
+                self._busy.get(a, 0),
+            ),
         )
 
-    async def _fetch_json(self, address: str, route: str, data: bytes | None) -> Any:
+    async def _fetch_json(
+        self, address: str, route: str, data: bytes | None, parse: Callable[[Any], Any] | None
+    ) -> Any:
         response = await self._open(address, route, data)
+        raw = b""
         try:
             if response.status == 404 and data is None:
                 return None
-            body = await response.read()
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            excerpt = mask_key(body[:80].decode(errors="replace"))
+            raw = await read_body(response, self.max_bytes)
+            body = parse_json(raw)
+            if data is not None and (error := faults.error_in_reply(body)):
+                self._raise_for(f"{address}{route}", error, None)
+            return body if parse is None else parse(body)
+        except NotJSON:
+            excerpt = mask_key(raw[:4000].decode(errors="replace"))[:80]
             raise _RetryableError(f"the reply is not JSON: {excerpt!r}") from None
+        except BadReply as err:
+            raise _RetryableError(str(err)) from None
+        except TooLarge as err:
+            response.close()
+            raise ModelError(f"{address}{route}: {err}") from None
         except (TimeoutError, OSError) as err:
             raise _RetryableError(_short_message(err)) from None
         except _client_error() as err:
@@ -203,29 +292,70 @@ class Endpoint:
         finally:
             response.release()
 
+    async def _open_stream(
+        self, address: str, route: str, data: bytes
+    ) -> tuple[aiohttp.ClientResponse, AsyncIterator[Any], Any]:
+        """Open a stream and read its first event."""
+        response = await self._open(address, route, data)
+        events = read_events(response, self.max_bytes)
+        try:
+            first = await anext(events)
+            if error := faults.error_in_reply(first):
+                self._raise_for(f"{address}{route}", error, None)
+            return response, events, first
+        except StopAsyncIteration:
+            response.close()
+            raise _RetryableError("the stream ended before the reply was finished") from None
+        except (NotJSON, TooLarge) as err:
+            response.close()
+            raise _RetryableError(f"the reply is no stream: {err}") from None
+        except (TimeoutError, OSError, _client_error()) as err:
+            response.close()
+            raise _RetryableError(_short_message(err)) from None
+        except BaseException:
+            response.close()
+            raise
+
     async def _open(self, address: str, route: str, data: bytes | None) -> aiohttp.ClientResponse:
         import aiohttp
 
         session = self._loop_state().session
         headers = {"Content-Type": "application/json"} if data is not None else None
         method = "GET" if data is None else "POST"
+        url = _url(address, route) + self.access.query_string()
         try:
-            response = await session.request(method, address + route, data=data, headers=headers, allow_redirects=False)
+            response = await session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as err:
+            if faults.is_out_of_files(err):
+                raise _out_of_files() from None
             raise _RetryableError(_short_message(err), refused=True) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as err:
+            if faults.is_out_of_files(err):
+                raise _out_of_files() from None
             raise _RetryableError(_short_message(err)) from None
         if response.status == 200 or (response.status == 404 and data is None):
             return response
         try:
-            text = mask_key((await response.text(errors="replace")).replace("\n", " "))[:300]
-        except (TimeoutError, aiohttp.ClientError, OSError) as err:
-            text = _short_message(err)
-        response.release()
-        if response.status in RETRYABLE_STATUSES:
-            seconds = _parse_retry_after(response.headers.get("Retry-After"))
-            raise _RetryableError(f"status {response.status}: {text}", retry_after=seconds)
-        raise ModelError(f"{address}{route}: status {response.status}: {text}")
+            raw = await read_body(response, MAX_ERROR_BYTES, cut=True)
+        except (NotJSON, TimeoutError, aiohttp.ClientError, OSError) as err:
+            raw = _short_message(err).encode()
+        response.close() if len(raw) >= MAX_ERROR_BYTES else response.release()
+        seconds = _parse_retry_after(response.headers.get("Retry-After"))
+        self._raise_for(f"{address}{route}", faults.error_of_status(response.status, raw), seconds)
+        raise AssertionError  # unreachable: the line above raises
+
+    def _raise_for(self, url: str, error: ServerError, retry_after: float | None) -> None:
+        """Raise what a server's error means."""
+        owner = error.owner(has_retry_after=retry_after is not None)
+        if owner == "request":
+            raise RequestRefused(f"{url}: {error.text}", error)
+        raise _RetryableError(error.text, retry_after=retry_after, error=error if owner == "run" else None)
+
+    def _final_error(self, url: str, error: ServerError) -> ModelError:
+        """The error of a stream that is under way, where nothing can be retried."""
+        if error.owner() == "run":
+            return Refused(f"{url}: {error.text}; {error.fix()}")
+        return RequestRefused(f"{url}: {error.text}", error)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
@@ -234,16 +364,14 @@ class Endpoint:
             self._state = None
 
 
-def _authorization() -> dict[str, str]:
-    """Return the header with the API key, which comes from the environment and is used nowhere else."""
-    key = os.environ.get("AGENTSYS_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _url(address: str, route: str) -> str:
+    return address + route.removeprefix("/v1").lstrip("/") if address.endswith("/") else address + route
 
 
-def mask_key(text: str) -> str:
-    """Replace the API key in a server's text: some servers repeat it in their error messages."""
-    key = os.environ.get("AGENTSYS_API_KEY")
-    return text.replace(key, "***") if key else text
+def _out_of_files() -> Refused:
+    return Refused(
+        "this process has no file descriptor left for another connection: lower --in-flight, or raise `ulimit -n`"
+    )
 
 
 def _client_error() -> type[Exception]:
@@ -268,4 +396,4 @@ def _parse_retry_after(header: str | None) -> float | None:
 
 
 def _short_message(err: BaseException) -> str:
-    return (str(err) or type(err).__name__).replace("\n", " ")[:200]
+    return mask_key((str(err) or type(err).__name__).replace("\n", " "))[:200]

@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Final
 from agentsys.installation import install_command
 from agentsys.models import tokens, weights, wire
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
-from agentsys.models.errors import EndpointDown, ModelError, SpecError
+from agentsys.models.errors import EndpointDown, ModelError, Refused, SpecError
+from agentsys.models.fields import BadReply, excerpt, read_ids
 
 EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates in parallel."""
@@ -71,11 +72,35 @@ class LlamaCppTokenizer:
         ids = self._ids.get((text, special))
         if ids is None:
             body = {"content": text, "parse_special": special, "add_special": False}
-            ids = (await self._endpoint.post("/tokenize", body))["tokens"] if text else []
+            ids = await self._endpoint.post("/tokenize", body, parse=_read_tokens) if text else []
             if len(self._ids) > 4096:
                 self._ids.clear()
             self._ids[text, special] = ids
         return ids
+
+
+def _read_tokens(reply: Any) -> list[int]:
+    """The ids in a reply of /tokenize. Raises BadReply."""
+    if not isinstance(reply, dict):
+        raise BadReply(f"not a reply: {excerpt(reply)}")
+    return read_ids(reply.get("tokens"))
+
+
+def read_models(listing: Any) -> list[dict[str, Any]]:
+    """The models of a server's list, each with its name as "id". The list may be bare or under another key."""
+    if isinstance(listing, dict):
+        listing = next((listing[key] for key in _LISTING_KEYS if isinstance(listing.get(key), list)), [])
+    models: list[dict[str, Any]] = []
+    for entry in listing if isinstance(listing, list) else []:
+        fields = entry if isinstance(entry, dict) else {"id": entry}
+        name = next((fields[key] for key in _NAME_KEYS if isinstance(fields.get(key), str) and fields[key]), None)
+        if name is not None:
+            models.append({**fields, "id": name})
+    return models
+
+
+_LISTING_KEYS: Final = ("data", "models", "model_list", "items", "results", "result")
+_NAME_KEYS: Final = ("id", "name", "model", "model_name", "model_id", "key")
 
 
 @dataclass
@@ -108,15 +133,14 @@ class RemoteEngine:
         self.endpoint.set_in_flight(in_flight)
 
     async def _detect(self) -> ServedModel:
-        listing = await self.endpoint.get("/v1/models")
-        entries = (listing or {}).get("data") or []
+        entries = await self._list_models()
         names = [entry["id"] for entry in entries]
         if self.model is None and len(names) != 1:
             address, listed = self.endpoint.addresses[0], ", ".join(names[:20])
-            raise ModelError(f"{address} serves {len(names)} models ({listed}): add #NAME to the URL")
+            raise Refused(f"{address} serves {len(names)} models ({listed}): add #NAME to the URL")
         model = self.model or names[0]
-        if names and model not in names:
-            raise ModelError(f"{self.endpoint.addresses[0]} has no model '{model}'; it has {', '.join(names[:20])}")
+        if names and not any(name == model or name.endswith(f"/{model}") for name in names):
+            raise Refused(f"{self.endpoint.addresses[0]} has no model '{model}'; it has {', '.join(names[:20])}")
         entry: dict[str, Any] = next((e for e in entries if e["id"] == model), {})
         owner = entry.get("owned_by")
         dialect: wire.Dialect = "llamacpp" if owner == "llamacpp" else "vllm" if owner == "vllm" else "openai"
@@ -137,9 +161,24 @@ class RemoteEngine:
             tokenizer,
         )
 
-    async def _make_llamacpp_tokenizer(self) -> LlamaCppTokenizer:
+    async def _list_models(self) -> list[dict[str, Any]]:
+        """The server's models. If the spec names one, a server without a usable list is believed to have it."""
+        try:
+            return read_models(await self.endpoint.get("/v1/models"))
+        except EndpointDown as err:
+            if self.model is None or not isinstance(err, Refused):
+                raise
+        except ModelError:
+            if self.model is None:
+                raise
+        return []
+
+    async def _make_llamacpp_tokenizer(self) -> LlamaCppTokenizer | None:
         props = await self.endpoint.get("/props")
-        special = {name: props.get(name, "") for name in ("bos_token", "eos_token")}
+        if not isinstance(props, dict) or not isinstance(props.get("chat_template"), str):
+            self.endpoint.say("/props has no chat template; using the chat route")
+            return None
+        special = {name: str(props.get(name) or "") for name in ("bos_token", "eos_token")}
         tokenizer = LlamaCppTokenizer(self.endpoint, props["chat_template"], special)
         tokenizer.stop_ids = frozenset(await tokenizer.encode(special["eos_token"], special=True))
         return tokenizer

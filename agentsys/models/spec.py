@@ -168,13 +168,22 @@ def _parse_option(name: str, value: str, kind: str) -> int:
 
 
 def address_of(url: str) -> str:
-    """Return a server's address from its URL, without /v1. Raises SpecError."""
-    parts = urlsplit(url.strip())
+    """Return a server's address from its URL, without /v1; any other path is kept, with a slash at its end.
+
+    Raises SpecError.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port
+    except ValueError as err:  # brackets that are no IPv6 address, a port that is no number
+        raise SpecError(f"'{url}' is not a server URL ({err}); write http://host:port/v1") from None
     if "@" in parts.netloc:
         raise SpecError("a URL must not contain a key; set AGENTSYS_API_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SpecError(f"'{url}' is not a server URL; write http://host:port/v1")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+    path = parts.path.rstrip("/")
+    root = path.removesuffix("/v1")
+    return f"{parts.scheme}://{parts.netloc}{root}{'/' if root == path and path else ''}"
 
 
 def _load_langchain(target: str, options: dict[str, str]) -> BaseChatModel:

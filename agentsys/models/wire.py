@@ -8,11 +8,16 @@ completions route with ids, or the chat route), `transformers` (the chat route, 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agentsys.models.errors import ModelError
+import orjson
+
+from agentsys.models import fields
+from agentsys.models.errors import EndpointDown
+from agentsys.models.fields import BadReply
 
 Dialect = Literal["llamacpp", "vllm", "transformers", "openai"]
 
@@ -35,6 +40,19 @@ class Reply:
     reasoning: str | None = None
     cached_tokens: int | None = None
     measured: dict[str, Any] = field(default_factory=dict)
+    sent: dict[str, Any] | None = None
+    """What was sent, where it differs from the request: `sampling`, `messages` and `schema` (models.adapt)."""
+
+
+def load_reply(stored: bytes) -> Reply | None:
+    """A reply from the JSON of the request cache; None if it is damaged."""
+    try:
+        reply = Reply(**orjson.loads(stored))
+    except (ValueError, TypeError):
+        return None
+    is_whole = isinstance(reply.text, str) and isinstance(reply.finish, str) and isinstance(reply.measured, dict)
+    counts = (reply.prompt_tokens, reply.completion_tokens)
+    return reply if is_whole and all(type(count) is int for count in counts) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,7 @@ class Request:
 
 
 def build_payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
-    """Return the route and the JSON body of a request. Raises ModelError for a setting that the dialect lacks."""
+    """Return the route and the JSON body of a request. Raises EndpointDown for a setting that the dialect lacks."""
     if dialect == "llamacpp" and request.prompt_ids is not None:
         return "/completion", _llamacpp_payload(request) | {"stream": stream}
     if dialect == "transformers":
@@ -97,7 +115,7 @@ def _transformers_payload(request: Request, model: str) -> dict[str, Any]:
     """Return the body with a whole generation_config: from a temperature alone the server does not start to sample."""
     settings = dict(request.sampling)
     if unsupported := [name for name in ("presence_penalty", "frequency_penalty") if settings.pop(name, 0)]:
-        raise ModelError(f"transformers serve does not support {unsupported[0]}; use repetition_penalty, or vllm:")
+        raise EndpointDown(f"transformers serve does not support {unsupported[0]}; use repetition_penalty, or vllm:")
     body: dict[str, Any] = {name: settings.pop(name) for name in ("max_tokens", "seed", "stop") if name in settings}
     settings.pop("logprobs", None)  # not supported
     do_sample = bool(settings.get("temperature"))
@@ -107,10 +125,12 @@ def _transformers_payload(request: Request, model: str) -> dict[str, Any]:
     return {**body, "model": model, "messages": request.messages, "generation_config": json.dumps(config)}
 
 
-def parse_reply(body: Mapping[str, Any], request: Request) -> Reply:
-    """Parse a response that was not streamed. Raises KeyError, TypeError or IndexError if it is not a reply."""
+def parse_reply(body: Any, request: Request) -> Reply:
+    """Parse a response that was not streamed. Raises BadReply if it is not a reply."""
     builder = ReplyBuilder(request)
     builder.add(body)
+    if not builder.has_choice:
+        raise BadReply(f"not a reply: {fields.excerpt(body)}")
     return builder.build()
 
 
@@ -119,6 +139,7 @@ class ReplyBuilder:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.has_choice = False
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._ids: list[int] = []
@@ -126,55 +147,88 @@ class ReplyBuilder:
         self._top: list[list[tuple[int | str, float]]] = []  # a token's id, or its text if the server returns no ids
         self._prompt_ids = request.prompt_ids
         self._finish = ""
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
+        self._prompt_tokens: int | None = None
+        self._completion_tokens: int | None = None
         self._cached: int | None = None
 
-    def add(self, body: Mapping[str, Any]) -> str:
-        """Add one piece and return its text."""
-        if "error" in body:
-            raise TypeError(str(body["error"])[:300])
-        return self._add_llamacpp(body) if "content" in body else self._add_openai(body)
+    def add(self, body: Any) -> str:
+        """Add one piece and return its text. Raises BadReply."""
+        if type(body) is not dict:
+            raise BadReply(f"not a reply: {fields.excerpt(body)}")
+        if "content" in body and "choices" not in body:
+            return self._add_llamacpp(body)
+        return self._add_openai(body)
 
     def _add_llamacpp(self, body: Mapping[str, Any]) -> str:
-        text: str = body["content"]
+        self.has_choice = True
+        text, _ = fields.read_text(body["content"])
         self._text.append(text)
-        self._ids += body.get("tokens") or []
-        for entry in body.get("completion_probabilities") or []:
-            self._logprobs.append(entry["logprob"])
-            self._top.append([(top["id"], top["logprob"]) for top in entry["top_logprobs"]])
+        self._ids += fields.read_ids(body.get("tokens"))
+        for entry in fields.read_list(body.get("completion_probabilities")):
+            self._add_entry(entry, "id")
         if body.get("stop"):
-            self._finish = "length" if body.get("stop_type") == "limit" else "stop"
-            self._prompt_tokens = body["tokens_evaluated"]
-            self._completion_tokens = body["tokens_predicted"]
-            self._cached = body.get("timings", {}).get("cache_n")
+            is_limit = body.get("stop_type") == "limit" or body.get("stopped_limit")
+            self._finish = "length" if is_limit else "stop"
+            self._prompt_tokens = fields.read_count(body.get("tokens_evaluated"))
+            self._completion_tokens = fields.read_count(body.get("tokens_predicted"))
+            timings = body.get("timings")
+            self._cached = fields.read_count(timings.get("cache_n")) if isinstance(timings, dict) else None
         return text
 
     def _add_openai(self, body: Mapping[str, Any]) -> str:
         if usage := body.get("usage"):
-            self._prompt_tokens = usage.get("prompt_tokens", 0)
-            self._completion_tokens = usage.get("completion_tokens", 0)
-            self._cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        if not body["choices"]:
+            self._add_usage(usage)
+        choices = body.get("choices")
+        if not choices:  # a piece of a stream that has only the usage, or the filter's verdict on the prompt
             return ""
-        choice = body["choices"][0]
-        message = choice.get("message") or choice.get("delta") or {}
-        text = choice.get("text") or message.get("content") or ""
+        choice = fields.first_choice(choices, body)
+        if choice is None:
+            return ""
+        self.has_choice = True
+        message = fields.read_message(choice)
+        text, thought = fields.read_text(message.get("content"))
+        plain = choice.get("text")
+        text = plain if isinstance(plain, str) and plain else text
+        finish = fields.read_finish(choice.get("finish_reason") or choice.get("stop_reason"))
+        if not text and (refusal := fields.read_text(message.get("refusal"))[0]):
+            text, finish = refusal, "refusal"
         self._text.append(text)
-        self._reasoning.append(message.get("reasoning_content") or message.get("reasoning") or "")
-        self._finish = choice.get("finish_reason") or self._finish
-        self._ids += choice.get("token_ids") or []
-        self._prompt_ids = choice.get("prompt_token_ids") or body.get("prompt_token_ids") or self._prompt_ids
-        self._add_logprobs(choice.get("logprobs") or {})
+        self._reasoning.append(thought or fields.read_reasoning(message))
+        self._finish = finish or self._finish
+        self._ids += fields.read_ids(choice.get("token_ids"))
+        if prompt_ids := choice.get("prompt_token_ids") or body.get("prompt_token_ids"):
+            self._prompt_ids = fields.read_ids(prompt_ids)
+        if logprobs := choice.get("logprobs"):
+            self._add_logprobs(logprobs)
         return text
 
-    def _add_logprobs(self, logprobs: Mapping[str, Any]) -> None:
-        for entry in logprobs.get("content") or []:
-            self._logprobs.append(entry["logprob"])
-            self._top.append([(_id_or_text(top["token"]), top["logprob"]) for top in entry.get("top_logprobs") or []])
-        self._logprobs += logprobs.get("token_logprobs") or []
-        for entry in logprobs.get("top_logprobs") or []:
-            self._top.append([(_id_or_text(token), logprob) for token, logprob in (entry or {}).items()])
+    def _add_usage(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self._prompt_tokens = fields.read_count(usage.get("prompt_tokens", usage.get("input_tokens")))
+            self._completion_tokens = fields.read_count(usage.get("completion_tokens", usage.get("output_tokens")))
+            details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+            cached = details.get("cached_tokens") if isinstance(details, dict) else usage.get("prompt_cache_hit_tokens")
+            self._cached = fields.read_count(cached)
+
+    def _add_entry(self, entry: Any, name: str) -> None:
+        """Add the log-probabilities at one position; `name` is the field that names an alternative."""
+        if type(entry) is not dict:
+            raise BadReply(f"not a reply: a log-probability is {fields.excerpt(entry)}")
+        self._logprobs.append(entry.get("logprob"))
+        tops = fields.read_list(entry.get("top_logprobs"))
+        self._top.append([(_id_or_text(top.get(name)), top.get("logprob")) for top in tops if type(top) is dict])
+
+    def _add_logprobs(self, logprobs: Any) -> None:
+        if isinstance(logprobs, list):  # the entries without an object around them
+            logprobs = {"content": logprobs}
+        if type(logprobs) is not dict:
+            return
+        for entry in fields.read_list(logprobs.get("content")):
+            self._add_entry(entry, "token")
+        self._logprobs += fields.read_list(logprobs.get("token_logprobs"))
+        for entry in fields.read_list(logprobs.get("top_logprobs")):
+            pairs = entry.items() if isinstance(entry, dict) else ()
+            self._top.append([(_id_or_text(token), logprob) for token, logprob in pairs])
 
     @property
     def finished(self) -> bool:
@@ -184,23 +238,40 @@ class ReplyBuilder:
     def build(self) -> Reply:
         """Return the reply; `top_logprobs` is set only if alternatives were requested."""
         top = self._top if self._request.sampling.get("logprobs") else []
-        has_ids = all(isinstance(token, int) for row in top for token, _ in row)
-        return Reply(
+        values = fields.check_logprobs(self._logprobs)
+        rows = [fields.check_logprobs([logprob for _, logprob in row]) for row in top]
+        is_complete = values is not None and None not in rows
+        if not is_complete:
+            top = []
+        has_ids = all(type(token) is int for row in top for token, _ in row)
+        completion_tokens = len(self._ids) if self._completion_tokens is None else self._completion_tokens
+        reply = Reply(
             text="".join(self._text),
-            finish=self._finish or "stop",
-            prompt_tokens=self._prompt_tokens or len(self._prompt_ids or ()),
-            completion_tokens=self._completion_tokens or len(self._ids),
+            finish=self._finish or self._guess_finish(completion_tokens),
+            prompt_tokens=len(self._prompt_ids or ()) if self._prompt_tokens is None else self._prompt_tokens,
+            completion_tokens=completion_tokens,
             prompt_ids=self._prompt_ids,
             ids=self._ids or None,
-            logprobs=self._logprobs or None,
-            top_logprobs=[[logprob for _, logprob in row] for row in top] or None,
+            logprobs=values or None,
+            top_logprobs=(rows if top else None) or None,  # type: ignore[arg-type]  # no row is None
             top_ids=([[int(token) for token, _ in row] for row in top] if has_ids else None) or None,
             top_tokens=None if has_ids else [[str(token) for token, _ in row] for row in top],
             reasoning="".join(self._reasoning) or None,
             cached_tokens=self._cached,
         )
+        if not is_complete:
+            reply.measured["left_out"] = "log-probabilities that are no numbers"
+        return reply
+
+    def _guess_finish(self, completion_tokens: int) -> str:
+        """The finish of a server that sends none: a reply as long as the limit was cut off there."""
+        return "length" if completion_tokens >= self._request.sampling.get("max_tokens", math.inf) else "stop"
 
 
-def _id_or_text(token: str) -> int | str:
-    """Return the id of vLLM's "token_id:123", else the text of the token."""
-    return int(token.removeprefix("token_id:")) if token.startswith("token_id:") else token
+def _id_or_text(token: Any) -> int | str:
+    """Return the id of vLLM's "token_id:123" and of a number, else the text of the token."""
+    if type(token) is int:
+        return token
+    text = str(token)
+    number = text.removeprefix("token_id:")
+    return int(number) if number != text and number.isdecimal() else text

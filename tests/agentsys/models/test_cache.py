@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agentsys.__main__ import app
+from agentsys.cli import app
+from agentsys.commands import run_app
 from agentsys.models.cache import CacheError, RequestCache, default_path
 
 
@@ -222,9 +223,29 @@ def test_the_command_shows_and_shrinks_the_cache(open_cache) -> None:
     assert bytes_on_disk(cache.path) < 50_000
 
 
-def test_the_command_creates_no_cache_at_a_mistyped_path(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["cache", "--path", str(tmp_path / "reqests.sqlite")])
-    assert done.exit_code == 2 and "no such file" in done.output and not list(tmp_path.iterdir())
+def test_the_command_creates_no_cache_at_a_mistyped_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["cache", "--path", str(tmp_path / "reqests.sqlite")]) == 2
+    assert "no such file" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["noise", "other table"])
+async def test_a_damaged_file_is_one_line_that_ends_the_run(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "requests.sqlite"
+    cache = RequestCache(path)
+    for i in range(300):
+        await cache.put(i.to_bytes(32), b"x" * 500)
+    cache.close()
+    if damage == "noise":
+        data = bytearray(path.read_bytes())
+        data[4096:] = bytes(i * 7 % 256 for i in range(len(data) - 4096))
+        path.write_bytes(data)
+    else:
+        with sqlite3.connect(path) as connection:
+            connection.executescript("DROP TABLE calls; CREATE TABLE calls (identity BLOB PRIMARY KEY, other TEXT)")
+    with pytest.raises(CacheError, match=r"requests\.sqlite.*--cache") as caught:
+        cache = RequestCache(path)
+        [cache.get(i.to_bytes(32)) for i in range(300)]
+    assert "\n" not in str(caught.value)
 
 
 def test_the_command_uses_the_users_cache_by_default(isolated_cache: Path) -> None:

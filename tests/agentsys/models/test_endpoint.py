@@ -15,8 +15,9 @@ from langchain_core.messages import HumanMessage
 from agentsys.models import EndpointDown, ModelError
 from agentsys.models import endpoint as endpoint_module
 from agentsys.models.chat import EndpointChatModel, reply_from_message
-from agentsys.models.endpoint import Endpoint, RetryPolicy
+from agentsys.models.endpoint import RUN_FAULTS, Endpoint, RetryPolicy
 from agentsys.models.engines import RemoteEngine
+from agentsys.models.errors import Refused
 from tests.support.chats import CHAT, QUICK
 from tests.support.servers import BROKEN_JSON, EMPTY, REPETITION, Answer, Drop, FakeServer, Hang, Seen, Status
 
@@ -61,13 +62,57 @@ async def test_a_permanent_fault_is_an_error_with_the_address(server: FakeServer
     assert len(server.seen) == 3
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 413, 422, 425])
+@pytest.mark.parametrize("code", [400, 409, 413, 422, 425])
 async def test_a_client_error_is_not_retried(server: FakeServer, connect, code: int) -> None:
     server.queue(Status(code, text="your fault\nreally"))
     with pytest.raises(ModelError, match=f"status {code}: your fault really") as caught:
         await connect(server).ainvoke(CHAT)
     assert not isinstance(caught.value, EndpointDown)
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("code", [401, 402, 403, 404, 405, 410])
+async def test_a_key_or_route_that_is_refused_ends_the_run_after_a_few_requests(
+    server: FakeServer, connect, code: int
+) -> None:
+    server.plan = lambda seen: Status(code, text="go\naway")
+    model = connect(server)
+    with pytest.raises(Refused, match=f"status {code}: go away; ") as caught:
+        await model.ainvoke(CHAT)
+    assert "\n" not in str(caught.value)
+    assert len(server.seen) == RUN_FAULTS
+    with pytest.raises(Refused):
+        await model.ainvoke(CHAT)
+    assert len(server.seen) == RUN_FAULTS + 1
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+async def test_a_refusal_that_does_not_last_is_retried(server: FakeServer, connect, code: int) -> None:
+    server.queue(Status(code), Status(code), Answer("at last"))
+    model = connect(server)
+    assert (await model.ainvoke(CHAT)).text == "at last"
+    server.queue(Status(code), Status(code), Answer("again"))
+    assert (await model.ainvoke(CHAT)).text == "again"
+
+
+async def test_one_request_that_is_forbidden_does_not_end_the_run(server: FakeServer, connect) -> None:
+    """A firewall in front of a server may refuse one prompt for good while it accepts all others."""
+
+    def plan(seen: Seen) -> Any:
+        return Status(403) if "attack" in str(seen.body) else Answer("fine", delay=0.001)
+
+    server.plan = plan
+    model = connect(server, retry=RetryPolicy(attempts=3, first=0.05, longest=0.05))
+
+    async def others() -> None:
+        while True:
+            await model.ainvoke(CHAT)
+
+    task = asyncio.create_task(others())
+    with pytest.raises(ModelError, match=r"status 403.*tried 3 times") as caught:
+        await model.ainvoke([HumanMessage("attack")])
+    assert not isinstance(caught.value, EndpointDown)
+    task.cancel()
 
 
 @pytest.fixture
@@ -222,7 +267,7 @@ async def test_a_cancelled_request_frees_its_slot(server: FakeServer, connect) -
 async def test_several_addresses_share_the_load(start_server: Start, connect) -> None:
     servers = [await start_server() for _ in range(3)]
     for server in servers:
-        server.plan = lambda seen: Answer(delay=0.02)
+        server.plan = lambda seen: Answer(delay=0.3)
     model = connect(*servers, in_flight=4)
     assert model.engine.capacity == 12
     await asyncio.gather(*(model.ainvoke(CHAT) for _ in range(24)))
@@ -301,8 +346,7 @@ async def test_redirects_are_not_followed(
 ) -> None:
     monkeypatch.setenv("AGENTSYS_API_KEY", "sk-secret-123")
     elsewhere = await start_server()
-    server.queue(Status(code, headers={"Location": f"{elsewhere.address}/v1/chat/completions"}))
-    with pytest.raises(ModelError, match=f"status {code}"):
+    server.plan = lambda seen: Status(code, headers={"Location": f"{elsewhere.address}/v1/chat/completions"})
+    with pytest.raises(Refused, match=f"status {code}.*it redirects"):
         await connect(server).ainvoke(CHAT)
     assert elsewhere.seen == []
-    assert len(server.seen) == 1

@@ -59,6 +59,8 @@ def test_embedded(tmp_path: Path) -> None:
         ("http://one:8000", ["http://one:8000"], None),
         ("https://one/v1/", ["https://one"], None),
         ("https://one/proxy/v1", ["https://one/proxy"], None),
+        ("https://one/api/paas/v4", ["https://one/api/paas/v4/"], None),
+        ("https://one/v1beta/openai/", ["https://one/v1beta/openai/"], None),
         ("http://one:8000/v1#Qwen/Qwen2.5-7B-Instruct", ["http://one:8000"], "Qwen/Qwen2.5-7B-Instruct"),
         ("http://a:1/v1,http://b:2/v1, http://c:3/v1#m", ["http://a:1", "http://b:2", "http://c:3"], "m"),
     ],
@@ -133,7 +135,10 @@ def test_an_unknown_form_lists_the_forms(spec: str) -> None:
         assert form in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["http://", "http:///v1", "https:one", "http://a/v1,ftp://b/v1", "http://a/v1,"])
+@pytest.mark.parametrize(
+    "spec",
+    ["http://", "http:///v1", "https:one", "http://a/v1,ftp://b/v1", "http://a/v1,", "http://[x", "http://a:b/v1"],
+)
 def test_an_invalid_url(spec: str) -> None:
     with pytest.raises(SpecError, match="is not a server URL"):
         load_model(spec)

@@ -1,0 +1,60 @@
+"""Keys and headers of a server: named in a spec, read from the environment, masked in every message.
+
+`?key=NAME` reads AGENTSYS_API_KEY_NAME, without it AGENTSYS_API_KEY; `?header.X-Title=NAME` reads
+AGENTSYS_HEADER_NAME. A spec cannot name any other variable, so that a spec from somebody else reads nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, quote_plus, urlencode
+
+from agentsys.models.errors import SpecError
+
+KEY: Final = "AGENTSYS_API_KEY"
+HEADER: Final = "AGENTSYS_HEADER_"
+SHORTEST_SECRET: Final = 4
+"""Shorter values are not masked: they would blacken every message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How one endpoint's requests are authorized: names of variables, never their values."""
+
+    key: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+
+    def read_headers(self) -> dict[str, str]:
+        """The headers with the values of the environment. Raises SpecError for one that is missing or malformed."""
+        headers: dict[str, str] = {}
+        if key := _read(f"{KEY}_{self.key}" if self.key else KEY, required=bool(self.key)):
+            headers["Authorization"] = f"Bearer {key}"
+        for header, name in self.headers:
+            headers[header] = _read(f"{HEADER}{name}", required=True)
+        return headers
+
+    def query_string(self) -> str:
+        """What is appended to every URL."""
+        return f"?{urlencode(self.query)}" if self.query else ""
+
+
+def _read(variable: str, *, required: bool) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value and required:
+        raise SpecError(f"{variable} is not set: export it, or correct the name in the spec")
+    if not value.isprintable() or not value.isascii():
+        raise SpecError(f"{variable} has a line break or another character that no header can hold; set it again")
+    return value
+
+
+def mask_key(text: str) -> str:
+    """Replace every key in a server's text, as it is, JSON-escaped or URL-encoded: some servers repeat it."""
+    for variable, setting in os.environ.items():
+        if variable.startswith((KEY, HEADER)) and len(secret := setting.strip()) >= SHORTEST_SECRET:
+            for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}:
+                text = text.replace(form, "***")
+    return text
