@@ -88,7 +88,7 @@ def test_the_help_lists_all_commands_without_importing_them() -> None:
         (["collect", "drtt"], "collect has no 'drtt': use drt, drt-mine"),
         (["collect", "./drtt"], "drtt: no collect.py there; `agentsys new NAME` writes a folder with one"),
         (["train", "export"], "has no 'export': use sft"),
-        (["collect", "drt", "--modle", "x"], "No such option: --modle"),
+        (["collect", "drt", "--modle", "x"], "--modle"),
         (["rerun", "nowhere"], "run.yaml: No such file or directory"),
         (["cache", "--path", "nowhere"], "--path nowhere: no such file"),
         (["export", "nowhere"], "nowhere"),

@@ -116,7 +116,7 @@ def test_the_command_line_wins(text: str, arguments: list[str], values: dict[str
     [
         ("rouns: 3", "--config run.yaml: no option rouns; --help lists the options"),
         ("config: other.yaml", "no option config"),
-        ("rounds: three", "Invalid value for '--rounds': Input should be a valid integer"),
+        ("rounds: three", "Invalid value for '--rounds'"),
         ("rounds: [3]", "run.yaml: rounds: give one value, not a list"),
         ("rounds: {a: 3}", "run.yaml: rounds: give one value, or a list of values"),
         ("source: [[a]]", "run.yaml: source: give one value, or a list"),

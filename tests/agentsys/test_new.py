@@ -37,6 +37,7 @@ def run(*arguments: object, cwd: Path, code: int = 0) -> str:
     return process.stdout + process.stderr
 
 
+@pytest.mark.needs("test")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_code_of_a_new_paper_is_clean(name: str, tmp_path: Path) -> None:
     folder = write_paper(tmp_path / name)
