@@ -1,4 +1,4 @@
-"""Reading the rows of term lists and dictionaries: CSV, TSV and JSONL in the encodings of spreadsheets.
+"""Reading the rows of term lists and dictionaries: CSV, TSV, JSONL and XLSX, compressed or not.
 
 Unlike a file of records (agentsys.records), which may skip a bad line, a file with broken encoding or quotation marks
 is refused as a whole, because the loss of half a term list would go unnoticed.
@@ -10,33 +10,41 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from agentsys.knowledge.passages import KnowledgeError
+from agentsys.terms.packed import bare_suffix, open_binary
+from agentsys.terms.xlsx import read_xlsx
 
-Row = tuple[int, dict[str, Any] | None]
+Row = tuple[int | str, dict[str, Any] | None]
 """The number of a row's first line, and its cells by column: None if it is not an object or has the wrong length."""
+_UNREADABLE: Final = {".xls": "XLSX", ".ods": "XLSX", ".numbers": "XLSX", ".docx": "XLSX", ".sdltb": "TBX"}
 
 
-def read_table(path: Path) -> Iterator[Row]:
-    """Read the rows of a file by its suffix: .jsonl and .ndjson, .tsv (no quoting), else CSV with "," or ";" or tabs.
+def read_table(path: str | Path) -> Iterator[Row]:
+    """Read the rows of a file by its suffix: .xlsx, .jsonl or .ndjson, .tsv (no quoting), else CSV with , or ; or tabs.
 
     Skips blank rows. Raises KnowledgeError for a file that cannot be read, decoded or split into rows.
     """
+    path = Path(path)
+    suffix = bare_suffix(path)
+    if suffix in (".xlsx", ".xlsm"):
+        return read_xlsx(path)
+    if suffix in _UNREADABLE:
+        raise KnowledgeError(f"{path}: {suffix} files cannot be read; save it as {_UNREADABLE[suffix]} or CSV")
     text = read_text(path)
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
+    if suffix in (".jsonl", ".ndjson"):
         return ((number, _parse_object(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     return _parse_csv(path, text)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | Path) -> str:
     """Read a file as UTF-8, or as UTF-16 with a byte order mark. Raises KnowledgeError that names line and fix."""
-    try:
-        raw = path.read_bytes()
-    except OSError as err:
-        raise KnowledgeError(f"{path}: cannot be read ({err.strerror}); check the path") from None
+    path = Path(path)
+    with open_binary(path) as file:
+        raw = file.read()
     encoding = "UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
@@ -66,7 +74,7 @@ def _parse_object(line: str) -> dict[str, Any] | None:
 
 
 def _parse_csv(path: Path, text: str) -> Iterator[Row]:
-    if path.suffix.lower() == ".tsv":
+    if bare_suffix(path) == ".tsv":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         first = text.lstrip().partition("\n")[0]

@@ -1,15 +1,17 @@
 """Bilingual term lists and dictionaries, read from files into items by term.
 
-A term list (CSV, TSV, JSONL) has a column of terms and one of translations; a dictionary has headwords with
+A term list (CSV, TSV, JSONL, XLSX) has a column of terms and one of translations; a dictionary has headwords with
 translations, glosses or both, several per cell (a JSON list, or separated by ";" or "|"). Columns are recognized by
-common names or by a language; other names are given as `?source=COL&target=COL&meaning=COL`.
+common names or by a language; other names are given as `?source=COL&target=COL&meaning=COL`. Term bases (TBX) and XLIFF
+files name their languages themselves; a broken entry of theirs is counted, and the rest is read.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,7 +20,11 @@ from agentsys.metrics.terms import normalize_text
 from agentsys.terms.files import read_table
 from agentsys.terms.index import TermIndex, forms, is_acronym, term_key
 from agentsys.terms.item import Item
-from agentsys.text.languages import Language, best_code, language
+from agentsys.terms.packed import bare_suffix
+from agentsys.terms.tbx import Concept, read_tbx
+from agentsys.terms.tmx import XLIFF_SUFFIXES, read_xliff
+from agentsys.terms.units import FaultCounter, OnFault
+from agentsys.text.languages import Language, best_code, fitting_codes, language
 
 ListKind = Literal["terms", "dictionary"]
 
@@ -31,7 +37,7 @@ COLUMNS: Final = {
 }
 """Recognized names of columns, in lower case, without spaces, "-" and "_"."""
 
-_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})*|[^\W\d_]{4,}")
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*|[^\W\d_]{4,}")
 """The name of a language column: a code, or one word."""
 
 _CONFIGURABLE: Final = ("source", "target", "meaning")
@@ -42,12 +48,19 @@ _TICO_NOTE: Final = re.compile(r"\s*\[([^\]]*)\]")
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Numbers of items, of duplicate rows, of terms with several translations (rivals), and of skipped rows."""
+    """Numbers of items, of duplicate rows, of terms with several translations (rivals), and of skipped rows.
+
+    For XML files also the numbers of entries that were left out because they are broken, and of repaired ones, and a
+    few of these faults with their places.
+    """
 
     items: int
     duplicates: int
     rivals: int
     skipped: int
+    broken: int = 0
+    repaired: int = 0
+    faults: tuple[str, ...] = ()
 
 
 class TermList:
@@ -88,7 +101,7 @@ class TermList:
 
 
 def read_list(
-    path: Path, kind: ListKind, source: Language, target: Language, columns: Mapping[str, str] | None = None
+    path: str | Path, kind: ListKind, source: Language, target: Language, columns: Mapping[str, str] | None = None
 ) -> TermList:
     """Read a term list or a dictionary from one language into another.
 
@@ -97,6 +110,9 @@ def read_list(
     reversed. Raises KnowledgeError if the file cannot be read or decoded, lacks the columns, or has no entry for the
     languages.
     """
+    path = Path(path)
+    if (suffix := bare_suffix(path)) == ".tbx" or suffix in XLIFF_SUFFIXES:
+        return _read_concepts(path, kind, source, target, columns or {})
     rows = list(read_table(path))
     # JSON objects may lack some fields.
     header = list(dict.fromkeys(column for _, cells in rows for column in cells or ()))
@@ -106,6 +122,37 @@ def read_list(
     for number, cells in rows:
         reader.add_row(number, cells)
     return reader.finish()
+
+
+def _read_concepts(
+    path: Path, kind: ListKind, source: Language, target: Language, columns: Mapping[str, str]
+) -> TermList:
+    """Read a term base, or an XLIFF file of terms. Raises KnowledgeError."""
+    if columns:
+        raise KnowledgeError(f"{path}: the file has no columns; remove ?{next(iter(columns))}=...")
+    faults = FaultCounter()
+    names = {name: name for name in _CONFIGURABLE}
+    reader = _Reader(path, kind, names, source, target)
+    codes: Counter[str] = Counter()
+    for concept in _concepts(path, faults.add):
+        codes.update(concept.terms.keys())
+        languages = [fitting_codes(name, concept.terms) for name in (source, target)]
+        definitions = [concept.definitions.get(code, "") for code in (*languages[0], "", *languages[1])]
+        cells: dict[str, Any] = {
+            name: [term for code in fitting for term in concept.terms[code]]
+            for name, fitting in zip(("source", "target"), languages, strict=True)
+        }
+        cells["meaning"] = next(filter(None, definitions), "")
+        reader.add_row(concept.line, cells if cells["target"] or kind == "dictionary" else None)
+    return reader.finish(faults, codes)
+
+
+def _concepts(path: Path, on_fault: OnFault) -> Iterator[Concept]:
+    if bare_suffix(path) == ".tbx":
+        yield from read_tbx(path, on_fault)
+        return
+    for unit in read_xliff(path, on_fault):
+        yield Concept(unit.line, {code: [text] for code, text in unit.texts.items()}, {"": unit.note})
 
 
 def _assign_columns(
@@ -146,7 +193,7 @@ class _Reader:
         self._pairs: dict[tuple[str, str], int] = {}
         self._duplicates = self._skipped = 0
 
-    def add_row(self, number: int, cells: Mapping[str, Any] | None) -> None:
+    def add_row(self, number: int | str, cells: Mapping[str, Any] | None) -> None:
         """Add the entries of a row."""
         direction = self._direction(cells) if cells else 0
         if cells is None or not direction:
@@ -165,19 +212,24 @@ class _Reader:
         ]
         self._skipped += not added and self._duplicates == before
 
-    def finish(self) -> TermList:
-        """Return the list. Raises KnowledgeError if it is empty."""
+    def finish(self, faults: FaultCounter | None = None, codes: Mapping[str, int] | None = None) -> TermList:
+        """Return the list; `codes` are those of a file without columns. Raises KnowledgeError if it is empty."""
         entries = {term: list(items.values()) for term, items in self._entries.items()}
         if not entries:
             languages = " and ".join(map(str, self._languages))
             pairs = ", ".join(f"{a} and {b}" for a, b in list(self._pairs)[:6] if a or b)
+            pairs = pairs or ", ".join(f"{code or 'none'} ({count})" for code, count in (codes or {}).items())
             reason = f"its languages are {pairs}" if pairs else "every row is blank or broken"
+            if faults and faults.examples:
+                reason += f"; {faults.broken} broken entries, for example {faults.examples[0]}"
             raise KnowledgeError(
                 f"{self._path}: no entry for {languages}: {reason}; check the languages and the columns"
             )
         rivals = sum(sum(bool(item.target) for item in items) > 1 for items in entries.values())
         items = sum(map(len, entries.values()))
         counts = Counts(items, self._duplicates, rivals, self._skipped)
+        if faults:
+            counts = replace(counts, broken=faults.broken, repaired=faults.repaired, faults=tuple(faults.examples))
         return TermList(f"{self._kind}:{self._path.name}", entries, counts, self._languages[0].primary)
 
     def _direction(self, cells: Mapping[str, Any]) -> int:

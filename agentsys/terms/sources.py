@@ -2,11 +2,12 @@
 
 A source is an object with a name and `look_up`. `load_sources` loads four kinds from specs, which are strings:
 
-    terms:FILE       bilingual term list, CSV, TSV or JSONL (agentsys.terms.lists)
-    dictionary:FILE  headwords with translations, glosses or both, CSV, TSV or JSONL
-    tmx:FILE         translation memory (agentsys.terms.tmx)
+    terms:FILE       bilingual term list: CSV, TSV, JSONL, XLSX, TBX, XLIFF (agentsys.terms.lists)
+    dictionary:FILE  headwords with translations, glosses or both, in the same formats
+    tmx:FILE         translation memory: TMX, XLIFF (agentsys.terms.tmx)
     passages:FOLDER  index folder (agentsys.knowledge.load_retriever)
 
+A file may be compressed (.gz, .bz2, .xz).
 For terms: and dictionary:, columns with unusual names are given as `terms:FILE.csv?source=COL&target=COL`.
 """
 
@@ -26,7 +27,8 @@ from agentsys.knowledge.passages import Hit, KnowledgeError, Retriever
 from agentsys.terms.index import TermIndex, forms, is_acronym, term_key
 from agentsys.terms.item import Item, require_modules
 from agentsys.terms.lists import Counts, TermList, read_list
-from agentsys.terms.tmx import Unit, read_tmx
+from agentsys.terms.tmx import Unit, read_units
+from agentsys.terms.units import FaultCounter
 from agentsys.text.languages import Language, best_code, known_language
 from agentsys.text.words import words
 
@@ -81,8 +83,11 @@ def source_summary(specs: Sequence[str], source_language: str, target_language: 
                 "repeated": counts.duplicates,
                 "terms with rival translations": counts.rivals,
                 "not used (blank, broken or in other languages)": counts.skipped,
+                "left out (not well-formed)": counts.broken,
+                "repaired": counts.repaired,
             }
             details = "".join(f", {count:,} {note}" for note, count in notes.items() if count)
+            details += f"; for example {counts.faults[0]}" if counts.faults else ""
             lines.append(f"{source.name}: {counts.items:,} entries{details}")
     return lines
 
@@ -90,14 +95,24 @@ def source_summary(specs: Sequence[str], source_language: str, target_language: 
 class TranslationMemory:
     """Pairs of segments as a TermSource: the pairs that contain a term are its evidence."""
 
-    def __init__(self, name: str, pairs: Iterable[tuple[str, str, str]], language: str = "", skipped: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        pairs: Iterable[tuple[str, str, str]],
+        language: str = "",
+        skipped: int = 0,
+        faults: FaultCounter | None = None,
+    ) -> None:
         """Pairs are (id, source text, target text); `language` is the source's primary subtag.
 
-        `skipped` is the number of units in the file that are not a pair of the two languages.
+        `skipped` is the number of units in the file that are not a pair of the two languages, `faults` counts those
+        that are broken.
         """
         self.name, self._language = name, language
         self._pairs = list(pairs)
-        self.counts = Counts(len(self._pairs), 0, 0, skipped)
+        faults = faults or FaultCounter()
+        broken, repaired, examples = faults.broken, faults.repaired, tuple(faults.examples)
+        self.counts = Counts(len(self._pairs), 0, 0, skipped, broken, repaired, examples)
         self._texts = frozenset(text for _, text, _ in self._pairs)
         self._positions: dict[str, array[int]] = {}
         for position, (_, text, _) in enumerate(self._pairs):
@@ -223,27 +238,29 @@ def _read(
     return read_list(path, "terms" if kind == "terms" else "dictionary", source, target, dict(columns))
 
 
-def read_memory(path: Path, source: Language, target: Language) -> TranslationMemory:
-    """Read a TMX file's pairs of two languages. Raises KnowledgeError, also if it has no such pair."""
+def read_memory(path: str | Path, source: Language, target: Language) -> TranslationMemory:
+    """Read a memory's pairs of two languages. Raises KnowledgeError, also if it has no such pair."""
     codes: dict[str, int] = {}
-    name = path.name
+    name = Path(path).name
     pairs = []
     units = 0
-    for unit in read_tmx(path):
+    faults = FaultCounter()
+    for unit in read_units(path, faults.add):
         units += 1
         for code in unit.texts:
             codes[code] = codes.get(code, 0) + 1
         if pair := _pair(unit, source, target):
             pairs.append((f"{name}:{unit.id}", *pair))
     if not codes:
-        raise KnowledgeError(f"{path}: the file has no segments; give a translation memory with units")
+        reason = f"no unit can be read ({faults.examples[0]})" if faults.broken else "the file has no segments"
+        raise KnowledgeError(f"{path}: {reason}; give a translation memory with units")
     if not pairs:
         by_count = sorted(codes.items(), key=lambda entry: -entry[1])
         listed = ", ".join(f"{code or 'none'} ({count})" for code, count in by_count)
         raise KnowledgeError(
             f"{path}: no pair of {source} and {target}; its language codes and their segments are {listed}"
         )
-    return TranslationMemory(f"tmx:{name}", pairs, source.primary, skipped=units - len(pairs))
+    return TranslationMemory(f"tmx:{name}", pairs, source.primary, skipped=units - len(pairs), faults=faults)
 
 
 def _pair(unit: Unit, source: Language, target: Language) -> tuple[str, str] | None:

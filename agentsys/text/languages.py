@@ -64,8 +64,12 @@ def known_language(name: str) -> Language:
     return parsed
 
 
+def fitting_codes(target: Language, codes: Iterable[str]) -> list[str]:
+    """Return the codes that fit the target language, best first."""
+    fits = {code: target.fit(parsed) for code in codes if (parsed := language(code)) is not None}
+    return sorted((code for code, fit in fits.items() if fit), key=lambda code: -fits[code])
+
+
 def best_code(target: Language, codes: Iterable[str]) -> str | None:
     """Return the code that fits the target language best, the first of equal ones; None if none fits."""
-    fits = {code: target.fit(parsed) for code in codes if (parsed := language(code)) is not None}
-    best = max(fits, key=lambda code: fits[code], default=None)
-    return best if best is not None and fits[best] else None
+    return next(iter(fitting_codes(target, codes)), None)

@@ -210,13 +210,15 @@ class Units:
             self._read(file, tuple(preferred), factor)
 
     def _read(self, file: Path, preferred: tuple[str, ...], factor: float) -> None:
-        from agentsys.terms.tmx import read_tmx
+        from agentsys.terms.tmx import read_units
+        from agentsys.terms.units import FaultCounter
 
         source = preferred[0]
         ratios: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
         codes: set[str] = set()
         seen: set[tuple[str, int]] = set()
-        for number, unit in enumerate(read_tmx(file)):
+        faults = FaultCounter()
+        for number, unit in enumerate(read_units(file, faults.add)):
             names = preferred_codes(tuple(sorted(unit.texts)), preferred)
             texts = {names[code]: text for code, text in unit.texts.items() if code in names}
             codes |= set(unit.texts)
@@ -229,6 +231,7 @@ class Units:
             self._texts[topic].setdefault(place, {}).update(texts)
             for lang in texts.keys() - {source}:
                 ratios[lang][topic, place] = math.log(_length(texts[lang]) / _length(texts[source]))
+        self.counts["units that are not well-formed"] += faults.broken
         if not any(source in preferred_codes((code,), preferred).values() for code in codes):
             raise InputError(f"{file}: no text in '{source}'; its languages are {', '.join(sorted(codes)) or 'none'}")
         for lang, ratio_by_unit in ratios.items():

@@ -21,6 +21,7 @@ from agentsys.graphs.translate.systems import SYSTEMS
 from agentsys.knobs import check_required, split_names
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import BadRecord, InputError
+from agentsys.terms.tmx import is_memory
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class DataOptions:
         """All pairs of the file, and the sample with its terms. Raises InputError and KnowledgeError."""
         if self.pairs is None:
             raise InputError("--pairs: name a file of sources and references, such as pairs.jsonl or memory.tmx")
-        if sample.field and (self.pairs.suffix.lower() == ".tmx" or "text" in sample.fields):
-            raise InputError("--field: a .tmx file has no columns; of other files --source-field names the source's")
+        if sample.field and (is_memory(self.pairs) or "text" in sample.fields):
+            raise InputError("--field: a memory has no columns; of other files --source-field names the source's")
         columns = Columns(self.source_field, self.reference_field, self.document_field)
         pairs = read_pairs(self.pairs, columns, self.languages, sample)
         test = sample_rows(pairs, self.pairs, sample, "pair")

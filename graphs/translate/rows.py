@@ -1,6 +1,6 @@
 """The sentence pairs of a translation test, source and references, and the translations of the sources.
 
-A file of pairs holds records (.jsonl, .json, .csv, .tsv, .parquet) or is a translation memory (.tmx). The reference of
+A file of pairs holds records (.jsonl, .json, .csv, .tsv, .parquet) or is a memory (.tmx, .xliff). The reference of
 a record is a text, a list of equivalent texts, or XC-Translate's list of {"translation", "mention"}. Optional fields:
 `mentions` (the acceptable names of each entity in the source), `terms` ({"source", "targets"}) and `document`, whose
 sentences are in the order of the file.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentsys.evaluation.sample import SampleOptions
 from agentsys.metrics.terms import KnownTerm, normalize_text, rendering
 from agentsys.records import BadRecord, InputError, Record, read_records
+from agentsys.terms.tmx import is_memory
 
 if TYPE_CHECKING:
     from agentsys.terms.sources import TermList
@@ -154,7 +155,7 @@ def missing_lines(missing: Iterable[Mapping[str, Any]], unscored: Iterable[Mappi
 def _records(
     path: Path, columns: Columns, languages: tuple[str, str], options: SampleOptions
 ) -> Iterator[Record | BadRecord]:
-    if path.suffix.lower() == ".tmx":
+    if is_memory(path):
         yield from _units(path, columns, languages)
         return
     fields = {**options.fields, SOURCE: columns.source}
@@ -167,13 +168,15 @@ def _records(
 
 def _units(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterator[Record | BadRecord]:
     """The units of a memory as records. The document is the part of an id before its last colon: PubMed_1:12."""
-    from agentsys.terms.tmx import read_tmx
+    from agentsys.terms.tmx import read_units
+    from agentsys.terms.units import Fault
     from agentsys.text.languages import best_code, known_language
 
     tags = [known_language(name) for name in languages]
     codes: set[str] = set()
     usable = False
-    for number, unit in enumerate(read_tmx(path), 1):
+    faults: list[Fault] = []
+    for number, unit in enumerate(read_units(path, faults.append), 1):
         codes |= unit.texts.keys()
         source, reference = (best_code(language, unit.texts) for language in tags)
         if source is None or reference is None:
@@ -183,6 +186,9 @@ def _units(path: Path, columns: Columns, languages: tuple[str, str]) -> Iterator
         document, colon, _ = unit.id.rpartition(":")
         data = {"id": unit.id, SOURCE: unit.texts[source], columns.reference: unit.texts[reference]}
         yield Record(unit.id, data | ({columns.document: document} if colon else {}), f"{path}:{number}")
+    for fault in faults:
+        if not fault.repaired:
+            yield BadRecord(f"{path.parent / fault.place}", f"{fault.reason}; left out")
     if not usable:
         raise InputError(
             f"{path}: no unit in {' and '.join(languages)}; it has {', '.join(sorted(codes)) or 'no texts'}: "
