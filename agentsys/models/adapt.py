@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentsys.models.errors import ModelError, Refused
+from agentsys.models.errors import Refused
 from agentsys.models.faults import ServerError
 from agentsys.models.room import find_output_limit, find_room
 
@@ -36,6 +36,10 @@ _SYSTEM: Final = re.compile(
     r"\bsystem\b\W{0,3}(role|messages?|prompts?|instructions?)\b|(role|variant|message)\w*\W.{0,30}\bsystem\b|"
     r"roles must alternate|developer instruction|only (the )?user and assistant"
 )
+
+
+class NoChange(Exception):
+    """A refusal that no other form of the request avoids."""
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Adaptation:
     def learn(self, error: ServerError, body: Mapping[str, Any], say: Callable[[str], None]) -> int | None:
         """Learn from the refusal of a body. Returns the room of this request if its prompt leaves too little.
 
-        Raises Refused for a field that the spec asks for (`extra.`), ModelError if nothing can be changed.
+        Raises NoChange if no other form of the request is accepted, PromptTooLong if no room is left.
         """
         limit_name = next((name for name in LIMITS if name in body), "max_tokens")
         requested = int(body.get(limit_name) or 0)
@@ -104,7 +108,7 @@ class Adaptation:
             self.dropped |= {name, "top_logprobs"} if name == "logprobs" else {name}
             say(f"{name} is refused: it is left out")
         else:
-            raise ModelError(error.text)
+            raise NoChange
 
 
 def merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

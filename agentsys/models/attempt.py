@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from agentsys.models import wire
-from agentsys.models.adapt import MAX_CHANGES, Adaptation, refuse_extra, settings_sent
+from agentsys.models.adapt import MAX_CHANGES, Adaptation, NoChange, refuse_extra, settings_sent
 from agentsys.models.endpoint import Endpoint
-from agentsys.models.errors import ModelError, Refused, RequestRefused
+from agentsys.models.errors import ModelError, RequestRefused
+from agentsys.models.room import PromptTooLong
 
 _SCHEMA_LEVELS = ("schema", "json", "prompt")
 
@@ -33,9 +34,9 @@ class Attempt:
         try:
             refuse_extra(error, self._request.sampling.get("extra") or {}, url)
             room = self._adaptation.learn(error, self.body, self._endpoint.say)
-        except Refused:
-            raise
-        except ModelError as err:
+        except NoChange:
+            raise refusal from None
+        except PromptTooLong as err:
             raise ModelError(f"{url}: {err}") from None
         self._room = self._room if room is None else room
         body = self._adaptation.apply(self._full, self._room)

@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from agentsys.models.errors import ModelError
 from agentsys.models.faults import ServerError
+
+
+class PromptTooLong(Exception):
+    """The prompt alone is longer than the context."""
+
 
 _OUTPUT: Final = tuple(
     re.compile(pattern)
@@ -55,7 +59,7 @@ def find_output_limit(message: str, requested: int) -> int | None:
 def find_room(error: ServerError, requested: int) -> int | None:
     """The tokens that the prompt leaves of the context, if the request asked for more; None if nothing is said of it.
 
-    Raises ModelError if the prompt alone is too long.
+    Raises PromptTooLong if the prompt alone is too long.
     """
     text = _plain(error.message)
     context, prompt = _read_detail(error)
@@ -72,7 +76,7 @@ def find_room(error: ServerError, requested: int) -> int | None:
     if prompt is None:
         return None
     if prompt >= context:
-        raise ModelError(
+        raise PromptTooLong(
             f"the prompt has {prompt} tokens, which the context of {context} does not hold: shorten it, or use a "
             "server with a longer context"
         )
