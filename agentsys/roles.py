@@ -23,8 +23,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agentsys.models.chat import AgentChatModel, reply_from_message
+from agentsys.models.chat import AgentChatModel
 from agentsys.models.errors import ModelError
+from agentsys.models.foreign import ask_foreign
 from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply, load_reply
 from agentsys.prompt import Message, Prompt
@@ -170,7 +171,7 @@ class Role(Generic[T]):
                     f"{model_id['name']}: only the model classes of agentsys can continue a partial answer"
                 )
             else:
-                reply = await self._ask_foreign(model, messages)
+                reply = await ask_foreign(model, messages, self.output if self.schema else None, sampling, seed)
             if recorder and recorder.cache:
                 await recorder.cache.put(call_id, orjson.dumps(reply))
         call = Call(
@@ -191,20 +192,6 @@ class Role(Generic[T]):
         if recorder:
             recorder.add(call)
         return call
-
-    async def _ask_foreign(self, model: BaseChatModel, messages: list[Message]) -> Reply:
-        """Ask another LangChain integration through its own structured output; some fields of the reply are lost."""
-        try:
-            structured = model.with_structured_output(self.output, include_raw=True) if self.schema else None
-        except NotImplementedError:  # the prompt asks for JSON too, and an unusable reply is requested again
-            structured = None
-        if structured is None:
-            return reply_from_message(await model.ainvoke(cast("Any", messages)))
-        result = cast("dict[str, Any]", await structured.ainvoke(cast("Any", messages)))
-        reply = reply_from_message(result["raw"])
-        if isinstance(result["parsed"], BaseModel):
-            reply.text = result["parsed"].model_dump_json()
-        return reply
 
     def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
         if call.finish == "length" and not self.allow_truncated:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from agentsys.collect.limits import SAME_IN_A_ROW, FailureLimit, Price
 from agentsys.knobs import check_required, knob
 from agentsys.models.cache import default_path
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
@@ -60,6 +61,13 @@ class RunOptions(RecordOptions):
 
     in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
     token_budget: int | None = knob(None, "start no new record after this many tokens, prompt and completion")
+    price: str = knob("", "price of a million prompt and completion tokens, as 0.15,0.6: adds the cost to the summary")
+    cost_budget: float | None = knob(None, "start no new record after this cost; needs --price")
+    max_failures: str = knob(
+        "",
+        "stop after N failed records, or above a share of them such as 0.1; none: never. By default "
+        f"{SAME_IN_A_ROW} records in a row with the same error stop the run",
+    )
     retry_failed: bool = knob(False, "retry the failed records", old_name="retry_rejected")
     cache: Path | None = knob(None, "request cache file; by default one in the user's cache folder")
     no_cache: bool = knob(False, "run without the request cache")
@@ -68,6 +76,10 @@ class RunOptions(RecordOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_minimum(in_flight=1, token_budget=1, cache_limit=0)
+        FailureLimit.parse(self.max_failures)
+        if self.cost_budget is not None and not (Price.parse(self.price) and 0 < self.cost_budget < math.inf):
+            raise InputError(f"--cost-budget {self.cost_budget}: give a sum above 0, and --price with it")
+        Price.parse(self.price)
         if self.in_flight > MAX_IN_FLIGHT:
             raise InputError(f"--in-flight {self.in_flight}: at most {MAX_IN_FLIGHT:,} requests can be in flight")
         if not math.isfinite(self.cache_limit):

@@ -128,6 +128,7 @@ def _rows(summary: Summary, cache: Path | None, extra: Sequence[tuple[str, str]]
             "tokens",
             f"{summary.prompt_tokens:,} prompt ({summary.cached_tokens:,} prefix-cached), {tokens:,} completion",
         ),
+        *([] if summary.cost is None else [("cost", f"{summary.cost:,.4f}")]),
         ("tokens per second", f"{tokens / max(summary.seconds, 1e-9):.1f}"),
         ("seconds", f"{summary.seconds:.1f}"),
     ]

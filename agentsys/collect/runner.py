@@ -24,12 +24,14 @@ from pydantic import PydanticUserError
 from agentsys.collect.card import data_card
 from agentsys.collect.failures import Failures
 from agentsys.collect.fingerprint import context_models, fingerprint, source_digest
+from agentsys.collect.limits import FailureCounter, FailureLimit, Price, allowed_in_flight
 from agentsys.collect.options import RunOptions
 from agentsys.collect.resume import MANIFEST_VERSION, check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.models import EndpointDown
 from agentsys.models.cache import CacheError, RequestCache
 from agentsys.models.chat import AgentChatModel
+from agentsys.models.foreign import set_foreign_in_flight
 from agentsys.prompt import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
@@ -55,7 +57,8 @@ class Summary:
 
     `out` is the folder, `run` the run's id, `processed` the records finished now and `skipped` those finished earlier.
     `dropped_reasons` and `failed_reasons` count each reason, `calls` the paid ones (without cache hits), `seconds` is
-    the wall time, and `stopped` says why the run ended early ("interrupted", "token budget"), or None.
+    the wall time, and `stopped` says why the run ended early ("interrupted", "token budget"), or None. `price` is what
+    tokens cost.
     """
 
     out: Path
@@ -74,6 +77,12 @@ class Summary:
     cached_tokens: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    price: Price | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """What the paid calls cost; None without a price (--price)."""
+        return self.price.of(self.prompt_tokens, self.completion_tokens) if self.price else None
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -119,8 +128,8 @@ def collect(
     `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts;
     `context` is the graph's context (models, knobs); `on_start` is called with the folder once it is accepted. Raises
     RunFolderError (folder in use, not writable, or of a run with another fingerprint), InputError, SpecError,
-    PromptError, EndpointDown and CacheError, and RuntimeError in a running event loop, where `acollect` is to be
-    awaited. Errors of single records go to failed.jsonl.
+    PromptError, EndpointDown, CacheError and TooManyFailures, and RuntimeError in a running event loop, where
+    `acollect` is to be awaited. Errors of single records go to failed.jsonl.
     """
     _check_no_event_loop()
     work = acollect(graph, records, out, context=context, options=options, watch=watch, on_start=on_start)
@@ -157,6 +166,8 @@ async def acollect(
     options = options or RunOptions()
     source = read_records(records, fields=options.fields, id_field=options.id_field, required=required_texts(graph))
     models = context_models(context)
+    options = replace(options, in_flight=allowed_in_flight(options.in_flight, models.values()))
+    set_foreign_in_flight(options.in_flight)
     for model in models.values():
         model.set_in_flight(options.in_flight)
     folder: RunFolder | None = None
@@ -221,12 +232,13 @@ class Run:
     ) -> None:
         self.graph, self.context, self.folder, self.cache, self.options = graph, context, folder, cache, options
         self.switch = Switch()
-        self.summary = Summary(folder.folder, run_id)
+        self.summary = Summary(folder.folder, run_id, price=Price.parse(options.price))
         self._watch = watch or (lambda summary, event: None)
         self._seen: set[int] = set()
         self._retried: set[int] = set()
         self._done = Finished()
         self._failures = Failures()
+        self._failure_counter = FailureCounter(FailureLimit.parse(options.max_failures))
         self._manifest: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._saved = 0.0
@@ -263,6 +275,7 @@ class Run:
             finally:
                 self.summary.stopped = self.switch.reason
                 self._save()
+        self._failure_counter.check()
         return self.summary
 
     async def _work(self, source: Iterator[Record | BadRecord]) -> None:
@@ -275,6 +288,7 @@ class Run:
                 if trace is not None:
                     trace = self._append(trace)
                     self.summary.add_record(trace.outcome, trace.reason)
+                    self._count_failure(trace.reason if trace.outcome == "failed" else None)
                     self._after(trace)
             await asyncio.sleep(0)  # a long run of finished records must not block the other workers
             if self.switch.reason:
@@ -309,7 +323,12 @@ class Run:
             return
         self.folder.add_bad_input(source, reason, record_id)
         self.summary.add_record("failed", reason.split(":")[0])
+        self._count_failure(reason, is_input=True)
         self._after(None)
+
+    def _count_failure(self, reason: str | None, *, is_input: bool = False) -> None:
+        if self._failure_counter.add(reason, is_input=is_input):
+            self.switch.stop("too many failures")
 
     def _after_call(self, call: Call) -> None:
         self.summary.add_call(call)
@@ -320,6 +339,8 @@ class Run:
         spent = self.summary.prompt_tokens + self.summary.completion_tokens
         if self.options.token_budget is not None and spent >= self.options.token_budget:
             self.switch.stop("token budget", finish_records=True)
+        if self.options.cost_budget is not None and (self.summary.cost or 0.0) >= self.options.cost_budget:
+            self.switch.stop("cost budget", finish_records=True)
         if time.perf_counter() - self._saved > MANIFEST_SECONDS:
             self._save()
 
@@ -376,6 +397,8 @@ class Run:
         manifest = {name: value for name, value in self._manifest.items() if name != "before"}
         manifest["counts"] = {"kept": summary.kept, "dropped": summary.dropped, "failed": summary.failed}
         manifest["totals"] = {name: before.get(name, 0) + getattr(summary, name) for name in names}
+        if summary.cost is not None:
+            manifest["totals"]["cost"] = before.get("cost", 0.0) + summary.cost
         self.folder.write_manifest(manifest)
         self.folder.write("README.md", data_card(manifest).encode())
 
