@@ -47,14 +47,16 @@ LONGEST: Final = 4_000
 
 _MARKER: Final = re.compile(
     r"####|answers?(?:\s+is|\s+are|\*{0,2}\s*:)\*{0,2}"
-    r"|答案\*{0,2}\s*(?:就是|应为|應為|应该是|是|为|為|等于)?\s*\*{0,2}[:：]?\*{0,2}|答\s*[:：]|答え\s*(?:は|[:：])"
+    r"|选择?\s*[:：]?(?=\s*\(?[A-H])|答案\*{0,2}\s*(?:就是|应为|應為|应该是|是|为|為|等于)?\s*\*{0,2}[:：]?\*{0,2}|答\s*[:：]|答え\s*(?:は|[:：])"
     r"|(?:정답|답)\s*(?:은|는|[:：])|\b(?:la )?(?:respuesta|réponse|risposta|resposta)(?: final)?\s*(?:es|est|è|é|:)"
     r"|\b(?:antwort|lösung)\s*(?:ist|lautet|:)|ответ\s*[:—-]?|الجواب\s*(?:هو|:)|उत्तर\s*(?:है|:)",
     re.IGNORECASE,
 )
 """What stands before an answer, in the languages of the common data sets."""
 _BETWEEN_BOXES: Final = re.compile(r"[\s$.,;]*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\}|和|或|、)[\s$,]*", re.IGNORECASE)
-_SENTENCE_END: Final = re.compile(r"[。！？!?](?=.)|[.](?=\s)")
+_SENTENCE_END: Final = re.compile(
+    r"[。！？!?](?=.)|[.](?=\s)|[,，]\s*(?:(?=不是|而|因为|因為|即)|(?=(?:not|because|since|which|so|as)\b))"
+)
 _BRACE: Final = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\[{}]|\\\\(?!boxed|fbox)|([{}])")
 """The start of a box, an escaped brace, a LaTeX line break, a brace."""
 _BARE_BOX: Final = re.compile(r"(?<!\\)(\\(?:boxed|fbox))\s+(-?[\w.]+)")

@@ -221,6 +221,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"\\(?:left|right|displaystyle|boxed|mathbf|bf)(?![A-Za-z])", "", text.strip())
     text = text.replace("\\$", "¤").strip("*").strip()
     text = re.sub(_WHOLE_TEXT + r"\s*([^{}\d]*)\}$", r"\1\\text{ \2}", text)
+    text = re.sub(r"^\\(?:text|mathrm|mbox)\s*\{([^{}\d]*)\}\s*(?=[-\d.])", r"\1", text)
     text = re.sub(_WHOLE_TEXT + r"([^{}]*)\}", r"\1\2", text)
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text.strip("$")
@@ -324,7 +325,7 @@ def _read_unit(rest: str) -> frozenset[str] | None:
     bare = re.sub(r"\s*\([^()\d]*\)$", "", bare)
     if not bare:
         return frozenset()
-    if (codes := _unit_codes(bare.lower())) and (in_text or len(bare) > 1 or not bare.isalpha() or not bare.isascii()):
+    if (codes := _unit_codes(bare.lower())) and (spaced or len(bare) > 1 or not bare.isalpha() or not bare.isascii()):
         return codes
     words = bare.lower().split()
     long_enough = (spaced and len(bare) > 2) or in_text or not bare[0].isascii()
