@@ -29,7 +29,9 @@ def require_golds(record: Mapping[str, Any], problem: str = "no gold answer") ->
         return golds
     contents = [f"{name} is {_describe(record[name])}" for name in FIELDS if name in record]
     reason = ", ".join(contents) or f"it has none of the fields {', '.join(FIELDS)}"
-    raise ValueError(f"{problem}: {reason}; a record needs `answer` or `answers`; --field answer=COLUMN names it")
+    raise ValueError(
+        f"{problem}: a record needs `answer` or `answers`, but {reason}; --field answer=COLUMN names another column"
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -67,7 +67,7 @@ def test_golds_in_the_forms_of_data_sets(record: dict[str, Any], golds: list[str
     ],
 )
 def test_a_record_without_a_gold_says_what_it_holds(record: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match="no gold answer: ") as refused:
+    with pytest.raises(ValueError, match="no gold answer: a record needs `answer` or `answers`, but ") as refused:
         require_golds(record)
     assert reason in str(refused.value) and "\n" not in str(refused.value)
-    assert str(refused.value).endswith("--field answer=COLUMN names it")
+    assert str(refused.value).endswith("--field answer=COLUMN names another column")
