@@ -6,7 +6,7 @@ import pytest
 
 from agentsys.metrics.maths import check_answer
 
-pytest.importorskip("math_verify")
+pytestmark = pytest.mark.needs("maths")
 
 EQUAL = [
     ("so 答案是18元。希望对你有帮助", "18"),

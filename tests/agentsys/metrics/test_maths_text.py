@@ -10,7 +10,7 @@ from agentsys.metrics.maths import check_answer, group_equal_answers, joined_box
 from agentsys.metrics.maths_text import remove_thought
 from agentsys.metrics.quantities import equal, read_quantity
 
-pytest.importorskip("math_verify")
+pytestmark = pytest.mark.needs("maths")
 
 
 async def test_groups_of_votes() -> None:

@@ -19,6 +19,8 @@ from agentsys.terms.sources import TranslationMemory
 from agentsys.terms.tmx import Unit, is_memory, read_units
 from tests.support.terms import load, load_list, targets, tmx, write
 
+pytestmark = pytest.mark.needs("knowledge")
+
 TBX_2 = """<?xml version="1.0"?><!DOCTYPE martif SYSTEM "TBXcoreStructV02.dtd">
 <martif type="TBX-Basic" xml:lang="en"><text><body>
 <termEntry id="c1"><descrip type="subjectField">law</descrip>
@@ -136,7 +138,8 @@ def test_memories_by_name(name: str, expected: bool) -> None:
 
 def workbook(path: Path, **sheets: list[list[Any]]) -> Path:
     """Write an XLSX file of sheets with rows."""
-    openpyxl = pytest.importorskip("openpyxl")
+    import openpyxl
+
     book = openpyxl.Workbook()
     book.remove(book.active)
     for title, rows in sheets.items():

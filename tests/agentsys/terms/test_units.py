@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lxml import etree
 
 from agentsys.knowledge import KnowledgeError
 from agentsys.terms import units
@@ -17,6 +16,8 @@ from agentsys.terms.sources import TranslationMemory, source_summary
 from agentsys.terms.tmx import Unit, read_tmx
 from agentsys.terms.units import Fault, repair
 from tests.support.terms import load, tmx, write
+
+pytestmark = pytest.mark.needs("knowledge")
 
 
 def read(path: Path) -> tuple[list[Unit], list[Fault]]:
@@ -193,5 +194,7 @@ def test_hostile_texts_end_soon(tmp_path: Path, text: str) -> None:
 @given(st.text(st.sampled_from("ab&&;;#é \"'\x01\x1f\ufffe"), max_size=30))
 def test_a_repaired_text_is_xml_and_keeps_every_character(text: str) -> None:
     """All but what XML cannot hold; no reference of this alphabet is one of XML or HTML."""
+    from lxml import etree
+
     repaired, _ = repair(text, {})
     assert (etree.fromstring(f"<s>{repaired}</s>").text or "") == re.sub("[\x01\x1f\ufffe]", "", text)
