@@ -7,7 +7,8 @@ from typing import Any
 from agentsys.models import wire
 from agentsys.models.adapt import MAX_CHANGES, Adaptation, NoChange, refuse_extra, settings_sent
 from agentsys.models.endpoint import Endpoint
-from agentsys.models.errors import ModelError, RequestRefused
+from agentsys.models.errors import ModelError
+from agentsys.models.faults import RequestRefused
 from agentsys.models.room import PromptTooLong
 
 _SCHEMA_LEVELS = ("schema", "json", "prompt")

@@ -26,7 +26,8 @@ from pydantic import ConfigDict, Field
 from agentsys.models import tokens, wire
 from agentsys.models.attempt import Attempt
 from agentsys.models.endpoint import Endpoint
-from agentsys.models.errors import EndpointDown, ModelError, RequestRefused
+from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.faults import RequestRefused
 from agentsys.models.fields import read_finish
 from agentsys.models.sampling import DEFAULTS, check
 

@@ -16,8 +16,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from agentsys.models import faults
 from agentsys.models.access import Access, mask_key
 from agentsys.models.adapt import Adaptation
-from agentsys.models.errors import EndpointDown, ModelError, Refused, RequestRefused
-from agentsys.models.faults import ServerError
+from agentsys.models.errors import EndpointDown, ModelError, Refused
+from agentsys.models.faults import RequestRefused, ServerError
 from agentsys.models.fields import BadReply
 from agentsys.models.reading import MAX_BYTES, MAX_ERROR_BYTES, NotJSON, TooLarge, parse_json, read_body, read_events
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from agentsys.models.faults import ServerError
-
 
 class ModelError(RuntimeError):  # Studio's server shows the message only of subclasses of built-in errors
     """A request failed for good. It fails the record, not the run.
@@ -30,11 +25,3 @@ class EndpointDown(ModelError):
 
 class Refused(EndpointDown):
     """A server refuses every request alike: its key, its quota, its route or its model. It ends the run."""
-
-
-class RequestRefused(ModelError):
-    """A server refuses one request. `error` is what it said."""
-
-    def __init__(self, message: str, error: ServerError) -> None:
-        super().__init__(message)
-        self.error = error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agentsys.models.access import mask_key
+from agentsys.models.errors import ModelError
 from agentsys.models.reading import NotJSON, parse_json
 
 Owner = Literal["retry", "request", "run"]
@@ -134,6 +135,14 @@ class ServerError:
         if 300 <= self.status < 400:
             return "it redirects: give the URL that it redirects to"
         return "check the URL, and the model's name after #"
+
+
+class RequestRefused(ModelError):
+    """A server refuses one request. `error` is what it said."""
+
+    def __init__(self, message: str, error: ServerError) -> None:
+        super().__init__(message)
+        self.error = error
 
 
 def error_of_status(status: int, raw: bytes) -> ServerError:

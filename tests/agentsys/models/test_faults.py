@@ -13,8 +13,8 @@ from aiohttp import ClientConnectorError
 from agentsys.models import ModelError
 from agentsys.models.access import mask_key
 from agentsys.models.endpoint import Endpoint, RetryPolicy
-from agentsys.models.errors import EndpointDown, Refused, RequestRefused
-from agentsys.models.faults import Owner, error_in_reply, error_of_status
+from agentsys.models.errors import EndpointDown, Refused
+from agentsys.models.faults import Owner, RequestRefused, error_in_reply, error_of_status
 from tests.support.chats import CHAT
 from tests.support.servers import Answer, FakeServer, Raw, Seen, Status
 
