@@ -6,11 +6,12 @@ AGENTSYS_HEADER_NAME. A spec cannot name any other variable, so that a spec from
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, quote_plus, urlencode
+from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from agentsys.models.errors import SpecError
 
@@ -58,3 +59,34 @@ def mask_key(text: str) -> str:
             for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}:
                 text = text.replace(form, "***")
     return text
+
+
+def proxy_of(address: str) -> str | None:
+    """The proxy of an address, from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; None for this machine itself.
+
+    Raises SpecError for a proxy that is not spoken to by HTTP.
+    """
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # slow to import
+
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    if host == "localhost" or host.endswith(".localhost") or _is_loopback(host):
+        return None
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass_environment(parts.netloc, proxies):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise SpecError(
+            f"the proxy of {parts.scheme.upper()}_PROXY is a {urlsplit(proxy).scheme}:// proxy; give an http:// proxy"
+        )
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -174,7 +174,8 @@ class EndpointChatModel(AgentChatModel):
             sampling["stop"] = kwargs["stop"]
         chat = [dict(message) for message in messages]
         prefix = await self._take_answer_prefix(served, chat, kwargs.get("continue_ids") or [])
-        ids = await self._prompt_ids(served, chat, prefix)
+        variables = (sampling.get("extra") or {}).get("chat_template_kwargs")
+        ids = await self._prompt_ids(served, chat, prefix, variables if isinstance(variables, dict) else None)
         return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
 
     async def _take_answer_prefix(
@@ -190,7 +191,11 @@ class EndpointChatModel(AgentChatModel):
         return await served.tokenizer.encode(chat.pop()["content"], special=False)
 
     async def _prompt_ids(
-        self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
+        self,
+        served: Served,
+        chat: list[dict[str, Any]],
+        continue_ids: list[int],
+        variables: Mapping[str, Any] | None,
     ) -> list[int] | None:
         if served.tokenizer is None:
             if continue_ids:
@@ -201,7 +206,7 @@ class EndpointChatModel(AgentChatModel):
                 raise ModelError(f"{served.name}: an answer can be continued only if all messages are plain text")
             return None
         try:
-            ids = await tokens.render(served.tokenizer, chat)
+            ids = await tokens.render(served.tokenizer, chat, variables)
         except tokens.TemplateRefused as err:
             if continue_ids:
                 raise ModelError(f"{served.name}: an answer cannot be continued: {err}") from None

@@ -14,11 +14,12 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from agentsys.models import faults
-from agentsys.models.access import Access, mask_key
+from agentsys.models.access import Access, mask_key, proxy_of
 from agentsys.models.adapt import Adaptation
 from agentsys.models.errors import EndpointDown, ModelError, Refused
 from agentsys.models.faults import RequestRefused, ServerError
 from agentsys.models.fields import BadReply
+from agentsys.models.rate import RateLimit
 from agentsys.models.reading import MAX_BYTES, MAX_ERROR_BYTES, NotJSON, TooLarge, parse_json, read_body, read_events
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class _LoopState:
     loop: asyncio.AbstractEventLoop
     session: aiohttp.ClientSession
     limit: asyncio.Semaphore
+    rate: RateLimit | None
+    proxies: dict[str, str | None]
+    """The proxy of each address."""
 
 
 @dataclass
@@ -90,6 +94,8 @@ class Endpoint:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     access: Access = field(default_factory=Access)
     max_bytes: int = MAX_BYTES
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     _busy: dict[str, int] = field(default_factory=dict)
     _failed: dict[str, float] = field(default_factory=dict)
     _cooling: dict[str, float] = field(default_factory=dict)
@@ -111,7 +117,14 @@ class Endpoint:
                 headers={"Accept-Encoding": "identity", **self.access.read_headers()},
                 auto_decompress=False,  # models.reading unpacks with a bound
             )
-            self._state = _LoopState(loop, session, asyncio.Semaphore(self.in_flight * len(self.addresses)))
+            limits = (self.requests_per_minute, self.tokens_per_minute)
+            self._state = _LoopState(
+                loop,
+                session,
+                asyncio.Semaphore(self.in_flight * len(self.addresses)),
+                RateLimit(*limits) if any(limits) else None,
+                {address: proxy_of(address) for address in self.addresses},
+            )
         return self._state
 
     def set_in_flight(self, in_flight: int) -> None:
@@ -143,15 +156,23 @@ class Endpoint:
         Refused if it would refuse every other too, EndpointDown if no server is reachable, else ModelError.
         """
         data = orjson.dumps(body)
-        async with self._loop_state().limit:
-            return await self._with_retries(lambda address: self._fetch_json(address, route, data, parse), measured)
+        state = self._loop_state()
+        async with state.limit:
+            entry = await state.rate.reserve(len(data)) if state.rate else None
+            reply = await self._with_retries(lambda address: self._fetch_json(address, route, data, parse), measured)
+            if state.rate and entry:
+                state.rate.settle(entry, reply)
+            return reply
 
     async def stream(
         self, route: str, body: Mapping[str, Any], measured: dict[str, Any]
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of a server-sent event stream. Retries only until the first of them. Raises as `post`."""
         data = orjson.dumps(body)
-        async with self._loop_state().limit:
+        state = self._loop_state()
+        async with state.limit:
+            if state.rate:
+                await state.rate.reserve(len(data))
             response, events, first = await self._with_retries(
                 lambda address: self._open_stream(address, route, data), measured
             )
@@ -319,12 +340,14 @@ class Endpoint:
     async def _open(self, address: str, route: str, data: bytes | None) -> aiohttp.ClientResponse:
         import aiohttp
 
-        session = self._loop_state().session
+        state = self._loop_state()
         headers = {"Content-Type": "application/json"} if data is not None else None
         method = "GET" if data is None else "POST"
         url = _url(address, route) + self.access.query_string()
         try:
-            response = await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+            response = await state.session.request(
+                method, url, data=data, headers=headers, allow_redirects=False, proxy=state.proxies[address]
+            )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as err:
             if faults.is_out_of_files(err):
                 raise _out_of_files() from None

@@ -23,6 +23,7 @@ from agentsys.models import tokens, weights, wire
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
 from agentsys.models.errors import EndpointDown, ModelError, Refused, SpecError
 from agentsys.models.fields import BadReply, excerpt, read_ids
+from agentsys.models.server_options import flag_arguments, revision_with_flags
 
 EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates in parallel."""
@@ -326,6 +327,8 @@ class ChildEngine:
     context: int | None = None
     max_logprobs: int | None = None
     """vLLM's limit on log-probabilities per token, if more than its default of 20 (trainers/teacher.py)."""
+    flags: tuple[tuple[str, str], ...] = ()
+    """Further flags of vLLM's server, without their dashes, with their values."""
     _process: subprocess.Popen[bytes] | None = None
     _remote: RemoteEngine | None = None
     _log: Path | None = None
@@ -351,7 +354,17 @@ class ChildEngine:
         length = ["--max-model-len", str(self.context)] if self.context else []
         logprobs = ["--max-logprobs", str(self.max_logprobs)] if self.max_logprobs else []
         details = ["--enable-prompt-tokens-details"]  # replies report their cached tokens
-        return [python, "-m", "vllm.entrypoints.openai.api_server", *model, *address, *length, *logprobs, *details]
+        return [
+            python,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            *model,
+            *address,
+            *length,
+            *logprobs,
+            *details,
+            *flag_arguments(self.flags),
+        ]
 
     @property
     def capacity(self) -> int:
@@ -379,7 +392,8 @@ class ChildEngine:
         endpoint = Endpoint([f"http://127.0.0.1:{port}"], self.in_flight)
         await self._wait_until_healthy(endpoint)
         path = Path(self.model)
-        engine = RemoteEngine(endpoint, name=path.name, revision=await asyncio.to_thread(folder_revision, path))
+        revision = revision_with_flags(await asyncio.to_thread(folder_revision, path), self.flags)
+        engine = RemoteEngine(endpoint, name=path.name, revision=revision)
         if self.kind == "transformers":  # its /v1/models lists the hub cache, not the served model
             engine._served = ServedModel(endpoint, "transformers", self.model, path.name, engine.revision, None)
         return engine

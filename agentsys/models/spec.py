@@ -9,7 +9,8 @@
     scripted:FILE                     replies from a file, for tests
     langchain:MODULE:CLASS            any LangChain chat model; its arguments follow the `?`
 
-`embedded?temperature=0.2&max_tokens=300` sets the sampling; `?temperature=0.2` alone keeps the default model.
+`embedded?temperature=0.2&max_tokens=300` sets the sampling; `?temperature=0.2` alone keeps the default model. Further
+options of servers (`extra.`, `key`, `header.`, `query.`, `rpm`, `tpm`) and vLLM's flags: docs/servers.md.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from agentsys.models.access import Access
 from agentsys.models.errors import SpecError
 from agentsys.models.sampling import check
+from agentsys.models.server_options import EXTRA, is_access, read_access, take_extra, take_flags
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -38,11 +41,12 @@ _FORMS: Final = (
     "scripted:FILE, langchain:MODULE:CLASS"
 )
 
-_ENGINE_MINIMUM: Final = {"slots": 1, "context": 1, "timeout": 1}
+_ENGINE_MINIMUM: Final = {"slots": 1, "context": 1, "timeout": 1, "rpm": 1, "tpm": 1, "max_reply_mb": 1}
+_SERVER_OPTIONS: Final = ("timeout", "rpm", "tpm", "max_reply_mb")
 _ENGINE_OPTIONS: Final = {
     "embedded": ("slots", "context"),
-    "http": ("timeout",),
-    "https": ("timeout",),
+    "http": _SERVER_OPTIONS,
+    "https": _SERVER_OPTIONS,
     "vllm": ("context",),
     "transformers": (),
 }
@@ -84,6 +88,9 @@ def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
         if "slots" in options or "context" in options:
             raise SpecError("in Studio, slots and context cannot be set; remove them from the spec")
         return
+    unsafe = [name for name in options if is_access(name) or name.startswith(EXTRA)]
+    if unsafe:
+        raise SpecError(f"in Studio, ?{unsafe[0]} cannot be set; remove it from the spec")
     allowed = {url.strip().rstrip("/") for url in os.environ.get("AGENTSYS_ENDPOINTS", "").split(",") if url.strip()}
     if kind in ("http", "https"):
         refused = [url for url in base.partition("#")[0].split(",") if url.rstrip("/") not in allowed]
@@ -111,17 +118,26 @@ def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
         return ScriptedChatModel.from_file(rest, check(settings))
     from agentsys.models.chat import EndpointChatModel
 
-    engine_options = tuple((name, settings.pop(name)) for name in _ENGINE_MINIMUM if name in settings)
-    return EndpointChatModel(engine=_make_engine(base, engine_options), sampling=check(settings))
+    extra = take_extra(settings)
+    names = [name for name in settings if name in _ENGINE_MINIMUM or is_access(name)]
+    engine_options = tuple((name, settings.pop(name)) for name in names)
+    flags = take_flags(settings) if kind == "vllm" else ()
+    sampling = check(settings) | ({"extra": extra} if extra else {})
+    return EndpointChatModel(engine=_make_engine(base, engine_options, flags), sampling=sampling)
 
 
 @lru_cache(maxsize=64)
-def _make_engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEngine | RemoteEngine | ChildEngine:
+def _make_engine(
+    base: str, options: tuple[tuple[str, str], ...], flags: tuple[tuple[str, str], ...] = ()
+) -> EmbeddedEngine | RemoteEngine | ChildEngine:
     from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
     from agentsys.models.weights import DEFAULT
 
     kind, _, rest = base.partition(":")
-    numbers = {name: _parse_option(name, value, kind) for name, value in options}
+    access = {name: value for name, value in options if is_access(name)}
+    if access and kind not in ("http", "https"):
+        raise SpecError(f"?{min(access)}: {kind} has no such option; it is for http:// and https://")
+    numbers = {name: _parse_option(name, value, kind) for name, value in options if name not in access}
     if kind == "embedded":
         _check_weights(rest or DEFAULT)
         return EmbeddedEngine(
@@ -129,10 +145,11 @@ def _make_engine(base: str, options: tuple[tuple[str, str], ...]) -> EmbeddedEng
         )
     if kind in ("http", "https"):
         urls, _, model = base.partition("#")
-        endpoint = _make_endpoint(tuple(address_of(url) for url in urls.split(",")), numbers.get("timeout", 600))
+        addresses = tuple(address_of(url) for url in urls.split(","))
+        endpoint = _make_endpoint(addresses, read_access(access), tuple(sorted(numbers.items())))
         return RemoteEngine(endpoint, model or None)
     if kind in ("vllm", "transformers") and rest:
-        return ChildEngine(kind, rest, context=numbers.get("context"))
+        return ChildEngine(kind, rest, context=numbers.get("context"), flags=flags)
     raise SpecError(f"'{base}' is not a model spec; use {_FORMS}")
 
 
@@ -151,11 +168,19 @@ def _check_weights(name: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _make_endpoint(addresses: tuple[str, ...], timeout: int) -> Endpoint:
-    """Return one endpoint for all models of a server, so that they share its limit."""
+def _make_endpoint(addresses: tuple[str, ...], access: Access, options: tuple[tuple[str, int], ...]) -> Endpoint:
+    """Return one endpoint for all models of a server, so that they share its limits."""
     from agentsys.models.endpoint import Endpoint
 
-    return Endpoint(list(addresses), timeout=timeout)
+    numbers = dict(options)
+    return Endpoint(
+        list(addresses),
+        timeout=numbers.get("timeout", 600),
+        access=access,
+        max_bytes=numbers.get("max_reply_mb", 64) * 2**20,
+        requests_per_minute=numbers.get("rpm"),
+        tokens_per_minute=numbers.get("tpm"),
+    )
 
 
 def _parse_option(name: str, value: str, kind: str) -> int:

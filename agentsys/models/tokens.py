@@ -34,9 +34,15 @@ class Tokenizer(Protocol):
         ...
 
 
-async def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Return the ids of the conversation up to the start of the assistant's reply. Raises TemplateRefused."""
-    pieces = template_pieces(tokenizer.template, tuple(m["role"] for m in messages), **tokenizer.special)
+async def render(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Return the ids of the conversation up to the start of the assistant's reply. Raises TemplateRefused.
+
+    `variables` are further variables of the template, as `enable_thinking`.
+    """
+    options = {"variables": json.dumps(variables, sort_keys=True)} if variables else {}
+    pieces = template_pieces(tokenizer.template, tuple(m["role"] for m in messages), **tokenizer.special, **options)
     ids = await tokenizer.encode(pieces[0], special=True)
     for message, piece in zip(messages, pieces[1:], strict=True):
         ids = ids + await tokenizer.encode(message["content"], special=False)
@@ -45,17 +51,18 @@ async def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) ->
 
 
 @lru_cache(maxsize=256)
-def template_pieces(template: str, roles: tuple[str, ...], bos_token: str = "", eos_token: str = "") -> tuple[str, ...]:
+def template_pieces(
+    template: str, roles: tuple[str, ...], bos_token: str = "", eos_token: str = "", variables: str = "{}"
+) -> tuple[str, ...]:
     """Return the template's text before, between and after the contents of messages with these roles.
 
-    Raises TemplateRefused.
+    `variables` is a JSON object with further variables of the template. Raises TemplateRefused.
     """
     marks = [f"\ue000{i}\ue001" for i in range(len(roles))]
     messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
     try:
-        text = _compiled(template).render(
-            messages=messages, add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token, tools=None
-        )
+        own = {"messages": messages, "bos_token": bos_token, "eos_token": eos_token, "tools": None}
+        text = _compiled(template).render({"add_generation_prompt": True, **json.loads(variables), **own})
     except TemplateError as err:
         raise TemplateRefused(f"the chat template refuses the roles {', '.join(roles)}: {err}") from None
     pieces = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -66,7 +66,19 @@ class Request:
 
 
 def build_payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
-    """Return the route and the JSON body of a request. Raises EndpointDown for a setting that the dialect lacks."""
+    """Return the route and the JSON body of a request. Raises EndpointDown for a setting that the dialect lacks.
+
+    The setting "extra" holds further fields of the body (`?extra.NAME=` in a spec).
+    """
+    extra = request.sampling.get("extra")
+    if extra:
+        plain = {name: value for name, value in request.sampling.items() if name != "extra"}
+        route, body = _build_plain(replace(request, sampling=plain), dialect, model, stream=stream)
+        return route, body | extra
+    return _build_plain(request, dialect, model, stream=stream)
+
+
+def _build_plain(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
     if dialect == "llamacpp" and request.prompt_ids is not None:
         return "/completion", _llamacpp_payload(request) | {"stream": stream}
     if dialect == "transformers":
