@@ -66,15 +66,16 @@ def proxy_of(address: str) -> str | None:
 
     Raises SpecError for a proxy that is not spoken to by HTTP.
     """
-    from urllib.request import getproxies_environment, proxy_bypass_environment  # slow to import
+    from urllib import request  # slow to import
 
     parts = urlsplit(address)
     host = parts.hostname or ""
     if host == "localhost" or host.endswith(".localhost") or _is_loopback(host):
         return None
-    proxies = getproxies_environment()
+    proxies = request.getproxies_environment()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass_environment(parts.netloc, proxies):
+    is_direct = request.proxy_bypass_environment(parts.netloc, proxies)  # type: ignore[attr-defined]
+    if not proxy or is_direct:
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"

@@ -28,7 +28,7 @@ from agentsys.models.attempt import Attempt
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.faults import RequestRefused
-from agentsys.models.fields import read_finish
+from agentsys.models.fields import BadReply, read_finish
 from agentsys.models.sampling import DEFAULTS, check
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
@@ -258,7 +258,7 @@ class EndpointChatModel(AgentChatModel):
                 if builder.has_choice:
                     raise
                 attempt.change(err)
-            except wire.BadReply as err:
+            except BadReply as err:
                 raise ModelError(f"{measured['address']}{route}: {err}") from None
         measured["seconds"] = round(time.perf_counter() - started, 4)
         if not builder.finished:

@@ -155,8 +155,8 @@ class ReplyBuilder:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._top: list[list[tuple[int | str, float]]] = []  # a token's id, or its text if the server returns no ids
+        self._logprobs: list[Any] = []  # checked in `build`, like the numbers of `_top`
+        self._top: list[list[tuple[int | str, Any]]] = []  # a token's id, or its text if the server returns no ids
         self._prompt_ids = request.prompt_ids
         self._finish = ""
         self._prompt_tokens: int | None = None

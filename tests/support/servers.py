@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -339,3 +339,39 @@ def _joined(left: Any, right: Any) -> Any:
     if isinstance(left, str) and isinstance(right, str):
         return left + right
     return left if right is None else right
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def text_answer(text: str, content_type: str = "application/json", status: int = 200) -> Handler:
+    """A handler that always answers the same."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=text, content_type=content_type, status=status)
+
+    return answer
+
+
+@dataclass
+class ScriptedServer:
+    """A server whose chat route, and list of models, the test writes."""
+
+    chat: Handler
+    models: Handler = text_answer('{"data": [{"id": "m"}]}')
+    address: str = ""
+    _runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.05, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.address = "http://{}:{}".format(*self._runner.addresses[0][:2])
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
