@@ -285,7 +285,7 @@ class Run:
             elif self._is_due(record):
                 self._watch(self.summary, record)
                 trace = await self._run_record(record)
-                if trace is not None:
+                if trace is not None and not (trace.outcome == "failed" and self._failure_counter.problem):
                     trace = self._append(trace)
                     self.summary.add_record(trace.outcome, trace.reason)
                     self._count_failure(trace.reason if trace.outcome == "failed" else None)
