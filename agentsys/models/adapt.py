@@ -187,7 +187,11 @@ def settings_sent(sampling: Mapping[str, Any], body: Mapping[str, Any]) -> dict[
         elif name == "logprobs":
             if fields.get("n_probs") or fields.get("top_logprobs") is not None or fields.get("logprobs"):
                 sent[name] = value if "top_logprobs" in fields or "n_probs" in fields or "prompt" in body else 0
-        elif name in fields or _ALIASES.get(name) in fields:
+        elif (
+            name in fields
+            or _ALIASES.get(name) in fields
+            or (name == "temperature" and fields.get("do_sample") is False)
+        ):
             sent[name] = value
     return {name: value for name, value in sent.items() if value != {}}
 

@@ -356,6 +356,6 @@ def test_settings_of_every_dialect_are_read_back() -> None:
         settings_sent(sampling, {"temperature": 0.0, "repeat_penalty": 1.1, "n_predict": 5, "n_probs": 3, "seed": 1})
         == sampling
     )
-    config = json.dumps({"temperature": 0.0, "repetition_penalty": 1.1})
+    config = json.dumps({"do_sample": False, "repetition_penalty": 1.1})
     body = {"generation_config": config, "max_tokens": 5, "seed": 1}
     assert settings_sent(sampling, body) == {name: value for name, value in sampling.items() if name != "logprobs"}
