@@ -20,7 +20,7 @@ import orjson
 
 from agentsys.inputs.files import ACCEPTED, InputFile, find_files
 from agentsys.inputs.hub import read_hub
-from agentsys.inputs.lines import Fault, InputError, Raw
+from agentsys.inputs.lines import Fault, InputError, Raw, digest
 from agentsys.inputs.plain import Unreadable, is_missing, make_plain
 from agentsys.inputs.tables import read_table
 
@@ -49,8 +49,8 @@ class Record:
 class BadRecord:
     """An unusable input: its source, the reason in one line that names the fix, and the digest of its content.
 
-    The digest is that of the line or of the fields, whatever the file is called; "" for a fault that has no content,
-    such as the end of a damaged file.
+    The digest is that of the line or of the fields, whatever the file is called. A fault without content, such as the
+    end of a damaged file, has that of its reason and of the line's number.
     """
 
     source: str
@@ -152,7 +152,7 @@ class _Check:
 
     def to_record(self, source: str, raw: dict[str, Any] | Fault, is_json: bool) -> Record | BadRecord:
         if isinstance(raw, Fault):
-            return BadRecord(source, raw.reason, raw.content)
+            return BadRecord(source, raw.reason, raw.content or _place_digest(source, raw.reason))
         fields = self.fields
         if fields:
             mapped = {*fields, *fields.values()}
@@ -174,7 +174,7 @@ class _Check:
                 data, reason = self._make_plain(data)
                 content = "" if reason else record_id(data)
         if reason:
-            return BadRecord(source, reason, _content(raw))
+            return BadRecord(source, reason, _content(raw) or _place_digest(source, reason))
         id_value = data.get(self.id_field)
         record_name = str(id_value) if id_value is not None and str(id_value).strip() else content
         return Record(record_name, data, source, content)
@@ -220,6 +220,10 @@ def _content(raw: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError):
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _place_digest(source: str, reason: str) -> str:
+    return digest(f"{source.rpartition(':')[2]}:{reason}".encode())
 
 
 def _names(data: Mapping[str, Any]) -> str:

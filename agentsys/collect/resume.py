@@ -57,8 +57,13 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
     """
     manifest = folder.manifest()
     old = manifest.get("fingerprint")
-    if old is None or not folder.has_records():
+    if not folder.has_records():
         return digest(fingerprint)
+    if old is None:
+        raise RunFolderError(
+            f"{folder.folder} holds records, but no manifest.json that says with which settings they were made; "
+            "choose another --out"
+        )
     version = manifest.get("version", 1)
     changes = _changes(old, _comparable(fingerprint, old) if version < MANIFEST_VERSION else fingerprint)
     if not changes:

@@ -274,6 +274,7 @@ class Run:
                 raise
             finally:
                 self.summary.stopped = self.switch.reason
+                self.folder.remove_corrected(self._done)
                 self._save()
         self._failure_counter.check()
         return self.summary
@@ -281,12 +282,13 @@ class Run:
     async def _work(self, source: Iterator[Record | BadRecord]) -> None:
         for record in source:  # all workers share this iterator
             if isinstance(record, BadRecord):
-                self._add_bad_input(record.source, record.reason)
+                self._add_bad_input(record, record.reason)
             elif self._is_due(record):
                 self._watch(self.summary, record)
                 trace = await self._run_record(record)
                 if trace is not None and not (trace.outcome == "failed" and self._failure_counter.problem):
-                    trace = self._append(trace)
+                    trace = self._append(trace, record)
+                    self.summary.failed -= self._done.finish(record.id, is_failed=trace.outcome == "failed")
                     self.summary.add_record(trace.outcome, trace.reason)
                     self._count_failure(trace.reason if trace.outcome == "failed" else None)
                     self._after(trace)
@@ -294,12 +296,13 @@ class Run:
             if self.switch.reason:
                 return
 
-    def _append(self, trace: Trace) -> Trace:
+    def _append(self, trace: Trace, record: Record) -> Trace:
         """Append the trace and return it, as a failed one if its result cannot be written as JSON."""
         try:
             self.folder.add(trace)
         except TypeError as err:
             reason = f"the graph's output cannot be written as JSON: {err}"
+            trace.measured["content"] = record.content
             trace = replace(trace, outcome="failed", reason=reason, result=None, targets=[])
             self.folder.add(trace)
         return trace
@@ -310,18 +313,20 @@ class Run:
         if number in self._seen:
             shared = "id" if record.data.get(self.options.id_field) else "content"
             reason = f"duplicate: two records have this {shared} ({record.id})"
-            self._add_bad_input(record.source, reason, record.id)
+            self._add_bad_input(record, reason, record.id)
             return False
         self._seen.add(number)
-        if number in self._done.ids or number in self._done.failed_ids:
+        self.summary.failed -= self._done.replace_input(record.source)
+        if self._done.has(number, record.content):
             self.summary.skipped += 1
             return False
         return True
 
-    def _add_bad_input(self, source: str, reason: str, record_id: str | None = None) -> None:
-        if source in self._done.failed_sources:
+    def _add_bad_input(self, record: Record | BadRecord, reason: str, record_id: str | None = None) -> None:
+        if self._done.take_input(record.source, record.content):
             return
-        self.folder.add_bad_input(source, reason, record_id)
+        self.summary.failed -= self._done.replace_input(record.source)
+        self.folder.add_bad_input(record.source, reason, record_id, record.content)
         self.summary.add_record("failed", reason.split(":")[0])
         self._count_failure(reason, is_input=True)
         self._after(None)
@@ -373,6 +378,8 @@ class Run:
         measured: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 3)}
         if traceback:
             measured["traceback"] = traceback
+        if error:
+            measured["content"] = record.content  # by it, a later run knows whether the record was corrected
         return Trace(
             id=record.id,
             system=self.graph.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,12 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agentsys import traces
+from agentsys.records import record_id
 
 SHARD_BYTES: Final = 256 * 2**20
 """A shard of this many bytes is closed and the next one opened."""
+MANIFEST_COPY: Final = ".manifest.json"
+"""The manifest as a run began: it has the fingerprint, should manifest.json be lost."""
 
 _HEAD: Final = re.compile(rb'\{"version":\d+,"id":("(?:[^"\\]|\\.)*"),.{0,400}?"outcome":"(\w+)"', re.DOTALL)
 
@@ -41,13 +45,59 @@ def id_hash(record_id: str) -> int:
 
 @dataclass
 class Finished:
-    """The records that earlier runs finished in this folder; ids as `id_hash`."""
+    """The records that earlier runs finished in this folder; ids and contents as `id_hash`.
+
+    A record that failed in the graph has its content by its id. Of a refused input, whose record has none, the content
+    is counted, and known by its source too; an entry of an earlier version has none (0).
+    """
 
     ids: set[int] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=lambda: {"kept": 0, "dropped": 0})
     failed: int = 0
-    failed_ids: set[int] = field(default_factory=set)
-    failed_sources: set[str] = field(default_factory=set)
+    failed_ids: dict[int, int] = field(default_factory=dict)
+    failed_inputs: Counter[int] = field(default_factory=Counter)
+    failed_sources: dict[str, int] = field(default_factory=dict)
+    corrected: set[int] = field(default_factory=set)
+    replaced_inputs: set[tuple[str, int]] = field(default_factory=set)
+
+    def take_input(self, source: str, content: str) -> bool:
+        """Whether a refused input is one that failed before; each entry is taken once."""
+        number = id_hash(content) if self.failed_sources.get(source) != 0 else 0
+        if self.failed_inputs[number] <= 0:
+            return False
+        self.failed_inputs[number] -= 1
+        return True
+
+    def replace_input(self, source: str) -> int:
+        """Note that there is a record now in the place of a refused input. Returns how many entries it replaces.
+
+        None if the refused content was met elsewhere in the input: lines move when others are added or removed.
+        """
+        number = self.failed_sources.pop(source, None)
+        if number is None or self.failed_inputs[number] <= 0:
+            return 0
+        self.failed_inputs[number] -= 1
+        self.replaced_inputs.add((source, number))
+        return 1
+
+    def has(self, number: int, content: str) -> bool:
+        """Whether a record (its id hash) is finished, or failed with this content; else it is due."""
+        if number in self.ids:
+            return True
+        if number not in self.failed_ids:
+            return False
+        if self.failed_ids[number] == id_hash(content):
+            return True
+        self.corrected.add(number)
+        return False
+
+    def finish(self, record_id: str, *, is_failed: bool) -> int:
+        """Note that a record is finished. Returns how many failures of an earlier run it replaces."""
+        if not self.corrected or (number := id_hash(record_id)) not in self.corrected:
+            return 0
+        if not is_failed:
+            self.ids.add(number)
+        return 1
 
 
 class RunFolder:
@@ -68,14 +118,21 @@ class RunFolder:
             raise RunFolderError(f"{folder}: {err.strerror}; choose another --out") from None
         self._shard: BinaryIO | None = None
         self._number = 0
+        self._has_copy = False
 
     def manifest(self) -> dict[str, Any]:
-        """The content of manifest.json, {} for a new folder. Raises RunFolderError if it is not JSON."""
+        """The content of manifest.json, or of its copy if a power cut tore it; {} for a new folder.
+
+        Raises RunFolderError if both are damaged.
+        """
         path = self.folder / "manifest.json"
-        try:
-            return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
-        except orjson.JSONDecodeError:
-            raise RunFolderError(f"{path} is not JSON; move it away or choose another --out") from None
+        files = [file for file in (path, self.folder / MANIFEST_COPY) if file.exists()]
+        for file in files:
+            if manifest := _read_manifest(file):
+                return manifest
+        if files:
+            raise RunFolderError(f"{path} is empty or damaged, and there is no good copy of it; choose another --out")
+        return {}
 
     def rename_rejected(self) -> None:
         """Rename rejected.jsonl, the file of failed records of trace version 1, to failed.jsonl."""
@@ -90,16 +147,27 @@ class RunFolder:
         return any(file.stat().st_size for file in files if file.exists())
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest. Raises RunFolderError if the disk is full."""
-        self.write("manifest.json", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        """Replace the manifest, and at first its copy, which outlasts a power cut. Raises RunFolderError."""
+        content = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+        if not self._has_copy:
+            self.write(MANIFEST_COPY, content, durable=True)
+            self._has_copy = True
+        self.write("manifest.json", content)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replace a small file atomically: a reader sees the old or the new content. Raises RunFolderError."""
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Replace a small file atomically: a reader sees the old or the new content. Raises RunFolderError.
+
+        With `durable`, it is on disk before the old one is gone.
+        """
         path = self.folder / name
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as err:
             raise _cannot_write(path, err) from None
@@ -121,18 +189,44 @@ class RunFolder:
             self._number = int(shard.stem.split("-")[1])
         failed = traces.failed_file(self.folder)
         repair_tail(failed)
-        for line in _lines(failed):
-            entry = orjson.loads(line)
-            done.failed += 1
+        for _, entry in _entries(failed):
+            number = _content_hash(entry)
             if "calls" in entry:  # it failed in the graph; otherwise its input was refused
-                done.failed_ids.add(id_hash(entry["id"]))
+                done.failed_ids[id_hash(entry["id"])] = number
             else:
-                done.failed_sources.add(entry["source"])
+                done.failed += 1
+                done.failed_sources[entry["source"]] = number
+                done.failed_inputs[number] += 1
+        # An entry of a record that was corrected and run again is removed at the end of a run, if that is reached.
+        done.failed += len(done.failed_ids.keys() - done.ids)
         return done
+
+    def remove_corrected(self, done: Finished) -> None:
+        """Remove from failed.jsonl the failures that a corrected input has replaced. Raises RunFolderError."""
+        if not done.corrected and not done.replaced_inputs:
+            return
+        path = traces.failed_file(self.folder)
+        last = {id_hash(entry["id"]): place for place, (_, entry) in enumerate(_entries(path)) if "calls" in entry}
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                for place, (line, entry) in enumerate(_entries(path)):
+                    if "calls" in entry:
+                        number = id_hash(entry["id"])
+                        is_replaced = number in done.ids or last[number] != place
+                    else:
+                        is_replaced = (entry["source"], _content_hash(entry)) in done.replaced_inputs
+                    if not is_replaced:
+                        file.write(line)
+            self._failed.close()
+            os.replace(temporary, path)
+            self._failed = path.open("ab", buffering=0)
+        except OSError as err:
+            raise _cannot_write(path, err) from None
 
     def forget_failed(self) -> set[int]:
         """Empty failed.jsonl for a retry and return the id hashes of the records that failed in the graph."""
-        failed_ids = self.scan().failed_ids
+        failed_ids = set(self.scan().failed_ids)
         self._failed.truncate(0)
         return failed_ids
 
@@ -160,9 +254,9 @@ class RunFolder:
         except OSError as err:
             raise _cannot_write(path, err) from None
 
-    def add_bad_input(self, source: str, reason: str, record_id: str | None = None) -> None:
+    def add_bad_input(self, source: str, reason: str, record_id: str | None = None, content: str = "") -> None:
         """Append an unusable input to failed.jsonl: broken line, missing field, duplicate id."""
-        entry = {"id": record_id, "source": source, "reason": reason}
+        entry = {"id": record_id, "source": source, "reason": reason, "content": content or None}
         _append(self._failed, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
@@ -171,6 +265,33 @@ class RunFolder:
             self._shard.close()
         self._failed.close()
         self._lock.release()
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """A manifest, or None for a damaged one: not JSON, or with values of other types."""
+    try:
+        manifest = orjson.loads(path.read_bytes())
+    except (orjson.JSONDecodeError, OSError):
+        return None
+    types: dict[str, type] = {"fingerprint": dict, "totals": dict, "retries": int, "version": int}
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(name, kind()), kind) for name, kind in types.items()
+    ):
+        return None
+    totals = manifest.get("totals", {}).values()
+    return manifest if all(isinstance(value, int | float) for value in totals) else None
+
+
+def _entries(failed: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for line in _lines(failed):
+        yield line, orjson.loads(line)
+
+
+def _content_hash(entry: dict[str, Any]) -> int:
+    """The content of an entry of failed.jsonl; 0 if an earlier version did not record it."""
+    if "calls" not in entry:
+        return id_hash(entry["content"]) if entry.get("content") else 0
+    return id_hash(entry.get("measured", {}).get("content") or record_id(entry["input"]))
 
 
 def _append(file: BinaryIO, line: bytes) -> None:

@@ -103,6 +103,8 @@ def find_files(source: str) -> list[InputFile]:
             names = sorted(name for name in glob.glob(source, recursive=True) if Path(name).is_file())
             return _matches(source, [_local_file(name) for name in names])
         path.open("rb").close()
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{source}: no such file; check the path") from None
     except (OSError, ValueError) as error:
@@ -195,6 +197,8 @@ def _remote_files(address: str) -> list[InputFile]:
             return _folder_files(path, sorted(system.find(path)), lambda name: _remote_file(system, name))
         if not system.exists(path):
             raise InputError(f"{mask(address)}: no such file; check the address")
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(f"{mask(address)}: {error}") from None
     except (OSError, ValueError) as error:

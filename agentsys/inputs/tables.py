@@ -149,8 +149,8 @@ def _read_frame(frame: Any) -> Iterator[Raw]:
         except ValueError as error:
             raise InputError(f"the DataFrame's index cannot be read: {error}; rename it") from None
     names = list(frame.columns)
-    if odd := next((name for name in names if not isinstance(name, str)), None):
-        raise InputError(f"the DataFrame has the column {odd!r}, which is no text; rename its columns")
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"the DataFrame has the column {odd[0]!r}, which is no text; rename its columns")
     if fault := find_duplicate(names):
         raise InputError(f"the DataFrame cannot be read: {fault}")
     return enumerate((dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)), start=1)

@@ -150,7 +150,7 @@ def test_an_empty_file_is_a_run_without_records(command: Command, name: str) -> 
         ("in.csv", b"id,id\na,like one\n", [], 1),
         ("in.tsv", b'id\ttext\na\t"like one\nb\n', ["a"], 1),
         ("in.parquet", b"PAR1 is not a parquet file", [], 1),
-        ("in.jsonl", b"\xff\xfe" + '{"id": "a", "text": "like"}\n'.encode("utf-16-le"), [], 2),
+        ("in.jsonl", b"\xff\xfe" + '{"id": "a", "text": "like"}\n'.encode("utf-16-le"), ["a"], 0),
         ("in.jsonl", b"\xef\xbb\xbf" + record("a") + b"\r\n", ["a"], 0),
     ],
 )
@@ -201,7 +201,7 @@ def test_data_that_looks_like_a_template_stays_data(command: Command) -> None:
         (["--advisor-model", "?temperature=9"], ["temperature=9", "0 to 2"]),
         (["--advisor-model", "?heat=1"], ["heat", "temperature", "top_p"]),
         (["--input", "missing.jsonl"], ["missing.jsonl", "no such file", "check the path"]),
-        (["--input", "."], ["is a folder"]),
+        (["--input", "empty"], ["empty is a folder without record files"]),
         (["--input", "in.docx"], ["in.docx", "'.docx'", ".jsonl", ".parquet"]),
         (["--field", "text"], ["--field text", "--field text=sentence"]),
         (["--field", "=column"], ["--field =column", "--field text=sentence"]),
@@ -221,6 +221,7 @@ def test_data_that_looks_like_a_template_stays_data(command: Command) -> None:
 def test_a_wrong_option_is_one_line(command: Command, options: list[str], pieces: list[str]) -> None:
     Path("in.jsonl").write_bytes(record("a"))
     Path("in.docx").write_bytes(b"PK")
+    Path("empty").mkdir()
     Path("latin.md").write_bytes(b"# user\ncaf\xe9")
     Path("plain.md").write_text("Be brief.")
     Path("broken.md").write_text("# user\n{{ text")
