@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from agentsys.inputs.csv_text import read_csv, read_tsv
 from agentsys.inputs.json_text import read_json_array, read_json_lines
@@ -215,7 +215,7 @@ def _remote_file(system: Any, path: str) -> InputFile:
 def mask(address: str) -> str:
     """An address without password and query, where keys and signatures are."""
     parts = urlsplit(address)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _unpack(file: BinaryIO, packing: str, name: str) -> io.BufferedReader:
