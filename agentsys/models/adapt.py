@@ -23,7 +23,13 @@ LIMITS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
 
 _SCHEMA_KEYS: Final = ("structured_outputs", "json_schema", "response_format")
 _FIXED: Final = frozenset({"model", "messages", "prompt", "stream", "generation_config"})
+_NEUTRAL: Final = {
+    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}  # fmt: skip
+"""Settings that change nothing."""
 _UNSUPPORTED: Final = re.compile(
+    r"cannot both|can't both|only one of|please use only one|mutually exclusive|"
     r"unsupported|not support|n't support|does not (accept|allow)|unknown|unrecogni[sz]ed|unexpected|not permitted|"
     r"forbidden|not allowed|not available|unavailable|not enabled|not recogni[sz]ed|no such|not implemented|deprecated|"
     r"invalid (parameter|argument|field|key)|extra inputs|disabled|cannot be (set|used|specified)|only the default|"
@@ -158,7 +164,8 @@ def _named_field(error: ServerError, words: str, body: Mapping[str, Any]) -> str
     """The field of the body that the server says it does not support."""
     if not _UNSUPPORTED.search(words) and not error.code.lower().endswith("forbidden"):
         return None
-    names = [name for name in sorted(body, key=len, reverse=True) if name not in _FIXED]
+    names = [name for name in body if name not in _FIXED]
+    names.sort(key=lambda name: (body[name] != _NEUTRAL.get(name), -len(name)))  # of two, the one that changes nothing
     exact = [name for name in names if name == error.param.split(".")[-1]]
     return next((name for name in (*exact, *names) if name in exact or _names(words, name)), None)
 

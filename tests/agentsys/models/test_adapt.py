@@ -78,7 +78,8 @@ def test_the_limit_gets_its_other_name(message: Any) -> None:
         ("`presencePenalty` is not enabled for this model", {"presence_penalty"}),
         ("stream_options is not supported", {"stream_options"}),
         ("got an unexpected keyword argument 'return_token_ids'", {"return_token_ids"}),
-        ("`temperature` and `top_p` cannot be specified together: top_p must be omitted", {"temperature"}),
+        ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", {"top_p"}),
+        ("temperature and top_p cannot be specified together", {"top_p"}),
         ("Parameter `stop` not supported", {"stop"}),
     ],
 )  # fmt: skip
