@@ -32,7 +32,7 @@ def main(run: CollectOptions, context: Context, graphs: Graphs = None) -> None:
     context = with_digest(context)
     for line in source_summary(context.specs, context.source_language, context.target_language):
         print(line)
-    out = run.out or Path("runs") / f"crat-{run.input.stem}"
+    out = run.out or Path("runs") / f"crat-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
     print(f"traces and data-set card: {summary.out}")
     if graphs is not None:

@@ -52,7 +52,7 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     if run.input is None:
         raise InputError("--input: name a file of questions with their answers, such as a .jsonl or .parquet file")
     context = with_index(context)
-    out = run.out or Path("runs") / f"deeprag-{context.stage}-{run.input.stem}"
+    out = run.out or Path("runs") / f"deeprag-{context.stage}-{run.input_name}"
     summary = run_with_view(graph, run.input, replace(run, out=out), context)
     print(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize_traces(read_traces(summary.out)))

@@ -50,7 +50,7 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     if run.input is None:
         raise InputError("--input: name a file of requests (prompt and optionally length), such as requests.jsonl")
     asyncio.run(check_embedder(context.embedding))
-    out = run.out or Path("runs") / f"longdpo-{run.input.stem}"
+    out = run.out or Path("runs") / f"longdpo-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
     print(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize(read_traces(summary.out)))

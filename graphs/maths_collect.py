@@ -47,7 +47,7 @@ def main(run: CollectOptions, context: Context) -> None:
     if run.input is None:
         raise InputError("--input: name a file of questions with their answers, such as questions.jsonl")
     check_installed()
-    out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input.stem}"
+    out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
     print(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize(read_traces(summary.out)))

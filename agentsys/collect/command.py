@@ -14,6 +14,7 @@ from agentsys.collect.options import RunOptions
 from agentsys.collect.report import ProgressView, print_summary
 from agentsys.collect.runner import Summary, collect
 from agentsys.config import save_config
+from agentsys.inputs.files import name_input
 from agentsys.knobs import knob
 from agentsys.records import InputError
 
@@ -22,8 +23,16 @@ from agentsys.records import InputError
 class InputAndOutput:
     """Where a collect command reads and writes."""
 
-    input: Path | None = knob(None, "records: .jsonl, .json, .csv, .tsv, .parquet or .txt")
+    input: Path | None = knob(
+        None,
+        "records: .jsonl, .json, .csv, .tsv, .parquet or .txt, also .gz; a folder, 'a/*.jsonl', -, hf:NAME, s3://...",
+    )
     out: Path | None = knob(None, "output folder; an unfinished run in it is resumed")
+
+    @property
+    def input_name(self) -> str:
+        """The input's name in a default output folder: a file's without its suffixes."""
+        return name_input(str(self.input or "input"))
 
 
 @dataclass(frozen=True)

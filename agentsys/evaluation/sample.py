@@ -45,8 +45,11 @@ class Sample(Generic[T]):
 
 
 def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """The SHA-256 of a file's bytes, in hex. Raises InputError for what is no file: a folder, a pattern, a data set."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as err:
+        raise InputError(f"{path}: {err.strerror}; an evaluation reads one file: name it") from None
 
 
 def read_rows(

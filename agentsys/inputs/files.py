@@ -139,6 +139,17 @@ def split_suffix(name: str) -> tuple[str, str]:
     return suffix if suffix in FORMATS else "", packing
 
 
+def name_input(source: str) -> str:
+    """A name for files about an input: that of a file without its suffixes, of a folder or pattern what is legible."""
+    if source == "-":
+        return "pipe"
+    for place in (Path(source), *Path(source).parents):
+        stem = place.stem if split_suffix(place.name)[1] == "" else Path(place.stem).stem
+        if name := re.sub(r"[*?\[\]:@]+", "-", stem).strip("-."):
+            return name
+    return "input"
+
+
 def _folder_files(source: str, names: list[str], to_file: Callable[[str], InputFile]) -> list[InputFile]:
     hidden = re.compile(r"(^|/)[._]")
     names = [name for name in names if split_suffix(name)[0] and not hidden.search(name.removeprefix(source))]

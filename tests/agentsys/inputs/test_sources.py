@@ -152,6 +152,26 @@ def test_what_a_folder_or_pattern_cannot_be(folder: Path, source: str, message: 
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/in.jsonl", "in"),
+        ("in.v2.csv", "in.v2"),
+        ("in.jsonl.gz", "in"),
+        ("data/", "data"),
+        ("data/*.jsonl", "data"),
+        ("data/part-*.jsonl", "part"),
+        ("-", "pipe"),
+        ("hf:org/clocks:small@train", "clocks-small-train"),
+        ("hf:clocks", "hf-clocks"),
+        ("s3:/bucket/in.jsonl", "in"),
+        ("*", "input"),
+    ],
+)
+def test_the_name_of_an_input(source: str, name: str) -> None:
+    assert input_files.name_input(source) == name
+
+
 # a pipe
 
 
