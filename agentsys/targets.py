@@ -7,13 +7,16 @@ at its first record. trainers/rows.py uses the same rules. docs/collect.md lists
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from numbers import Real
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
 Kind = Literal["sft", "role", "step"]
 ChatRole = Literal["system", "user", "assistant"]
+
+T = TypeVar("T", "Segment", "Target")
 
 _SOURCES: Final = ("text", "call", "node", "prompt")
 
@@ -38,7 +41,7 @@ class Segment:
 
     `role` is the piece's chat role; adjacent pieces with one role form one message. `learned` pieces have loss, the
     others are masked. Targets of the kinds `role` and `step` start with a `prompt` piece, so that a row's prefix has
-    exactly the ids that the engine got. Raises ValueError for other combinations.
+    exactly the ids that the engine got. Raises TargetError for other combinations, and for values of other types.
     """
 
     role: ChatRole
@@ -49,10 +52,7 @@ class Segment:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if sum(x is not None for x in (self.text, self.call, self.node, self.prompt)) != 1:
-            raise ValueError("a segment has exactly one of text, call, node and prompt")
-        if self.prompt is not None and self.learned:
-            raise ValueError("the request of a call cannot be learned")
+        _check_segment(self)
 
 
 def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
@@ -65,7 +65,8 @@ class Target:
     """A training example of a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
 
     `scores` holds the system's measures of it, for filters: {"score": 92.0, "rounds": 3}. A step target needs
-    `margin`, by how much the chosen side is better. Raises TargetError for a shape that no row can be made of.
+    `margin`, by how much the chosen side is better. A list of segments becomes a tuple, and `scores=None` an empty
+    mapping. Raises TargetError for a shape that no row can be made of.
     """
 
     kind: Kind
@@ -74,6 +75,11 @@ class Target:
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("segments", "rejected"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.scores is None:
+            object.__setattr__(self, "scores", {})
         check_shape(self)
 
 
@@ -82,7 +88,7 @@ def target_from(raw: Target | Mapping[str, Any]) -> Target:
     if isinstance(raw, Target):
         return raw
     try:
-        return Target(**_fields_of(raw))
+        return Target(**_fields_of(raw, Segment))
     except TargetError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -95,35 +101,90 @@ def stored_target(raw: Mapping[str, Any]) -> Target:
 
     Raises KeyError, TypeError or ValueError if it is not one.
     """
-    target: Target = object.__new__(Target)
-    for name, value in _fields_of(raw).items():
-        object.__setattr__(target, name, value)
-    return target
+    return _make_unchecked(Target, **_fields_of(raw, partial(_make_unchecked, Segment)))
 
 
-def _fields_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _fields_of(raw: Mapping[str, Any], make_segment: Callable[..., Segment]) -> dict[str, Any]:
     return {
         "kind": raw["kind"],
-        "segments": tuple(Segment(**segment) for segment in raw["segments"]),
-        "rejected": tuple(Segment(**segment) for segment in raw["rejected"]) if raw.get("rejected") else None,
+        "segments": tuple(make_segment(**segment) for segment in raw["segments"]),
+        "rejected": tuple(make_segment(**segment) for segment in raw["rejected"]) if raw.get("rejected") else None,
         "scores": raw.get("scores") or {},
     }
 
 
+def _make_unchecked(kind: type[T], /, **values: Any) -> T:
+    """A Target or Segment with these fields, whose shape is not checked. Raises TypeError for other fields."""
+    defaults = {one.name: None if one.default is MISSING else one.default for one in fields(kind)}
+    if unknown := values.keys() - defaults.keys():
+        raise TypeError(f"a {kind.__name__} has no {min(unknown)}")
+    made = object.__new__(kind)
+    for name, value in (defaults | values).items():
+        object.__setattr__(made, name, value)
+    return made
+
+
 def check_shape(target: Target) -> None:
     """Check what can be seen without the calls: the kind, its segments, the scores. Raises TargetError."""
-    check = {"sft": _check_sft, "role": _check_role, "step": _check_step}.get(target.kind)
-    if check is None:
+    if not isinstance(target.kind, str) or target.kind not in get_args(Kind):
         raise TargetError(f"{target.kind!r} is no kind of target; the kinds are {', '.join(get_args(Kind))}")
-    for segment in (*target.segments, *(target.rejected or ())):
-        if segment.role not in get_args(ChatRole):
-            raise TargetError(f"{segment.role!r} is no chat role; a segment's role is {', '.join(get_args(ChatRole))}")
-    for name, score in target.scores.items():
-        if not isinstance(score, Real) or not math.isfinite(score):
-            raise TargetError(f"the score {name!r} is {score!r}; a score is a finite number")
+    _check_side("segments", target.segments)
+    if target.rejected is not None:
+        _check_side("rejected", target.rejected)
+    _check_scores(target.scores)
     if target.rejected and target.kind != "step":
         raise TargetError(f"a target of kind {target.kind} has no rejected side; make a pair a target of kind step")
-    check(target)
+    {"sft": _check_sft, "role": _check_role, "step": _check_step}[target.kind](target)
+
+
+def _check_segment(segment: Segment) -> None:
+    if not isinstance(segment.role, str):
+        raise TargetError(f"a segment's role is {_describe(segment.role)}; it must be a str")
+    if not isinstance(segment.learned, bool):
+        raise TargetError(f"a segment's learned is {_describe(segment.learned)}; it must be True or False")
+    sources = {name: getattr(segment, name) for name in _SOURCES if getattr(segment, name) is not None}
+    for name, value in sources.items():
+        if not isinstance(value, str):
+            raise TargetError(f"a segment's {name} is {_describe(value)}; it must be a str")
+    if len(sources) != 1:
+        raise TargetError("a segment has exactly one of text, call, node and prompt")
+    if segment.prompt is not None and segment.learned:
+        raise TargetError("the request of a call cannot be learned")
+
+
+def _describe(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return "None" if value is None else f"of type {name}"
+
+
+def _check_side(name: str, segments: Any) -> None:
+    if not isinstance(segments, tuple):
+        raise TargetError(f"the {name} of a target are {_describe(segments)}; give a tuple or list of Segment(...)")
+    for segment in segments:
+        if not isinstance(segment, Segment):
+            raise TargetError(f"one of the {name} of a target is {_describe(segment)}; make it with Segment(...)")
+        _check_segment(segment)
+        if segment.role not in get_args(ChatRole):
+            raise TargetError(f"{segment.role!r} is no chat role; a segment's role is {', '.join(get_args(ChatRole))}")
+
+
+def _check_scores(scores: Any) -> None:
+    if not isinstance(scores, Mapping):
+        raise TargetError(f"the scores of a target are {_describe(scores)}; give a dict such as {{'score': 92.0}}")
+    for name, score in scores.items():
+        if not isinstance(name, str):
+            raise TargetError(f"the name of a score is {_describe(name)}; it must be a str")
+        if not _is_finite(score):
+            value = " ".join(repr(score).split())[:80]
+            raise TargetError(f"the score {name!r} is {value}; a score is a finite number")
+
+
+def _is_finite(score: Any) -> bool:
+    try:
+        return isinstance(score, Real) and math.isfinite(score)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def _check_sft(target: Target) -> None:
@@ -247,9 +308,9 @@ def _content(segment: Segment, replies: Mapping[str, Reply], tree: Any) -> str:
 
 def _reply_of(segment: Segment, replies: Mapping[str, Reply], tree: Any) -> Reply | None:
     """The call that a segment refers to; None for a literal text, and for a prompt, whose call must exist."""
-    key = segment.prompt or call_key(segment, tree)
+    key = call_key(segment, tree) if segment.prompt is None else segment.prompt
     if key is None:
         return None
     if key not in replies:
         raise TargetError(f"a target refers to call {key}, which the trace does not have")
-    return None if segment.prompt else replies[key]
+    return None if segment.prompt is not None else replies[key]

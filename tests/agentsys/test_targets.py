@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -79,6 +79,81 @@ def test_a_wrong_shape_is_refused_where_it_is_made(case: str) -> None:
     assert complaint in str(refusal.value)
 
 
+WRONG_TYPES: dict[str, tuple[dict[str, Any], str]] = {
+    "text": ({"text": 5}, "a segment's text is of type int; it must be a str"),
+    "call": ({"call": b"say"}, "a segment's call is of type bytes"),
+    "node": ({"node": 3}, "a segment's node is of type int"),
+    "prompt": ({"prompt": ["say"]}, "a segment's prompt is of type list"),
+    "path": ({"text": PurePosixPath("x")}, "a segment's text is of type pathlib"),
+    "role": ({"role": None, "text": "x"}, "a segment's role is None; it must be a str"),
+    "learned": ({"learned": 1, "text": "x"}, "a segment's learned is of type int; it must be True or False"),
+    "nothing": ({}, "exactly one of text, call, node and prompt"),
+    "request": ({"learned": True, "prompt": "say"}, "the request of a call cannot be learned"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TYPES)
+def test_a_segment_of_other_types_is_refused_where_it_is_made(case: str) -> None:
+    values, complaint = WRONG_TYPES[case]
+    raw: dict[str, Any] = {"role": "user", "learned": False} | values
+    with pytest.raises(TargetError, match=complaint):
+        Segment(**raw)
+    with pytest.raises(TargetError, match=complaint):
+        target_from({"kind": "sft", "segments": [raw, asdict(ANSWER)]})
+
+
+@pytest.mark.parametrize("case", WRONG_TYPES)
+def test_a_segment_of_other_types_in_an_earlier_run_can_be_read(case: str) -> None:
+    values, complaint = WRONG_TYPES[case]
+    raw = {"kind": "sft", "segments": [{"role": "user", "learned": False} | values, asdict(ANSWER)]}
+    target = stored_target(raw)
+    with pytest.raises(TargetError, match=complaint):
+        check_target(target, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"kind": ["sft"]}, r"\['sft'\] is no kind of target"),
+        ({"kind": None}, "None is no kind of target"),
+        ({"segments": None}, r"the segments of a target are None; give a tuple or list of Segment"),
+        ({"segments": "It."}, "the segments of a target are of type str"),
+        ({"segments": USER}, "the segments of a target are of type agentsys.targets.Segment"),
+        ({"segments": {"role": "user"}}, "the segments of a target are of type dict"),
+        (
+            {"segments": (USER, asdict(ANSWER))},
+            "one of the segments of a target is of type dict; make",
+        ),
+        ({"kind": "step", "rejected": 5}, "the rejected of a target are of type int"),
+        ({"kind": "step", "rejected": [None]}, "one of the rejected of a target is None"),
+        ({"scores": [1.0]}, "the scores of a target are of type list; give a dict"),
+        ({"scores": {1: 1.0}}, "the name of a score is of type int"),
+        ({"scores": {"score": "92"}}, "the score 'score' is '92'; a score is a finite number"),
+        ({"scores": {"score": 10**400}}, "a score is a finite number"),
+    ],
+)
+def test_a_target_of_other_types_is_refused_where_it_is_made(values: dict[str, Any], complaint: str) -> None:
+    raw: dict[str, Any] = {"kind": "sft", "segments": (USER, ANSWER)} | values
+    with pytest.raises(TargetError, match=complaint) as refusal:
+        Target(**raw)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("values", [{"kind": ["sft"]}, {"segments": None}, {"segments": 5}, {"scores": [1]}])
+def test_a_json_form_of_other_types_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(TargetError):
+        target_from({"kind": "sft", "segments": [asdict(USER), asdict(ANSWER)]} | values)
+
+
+def test_lists_and_no_scores_are_taken() -> None:
+    chosen: Any = [prompt("a"), reply("a")]
+    rejected: Any = [prompt("a"), reply("b")]
+    assert Target("step", chosen, rejected, PAIR) == STEP
+    no_scores: Any = None
+    target = Target("role", chosen, scores=no_scores)
+    assert (target.segments, dict(target.scores)) == ((prompt("a"), reply("a")), {})
+
+
 @pytest.mark.parametrize("case", SHAPES)
 def test_a_wrong_shape_in_an_earlier_run_can_be_read(case: str) -> None:
     """rows.py then counts it as dropped; the run is not lost."""
@@ -139,6 +214,7 @@ def test_what_rows_can_be_made_of_is_accepted(target: Target) -> None:
     [
         (Target("sft", (USER, reply("gone"))), "refers to call gone, which the trace does not have"),
         (Target("role", (prompt("gone"), reply("a"))), "refers to call gone"),
+        (Target("role", (prompt(""), reply("a"))), "refers to call , which the trace does not have"),
         (step(reply("a"), reply("gone")), "refers to call gone"),
         (Target("sft", (USER, node("x"))), "no tree node x"),
         (Target("sft", (USER, node("root:1"))), "the tree node root:1 has no call"),
@@ -222,6 +298,7 @@ def test_a_graph_may_return_targets_or_dictionaries(tmp_path: Path) -> None:
         ({"kind": "sft", "segments": [asdict(prompt("say")), asdict(reply("say"))]}, "must not contain the prompt"),
         (asdict(Target("sft", (USER, reply("sai")))), "targets[0] (sft): a target refers to call sai"),
         ("say", "not a target"),
+        ({"kind": "sft", "segments": [{"role": "user", "learned": False, "text": 5}]}, "segment's text is of type int"),
     ],
 )
 def test_a_record_with_an_unusable_target_fails_with_the_reason(target: Any, complaint: str, tmp_path: Path) -> None:
