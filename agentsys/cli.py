@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ TOOLS: Final = {
         "agentsys.models.catalog:models",
         "List the catalog's models, their sources, and whether they are installed.",
     ),
-    "doctor": ("agentsys.doctor:doctor", "Check what this machine can run, and say how to mend what it cannot."),
+    "doctor": ("agentsys.doctor:doctor", "Check what this machine can run, with the fix for what it cannot."),
 }
 ORDER: Final = (
     *("collect", "evaluate", "rows", "train"),
@@ -206,15 +207,20 @@ def rerun(
 ) -> None:
     """Run the command again that wrote a folder. Further options replace those of its run.yaml.
 
-    An unfinished run in the folder is resumed; with --out FOLDER the same run is made elsewhere.
+    An unfinished collect run or evaluation in the folder is resumed, a training with --resume. With --out FOLDER the
+    same run is made elsewhere.
     """
     from agentsys.config import FILE, ConfigError, read_config
 
     path = run / FILE
-    name = str(read_config(path).get("command", ""))
-    if not name:
+    if str(run).startswith("-"):
+        raise ConfigError(f"agentsys rerun {run}: the folder comes first, as agentsys rerun FOLDER {run}")
+    if not path.is_file():
+        raise ConfigError(f"{run}: no {FILE} there; give the output folder of a command of this version")
+    command = shlex.split(str(read_config(path).get("command", "")))
+    if not command:
         raise ConfigError(f"{path}: it names no command; run your script with --config {path}")
-    raise typer.Exit(main([*name.split(maxsplit=1), "--config", str(path), "--out", str(run), *context.args]))
+    raise typer.Exit(main([*command, "--config", str(path), "--out", str(run), *context.args]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -40,8 +41,7 @@ def _name_from_file(main: Callable[..., None]) -> str:
     file = Path(inspect.getfile(main))
     if file.stem not in ("collect", "evaluate", "train"):
         return ""
-    folder = file.parent.resolve()
-    return f"{file.stem} {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}"
+    return shlex.join([file.stem, str(file.parent.resolve())])
 
 
 def _with_options(main: Callable[..., None], name: str) -> Callable[..., None]:
@@ -70,20 +70,31 @@ def _call(
     main: Callable[..., None], kinds: Mapping[str, Any], name: str, context: typer.Context, values: dict[str, Any]
 ) -> None:
     """Call a command's function with its options, and remember those that are set for run.yaml."""
+    groups = list(kinds.values())
     sources = {option: origin.name for option in values if (origin := context.get_parameter_source(option))}
-    role_values = _role_values(list(kinds.values()), values, sources)
-    values |= role_values
-    set_values = {option: value for option, value in values.items() if sources.get(option) != "DEFAULT"} | role_values
+    by_role = _role_values(groups, values, sources)
+    values |= by_role
+    sources |= dict.fromkeys(by_role, "COMMANDLINE")
+    options.rename_former(groups, values, sources)
+    _refuse_removed_keys(values, sources)
+    instances = {parameter: options.build(kind, values) for parameter, kind in kinds.items()}
+    unsaved = {"config", *config.ROLE_OPTIONS, *options.names_meant_once(groups)}
+    saved = {name: value for name, value in values.items() if sources.get(name) != "DEFAULT" and name not in unsaved}
     plain = inspect.signature(main).parameters.keys() - kinds.keys()
-    for option in ("config", *config.ROLE_OPTIONS):
-        set_values.pop(option, None)
-    instances = {parameter: options.build(kind, values, set_values) for parameter, kind in kinds.items()}
-    text = config.config_text(name, options.group_role_values(list(kinds.values()), set_values))
+    text = config.config_text(name, options.group_role_values(groups, saved))
     token = config.current.set(text)
     try:
         main(**{option: values[option] for option in plain}, **instances)
     finally:
         config.current.reset(token)
+
+
+def _refuse_removed_keys(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Raises ConfigError for an option of a file whose key was removed when it was written."""
+    for option, value in values.items():
+        if sources.get(option) == "DEFAULT_MAP" and config.KEY_REMOVED in str(value):
+            flag = "--" + option.replace("_", "-")
+            raise config.ConfigError(f"{flag} {value}: the file does not have the key; give {flag} on the command line")
 
 
 def _role_values(kinds: list[Any], values: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
@@ -115,13 +126,16 @@ def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: s
     """The options of a file for a command. Raises ConfigError for an unknown option and another command's file."""
     values = config.read_config(path)
     command_name = values.pop("command", "")
-    if command_name and name and command_name != name:
+    if command_name and name and not _is_same_command(command_name, name):
         raise config.ConfigError(f"--config {path}: these are options of `agentsys {command_name}`, not of {name}")
     for option in config.ROLE_OPTIONS:
         if option in values:
             settings = values.pop(option)
-            entries = settings if isinstance(settings, list) else [settings]
-            values |= options.split_role_option(kinds, option, entries)
+            by_role = options.split_role_option(kinds, option, settings if isinstance(settings, list) else [settings])
+            if twice := by_role.keys() & values.keys():
+                names = f"{option} and {min(twice)}".replace("_", "-")
+                raise config.ConfigError(f"--config {path}: {names} both set one role: give one of them")
+            values |= by_role
     parameters = {parameter.name: parameter for parameter in context.command.params}
     unknown = [option for option in values if option not in parameters or option == "config"]
     if unknown:
@@ -132,7 +146,15 @@ def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: s
             raise config.ConfigError(f"--config {path}: {option.replace('_', '-')}: give one value, not a list")
         if repeatable and not isinstance(value, list):
             values[option] = [value]
+        if value == "" and option in options.names_of_paths(kinds):
+            raise config.ConfigError(f"--config {path}: {option.replace('_', '-')}: it is empty; give a path")
     return values
+
+
+def _is_same_command(one: str, other: str) -> bool:
+    """Whether two names are of one command; a user's folder may have been moved."""
+    (verb, *first), (other_verb, *second) = shlex.split(one), shlex.split(other)
+    return verb == other_verb and [Path(name).name for name in first] == [Path(name).name for name in second]
 
 
 def run_guarded(work: Callable[[], T]) -> T:

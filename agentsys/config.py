@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +15,9 @@ FILE: Final = "run.yaml"
 """The file in an output folder with the command and the options that wrote it."""
 ROLE_OPTIONS: Final = ("role_model", "role_prompt")
 """The options whose values are pairs of a role and its setting; in YAML a mapping, or a list of ROLE=SETTING."""
-_HIDDEN_KEY: Final = "***"
+KEY_REMOVED: Final = "<key removed>"
+"""What stands in run.yaml for a key that an option held."""
+_KEY_VARIABLE: Final = re.compile(r"(^|_)(API_?KEY\w*|KEY|TOKEN|SECRET|PASSWORD|PAT)$")
 _HEADER: Final = "# `agentsys rerun FOLDER` runs this again. Relative paths start at the working folder.\n"
 
 current: ContextVar[str | None] = ContextVar("run_yaml", default=None)
@@ -51,13 +56,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def _check_value(value: Any, place: str, is_pairs: bool) -> Any:
-    """A text, or a list of texts. Raises ConfigError for other shapes and for a removed key."""
+    """A text, or a list of texts. Raises ConfigError for other shapes."""
     if is_pairs and isinstance(value, dict):
         value = [f"{name}={setting}" for name, setting in value.items()]
     if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise ConfigError(f"{place}: give one value, or a list of values")
-    if _HIDDEN_KEY in "".join(value):
-        raise ConfigError(f"{place}: a key was removed from this value; give the option on the command line")
     return value
 
 
@@ -76,13 +79,23 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     text = str(value)
     for name, key in os.environ.items():
-        if len(key) >= 8 and any(word in name.upper() for word in ("API_KEY", "SECRET", "PASSWORD", "TOKEN")):
-            text = text.replace(key, _HIDDEN_KEY)
+        if len(key) >= 8 and "/" not in key and _KEY_VARIABLE.search(name.upper()):
+            text = text.replace(key, KEY_REMOVED)
     return text
+
+
+@contextmanager
+def without_config() -> Iterator[None]:
+    """Inside, no folder gets the command's run.yaml: those of a part of the command, which it does not run alone."""
+    token = current.set(None)
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def save_config(folder: str | Path) -> None:
@@ -91,6 +104,6 @@ def save_config(folder: str | Path) -> None:
         return
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{FILE}.tmp")
+    temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")  # several processes may share the folder
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

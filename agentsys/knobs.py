@@ -11,14 +11,23 @@ def split_names(setting: str) -> list[str]:
     return [name.strip() for name in setting.split(",") if name.strip()]
 
 
-def knob(default: Any, description: str, *, hidden: bool = False, old_name: str = "", required: bool = False) -> Any:
+def knob(
+    default: Any,
+    description: str,
+    *,
+    hidden: bool = False,
+    old_name: str = "",
+    required: bool = False,
+    once: bool = False,
+) -> Any:
     """A dataclass field with a description: an option of a command and a field in Studio's form.
 
     A hidden one is not in the command's help. `old_name` is a former name of the field, which the command still
-    accepts as a hidden option. A required text must not be blank, see `check_required`.
+    accepts as a hidden option. A required text must not be blank, see `check_required`. What holds for one start of a
+    command only, such as --resume, is meant `once`: run.yaml does not have it.
     """
-    metadata = {"description": description, "hidden": hidden, "old_name": old_name, "required": required}
-    return field(default=default, metadata=metadata)
+    flags = {"hidden": hidden, "required": required, "once": once}
+    return field(default=default, metadata={"description": description, "old_name": old_name, **flags})
 
 
 def check_required(options: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -35,7 +35,7 @@ def make_options(kind: Any) -> list[inspect.Parameter]:
             _flags(item),
             help=help_text.replace("prompt text", "prompt file") if is_file else help_text,
             rich_help_panel=_panel(kind, item.name),
-            show_default=item.default not in ("", None, ()),
+            show_default=item.default not in ("", None, (), False),
             hidden=item.name in by_role or bool(item.metadata.get("hidden")),
         )
         options.append(
@@ -52,9 +52,9 @@ def _former_option(old_name: str, item: Field[Any], hint: Any) -> inspect.Parame
 
 
 def _flags(item: Field[Any], name: str = "") -> str:
-    """The option's name; a switch that is on by default also gets --no-<name>."""
+    """The option's name; a switch also gets --no-<name>, which turns off what a file turns on."""
     name = (name or item.name).replace("_", "-")
-    return f"--{name}/--no-{name}" if item.default is True else f"--{name}"
+    return f"--{name}/--no-{name}" if isinstance(item.default, bool) else f"--{name}"
 
 
 def _panel(kind: Any, name: str) -> str:
@@ -65,22 +65,43 @@ def _panel(kind: Any, name: str) -> str:
     return "Prompts" if name.endswith("_prompt") else "Method"
 
 
-def build(kind: Any, values: Mapping[str, Any], set_names: Container[str]) -> Any:
-    """An instance of a dataclass from its options; a former name counts where the new one is not in `set_names`.
+def rename_former(kinds: Iterable[Any], values: dict[str, Any], sources: dict[str, str]) -> None:
+    """Move the values of former names to the new ones, where those are not set as closely: see `_CLOSENESS`."""
+    for item in (item for kind in kinds for item in fields(kind)):
+        if not (old := item.metadata.get("old_name")):
+            continue
+        value, source = values.pop(old), sources.pop(old, "DEFAULT")
+        if _CLOSENESS[source] > _CLOSENESS[sources.get(item.name, "DEFAULT")]:
+            values[item.name], sources[item.name] = value, source
+
+
+_CLOSENESS = {"DEFAULT": 0, "DEFAULT_MAP": 1, "ENVIRONMENT": 1, "COMMANDLINE": 2}
+"""Where an option comes from: a default, a file of options, the command line, which wins."""
+
+
+def build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass from its options.
 
     Raises PromptError for a prompt file that cannot be read or parsed, and what the dataclass raises.
     """
     arguments = {item.name: values[item.name] for item in fields(kind)}
-    for item in fields(kind):
-        former_value = values.get(item.metadata.get("old_name", ""))
-        if former_value not in (None, []) and item.name not in set_names:
-            arguments[item.name] = former_value
     for name, value in arguments.items():
         if name.endswith("_prompt"):
             arguments[name] = _read_prompt(value) if value else ""
             if value:  # a malformed prompt is an error before the first call
                 Prompt.parse(arguments[name], f"{value} (--{name.replace('_', '-')})")
     return kind(**arguments)
+
+
+def names_meant_once(kinds: Iterable[Any]) -> set[str]:
+    """The options that hold for one start of a command."""
+    return {item.name for kind in kinds for item in fields(kind) if item.metadata.get("once")}
+
+
+def names_of_paths(kinds: Iterable[Any]) -> set[str]:
+    """The options that take one path."""
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    return {name for name, hint in hints.items() if hint in (Path, Path | None)}
 
 
 def _read_prompt(path: Path) -> str:
@@ -130,6 +151,8 @@ def split_role_option(kinds: Iterable[Any], option: str, settings: Iterable[str]
     names = _model_fields(kinds) if option == "role_model" else _prompt_fields(kinds)
     values: dict[str, str] = {}
     for entry in settings:
+        if not names:
+            raise OptionError(f"{flag} {entry}: the command has no roles")
         role, _, setting = entry.partition("=")
         if not role or not setting:
             raise OptionError(f"{flag} {entry}: give a role and its setting, as {flag} {next(iter(names))}=...")

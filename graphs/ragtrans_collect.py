@@ -11,6 +11,7 @@ import typer
 
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, knob, run_app
+from agentsys.config import save_config
 from agentsys.graphs.ragtrans.benchmark import Report, build_benchmark, map_columns
 from agentsys.graphs.ragtrans.measures import summarize_tasks, summarize_translations
 from agentsys.graphs.ragtrans.mix import TASKS, read_weights, write_mix
@@ -45,7 +46,9 @@ class MixOptions:
 
 def build(paths: BuildPaths, benchmark: BenchmarkOptions, clic: CLICOptions) -> None:
     """Build training, validation and test sets, the tasks' records, and passages for an index. Calls no model."""
-    print_report(build_benchmark(paths.pages, paths.tmx, benchmark, clic, paths.out), paths.out)
+    report = build_benchmark(paths.pages, paths.tmx, benchmark, clic, paths.out)
+    save_config(paths.out)
+    print_report(report, paths.out)
 
 
 def print_report(report: Report, out: Path) -> None:

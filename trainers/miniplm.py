@@ -110,7 +110,6 @@ def score(options: ScoreOptions) -> None:
     job = ScoringJob(options.chunks, options.model, options.out / options.name, options.dtype, options.batch_tokens)
     with _bar("scored", ChunkFolder(options.chunks).chunks) as advance:
         scored = score_all(job, options.processes, advance)
-    save_config(options.out)
     seconds = time.perf_counter() - started
     print(f"{scored} chunks scored in {seconds:.1f} s ({scored / seconds:.1f} chunks/s): {job.out}")
 

@@ -136,7 +136,6 @@ def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filte
     split = InputSplit(filters.validation, filters.seed)
     mismatches: list[TokenizerMismatch] = []
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
-        save_config(options.out)
         for trace, number, target in _targets(folders, options.role):
             try:
                 row = row_of(trace, number, target, row_tokenizer)
@@ -155,6 +154,7 @@ def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filte
         if not writer.rows:
             raise TrainerError(f"no rows: {_join_reasons(report) or 'no kept trace has a target'}")
         writer.move(split.inputs_to_move())
+    save_config(options.out)
     report.rows, report.tokens = +writer.rows, +writer.tokens
     return report
 

@@ -70,7 +70,7 @@ class TrainingOptions:
     evaluate_every: int = knob(50, "steps between evaluations on the validation rows")
     checkpoint_every: int = knob(50, "steps between checkpoints")
     checkpoints: int = knob(2, "checkpoints to keep")
-    resume: bool = knob(False, "continue from the last checkpoint in --out")
+    resume: bool = knob(False, "continue from the last checkpoint in --out", once=True)
     set: list[str] = knob((), "NAME=VALUE for another field of the trainer's configuration; repeatable")
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import knob
-from agentsys.config import save_config
+from agentsys.config import save_config, without_config
 from agentsys.trainers.corrections import (
     CheckedSample,
     Edit,
@@ -226,7 +226,8 @@ class Warmup:
                 "set": (),
                 "resume": last_checkpoint(self.out / "warm") is not None,
             }
-            train_dpo(pairs, self.student, DPOOptions(beta=self.warm.warm_beta), DPOTraining(**settings))
+            with without_config():
+                train_dpo(pairs, self.student, DPOOptions(beta=self.warm.warm_beta), DPOTraining(**settings))
         return model
 
     def measure(self, student: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agentsys.commands import command, run_app
+from agentsys.config import without_config
 from agentsys.trainers.distill_offline import DistillOptions, ScoredOptions, find_scored_files, train_offline
 from agentsys.trainers.generate import SamplingOptions
 from agentsys.trainers.output import last_checkpoint
@@ -71,7 +72,8 @@ def distill_both(
     for name, start in students.items():
         out = training.out / name
         settings = replace(training, out=out, resume=last_checkpoint(out) is not None)
-        metrics[name] = train_offline(scored, replace(warmup.student, student=start), distill, settings)
+        with without_config():
+            metrics[name] = train_offline(scored, replace(warmup.student, student=start), distill, settings)
     return metrics
 
 

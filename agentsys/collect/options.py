@@ -68,7 +68,7 @@ class RunOptions(RecordOptions):
         "stop after N failed records, or above a share of them such as 0.1; none: never. By default "
         f"{SAME_IN_A_ROW} records in a row with the same error stop the run",
     )
-    retry_failed: bool = knob(False, "retry the failed records", old_name="retry_rejected")
+    retry_failed: bool = knob(False, "retry the failed records", old_name="retry_rejected", once=True)
     cache: Path | None = knob(None, "request cache file; by default one in the user's cache folder")
     no_cache: bool = knob(False, "run without the request cache")
     cache_limit: float = knob(20.0, "size in GB above which the oldest calls are removed from the cache")

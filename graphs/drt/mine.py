@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from agentsys.collect import Summary
 from agentsys.collect.command import CollectOptions, finish, run_with_view
+from agentsys.config import without_config
 from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
@@ -110,7 +111,8 @@ def mine(books: Books, run: CollectOptions, context: Context) -> Path:
     miner_options = {"miner_model": books.miner_model, "miner_prompt": books.miner_prompt}
     settings = MiningContext(model=context.model, **miner_options, **context.languages)
     mining_run = replace(run, field=[], id_field="id", out=(run.out or Path("runs") / "drt") / "mined")
-    summary, path, rows = mine_books(books.book, mining_run, settings, "mined.jsonl")
+    with without_config():
+        summary, path, rows = mine_books(books.book, mining_run, settings, "mined.jsonl")
     if summary.stopped:
         finish(summary, mining_run, rows)
         raise typer.Exit(130)

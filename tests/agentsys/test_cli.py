@@ -89,7 +89,8 @@ def test_the_help_lists_all_commands_without_importing_them() -> None:
         (["collect", "./drtt"], "drtt: no collect.py there; `agentsys new NAME` writes a folder with one"),
         (["train", "export"], "has no 'export': use sft"),
         (["collect", "drt", "--modle", "x"], "--modle"),
-        (["rerun", "nowhere"], "run.yaml: No such file or directory"),
+        (["rerun", "nowhere"], "nowhere: no run.yaml there; give the output folder of a command of this version"),
+        (["rerun", "--limit", "5", "run"], "the folder comes first, as agentsys rerun FOLDER --limit"),
         (["cache", "--path", "nowhere"], "--path nowhere: no such file"),
         (["export", "nowhere"], "nowhere"),
     ],
@@ -141,11 +142,26 @@ def test_a_folder_of_the_users_own(own_folder: Path, written: str, capsys: pytes
 
 def test_a_run_of_a_folder_runs_again(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", "greeting", "--name", "Ada", "--out", "run"]) == 0
-    assert read_config("run/run.yaml") == {"command": "collect greeting", "name": "Ada", "out": "run"}
+    assert read_config("run/run.yaml") == {"command": f"collect {own_folder}", "name": "Ada", "out": "run"}
     assert main(["rerun", "run"]) == 0
     assert main(["rerun", "run", "--name", "Emmy", "--out", "other"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"Good evening, {name}" for name in ("Ada", "Ada", "Emmy")]
-    assert read_config("other/run.yaml") == {"command": "collect greeting", "name": "Emmy", "out": "other"}
+    assert read_config("other/run.yaml") == {"command": f"collect {own_folder}", "name": "Emmy", "out": "other"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in COMMANDS if name not in ("collect ragtrans", "train miniplm", *TOOLS)),
+        *("collect ragtrans tasks", "train miniplm chunk", "train miniplm train", "index build", "rows"),
+    ],
+)
+def test_every_command_that_a_run_yaml_names_is_started(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(f"command: {name}\n")
+    assert main(["rerun", str(tmp_path), "--nope"]) == 2
+    assert capsys.readouterr().err.startswith("error: No such option: --nope")
 
 
 def test_a_folder_whose_file_has_no_command(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from agentsys.commands import command, run_app
-from agentsys.config import ConfigError, config_text, current, read_config, save_config
+from agentsys.config import ConfigError, config_text, current, read_config, save_config, without_config
 from agentsys.knobs import knob
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, System, role_options
@@ -32,6 +34,8 @@ class Context(BaseContext):
     rounds: int = knob(2, "number of rounds")
     rate: float = knob(0.5, "a share")
     strict: bool = knob(True, "a switch")
+    loud: bool = knob(False, "another switch")
+    again: bool = knob(False, "an option of one start", once=True)
     target_language: str = knob("Chinese", "a language", old_name="language")
     source: list[str] = knob((), "sources")
     file: Path | None = knob(None, "a file")
@@ -42,6 +46,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("own.md").write_text(PROMPT)
     return tmp_path
+
+
+def test_a_command_without_roles_has_no_role_options(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        rounds: int = knob(2, "number of rounds")
+
+    def main(options: Options) -> None:
+        raise AssertionError
+
+    main.__annotations__ = {"options": Options}
+    Path("run.yaml").write_text("role-model: {critic: a}")
+    assert run_app(command(main), ["--config", "run.yaml"]) == 2
+    assert "error: --role-model critic=a: the command has no roles" in capsys.readouterr().err
 
 
 def run(text: str, *arguments: str) -> tuple[int, Context | None, str]:
@@ -97,6 +115,10 @@ def test_a_file_sets_options(text: str, values: dict[str, Any]) -> None:
         ("strict: false", ["--strict"], {"strict": True}),
         ("source: [a, b]", ["--source", "c"], {"source": ["c"]}),
         ("language: Thai", ["--target-language", "Chinese"], {"target_language": "Chinese"}),
+        ("target-language: Thai", ["--language", "Lao"], {"target_language": "Lao"}),
+        ("target-language: Thai\nlanguage: Lao", [], {"target_language": "Thai"}),
+        ("loud: true", ["--no-loud"], {}),
+        ("model: x<key removed>", ["--model", "y"], {"model": "y"}),
         (
             "role-model: {critic: a, writer: b}",
             ["--role-model", "critic=c"],
@@ -125,7 +147,13 @@ def test_the_command_line_wins(text: str, arguments: list[str], values: dict[str
         ("rounds: 3\n--rounds: 4", "--rounds: given twice"),
         ("rounds: [3", "run.yaml: not YAML:"),
         ("command: train sft", "options of `agentsys train sft`, not of collect duet"),
-        ("model: http://***@host", "model: a key was removed from this value"),
+        (
+            "model: x<key removed>",
+            "--model x<key removed>: the file does not have the key; give --model on the command",
+        ),
+        ("role-model: {critic: a}\ncritic-model: b", "role-model and critic-model both set one role: give one of them"),
+        ("file: ''", "run.yaml: file: it is empty; give a path"),
+        ("file:", "run.yaml: file: it is empty; give a path"),
         ("role-model: {critc: c}", "--role-model critc=c: no role critc; roles: writer, critic"),
         ("role-model: {editor: c}", "the role editor uses --writer-model; roles: writer, critic"),
         ("role-model: {critic: }", "--role-model critic=: give a role and its setting"),
@@ -169,7 +197,7 @@ def test_what_is_set_is_written_and_read_again() -> None:
         "rounds": 2,
         "rate": 0.25,
         "strict": False,
-        "language": "no",
+        "target-language": "no",
         "source": ["ä: b"],
         "file": "a b.txt",
         "role-model": {"critic": "x?temperature=0"},
@@ -179,6 +207,18 @@ def test_what_is_set_is_written_and_read_again() -> None:
 
 def test_nothing_set_is_nothing_written() -> None:
     assert yaml.safe_load(run("")[2]) == {"command": "collect duet"}
+
+
+def test_what_holds_for_one_start_is_not_written() -> None:
+    code, context, saved = run("", "--again", "--loud")
+    assert (code, context) == (0, make(again=True, loud=True))
+    assert yaml.safe_load(saved) == {"command": "collect duet", "loud": True}
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf")])
+def test_an_infinite_number_is_read_again(number: float) -> None:
+    Path("run.yaml").write_text(config_text("x", {"rate": number}))
+    assert float(read_config("run.yaml")["rate"]) == number
 
 
 def test_the_roles_options_are_two_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +232,44 @@ def test_the_roles_options_are_two_in_the_help(capsys: pytest.CaptureFixture[str
 def test_a_key_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTSYS_API_KEY", "sk-very-secret")
     text = config_text("collect duet", {"model": "http://host/v1?x=sk-very-secret", "source": ["sk-very-secret"]})
-    assert "secret" not in text and text.count("***") == 2
+    assert "very" not in text and text.count("<key removed>") == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "is_key"),
+    [
+        ("HF_TOKEN", "hf_abcdefgh", True),
+        ("GITHUB_PAT", "ghp_abcdefgh", True),
+        ("DB_PASSWORD", "abcdefgh", True),
+        ("TOKENIZERS_CACHE", "abcdefgh", False),
+        ("MONKEY", "abcdefgh", False),
+        ("SOME_KEY", "short", False),
+        ("SSH_KEY", "/home/ada/.ssh/id", False),
+    ],
+)
+def test_what_is_taken_for_a_key(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, is_key: bool) -> None:
+    monkeypatch.setenv(variable, value)
+    assert (value not in config_text("x", {"model": f"http://host?x={value}"})) == is_key
+
+
+def test_a_part_of_a_command_has_no_run_yaml(folder: Path) -> None:
+    token = current.set("command: x\n")
+    try:
+        with without_config():
+            save_config(folder / "part")
+        save_config(folder)
+    finally:
+        current.reset(token)
+    assert not (folder / "part").exists() and (folder / "run.yaml").exists()
+
+
+def test_processes_that_share_a_folder_do_not_disturb_each_other(folder: Path) -> None:
+    code = (
+        "from agentsys.config import current, save_config\n"
+        f"current.set('command: x')\nfor _ in range(300): save_config({str(folder / 'shared')!r})"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
+    assert [child.communicate()[1] for child in children] == [b"", b""]
 
 
 def test_only_a_command_writes_its_options(folder: Path) -> None:
