@@ -64,7 +64,7 @@ def write_paper(name: str | Path) -> Path:
 
 
 def check_name(name: str) -> str:
-    """The package's name: dashes become underscores. Raises NameRefused if Python could not import it."""
+    """The package's name: dashes become underscores. Raises NameRefused if nothing could import or start it."""
     module = name.replace("-", "_")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", module):
         raise NameRefused(f"{name!r}: a package's name is of letters, digits and underscores, such as my_paper")
@@ -76,6 +76,8 @@ def check_name(name: str) -> str:
         raise NameRefused(f"{name!r} is a module of Python; choose another name, such as {module}_paper")
     if module in _template_words() or class_name(module) in _template_words():
         raise NameRefused(f"{name!r} is a name inside the folder itself; choose another name, such as {module}_paper")
+    if command := _our_command(module):
+        raise NameRefused(f"{name!r}: `{command}` is a command of ours; choose another name, such as {module}_paper")
     if _is_installed(module):
         raise NameRefused(f"{name!r} is an installed package; choose another name, such as {module}_paper")
     return module
@@ -84,6 +86,16 @@ def check_name(name: str) -> str:
 def class_name(module: str) -> str:
     """my_paper -> MyPaper."""
     return "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+
+
+def _our_command(module: str) -> str:
+    """The command that `agentsys collect NAME` (or evaluate, train) would run instead of a folder's; "" for none."""
+    from agentsys.cli import COLLECT, EVALUATE, TRAIN
+
+    for group, commands in (("collect", COLLECT), ("evaluate", EVALUATE), ("train", TRAIN)):
+        if module in (key.replace("-", "_") for key in commands):
+            return f"agentsys {group} {module.replace('_', '-')}"
+    return ""
 
 
 def _is_installed(module: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from agentsys.cli import COLLECT, EVALUATE, TRAIN
 from agentsys.commands import command, run_app
 from agentsys.new import NameRefused, check_name, class_name, new, write_paper
 from agentsys.traces import read_traces
@@ -128,6 +129,9 @@ def test_what_is_written_and_what_to_do_next(
         ("sys", "a module of Python"),
         ("agentsys", "an installed package"),
         ("langgraph", "an installed package"),
+        ("drt", "`agentsys collect drt` is a command of ours; choose another name, such as drt_paper"),
+        ("drt-mine", "`agentsys collect drt-mine` is a command of ours; choose another name, such as drt_mine_paper"),
+        ("step_dpo", "`agentsys train step-dpo` is a command of ours"),
         ("system", "a name inside the folder itself"),
         ("collect", "a name inside the folder itself"),
         ("context", "a name inside the folder itself"),
@@ -139,6 +143,14 @@ def test_a_name_that_would_not_work_is_refused(name: str, complaint: str, tmp_pa
         check_name(name)
     with pytest.raises(NameRefused):
         write_paper(tmp_path / name if name not in ("", ".") else name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_name_is_that_of_a_command_of_ours(tmp_path: Path) -> None:
+    """`agentsys collect NAME` would run ours."""
+    for name in {*COLLECT, *EVALUATE, *TRAIN}:
+        with pytest.raises(NameRefused):
+            write_paper(tmp_path / "papers" / name)
     assert list(tmp_path.iterdir()) == []
 
 
