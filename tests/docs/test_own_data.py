@@ -11,7 +11,9 @@ from agentsys.records import BadRecord, read_records
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
-REASONS = re.findall(r"\| `([^`]+)`(?: \||; each)", PAGE.split("| reason in failed.jsonl |")[1].split("\n\n")[0], re.MULTILINE)
+REASONS = re.findall(
+    r"\| `([^`]+)`(?: \||; each)", PAGE.split("| reason in failed.jsonl |")[1].split("\n\n")[0], re.MULTILINE
+)
 FILES = {
     "a.jsonl": b'{"id": 1, oops\n{"text": NaN}\n{"sentence": "x", "id": 3}\n{"id": 4, "text": ""}\n',
     "b.csv": b"id,text\n1,a,b\n",
