@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agentsys.installation import install_command
 from agentsys.knowledge.passages import KnowledgeError
+from agentsys.paths import expand_user
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ def embedding_name(spec: str) -> str:
         if not model:
             raise KnowledgeError(f"{spec}: the model is missing; write an endpoint as http://host:8000/v1#MODEL")
         return model
-    folder = Path(spec).expanduser()
+    folder = expand_user(spec)
     if folder.is_dir():
         from agentsys.models.engines import folder_revision
 
@@ -60,7 +61,7 @@ def embedding_name(spec: str) -> str:
 
 def absolute_spec(spec: str) -> str:
     """Return the spec with the absolute path of a folder, so that it works in every working directory."""
-    folder = Path(spec).expanduser()
+    folder = expand_user(spec)
     return str(folder.resolve()) if spec and folder.is_dir() else spec
 
 
@@ -102,7 +103,7 @@ class LocalEmbedder:
             raise KnowledgeError(
                 f"embedding model '{self._spec}' needs sentence-transformers: {install_command('dense')}"
             )
-        folder = _checked_folder(self._spec) or Path(self._spec).expanduser()
+        folder = _checked_folder(self._spec) or expand_user(self._spec)
         try:
             if not folder.is_dir():
                 _check_hub(self._spec)

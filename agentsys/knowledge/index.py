@@ -15,6 +15,7 @@ from agentsys.knowledge.embedders import Embedder, embedding_name, make_embedder
 from agentsys.knowledge.hybrid import Hybrid, Ranker
 from agentsys.knowledge.manifest import Kind, Manifest, read_complete_manifest
 from agentsys.knowledge.passages import Hit, KnowledgeError, Passages
+from agentsys.paths import expand_user
 
 _OPENING: Final = threading.Lock()
 
@@ -105,10 +106,10 @@ def allowed_path(name: str | Path, variable: str) -> Path:
     """
     from agentsys.models.spec import served_to_browsers
 
-    path = Path(name).expanduser().resolve()
+    path = expand_user(name).resolve()
     if served_to_browsers():
         allowed = split_names(os.environ.get(variable, ""))
-        if path not in [Path(entry).expanduser().resolve() for entry in allowed]:
+        if path not in [expand_user(entry, f"{variable}: ").resolve() for entry in allowed]:
             raise KnowledgeError(
                 f"in Studio, {name} is not allowed; start the server with {variable}={name} to allow it"
             )

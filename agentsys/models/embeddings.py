@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agentsys.installation import install_command
 from agentsys.models.weights import WeightsError
+from agentsys.paths import expand_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,11 @@ def find_embedding(spec: str) -> Path | None:
     """Return the checked model folder of an installed package that a spec means; None if it means none.
 
     A spec means it by its name, its hub name, or the path of the folder. Hashing takes a fifth of a second. Raises
-    WeightsError for a file that is missing or differs from the publisher's.
+    WeightsError for a file that is missing or differs from the publisher's, ValueError for the home of no user.
     """
     for weights in EMBEDDINGS.values():
         folder = installed_folder(weights)
-        if folder is not None and (spec in (weights.name, weights.hub) or _is_same(Path(spec).expanduser(), folder)):
+        if folder is not None and (spec in (weights.name, weights.hub) or _is_same(expand_user(spec), folder)):
             _check(folder, weights)
             return folder
     return None

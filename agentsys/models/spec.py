@@ -20,7 +20,6 @@ import os
 import re
 import sys
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -162,7 +161,7 @@ def _check_weights(name: str) -> None:
     if not name.endswith(".gguf"):
         raise SpecError(f"embedded:{name}: not in the catalog; use {', '.join(CATALOG)}, or a .gguf file")
     try:
-        check_gguf(Path(name).expanduser())
+        check_gguf(name)
     except WeightsError as err:
         raise SpecError(str(err)) from None
 

@@ -27,7 +27,7 @@ from typing import BinaryIO, Final, Literal
 from filelock import FileLock
 
 from agentsys.installation import install_command
-from agentsys.paths import cache_folder
+from agentsys.paths import cache_folder, expand_user
 
 _CHUNK = 1 << 20
 HUB_SECONDS: Final = 10.0
@@ -123,7 +123,7 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     full or read-only disk.
     """
     if name_or_path.endswith(".gguf"):
-        return check_gguf(Path(name_or_path).expanduser())
+        return check_gguf(name_or_path)
     if name_or_path not in CATALOG:
         raise WeightsError(f"unknown weights {name_or_path!r}; use {', '.join(CATALOG)}, or the path of a .gguf file")
     weights = CATALOG[name_or_path]
@@ -141,8 +141,15 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     return target
 
 
-def check_gguf(path: Path) -> Path:
-    """Return the path of a GGUF file. Raises WeightsError if there is no file, or one of another format."""
+def check_gguf(name: str | Path) -> Path:
+    """Return the path of a GGUF file, with ~ expanded.
+
+    Raises WeightsError if there is no file, or one of another format, and for the home folder of an unknown user.
+    """
+    try:
+        path = expand_user(name)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
     if not path.is_file():
         raise WeightsError(f"no such weights file: {path}; give an existing .gguf file or a name: {', '.join(CATALOG)}")
     with path.open("rb") as file:

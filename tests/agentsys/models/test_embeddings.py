@@ -12,7 +12,7 @@ import pytest
 
 from agentsys.installation import install_command
 from agentsys.knowledge import KnowledgeError
-from agentsys.knowledge.embedders import make_embedder
+from agentsys.knowledge.embedders import absolute_spec, make_embedder
 from agentsys.models import embeddings
 from agentsys.models.embeddings import EMBEDDINGS, find_embedding
 from agentsys.models.weights import WeightsError
@@ -55,6 +55,13 @@ def test_a_model_is_found_by_name_hub_name_and_folder(package: Path, tmp_path: P
 def test_other_specs_are_no_business_of_the_catalog(package: Path, tmp_path: Path) -> None:
     for spec in ("other", "else/tiny", str(tmp_path), "", "tiny-embedding"):
         assert find_embedding(spec) is None
+
+
+@pytest.mark.usefixtures("package")
+def test_the_home_folder_of_an_unknown_user_is_one_line() -> None:
+    for search in (find_embedding, make_embedder, absolute_spec):
+        with pytest.raises(ValueError, match=r"^~no-such-user/x: ~no-such-user is no user's home folder"):
+            search("~no-such-user/x")
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,6 +351,8 @@ def test_weights_that_are_none_name_the_fix(tmp_path: Path) -> None:
             load_model(f"embedded:{tmp_path}/{name}")
     with pytest.raises(SpecError, match=r"embedded:nobody: not in the catalog; use qwen2.5-coder-1.5b"):
         load_model("embedded:nobody")
+    with pytest.raises(SpecError, match=r"^~no-such-user/x\.gguf: ~no-such-user is no user's home folder; write the"):
+        load_model("embedded:~no-such-user/x.gguf")
 
 
 @pytest.mark.needs("local")

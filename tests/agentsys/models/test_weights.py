@@ -276,6 +276,14 @@ def test_a_gguf_path_is_used_as_it_is_or_reported_missing(tmp_path: Path) -> Non
     assert find(str(file)) == file
 
 
+def test_the_home_folder_of_an_unknown_user_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeightsError, match=r"^~no-such-user/x\.gguf: ~no-such-user is no user's home folder; write"):
+        find("~no-such-user/x.gguf")
+    monkeypatch.setenv("AGENTSYS_CACHE", "~no-such-user/cache")
+    with pytest.raises(ValueError, match=r"^AGENTSYS_CACHE=~no-such-user/cache: ~no-such-user is no"):
+        cache_folder()
+
+
 def test_a_folder_that_cannot_be_written_names_the_variable(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
