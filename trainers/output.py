@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +33,11 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         raise TrainerError(f"{option} {folder}: no permission to write in {parent}; give another folder")
 
 
-def find_start(out: Path, resume: bool, settings: Mapping[str, Any]) -> Path | None:
-    """The checkpoint to continue from, if any. Raises TrainerError if `resume` does not fit the folder."""
+def find_start(out: Path, resume: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to continue from, if any, and the settings with which its training was begun.
+
+    Raises TrainerError if `resume` does not fit the folder, or the settings are damaged.
+    """
     checkpoint = last_checkpoint(out)
     if not resume:
         if checkpoint:
@@ -41,8 +45,38 @@ def find_start(out: Path, resume: bool, settings: Mapping[str, Any]) -> Path | N
     elif not checkpoint:
         raise TrainerError(f"--resume: {out} has no checkpoint; start without --resume")
     else:
-        refuse_changes(out / "settings.json", settings, "--resume needs the same settings; or give another --out")
-    return checkpoint
+        return checkpoint, _read_settings(out / "settings.json")
+    return None, {}
+
+
+def begun_earlier(before: Mapping[str, Any]) -> bool:
+    """Whether a version that took batch and warm-up as they were given began the training with these settings."""
+    return bool(before) and "rows_per_step" not in before
+
+
+def check_resumed(before: Mapping[str, Any], settings: Mapping[str, Any], options: Collection[str]) -> None:
+    """Raises TrainerError if a resumed training has other settings than before, with the fix for one of `options`."""
+    packed = begun_earlier(before) and before.get("packing") and settings.get("packing")
+    if packed and before.get("train_sha256") != settings["train_sha256"]:
+        raise TrainerError(
+            "--resume: an earlier version of agentsys began this training with --packing, and recorded the packed "
+            "rows, which this version does not: it cannot be continued; give another --out"
+        )
+    if name := _changed_setting(before, settings):
+        fix = f": {_option_of(name, before.get(name))}," if name in options else ";"
+        change = _describe_change(name, before, settings)
+        raise TrainerError(f"{change}: --resume needs the same settings{fix} or give another --out")
+
+
+def _option_of(name: str, value: Any) -> str:
+    """What to give on the command line for this value of a setting."""
+    option = f"--{name.replace('_', '-')}"
+    if value is None or value is False or value == []:
+        return f"leave out {option}"
+    if value is True:
+        return f"give {option}"
+    values = value if isinstance(value, list) else [value]
+    return "give " + " ".join(f"{option} {shlex.quote(str(one))}" for one in values)
 
 
 def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
@@ -55,10 +89,20 @@ def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
 
 def refuse_changes(file: Path, settings: Mapping[str, Any], fix: str) -> None:
     """Raises TrainerError that names a setting which differs from the one in `file`."""
-    before, now = _read_settings(file), json.loads(json.dumps(settings))
-    if changed := [name for name in now | before if now.get(name) != before.get(name)]:
-        name = changed[0]
-        raise TrainerError(f"{name} was {before.get(name)} and is {now.get(name)}: {fix}")
+    before = _read_settings(file)
+    if name := _changed_setting(before, settings):
+        raise TrainerError(f"{_describe_change(name, before, settings)}: {fix}")
+
+
+def _changed_setting(before: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """The first setting that is not as before, if any. `before` was read from JSON."""
+    now = json.loads(json.dumps(settings))
+    return next((name for name in now | before if now.get(name) != before.get(name)), None)
+
+
+def _describe_change(name: str, before: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    was, now = ("not given" if group.get(name) is None else group[name] for group in (before, settings))
+    return f"{name} was {was} and is {now}"
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

@@ -23,6 +23,9 @@ FEW_STEPS: Final = 10
 WITHOUT_WARMUP: Final = ("constant", "greedy", "reduce_lr_on_plateau")
 """Schedules of transformers that ignore the warm-up."""
 
+LARGEST: Final = 1e12
+"""Numbers above this are mistakes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -63,16 +66,24 @@ class Schedule:
 
 
 def plan_schedule(
-    settings: Mapping[str, Any], rows: int, processes: int = 1, *, fixed_batch: bool = True, drop_last: bool = False
+    settings: Mapping[str, Any],
+    rows: int,
+    processes: int = 1,
+    *,
+    fixed_batch: bool = True,
+    drop_last: bool = False,
+    unchanged: bool = False,
 ) -> Schedule:
     """The schedule of `rows` rows under `settings`, fields of transformers' TrainingArguments.
 
     Without `fixed_batch` the batch is also lowered where there would be fewer than FEW_STEPS steps. `drop_last`: the
-    trainer leaves out rows that do not fill a step. Raises TrainerError for a run that cannot learn.
+    trainer leaves out rows that do not fill a step. `unchanged`: batch and warm-up stay as they are, whatever they
+    teach. Raises TrainerError for values that are no numbers, and for a run that cannot learn.
     """
+    _check_numbers(settings)
     _check(settings)
     asked = int(settings["per_device_train_batch_size"]) * int(settings["gradient_accumulation_steps"])
-    batch = _choose_batch(settings, asked, rows, processes, fixed_batch, drop_last)
+    batch = asked if unchanged else _choose_batch(settings, asked, rows, processes, fixed_batch, drop_last)
     micro_batch = min(int(settings["per_device_train_batch_size"]), batch)
     steps = _count_steps(settings, rows, batch, micro_batch, processes, drop_last)
     if not steps or (drop_last and rows < batch * processes):
@@ -80,10 +91,35 @@ def plan_schedule(
             f"{_count(rows, 'row')} cannot fill one optimizer step in {processes} processes; start fewer"
         )
     notes = [_batch_note(rows, asked, batch, processes, fixed_batch)] if batch != asked else []
-    warmup, warmup_note = _choose_warmup(settings, steps)
+    warmup, warmup_note = _choose_warmup(settings, steps, unchanged)
     notes += [warmup_note] if warmup_note else []
     rate = float(settings["learning_rate"])
     return Schedule(rows, steps, batch, micro_batch, warmup, rate, processes, tuple(notes))
+
+
+OPTIONS: Final = {
+    "num_train_epochs": "--epochs",
+    "max_steps": "--steps",
+    "learning_rate": "--learning-rate",
+    "warmup_steps": "--warmup",
+}
+"""Fields whose range `_check` knows -> the options that set them."""
+
+BATCHES: Final = ("per_device_train_batch_size", "gradient_accumulation_steps")
+
+
+def _check_numbers(settings: Mapping[str, Any]) -> None:
+    """Raises TrainerError for a value that is no number of its kind. Only --set can give one of another type."""
+    for name in (*OPTIONS, *BATCHES):
+        value = settings[name]
+        whole = name in (*BATCHES, "max_steps")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise TrainerError(f"--set {name}={value}: give a {'whole ' if whole else ''}number")
+        if name in BATCHES and value < 1:
+            raise TrainerError(f"--set {name}={value}: give at least 1")
+        if not abs(value) <= LARGEST:  # also true of NaN
+            option = f"{OPTIONS[name]} {value:g}" if name in OPTIONS else f"--set {name}={value}"
+            raise TrainerError(f"{option}: give a number up to {LARGEST:g}")
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -142,11 +178,11 @@ def _batch_note(rows: int, asked: int, batch: int, processes: int, fixed: bool) 
     return f"{few}: {_count(batch, 'row')} per optimizer step{each}; --batch sets another number"
 
 
-def _choose_warmup(settings: Mapping[str, Any], steps: int) -> tuple[int, str]:
-    """Warm-up steps, and a note if they are not those that were asked for. A share is rounded down."""
+def _choose_warmup(settings: Mapping[str, Any], steps: int, unchanged: bool) -> tuple[int, str]:
+    """Warm-up steps as transformers' TrainingArguments count them, or fewer with a note if they cover all steps."""
     asked = settings["warmup_steps"]
-    warmup = int(asked) if asked >= 1 else int(asked * steps)
-    if warmup < steps or str(settings["lr_scheduler_type"]) in WITHOUT_WARMUP:
+    warmup = int(asked) if asked >= 1 else ceil(steps * asked)
+    if unchanged or warmup < steps or str(settings["lr_scheduler_type"]) in WITHOUT_WARMUP:
         return warmup, ""
     shortened = steps // 10
     all_steps = "the only optimizer step" if steps == 1 else f"all {steps} optimizer steps"

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from agentsys.commands import knob
 from agentsys.config import save_config
 from agentsys.trainers.loading import DType, TrainerError, load_causal_lm
-from agentsys.trainers.output import check_folder, find_start, last_checkpoint, save_student, write_settings
+from agentsys.trainers.output import (
+    begun_earlier,
+    check_folder,
+    check_resumed,
+    find_start,
+    last_checkpoint,
+    save_student,
+    write_settings,
+)
 from agentsys.trainers.processes import count_processes, main_process, print_once
 from agentsys.trainers.schedule import BATCH, Schedule, plan_schedule
 
@@ -57,7 +65,7 @@ class TrainingOptions:
     epochs: float = knob(1.0, "passes over the rows")
     steps: int = knob(-1, "optimizer steps; overrides --epochs")
     learning_rate: float | None = knob(None, "peak learning rate; default 2e-5, and 2e-4 with --lora")
-    warmup: float = knob(0.1, "warm-up: a number of steps, or below 1 a share of all steps, rounded down")
+    warmup: float = knob(0.1, "warm-up: a number of steps, or below 1 a share of all steps, rounded up")
     schedule: str = knob("cosine", "a learning-rate schedule of transformers")
     batch: int | None = knob(
         None, "rows per optimizer step and process; default 8, fewer where there would be less than 10 steps"
@@ -92,12 +100,18 @@ class TrainingOptions:
         return replace(self, learning_rate=self.default_rate * (10 if lora else 1))
 
 
-def make_config(kind: Any, training: TrainingOptions, *, evaluate: bool = False, **more: Any) -> Any:
-    """The trainer's configuration, an instance of `kind`, without a schedule for its rows. Raises TrainerError.
+def make_config(
+    kind: Any, training: TrainingOptions, schedule: Schedule | None = None, *, evaluate: bool = False, **more: Any
+) -> Any:
+    """The trainer's configuration, an instance of `kind`, with `schedule`, or as the options say. Raises TrainerError.
 
     With `evaluate` the trainer evaluates before the first step and then every `evaluate_every` steps.
     """
-    return _build_config(kind, _settings_of(kind, training, evaluate, more))
+    settings = _settings_of(kind, training, evaluate, more) | (schedule.settings if schedule else {})
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as err:
+        raise TrainerError(f"the trainer's configuration: {' '.join(str(err).split())}") from None
 
 
 def _settings_of(kind: Any, training: TrainingOptions, evaluate: bool, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,13 +148,6 @@ def _settings_of(kind: Any, training: TrainingOptions, evaluate: bool, more: Map
         settings |= {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
         settings["eval_on_start"] = not training.resume
     return settings | dict(more) | _parse_set(kind, names, training.set)
-
-
-def _build_config(kind: Any, settings: Mapping[str, Any]) -> Any:
-    try:
-        return kind(**settings)
-    except (TypeError, ValueError) as err:
-        raise TrainerError(f"the trainer's configuration: {' '.join(str(err).split())}") from None
 
 
 def _parse_set(kind: Any, names: set[str], pairs: list[str]) -> dict[str, Any]:
@@ -208,7 +215,7 @@ class Run:
     """The trainer's configuration."""
     schedule: Schedule
     settings: dict[str, Any]
-    """All options, for settings.json and the model card; a resumed training must have the same."""
+    """All options as they were given, for settings.json and the model card; a resumed training must have the same."""
     checkpoint: Path | None
     """Where a resumed training continues."""
 
@@ -230,21 +237,23 @@ def prepare(
     `more` are fields of the configuration, an instance of `kind`. Raises TrainerError.
     """
     check_folder(training.out)
-    training = training.with_rate(lora)
-    settings = _settings_of(kind, training, "validation" in splits, more)
+    checkpoint, before = find_start(training.out, training.resume)
+    training, evaluate = training.with_rate(lora), "validation" in splits
     accumulated = any(pair.startswith("gradient_accumulation_steps=") for pair in training.set)
     schedule = plan_schedule(
-        settings,
+        _settings_of(kind, training, evaluate, more),
         len(splits["train"]) if rows is None else rows,
         count_processes(),
         fixed_batch=training.batch is not None or accumulated,
         drop_last=drop_last,
+        unchanged=begun_earlier(before),
     )
-    settings |= schedule.settings
-    training = replace(training, batch=schedule.batch, micro_batch=schedule.micro_batch)
     shared = {"method": method, **_shared_settings(splits["train"], training, *options)}
-    checkpoint = find_start(training.out, training.resume, shared)
-    config = _build_config(kind, settings)
+    if not begun_earlier(before):
+        shared["rows_per_step"] = schedule.rows_per_step
+    if checkpoint:
+        check_resumed(before, shared, {item.name for item in fields(training)})
+    config = make_config(kind, training, schedule, evaluate=evaluate, **more)
     for note in (*schedule.notes, schedule.describe()):
         print_once(note)
     return Run(method, config, schedule, shared, checkpoint)

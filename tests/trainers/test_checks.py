@@ -128,6 +128,11 @@ BAD_TRAINING: list[tuple[dict[str, object], str]] = [
     ({"resume": ""}, "--resume: new has no checkpoint"),
     ({"epochs": 0}, "--epochs 0: no optimizer step"),
     ({"learning-rate": 0}, "--learning-rate 0: nothing would be learned"),
+    ({"epochs": "inf"}, "--epochs inf: give a number"),
+    ({"warmup": "inf"}, "--warmup inf: give a number"),
+    ({"learning-rate": "nan"}, "--learning-rate nan: give a number"),
+    ({"set": "max_steps=ten"}, "--set max_steps=ten: give a whole number"),
+    ({"set": "per_device_train_batch_size=0"}, "--set per_device_train_batch_size=0: give at least 1"),
     ({"set": "no_such=1"}, "has no field 'no_such'"),
     ({"schedule": "hyperbolic"}, "the trainer's configuration: .*hyperbolic"),
 ]
@@ -218,4 +223,4 @@ def test_a_damaged_settings_file_gets_one_line(folder: Path, monkeypatch: pytest
 
     (folder / "begun" / "settings.json").write_text(json.dumps({})[:1])
     with pytest.raises(ValueError, match=r"settings.json is missing or damaged; give another --out"):
-        find_start(folder / "begun", True, {})
+        find_start(folder / "begun", True)

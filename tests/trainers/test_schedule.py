@@ -12,7 +12,15 @@ from agentsys.trainers.schedule import Schedule, plan_schedule
 from agentsys.trainers.training import TrainingOptions, make_config
 
 
-def plan(rows: int, processes: int = 1, *, fixed: bool = False, drop_last: bool = False, **changes: Any) -> Schedule:
+def plan(
+    rows: int,
+    processes: int = 1,
+    *,
+    fixed: bool = False,
+    drop_last: bool = False,
+    unchanged: bool = False,
+    **changes: Any,
+) -> Schedule:
     settings = {
         "num_train_epochs": 1.0,
         "max_steps": -1,
@@ -22,12 +30,14 @@ def plan(rows: int, processes: int = 1, *, fixed: bool = False, drop_last: bool 
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 8,
     }
-    return plan_schedule(settings | changes, rows, processes, fixed_batch=fixed, drop_last=drop_last)
+    return plan_schedule(
+        settings | changes, rows, processes, fixed_batch=fixed, drop_last=drop_last, unchanged=unchanged
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "batch", "steps", "warmup"),
-    [(1, 1, 1, 0), (4, 1, 4, 0), (12, 1, 12, 1), (20, 2, 10, 1), (73, 8, 10, 1), (1000, 8, 125, 12)],
+    [(1, 1, 1, 0), (4, 1, 4, 1), (12, 1, 12, 2), (20, 2, 10, 1), (73, 8, 10, 1), (1000, 8, 125, 13)],
 )
 def test_few_rows_get_a_smaller_batch_by_default(rows: int, batch: int, steps: int, warmup: int) -> None:
     schedule = plan(rows)
@@ -74,7 +84,48 @@ def test_a_warm_up_that_covers_all_steps_is_shortened() -> None:
         "--warmup 1 covers the only optimizer step: 0 warm-up steps instead",
     )
     assert plan(160, warmup_steps=10).warmup == 10
+    assert (plan(1).warmup, plan(2).warmup, plan(3, warmup_steps=0.9).warmup) == (0, 1, 0)
     assert plan(8, max_steps=1, warmup_steps=5, lr_scheduler_type="constant").notes == (), "it has no warm-up"
+
+
+@pytest.mark.parametrize("asked", [0, 0.01, 0.1, 0.35, 1, 3, 11])
+def test_the_warm_up_is_that_of_transformers(asked: float, tmp_path: Any) -> None:
+    """A training that was begun without a schedule of ours is resumed with the warm-up that it had."""
+    arguments = TrainingArguments(str(tmp_path), warmup_steps=asked)
+    for steps in (12, 23, 30, 125):
+        assert plan(1000, max_steps=steps, warmup_steps=asked).warmup == arguments.get_warmup_steps(steps)
+    assert plan(1000, max_steps=12).warmup == 2
+
+
+def test_a_schedule_without_changes_keeps_batch_and_warm_up() -> None:
+    schedule = plan(5, unchanged=True, num_train_epochs=4)
+    assert (schedule.batch, schedule.steps, schedule.warmup, schedule.notes) == (8, 4, 1, ())
+    assert plan(5, unchanged=True, warmup_steps=9).warmup == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_steps": "ten"}, "--set max_steps=ten: give a whole number"),
+        ({"max_steps": 2.5}, "--set max_steps=2.5: give a whole number"),
+        ({"num_train_epochs": float("inf")}, "--epochs inf: give a number up to 1e+12"),
+        ({"num_train_epochs": float("nan")}, "--epochs nan: give a number up to 1e+12"),
+        ({"num_train_epochs": 1e308}, "--epochs 1e+308: give a number up to 1e+12"),
+        ({"num_train_epochs": None}, "--set num_train_epochs=None: give a number"),
+        ({"warmup_steps": float("inf")}, "--warmup inf: give a number up to 1e+12"),
+        ({"warmup_steps": float("nan")}, "--warmup nan: give a number up to 1e+12"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: give a number up to 1e+12"),
+        ({"learning_rate": "fast"}, "--set learning_rate=fast: give a number"),
+        ({"per_device_train_batch_size": 0}, "--set per_device_train_batch_size=0: give at least 1"),
+        ({"per_device_train_batch_size": True}, "--set per_device_train_batch_size=True: give a whole number"),
+        ({"gradient_accumulation_steps": -1}, "--set gradient_accumulation_steps=-1: give at least 1"),
+        ({"gradient_accumulation_steps": 10**13}, "--set gradient_accumulation_steps=10000000000000: give a number up"),
+    ],
+)
+def test_what_is_no_number_gets_one_line(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(TrainerError) as error:
+        plan(100, **changes)
+    assert str(error.value).startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +158,7 @@ def test_the_steps_are_those_of_transformers(rows: int, batch: int | None, micro
     options = TrainingOptions(tmp_path, epochs=1.5, batch=batch, micro_batch=micro_batch)
     settings = make_config(TrainingArguments, options).to_dict()
     schedule = plan_schedule(settings, rows, fixed_batch=batch is not None)
-    changed = {name: value for name, value in schedule.settings.items() if name != "warmup_steps"}
-    arguments = make_config(TrainingArguments, options, **changed)
+    arguments = make_config(TrainingArguments, options, schedule)
     trainer = Trainer(nn.Linear(1, 1), arguments, train_dataset=Dataset.from_dict({"x": list(range(rows))}))
     *_, steps = trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())
     assert steps == schedule.steps

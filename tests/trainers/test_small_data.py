@@ -51,14 +51,14 @@ def test_six_records_teach_with_default_options(
     assert train("--rows", tmp_path / "rows" / "sft", "--student", student, "--out", tmp_path / "out") == 0
     report = report_of(tmp_path / "out")
     assert (report["train_rows"], report["validation_rows"]) == (5, 1)
-    assert (report["steps"], report["rows_per_step"], report["warmup_steps"]) == (5, 1, 0)
+    assert (report["steps"], report["rows_per_step"], report["warmup_steps"]) == (5, 1, 1)
     assert report["learning_rate_peak"] == pytest.approx(2e-5)
     assert report["validation_loss_after"] < report["validation_loss_before"]
     assert [line["step"] for line in metrics(tmp_path / "out") if "eval_loss" in line] == [0, 5]
-    assert all(line["learning_rate"] > 0 for line in step_metrics(tmp_path / "out"))
+    assert [line["learning_rate"] > 0 for line in step_metrics(tmp_path / "out")] == [False, True, True, True, True]
     output = capsys.readouterr().out
     assert "5 rows, fewer than a batch of 8: 1 row per optimizer step\n" in output
-    assert "5 rows, 5 optimizer steps of 1 row, 0 of them warm-up, peak learning rate 2e-05\n" in output
+    assert "5 rows, 5 optimizer steps of 1 row, 1 of them warm-up, peak learning rate 2e-05\n" in output
     assert "validation loss (1 row)" in output and "did not fall" not in output
 
 
