@@ -176,7 +176,9 @@ def test_the_name_of_an_input(source: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [LINES, gzip.compress(LINES), b"\n" + json.dumps(ROWS).encode(), b"\xef\xbb\xbf" + LINES]
+    "content",
+    [LINES, gzip.compress(LINES), b"\n" + json.dumps(ROWS).encode(), b"\xef\xbb\xbf" + LINES],
+    ids=["lines", "gzip", "array", "byte order mark"],
 )
 def test_a_pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
