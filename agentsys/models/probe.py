@@ -35,8 +35,9 @@ async def probe_server(url: str, seconds: float = PROBE_SECONDS) -> ServerReport
     try:
         address = address_of(base)
         _ = urlsplit(address).port
-    except ValueError as err:  # SpecError, or what urllib says of a port or an IPv6 address
-        return ServerReport(url, False, str(err), "write http://host:port/v1")
+    except ValueError as err:  # a SpecError, whose message ends in the fix
+        text, _, fix = str(err).rpartition("; ")
+        return ServerReport(url, False, text or fix, fix if text else "write http://host:port/v1")
     endpoint = Endpoint([address], timeout=seconds, retry=RetryPolicy(attempts=1))
     try:
         listing = await endpoint.get(ROUTE)

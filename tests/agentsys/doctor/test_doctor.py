@@ -72,6 +72,12 @@ async def test_servers_of_the_command_line_and_of_studio(start_server: Start, mo
     assert await asyncio.to_thread(check_servers, []) == []
 
 
+def test_a_url_that_is_none_has_one_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings(check_servers(["localhost:9"]))
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith(" 'localhost:9' is not a server URL; fix: write http://host:port/v1")
+
+
 # The whole
 
 

@@ -135,14 +135,16 @@ async def test_a_server_that_does_not_answer(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "text"),
+    ("url", "text", "fix"),
     [
-        ("localhost:8000", "is not a server URL"),
-        ("http://user:secret@127.0.0.1/v1", "must not contain a key"),
-        ("http://127.0.0.1:99999/v1", "Port out of range"),
-        ("http://[::1/v1", "Invalid IPv6"),
+        ("localhost:8000", "'localhost:8000' is not a server URL", "write http://host:port/v1"),
+        ("a; b", "'a; b' is not a server URL", "write http://host:port/v1"),
+        ("http://user:secret@127.0.0.1/v1", "a URL must not contain a key", "set AGENTSYS_API_KEY"),
+        ("http://127.0.0.1:99999/v1", "Port out of range 0-65535)", "write http://host:port/v1"),
+        ("http://[::1/v1", "Invalid IPv6 URL)", "write http://host:port/v1"),
     ],
 )
-async def test_a_url_that_is_none(url: str, text: str) -> None:
+async def test_a_url_that_is_none(url: str, text: str, fix: str) -> None:
+    """The fix is stated once."""
     report = await probe_server(url)
-    assert not report.is_usable and text in report.text and report.fix
+    assert not report.is_usable and report.text.endswith(text) and report.fix == fix
