@@ -134,7 +134,7 @@ def test_the_source_archive_builds_the_same_wheel(wheel: Path, source: Path, tmp
 
 
 def test_metadata(wheel: Path) -> None:
-    """What a page of a registry shows, and the licence itself."""
+    """What a page of a registry shows, and the license itself."""
     about = read_metadata(wheel)
     assert (about["Name"], about["Version"]) == ("agentsys-roles", PROJECT["version"])
     assert about["License-Expression"] == "Apache-2.0" and about.get_all("License-File") == ["LICENSE"]
