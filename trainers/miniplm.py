@@ -26,7 +26,7 @@ from agentsys.trainers.pretrain.chunks import Encoder, chunk_documents
 from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_documents, write_chunks
 from agentsys.trainers.pretrain.scores import ScoringJob, score_all
 from agentsys.trainers.pretrain.train import PretrainingOptions, pretrain
-from agentsys.trainers.training import TrainingOptions
+from agentsys.trainers.training import TrainingOptions, memory_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +127,8 @@ def select(options: SelectOptions) -> None:
 
 def train(options: PretrainingOptions, training: TrainingOptions) -> None:
     """Pre-train a student on a selected corpus with the language-model loss."""
-    pretrain(options, training)
+    with memory_errors(training.micro_batch):
+        pretrain(options, training)
 
 
 def _count_chunks(chunks: Iterator[Any], advance: Callable[[int], None]) -> Iterator[Any]:

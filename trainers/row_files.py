@@ -84,7 +84,7 @@ def find_row_files(path: Path, needs: Needs, option: str = "--rows") -> dict[str
         raise TrainerError(f"{option} {path}: {_describe_folder(path, needs)}")
     files = {split: file for split, file in files.items() if file.is_file()}
     for file in files.values():
-        _check_file(file, needs, option)
+        check_row_file(file, needs, option)
     return files
 
 
@@ -103,7 +103,8 @@ def _describe_folder(path: Path, needs: Needs) -> str:
     return "no train.parquet; trainers/rows.py (agentsys rows) writes it"
 
 
-def _check_file(file: Path, needs: Needs, option: str) -> None:
+def check_row_file(file: Path, needs: Needs, option: str = "--rows") -> None:
+    """Raises TrainerError for no Parquet file, missing columns, or no rows. Only the schema is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -43,10 +43,25 @@ class RowWriter:
             self._flush(key)
 
     def move(self, inputs: Collection[str]) -> None:
-        """Move the rows of these inputs to the other split. Nothing can be written afterwards."""
+        """Move the rows of these inputs to the other split. Nothing can be written afterwards.
+
+        A kind that has rows to move is read into memory.
+        """
         self._close()
         for kind in {kind for kind, _ in self.rows} if inputs else ():
-            self._move_rows(kind, inputs)
+            if self._has_inputs(kind, inputs):
+                self._move_rows(kind, inputs)
+
+    def _has_inputs(self, kind: str, inputs: Collection[str]) -> bool:
+        """Whether rows of this kind are of one of the inputs. Only that column is read, in batches."""
+        import pyarrow.parquet as pq
+
+        for file in (pq.ParquetFile(self._part(kind, split)) for split in SPLITS if self.rows[kind, split]):
+            with file:
+                batches = file.iter_batches(columns=["input"])
+                if any(name in inputs for batch in batches for name in batch["input"].to_pylist()):
+                    return True
+        return False
 
     def _move_rows(self, kind: str, inputs: Collection[str]) -> None:
         import pyarrow as pa

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.row_files import TOKENIZER_KEY
+from agentsys.trainers.row_files import TEXT_COLUMNS, TOKENIZER_KEY, Needs, check_row_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,9 +59,11 @@ class RowFile:
         self.highest = max(self.highest, *ids)
 
 
-def read_row_file(path: Path) -> RowFile:
+NEEDS: Final = Needs("teacher", ("id", *TEXT_COLUMNS), ("sft", "role"))
+
+
+def scan_row_file(path: Path) -> RowFile:
     """Read the ids and masks. Raises TrainerError for a file without rows, or with a row that cannot be scored."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.exists():
@@ -69,23 +71,15 @@ def read_row_file(path: Path) -> RowFile:
     if path.is_dir():
         row_files = [name for name in (path / "train.parquet", path / "sft" / "train.parquet") if name.is_file()]
         raise TrainerError(f"--rows {path} is a folder; give a row file" + (f": {row_files[0]}" if row_files else ""))
-    try:
-        parquet = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as err:
-        raise TrainerError(f"--rows {path} is not a Parquet file ({' '.join(str(err).split())[:100]})") from None
-    needed = ("id", "input_ids", "loss_mask")
-    if missing := [name for name in needed if name not in parquet.schema_arrow.names]:
-        holds = "preference pairs" if "chosen_ids" in parquet.schema_arrow.names else f"no column {missing[0]}"
-        raise TrainerError(f"--rows {path} holds {holds}; teacher needs rows of kind sft or role, such as rows/sft")
+    check_row_file(path, NEEDS)
+    parquet = pq.ParquetFile(path)
     digest = (parquet.schema_arrow.metadata or {}).get(TOKENIZER_KEY)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     rows = RowFile(path, sha256, digest and digest.decode())
-    for batch in parquet.iter_batches(1024, columns=list(needed)):
-        for row in zip(*(batch[name].to_pylist() for name in needed), strict=True):
+    for batch in parquet.iter_batches(1024, columns=list(NEEDS.columns)):
+        for row in zip(*(batch[name].to_pylist() for name in NEEDS.columns), strict=True):
             rows.add(*row)
-    if not rows.lengths:
-        raise TrainerError(f"--rows {path} has no rows")
     return rows
 
 

@@ -21,7 +21,7 @@ from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
 from agentsys.trainers.loading import DType, TrainerError
 from agentsys.trainers.output import check_folder
-from agentsys.trainers.score_rows import check_fit, read_row_file, score_rows
+from agentsys.trainers.score_rows import check_fit, scan_row_file, score_rows
 
 if TYPE_CHECKING:
     from agentsys.trainers.topk import ScoredFolder
@@ -67,7 +67,7 @@ def main(options: TeacherOptions, speed: SpeedOptions) -> None:
     if options.rows is None or options.out is None:
         raise TrainerError(f"--{'rows' if options.rows is None else 'out'} is required")
     check_folder(options.out)
-    rows = read_row_file(options.rows)
+    rows = scan_row_file(options.rows)
     check_scored_folder(options.out, {"top_k": options.top_k, "rows_sha256": rows.sha256})
     settings = ScorerSettings(options.top_k, speed.dtype, speed.batch_tokens, speed.in_flight)
     longest = max(rows.lengths.values())

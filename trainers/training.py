@@ -273,9 +273,8 @@ def fit(trainer: Any, run: Run) -> dict[str, float]:
         write_settings(out / "settings.json", run.settings)
         save_config(out)
     trainer.add_callback(MetricsFile(out))
-    with memory_errors(run.schedule.micro_batch):
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        final = _evaluate(trainer)
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    final = _evaluate(trainer)
     save_student(trainer, out)
     if main_process():
         validation_rows = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -72,3 +73,25 @@ def test_rows_that_were_written_change_sides_with_their_input(tmp_path: Path) ->
     assert (writer.rows["sft", "train"], writer.rows["sft", "validation"]) == (400, 200)
     assert writer.tokens["sft", "validation"] == sum(len(one["input_ids"]) for one in rows[1::3])
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_rows_of_a_kind_without_inputs_to_move_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[Path] = []
+    read_table = pq.read_table
+
+    def record(file: Path) -> pa.Table:
+        tables.append(file)
+        return read_table(file)
+
+    monkeypatch.setattr(pq, "read_table", record)
+    with RowWriter(tmp_path, DIGEST) as writer:
+        for number in range(3):
+            writer.write(sft_row(number), "train")
+            writer.write(sft_row(number) | {"kind": "role", "input": f"other {number}"}, "train")
+        writer.write(sft_row(4) | {"kind": "role", "input": "other 4"}, "validation")
+        writer.move({"1"})
+    assert {file.parent.name for file in tables} == {"sft"}
+    counts = {(kind, split): writer.rows[kind, split] for kind in ("sft", "role") for split in ("train", "validation")}
+    assert list(counts.values()) == [2, 1, 3, 1]
+    for (kind, split), count in counts.items():
+        assert read_table(tmp_path / kind / f"{split}.parquet").num_rows == count

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from agentsys.commands import run_app
-from agentsys.trainers.loading import load_tokenizer, tokenizer_digest
-from agentsys.trainers.row_files import TOKENIZER_KEY
+from agentsys.trainers import sft
+from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
+from agentsys.trainers.row_files import TOKENIZER_KEY, check_row_file
 from agentsys.trainers.topk import COLUMNS
 from tests.support.paths import ROOT
 from tests.support.teacher import APP, loaded, make_rows, naive_logprobs, read, refused, score
@@ -246,7 +247,10 @@ def test_files_that_are_not_row_files_are_refused(
     out = tmp_path / "out"
     text = tmp_path / "rows.txt"
     text.write_text("not a table")
-    assert "is not a Parquet file" in refused(capsys, score(text, out, tiny))
+    line = refused(capsys, score(text, out, tiny))
+    with pytest.raises(TrainerError) as error:
+        check_row_file(text, sft.NEEDS)
+    assert "is not a Parquet file" in line and line.endswith(str(error.value)), "as every trainer says it"
     assert "no such file; trainers/rows.py" in refused(capsys, score(tmp_path / "missing.parquet", out, tiny))
     assert "is a folder; give a row file" in refused(capsys, score(tmp_path, out, tiny))
     pq.write_table(pq.read_table(rows).slice(0, 0), tmp_path / "empty.parquet")

@@ -15,8 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from agentsys.trainers import miniplm, sft
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.output import refuse_changes, write_settings
+from agentsys.trainers.pretrain.train import PretrainingOptions
 from agentsys.trainers.row_files import RowOptions, limit_length, read_row_file
 from agentsys.trainers.sft import SFTOptions, train
 from agentsys.trainers.training import StudentOptions, TrainingOptions, make_config
@@ -228,6 +230,26 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
             raise error
     with pytest.raises(RuntimeError, match="shape"), memory_errors(micro_batch=1):
         raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "worker", "options"),
+    [
+        (sft, "main", "train", (RowOptions(), StudentOptions(), sft.SFTOptions())),
+        (miniplm, "train", "pretrain", (PretrainingOptions(Path("c"), model="m"),)),
+    ],
+)
+def test_every_part_of_a_training_may_run_out_of_memory(
+    module: Any, command: str, worker: str, options: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the move of the weights to a GPU, which is before the first step."""
+
+    def fail(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, worker, fail)
+    with pytest.raises(TrainerError, match=r"lower --micro-batch \(now 4\)"):
+        getattr(module, command)(*options, TrainingOptions(micro_batch=4))
 
 
 def a_quarter_gigabyte_more() -> None:
