@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentsys.collect import CallableModule
+    from agentsys.collect import CallableModule, acollect
     from agentsys.knobs import knob
     from agentsys.models import load_model
     from agentsys.prompt import Prompt
@@ -29,6 +29,7 @@ __all__ = [
     "Target",
     "Trace",
     "__version__",
+    "acollect",
     "ask",
     "collect",
     "knob",
@@ -42,6 +43,7 @@ _MODULES = {
     "System": "systems",
     "Target": "traces",
     "Trace": "traces",
+    "acollect": "collect",
     "ask": "systems",
     "knob": "knobs",
     "load_model": "models",

@@ -83,7 +83,7 @@ class LazyGroup(TyperGroup):
         name = args[0]
         if name in self.modules:
             return name, _load_module(self.modules[name][0]), args[1:]
-        if self.folder_file and (Path(name).is_dir() or "/" in name):
+        if self.folder_file and (Path(name).is_dir() or "/" in name or Path(name).name == self.folder_file):
             return name, _load_folder(Path(name), self.folder_file), args[1:]
         if name in self.commands:
             return super().resolve_command(ctx, args)
@@ -103,7 +103,10 @@ def _load_module(reference: str) -> Any:
 
 def _load_folder(folder: Path, file: str) -> Any:
     """The command in a user's folder, as `python FOLDER/collect.py` has it."""
+    folder = folder.parent if folder.name == file and folder.is_file() else folder
     path = folder / file
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; `agentsys new NAME` writes one")
     if not path.is_file():
         raise ValueError(f"{folder}: no {file} there; `agentsys new NAME` writes a folder with one")
     sys.path.insert(0, str(folder.resolve()))

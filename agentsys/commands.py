@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import shlex
 import sys
@@ -139,7 +140,9 @@ def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: s
     parameters = {parameter.name: parameter for parameter in context.command.params}
     unknown = [option for option in values if option not in parameters or option == "config"]
     if unknown:
-        raise config.ConfigError(f"--config {path}: no option {unknown[0].replace('_', '-')}; --help lists the options")
+        near = difflib.get_close_matches(unknown[0], parameters, 1)
+        hint = f"did you mean {near[0].replace('_', '-')}?" if near else "--help lists the options"
+        raise config.ConfigError(f"--config {path}: no option {unknown[0].replace('_', '-')}; {hint}")
     for option, value in values.items():
         repeatable = getattr(parameters[option], "multiple", False) or parameters[option].nargs == -1
         if isinstance(value, list) and not repeatable:

@@ -6,6 +6,7 @@ replies (timings, retries, cached tokens, addresses) is in `measured` objects an
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -120,7 +121,12 @@ def load(line: bytes | str) -> Trace:
 
 
 def read_traces(folder: str | Path) -> Iterator[Trace]:
-    """The kept and dropped traces of a run, in the order in which they finished. Raises ValueError as `load` does."""
+    """The kept and dropped traces of a run, in the order in which they finished.
+
+    Raises ValueError as `load` does, and FileNotFoundError for a folder that does not exist.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder; give the output folder of a run", str(folder))
     for shard in shards(folder):
         with shard.open("rb") as lines:
             for line in lines:

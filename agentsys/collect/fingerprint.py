@@ -15,6 +15,7 @@ import orjson
 
 from agentsys.models import load_model
 from agentsys.models.chat import AgentChatModel
+from agentsys.records import InputError
 from agentsys.roles import Role
 
 
@@ -26,6 +27,19 @@ def context_models(context: Any) -> dict[str, AgentChatModel]:
     default = getattr(context, "model", "") or "embedded"
     models = {name: load_model(getattr(context, name), default=default) for name in names}
     return {name: model for name, model in models.items() if isinstance(model, AgentChatModel)}
+
+
+def make_context(graph: Any) -> Any:
+    """The context of a graph with its defaults; None for a graph without one. Raises InputError if it has none."""
+    if not hasattr(graph, "builder"):
+        raise InputError(f"collect takes a compiled graph, not {type(graph).__name__}: give builder.compile(name=...)")
+    kind = graph.builder.context_schema
+    if not is_dataclass(kind):
+        return None
+    try:
+        return kind()
+    except TypeError as err:
+        raise InputError(f"the graph needs a context: give context={kind.__name__}(...) ({err})") from None
 
 
 def find_roles(graph: Any) -> dict[str, Role[Any]]:

@@ -23,7 +23,7 @@ from pydantic import PydanticUserError
 
 from agentsys.collect.card import data_card
 from agentsys.collect.failures import Failures
-from agentsys.collect.fingerprint import context_models, fingerprint, source_digest
+from agentsys.collect.fingerprint import context_models, fingerprint, make_context, source_digest
 from agentsys.collect.limits import FailureCounter, FailureLimit, Price, allowed_in_flight
 from agentsys.collect.options import RunOptions
 from agentsys.collect.resume import MANIFEST_VERSION, check_resumable, find_prompts, write_prompts
@@ -147,8 +147,8 @@ def _check_no_event_loop() -> None:
     except RuntimeError:
         return
     raise RuntimeError(
-        "collect() cannot run where an event loop runs already, as in a notebook: use `await acollect(...)`, which "
-        "takes the same arguments"
+        "collect() cannot run where an event loop runs already, as in a notebook: use `await agentsys.acollect(...)`, "
+        "which takes the same arguments"
     )
 
 
@@ -164,6 +164,7 @@ async def acollect(
 ) -> Summary:
     """`collect` for a program that already runs an event loop."""
     options = options or RunOptions()
+    context = make_context(graph) if context is None else context
     source = read_records(records, fields=options.fields, id_field=options.id_field, required=required_texts(graph))
     models = context_models(context)
     options = replace(options, in_flight=allowed_in_flight(options.in_flight, models.values()))

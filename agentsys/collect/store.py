@@ -105,6 +105,7 @@ class RunFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = Path(folder)
+        _refuse_other_content(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")
@@ -265,6 +266,15 @@ class RunFolder:
             self._shard.close()
         self._failed.close()
         self._lock.release()
+
+
+def _refuse_other_content(folder: Path) -> None:
+    """Raises RunFolderError for a folder of other things, whose README.md a run would replace."""
+    if (folder / "manifest.json").exists() or (folder / MANIFEST_COPY).exists() or not folder.is_dir():
+        return
+    for pattern in ("README*", "*.py", "*.toml", "*.ipynb", ".git"):
+        if other := next(folder.glob(pattern), None):
+            raise RunFolderError(f"{folder} holds {other.name} and no run: choose another --out, such as {folder}/run")
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

@@ -149,7 +149,13 @@ def _make_engine(
         return RemoteEngine(endpoint, model or None)
     if kind in ("vllm", "transformers") and rest:
         return ChildEngine(kind, rest, context=numbers.get("context"), flags=flags)
-    raise SpecError(f"'{base}' is not a model spec; use {_FORMS}")
+    raise SpecError(f"'{base}' is not a model spec; {_hint(base)}use {_FORMS}")
+
+
+def _hint(base: str) -> str:
+    from agentsys.models.weights import CATALOG
+
+    return f"did you mean embedded:{base}? " if base in CATALOG else ""
 
 
 def _check_weights(name: str) -> None:

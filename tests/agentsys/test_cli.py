@@ -86,7 +86,8 @@ def test_the_help_lists_all_commands_without_importing_them() -> None:
     [
         (["colect"], "agentsys has no 'colect': use collect, evaluate"),
         (["collect", "drtt"], "collect has no 'drtt': use drt, drt-mine"),
-        (["collect", "./drtt"], "drtt: no collect.py there; `agentsys new NAME` writes a folder with one"),
+        (["collect", "./drtt"], "drtt: no such folder; `agentsys new NAME` writes one"),
+        (["collect", "."], ".: no collect.py there; `agentsys new NAME` writes a folder with one"),
         (["train", "export"], "has no 'export': use sft"),
         (["collect", "drt", "--modle", "x"], "--modle"),
         (["rerun", "nowhere"], "nowhere: no run.yaml there; give the output folder of a command of this version"),
@@ -134,7 +135,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("written", ["greeting", "./greeting", "{absolute}"])
+@pytest.mark.parametrize("written", ["greeting", "./greeting", "greeting/collect.py", "{absolute}"])
 def test_a_folder_of_the_users_own(own_folder: Path, written: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", written.format(absolute=own_folder), "--name", "Ada"]) == 0
     assert capsys.readouterr().out == "Good evening, Ada\n"

@@ -136,8 +136,9 @@ def test_the_command_line_wins(text: str, arguments: list[str], values: dict[str
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("rouns: 3", "--config run.yaml: no option rouns; --help lists the options"),
+        ("rouns: 3", "--config run.yaml: no option rouns; did you mean rounds?"),
         ("config: other.yaml", "no option config"),
+        ("zebra: 1", "--config run.yaml: no option zebra; --help lists the options"),
         ("rounds: three", "Invalid value for '--rounds'"),
         ("rounds: [3]", "run.yaml: rounds: give one value, not a list"),
         ("rounds: {a: 3}", "run.yaml: rounds: give one value, or a list of values"),

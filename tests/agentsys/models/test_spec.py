@@ -399,3 +399,8 @@ def test_a_wrong_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("LLAMA_ARG_THREADS", variable)
     with pytest.raises(SpecError, match=f"LLAMA_ARG_THREADS={variable}: give a number of threads"):
         _llamacpp_threads()
+
+
+def test_the_bare_name_of_weights_is_pointed_out() -> None:
+    with pytest.raises(SpecError, match=r"not a model spec; did you mean embedded:qwen2\.5-coder-0\.5b\? use "):
+        load_model("qwen2.5-coder-0.5b")
