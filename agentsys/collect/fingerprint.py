@@ -33,7 +33,7 @@ def make_context(graph: Any) -> Any:
     """The context of a graph with its defaults; None for a graph without one. Raises InputError if it has none."""
     if not hasattr(graph, "builder"):
         raise InputError(f"collect takes a compiled graph, not {type(graph).__name__}: give builder.compile(name=...)")
-    kind = graph.builder.context_schema
+    kind: Any = graph.builder.context_schema
     if not is_dataclass(kind):
         return None
     try:
