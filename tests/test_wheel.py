@@ -135,12 +135,12 @@ def test_the_source_archive_builds_the_same_wheel(wheel: Path, source: Path, tmp
 
 def test_metadata(wheel: Path) -> None:
     """What a page of a registry shows, and the license itself."""
-    about = read_metadata(wheel)
-    assert (about["Name"], about["Version"]) == ("agentsys-roles", PROJECT["version"])
-    assert about["License-Expression"] == "Apache-2.0" and about.get_all("License-File") == ["LICENSE"]
-    assert about["Summary"] and about["Author"] and about["Keywords"] and about["Requires-Python"] == ">=3.11"
-    assert about["Description-Content-Type"] == "text/markdown"
-    assert about.get_payload().startswith("# agentsys")
+    fields = read_metadata(wheel)
+    assert (fields["Name"], fields["Version"]) == ("agentsys-roles", PROJECT["version"])
+    assert fields["License-Expression"] == "Apache-2.0" and fields.get_all("License-File") == ["LICENSE"]
+    assert fields["Summary"] and fields["Author"] and fields["Keywords"] and fields["Requires-Python"] == ">=3.11"
+    assert fields["Description-Content-Type"] == "text/markdown"
+    assert fields.get_payload().startswith("# agentsys")
     folder = f"agentsys_roles-{PROJECT['version']}.dist-info"
     archive = zipfile.ZipFile(wheel)
     assert archive.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()

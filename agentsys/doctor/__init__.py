@@ -36,7 +36,7 @@ def doctor(
 ) -> None:
     """Check this machine: Python, memory, disk, engine, weights, extras, GPU, keys, servers. Each line names the fix.
 
-    The exit code is 1 if a run cannot start: with a named server, or with the default model if no server answers.
+    The exit code is 1 if a run cannot start: with a named server, or with the default model if no server is reachable.
     """
     findings = diagnose(server or [])
     print_findings(findings)

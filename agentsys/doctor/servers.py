@@ -33,11 +33,11 @@ def is_usable_key(value: str) -> bool:
 
 def check_servers(urls: list[str]) -> list[Finding]:
     """One finding for each server: those of the command line, and those that Studio may use (AGENTSYS_ENDPOINTS)."""
-    named = [part for url in urls for part in _split(url)]
-    both = list(dict.fromkeys([*named, *_split(os.environ.get("AGENTSYS_ENDPOINTS", ""))]))
+    named_urls = [part for url in urls for part in _split(url)]
+    both = list(dict.fromkeys([*named_urls, *_split(os.environ.get("AGENTSYS_ENDPOINTS", ""))]))
     if not is_usable_key(os.environ.get(API_KEY, "")):
         return [Finding(f"server {url}", "warning", "not asked", f"set {API_KEY} without a line break") for url in both]
-    return [_describe(report, report.url in named) for report in asyncio.run(_probe(both))]
+    return [_describe(report, report.url in named_urls) for report in asyncio.run(_probe(both))]
 
 
 def _split(spec: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`agentsys new NAME`: write the folder of a paper of one's own, which runs and whose test passes as it is."""
+"""`agentsys new NAME`: write the folder of a new paper, which runs and whose test passes as it is."""
 
 from __future__ import annotations
 

@@ -59,15 +59,15 @@ def test_a_new_paper_passes_a_strict_type_checker(paper: Path) -> None:
 def test_the_test_of_a_new_paper_passes(paper: Path, inside: bool) -> None:
     arguments = [] if inside else [paper.name]
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:asyncio"]
-    shown = run("-m", "pytest", "-q", *options, *arguments, cwd=paper if inside else paper.parent)
-    assert "3 passed" in shown
+    output = run("-m", "pytest", "-q", *options, *arguments, cwd=paper if inside else paper.parent)
+    assert "3 passed" in output
 
 
 @pytest.mark.needs("train")
 def test_from_a_new_paper_to_rows(paper: Path, tmp_path: Path) -> None:
     scripted = f"scripted:{paper / 'replies.jsonl'}"
-    shown = run(paper / "collect.py", "--model", scripted, "--out", tmp_path / "run", "--no-cache", cwd=tmp_path)
-    assert "kept" in shown and str(tmp_path / "run") in shown
+    output = run(paper / "collect.py", "--model", scripted, "--out", tmp_path / "run", "--no-cache", cwd=tmp_path)
+    assert "kept" in output and str(tmp_path / "run") in output
     assert [trace.outcome for trace in read_traces(tmp_path / "run")] == ["kept"] * 3
     student = tmp_path / "student"
     make_tokenizer().save_pretrained(student)
@@ -101,8 +101,8 @@ def test_what_is_written_and_what_to_do_next(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_app(command(new), ["deep thought/my-method"]) == 0
-    shown = capsys.readouterr().out
-    assert "cd 'deep thought'\n" in shown and "python -m pytest my_method " in shown
+    output = capsys.readouterr().out
+    assert "cd 'deep thought'\n" in output and "python -m pytest my_method " in output
     files = {path.relative_to("deep thought/my_method").as_posix() for path in Path().rglob("*.*") if path.is_file()}
     assert files == {
         *("README.md", "__init__.py", "collect.py", "langgraph.json", "records.jsonl", "replies.jsonl", "state.py"),
