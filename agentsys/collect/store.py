@@ -270,7 +270,8 @@ class RunFolder:
 
 def _refuse_other_content(folder: Path) -> None:
     """Raises RunFolderError for a folder of other things, whose README.md a run would replace."""
-    if (folder / "manifest.json").exists() or (folder / MANIFEST_COPY).exists() or not folder.is_dir():
+    own = (folder / "manifest.json", folder / MANIFEST_COPY, traces.failed_file(folder), *traces.shards(folder))
+    if any(file.exists() for file in own):
         return
     for pattern in ("README*", "*.py", "*.toml", "*.ipynb", ".git"):
         if other := next(folder.glob(pattern), None):

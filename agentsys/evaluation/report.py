@@ -41,7 +41,7 @@ def report_head(sample: Sample[Any], noun: str, out: str | Path, *options: Any) 
         "out": str(out),
         "settings": {name: value for group in options for name, value in asdict(group).items()},
         f"{noun}s_sha256": sample.sha256,
-        "unusable": [asdict(row) for row in sample.unusable],
+        "unusable": [{"source": row.source, "reason": row.reason} for row in sample.unusable],
     }
 
 

@@ -66,7 +66,7 @@ class SystemRun:
         """
         context_models(self.context)
         records = {str(record["id"]): record for record in self.records}
-        for trace in read_finished(self.folder):
+        for trace in read_finished(self.folder) if self.folder.exists() else ():
             record = records.get(trace.id)
             if record is None:
                 continue

@@ -138,7 +138,7 @@ def maths_reply(seen: Seen, messages: list[dict[str, str]]) -> Behavior | None:
     if answer_so_far:
         return Answer(SOLVED[1])
     if seen.body.get("stop"):
-        return Answer(SOLVED[0], finish="a stop string")  # no end of the turn, and not cut off
+        return Answer(SOLVED[0], finish="stop_sequence")  # no end of the turn, and not cut off
     return Answer("Step 2".join(SOLVED))
 
 

@@ -69,7 +69,7 @@ def test_an_error_of_a_model_has_neither(run: Callable[..., Summary]) -> None:
     run("model")
     [line] = read_failed(Path("run"))
     assert line["reason"] == "ModelError: no reply"
-    assert set(line["measured"]) == {"seconds"}
+    assert set(line["measured"]) == {"content", "seconds"}
 
 
 def test_a_traceback_that_json_cannot_hold_is_escaped(run: Callable[..., Summary]) -> None:

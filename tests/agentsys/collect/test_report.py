@@ -138,6 +138,6 @@ def test_a_command_without_input_asks_for_it(call: Command) -> None:
 async def test_collect_in_a_running_event_loop_says_what_to_await(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RuntimeError, match=r"an event loop runs already.*`await acollect\(\.\.\.\)`"):
+        with pytest.raises(RuntimeError, match=r"an event loop runs already.*`await agentsys\.acollect\(\.\.\.\)`"):
             collect(one_node(choosy), ["keep"], tmp_path / "run", options=RunOptions(no_cache=True))
     assert not (tmp_path / "run").exists()

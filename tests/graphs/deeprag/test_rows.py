@@ -87,6 +87,7 @@ class Engine:
         self.tokenizer = FolderTokenizer(folder)
         self.reader = AutoTokenizer.from_pretrained(folder)
         self.endpoint = self
+        self.adaptations: dict[str, Any] = {}
 
     async def serve(self) -> Engine:
         return self

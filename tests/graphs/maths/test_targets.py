@@ -113,6 +113,7 @@ class Engine:
         (folder / "config.json").write_text('{"model_type": "qwen2"}')
         self.tokenizer = FolderTokenizer(folder)
         self.endpoint = self
+        self.adaptations: dict[str, Any] = {}
         self.count = 0
 
     async def serve(self) -> Engine:
