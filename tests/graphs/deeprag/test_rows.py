@@ -96,12 +96,13 @@ class Engine:
 
     async def aclose(self) -> None: ...
 
-    async def post(self, route: str, body: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    async def post(self, route: str, body: dict[str, Any], measured: dict[str, Any], parse: Any) -> Any:
         measured["address"] = "nowhere"
         text = write_next_line(self.reader.decode(body["prompt"]).rpartition("<|im_start|>assistant\n")[2])
         ids = await self.tokenizer.encode(f"{text}\n", special=False)
         choice = {"text": text, "token_ids": ids, "finish_reason": "stop"}
-        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}}
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
+        return parse({"choices": [choice], "usage": usage})
 
 
 UPPSALA, SWEDEN = "Uppsala University.", "It is in Sweden."

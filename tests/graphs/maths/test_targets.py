@@ -123,7 +123,7 @@ class Engine:
 
     async def aclose(self) -> None: ...
 
-    async def post(self, route: str, body: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    async def post(self, route: str, body: dict[str, Any], measured: dict[str, Any], parse: Any) -> Any:
         measured["address"] = "nowhere"
         self.count += 1
         prefix = self.reader.decode(body["prompt"]).rpartition("<|im_start|>assistant\n")[2]
@@ -132,7 +132,8 @@ class Engine:
         ids = await self.tokenizer.encode(rest[:end] + stop, special=False)
         ids = ids if stop else [*ids, self.reader.eos_token_id]
         choice = {"text": rest[:end], "token_ids": ids, "finish_reason": "stop"}
-        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}}
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
+        return parse({"choices": [choice], "usage": usage})
 
 
 @pytest.mark.parametrize("pairs", ["step", "mcts"])
