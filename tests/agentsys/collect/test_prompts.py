@@ -168,7 +168,8 @@ def test_the_command_prints_the_difference_below_the_line(
     write_lines(tmp_path / "replies.jsonl", RULES)
     write_lines(tmp_path / "in.jsonl", [{"text": "The lamp shone like a moon."}])
     (tmp_path / "mine.md").write_text("# user\nHow is {{ translation }} for {{ text }}?")
-    arguments = ["--model", "scripted:replies.jsonl", "--input", "in.jsonl", "--out", "run", "--no-cache"]
+    model = f"scripted:{tmp_path / 'replies.jsonl'}"  # models are kept by their spec, whatever the working folder
+    arguments = ["--model", model, "--input", "in.jsonl", "--out", "run", "--no-cache"]
     assert call_drt(capsys, *arguments)[0] == 0
     code, out, err = call_drt(capsys, *arguments, "--advisor-prompt", "mine.md")
     line, _, rest = err.partition("\n")
