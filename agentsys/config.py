@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
+from agentsys.paths import replace_file
+
 FILE: Final = "run.yaml"
 """The file in an output folder with the command and the options that wrote it."""
 ROLE_OPTIONS: Final = ("role_model", "role_prompt")
@@ -104,6 +106,4 @@ def save_config(folder: str | Path) -> None:
         return
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")  # several processes may share the folder
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, text.encode())

@@ -1,4 +1,4 @@
-"""The folder for agentsys's cached files."""
+"""Paths: the folder for cached files, a user's home folder, small files that are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def expand_user(path: str | Path, label: str = "") -> Path:
         raise ValueError(
             f"{label}{path}: {Path(path).parts[0]} is no user's home folder; write the whole path"
         ) from None
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a small file: a reader sees the old or the new content, and processes that share the folder do not collide.
+
+    With `durable`, the new content is on disk before the old one is gone. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(temporary, path)

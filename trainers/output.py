@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from agentsys.paths import replace_file
 from agentsys.trainers.loading import TrainerError, load_causal_lm
 from agentsys.trainers.processes import main_process
 
@@ -82,9 +83,7 @@ def _option_of(name: str, value: Any) -> str:
 def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Write JSON atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(file)
+    replace_file(file, json.dumps(settings, indent=1, ensure_ascii=False).encode())
 
 
 def refuse_changes(file: Path, settings: Mapping[str, Any], fix: str) -> None:

@@ -119,8 +119,8 @@ def check_row_file(file: Path, needs: Needs, option: str = "--rows") -> None:
         if scored and not pairs:
             raise TrainerError(f"{option} {file} has no teacher's scores; {score_advice(file)}")
         holds = "preference pairs" if pairs else f"no column {missing[0]}"
-        shown = file.parent if pairs and file.name == "train.parquet" else file
-        raise TrainerError(f"{option} {shown} holds {holds}; {needs.advice}")
+        place = file.parent if pairs and file.name == "train.parquet" else file
+        raise TrainerError(f"{option} {place} holds {holds}; {needs.advice}")
     if not count:
         raise TrainerError(f"{file} has no rows; trainers/rows.py reports which rows it dropped, and why")
 

@@ -82,15 +82,15 @@ def plan_schedule(
     """
     _check_numbers(settings)
     _check(settings)
-    asked = int(settings["per_device_train_batch_size"]) * int(settings["gradient_accumulation_steps"])
-    batch = asked if unchanged else _choose_batch(settings, asked, rows, processes, fixed_batch, drop_last)
+    full_batch = int(settings["per_device_train_batch_size"]) * int(settings["gradient_accumulation_steps"])
+    batch = full_batch if unchanged else _choose_batch(settings, full_batch, rows, processes, fixed_batch, drop_last)
     micro_batch = min(int(settings["per_device_train_batch_size"]), batch)
     steps = _count_steps(settings, rows, batch, micro_batch, processes, drop_last)
     if not steps or (drop_last and rows < batch * processes):
         raise TrainerError(
             f"{_count(rows, 'row')} cannot fill one optimizer step in {processes} processes; start fewer"
         )
-    notes = [_batch_note(rows, asked, batch, processes, fixed_batch)] if batch != asked else []
+    notes = [_batch_note(rows, full_batch, batch, processes, fixed_batch)] if batch != full_batch else []
     warmup, warmup_note = _choose_warmup(settings, steps, unchanged)
     notes += [warmup_note] if warmup_note else []
     rate = float(settings["learning_rate"])
@@ -135,15 +135,15 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 
 def _choose_batch(
-    settings: Mapping[str, Any], asked: int, rows: int, processes: int, fixed: bool, drop_last: bool
+    settings: Mapping[str, Any], full_batch: int, rows: int, processes: int, fixed: bool, drop_last: bool
 ) -> int:
     """Rows per step and process: as asked, or as few as give FEW_STEPS steps where that teaches more."""
-    short = rows < asked * processes
+    short = rows < full_batch * processes
     if settings["max_steps"] > 0:  # the number of steps does not depend on the rows
-        return max(1, _multiple(rows // processes, settings)) if short else asked
+        return max(1, _multiple(rows // processes, settings)) if short else full_batch
     if fixed and not short:
-        return asked
-    batch = asked
+        return full_batch
+    batch = full_batch
     while batch > 1 and _count_steps(settings, rows, batch, None, processes, drop_last) < FEW_STEPS:
         batch = max(1, _multiple(batch // 2, settings))
     return batch
@@ -169,24 +169,24 @@ def _count_steps(
     return ceil(float(settings["num_train_epochs"]) * per_epoch)
 
 
-def _batch_note(rows: int, asked: int, batch: int, processes: int, fixed: bool) -> str:
+def _batch_note(rows: int, full_batch: int, batch: int, processes: int, fixed: bool) -> str:
     each = f" in each of {processes} processes" if processes > 1 else ""
-    if rows < asked * processes:
-        option = f"--batch {asked}" if fixed else f"a batch of {asked}"
+    if rows < full_batch * processes:
+        option = f"--batch {full_batch}" if fixed else f"a batch of {full_batch}"
         return f"{_count(rows, 'row')}, fewer than {option}{each}: {_count(batch, 'row')} per optimizer step{each}"
-    few = f"{_count(rows, 'row')} give few steps with a batch of {asked}{each}"
+    few = f"{_count(rows, 'row')} give few steps with a batch of {full_batch}{each}"
     return f"{few}: {_count(batch, 'row')} per optimizer step{each}; --batch sets another number"
 
 
 def _choose_warmup(settings: Mapping[str, Any], steps: int, unchanged: bool) -> tuple[int, str]:
     """Warm-up steps as transformers' TrainingArguments count them, or fewer with a note if they cover all steps."""
-    asked = settings["warmup_steps"]
-    warmup = int(asked) if asked >= 1 else ceil(steps * asked)
+    requested = settings["warmup_steps"]
+    warmup = int(requested) if requested >= 1 else ceil(steps * requested)
     if unchanged or warmup < steps or str(settings["lr_scheduler_type"]) in WITHOUT_WARMUP:
         return warmup, ""
     shortened = steps // 10
     all_steps = "the only optimizer step" if steps == 1 else f"all {steps} optimizer steps"
-    return shortened, f"--warmup {asked:g} covers {all_steps}: {_count(shortened, 'warm-up step')} instead"
+    return shortened, f"--warmup {requested:g} covers {all_steps}: {_count(shortened, 'warm-up step')} instead"
 
 
 def _count(number: int, noun: str) -> str:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from agentsys.paths import replace_file
 from agentsys.trainers.loading import TrainerError
 
 if TYPE_CHECKING:
@@ -182,9 +183,7 @@ class ScoredFolder:
     def write_manifest(self, **values: Any) -> None:
         """Update the manifest with `values`, atomically."""
         self.manifest |= values
-        temporary = self.folder / f".{MANIFEST}.tmp"
-        temporary.write_bytes(orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2))
-        os.replace(temporary, self.folder / MANIFEST)
+        replace_file(self.folder / MANIFEST, orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2))
 
     def close(self) -> None:
         """Release the lock."""

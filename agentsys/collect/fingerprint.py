@@ -34,7 +34,7 @@ def make_context(graph: Any) -> Any:
     if not hasattr(graph, "builder"):
         raise InputError(f"collect takes a compiled graph, not {type(graph).__name__}: give builder.compile(name=...)")
     kind: Any = graph.builder.context_schema
-    if not hasattr(kind, "__dataclass_fields__"):
+    if not (isinstance(kind, type) and is_dataclass(kind)):
         return None
     try:
         return kind()

@@ -68,14 +68,14 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
     changes = _changes(old, _comparable(fingerprint, old) if version < MANIFEST_VERSION else fingerprint)
     if not changes:
         return str(manifest.get("run") or digest(fingerprint))
-    named = "; ".join(changes[:MAX_CHANGES])
+    summary = "; ".join(changes[:MAX_CHANGES])
     if version < 2:
         raise RunFolderError(
             f"{folder.folder} was written by an earlier version of agentsys, whose schemas and option names differ "
-            f"({named}); finish it with that version or choose another --out"
+            f"({summary}); finish it with that version or choose another --out"
         )
     raise RunFolderError(
-        f"{folder.folder} holds a run with other settings ({named}); choose another --out or restore those settings",
+        f"{folder.folder} holds a run with other settings ({summary}); choose another --out or restore those settings",
         "\n".join(_prompt_differences(folder.folder, prompts)),
     )
 
@@ -120,5 +120,5 @@ def _prompt_differences(folder: Path, prompts: Mapping[str, Prompt]) -> Iterator
 
 
 def _cut(line: str) -> str:
-    shown = printable(line[:DIFF_COLUMNS])
-    return shown if len(line) <= DIFF_COLUMNS else f"{shown} ... {len(line) - DIFF_COLUMNS} more characters"
+    text = printable(line[:DIFF_COLUMNS])
+    return text if len(line) <= DIFF_COLUMNS else f"{text} ... {len(line) - DIFF_COLUMNS} more characters"

@@ -15,6 +15,7 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agentsys import traces
+from agentsys.paths import replace_file
 from agentsys.records import record_id
 
 SHARD_BYTES: Final = 256 * 2**20
@@ -161,15 +162,9 @@ class RunFolder:
         With `durable`, it is on disk before the old one is gone.
         """
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_file(path, data, durable=durable)
         except OSError as err:
             raise _cannot_write(path, err) from None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
 import io
 import lzma
 import re
@@ -19,7 +17,8 @@ from urllib.parse import urlsplit
 
 from agentsys.inputs.csv_text import read_csv, read_tsv
 from agentsys.inputs.json_text import read_json_array, read_json_lines
-from agentsys.inputs.lines import CHUNK, Fault, InputError, Raw, open_text, read_text
+from agentsys.inputs.lines import Fault, InputError, Raw, open_text, read_text
+from agentsys.inputs.packing import unpack
 from agentsys.inputs.tables import read_parquet
 from agentsys.installation import install_command
 
@@ -85,7 +84,7 @@ class InputFile:
     @contextmanager
     def _open_text(self) -> Iterator[io.BufferedReader]:
         with self.open() as raw:
-            yield open_text(_unpack(raw, self.packing, self.name), self.name)
+            yield open_text(unpack(raw, self.packing, self.name), self.name)
 
 
 def find_files(source: str) -> list[InputFile]:
@@ -185,7 +184,7 @@ def _pipe() -> InputFile:
     file = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
     start = file.peek(4)
     packing = ".gz" if start.startswith(b"\x1f\x8b") else ".zst" if start.startswith(b"\x28\xb5\x2f\xfd") else ""
-    text = open_text(_unpack(file, packing, "-"), "-")
+    text = open_text(unpack(file, packing, "-"), "-")
     first = text.peek(1)[:4096].lstrip()[:1]
     if first not in (b"", b"{", b"["):
         raise InputError("-: the pipe must have JSON lines or a JSON array; save another format as a file")
@@ -227,66 +226,3 @@ def mask(address: str) -> str:
     """An address without password and query, where keys and signatures are."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _unpack(file: BinaryIO, packing: str, name: str) -> io.BufferedReader:
-    match packing:
-        case ".gz":
-            return io.BufferedReader(gzip.GzipFile(fileobj=file), CHUNK)
-        case ".bz2":
-            return io.BufferedReader(bz2.BZ2File(file), CHUNK)
-        case ".xz":
-            return io.BufferedReader(lzma.LZMAFile(file), CHUNK)
-        case ".zst":
-            return io.BufferedReader(_ZstdReader(file, name), CHUNK)
-    return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, CHUNK)  # type: ignore[arg-type]
-
-
-class _ZstdReader(io.RawIOBase):
-    """The content of a zstd file of any number of frames. Raises EOFError where it is truncated.
-
-    zstandard's own reader takes a truncated file for a whole one. It is fed little at a time, as 4 bytes can stand for
-    128 KiB.
-    """
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            command = install_command("inputs")
-            raise InputError(f"{name}: .zst is read by the package zstandard: {command}") from None
-        self._file = file
-        self._error = zstandard.ZstdError
-        self._start: Callable[[], Any] = zstandard.ZstdDecompressor().decompressobj
-        self._frame = self._start()
-        self._inside = False
-        self._held = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._held:
-            packed = self._file.read(1024)
-            if not packed:
-                if self._inside:
-                    raise EOFError("the compressed file ends too early")
-                return 0
-            self._held = memoryview(self._decompress(packed))
-        size = min(len(buffer), len(self._held))
-        buffer[:size] = self._held[:size]
-        self._held = self._held[size:]
-        return size
-
-    def _decompress(self, packed: bytes) -> bytes:
-        parts = []
-        try:
-            while packed:
-                parts.append(self._frame.decompress(packed))
-                self._inside = not self._frame.eof
-                packed = self._frame.unused_data if self._frame.eof else b""
-                if self._frame.eof:
-                    self._frame = self._start()
-        except self._error as error:
-            raise OSError(str(error)) from None
-        return b"".join(parts)

@@ -69,11 +69,11 @@ def _is_exact(line: bytes, fields: dict[str, Any]) -> bool:
     elif line.count(b":") == len(fields):
         return True
     try:
-        written = orjson.dumps(fields)
+        canonical = orjson.dumps(fields)
     except TypeError:  # nested too deeply to be written
         return False
     # An escaped colon (backslash, u003a) is in a text and not in the line.
-    return line.count(b":") == written.count(b":") and b"\\u003" not in line
+    return line.count(b":") == canonical.count(b":") and b"\\u003" not in line
 
 
 def _has_big_float(containers: list[Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentsys.knobs import knob
 from agentsys.knowledge.passages import KnowledgeError
+from agentsys.paths import replace_file
 
 Kind = Literal["bm25", "dense", "hybrid"]
 
@@ -109,6 +109,4 @@ def read_complete_manifest(folder: str | Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest atomically: a reader sees the old or the new one."""
     data = manifest.model_dump() | {"digest": manifest.digest}
-    temporary = folder / f".{_FILE}.tmp"
-    temporary.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
-    os.replace(temporary, folder / _FILE)
+    replace_file(folder / _FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))

@@ -64,9 +64,9 @@ async def ask_foreign(
 
     The reply's `sent` has the settings that were sent. Raises Refused and ModelError for a server's refusal.
     """
-    wanted = {**sampling, **({} if seed is None else {"seed": seed})}
-    arguments, sent = call_arguments(model, wanted, is_structured=output is not None and _can_structure(model))
-    if missing := [name for name in wanted if name not in sent]:
+    settings = {**sampling, **({} if seed is None else {"seed": seed})}
+    arguments, sent = call_arguments(model, settings, is_structured=output is not None and _can_structure(model))
+    if missing := [name for name in settings if name not in sent]:
         _say_once(f"{_name(model)} cannot be sent {', '.join(missing)}: left out")
     async with _limit_of(model):
         try:
@@ -75,7 +75,7 @@ async def ask_foreign(
             if error := _translated(err, model):
                 raise error from None
             raise
-    if sent != wanted:
+    if sent != settings:
         reply.sent = {"sampling": sent}
     return reply
 

@@ -26,7 +26,8 @@ _IDENTITY_FLAGS: Final = (
     "load-format", "lora-modules", "reasoning-parser", "generation-config", "logits-processors", "speculative-config",
 )  # fmt: skip
 """Flags that change what a model writes: they are part of its revision, so a run does not resume with others."""
-_SECRET: Final = re.compile("key|secret|token$|password")
+SECRET: Final = re.compile("key|secret|token$|password")
+"""Names of options that may hold a secret, which no spec may: run folders store specs."""
 
 
 def is_access(name: str) -> bool:
@@ -47,7 +48,7 @@ def take_extra(options: dict[str, str]) -> dict[str, Any]:
             raise SpecError(f"{option}: a name is missing; write extra.NAME=VALUE")
         if first in _OWN_FIELDS:
             raise SpecError(f"{option}: {first} is not an extra field; write ?{first}= if it is a sampling setting")
-        if _SECRET.search(last) and "tokens" not in last:
+        if SECRET.search(last) and "tokens" not in last:
             raise SpecError(f"{option}: a secret must not be in a spec; use ?header.NAME= and the environment")
         inner = extra
         for name in path:
@@ -83,7 +84,7 @@ def read_access(options: Mapping[str, str]) -> Access:
             else:
                 headers.append((name, value))
         elif option.startswith("query."):
-            if not name or _SECRET.search(name.lower()):
+            if not name or SECRET.search(name.lower()):
                 raise SpecError(f"?{option}: a secret must not be in a spec; use ?key= or ?header.NAME=")
             query.append((name, value))
     access = Access(key, tuple(headers), tuple(query))
@@ -104,11 +105,11 @@ def take_flags(options: dict[str, str]) -> tuple[tuple[str, str], ...]:
         if name in _OWN_FLAGS:
             fix = "use ?context=" if name == "max-model-len" else "agentsys sets it"
             raise SpecError(f"{option}: this flag of vLLM cannot be set; {fix}")
-        if _SECRET.search(name):
+        if SECRET.search(name):
             raise SpecError(f"{option}: a secret must not be in a spec; set it in the environment")
-        meant = difflib.get_close_matches(name.replace("-", "_"), [*SETTINGS, "stop"], n=1, cutoff=0.85)
-        if meant and not option.startswith("--"):
-            raise SpecError(f"{option}: did you mean {meant[0]}? Write --{name} for a flag of vLLM")
+        near = difflib.get_close_matches(name.replace("-", "_"), [*SETTINGS, "stop"], n=1, cutoff=0.85)
+        if near and not option.startswith("--"):
+            raise SpecError(f"{option}: did you mean {near[0]}? Write --{name} for a flag of vLLM")
         flags[name] = options.pop(option)
     return tuple(flags.items())
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -26,7 +25,7 @@ from urllib.parse import parse_qsl, urlsplit
 from agentsys.models.access import Access
 from agentsys.models.errors import SpecError
 from agentsys.models.sampling import check
-from agentsys.models.server_options import EXTRA, is_access, read_access, take_extra, take_flags
+from agentsys.models.server_options import EXTRA, SECRET, is_access, read_access, take_extra, take_flags
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -218,7 +217,7 @@ def address_of(url: str) -> str:
 
 def _load_langchain(target: str, options: dict[str, str]) -> BaseChatModel:
     module, _, name = target.partition(":")
-    if secrets := [option for option in options if re.search("key|secret|token$|password", option)]:
+    if secrets := [option for option in options if SECRET.search(option)]:
         raise SpecError(f"langchain:{target}: {secrets[0]} must not be in a spec; set it in the environment")
     from langchain_core.language_models import BaseChatModel
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import lzma
@@ -12,14 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+from agentsys.inputs.packing import unpack
 from agentsys.knowledge.passages import KnowledgeError
 
 PACKED_SUFFIXES: Final = (".gz", ".bz2", ".xz")
-_OPENERS: Final[tuple[tuple[bytes, Any], ...]] = (
-    (b"\x1f\x8b", gzip.GzipFile),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
-)
+_PACKINGS: Final = ((b"\x1f\x8b", ".gz"), (b"BZh", ".bz2"), (b"\xfd7zXZ\x00", ".xz"))
 _UNREADABLE: Final = ((b"\x28\xb5\x2f\xfd", "Zstandard"), (b"PK\x03\x04", "ZIP"), (b"7z\xbc\xaf", "7z"))
 FREE_SIZE: Final = 64 * 2**20
 """A file may expand to this many bytes whatever its size."""
@@ -61,13 +57,12 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
             for magic, name in _UNREADABLE:
                 if head.startswith(magic):
                     raise KnowledgeError(f"{path}: is compressed ({name}); decompress it")
-            opener = next((opener for magic, opener in _OPENERS if head.startswith(magic)), None)
-            if opener is None:
+            packing = next((suffix for magic, suffix in _PACKINGS if head.startswith(magic)), "")
+            if not packing:
                 yield file
                 return
             limit = max(FREE_SIZE, MAX_RATIO * path.stat().st_size)
-            unpacked = opener(fileobj=file, mode="rb") if opener is gzip.GzipFile else opener(file)
-            yield cast(BinaryIO, io.BufferedReader(_Limited(path, cast(BinaryIO, unpacked), limit)))
+            yield cast(BinaryIO, io.BufferedReader(_Limited(path, unpack(file, packing, str(path)), limit)))
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as err:
         raise KnowledgeError(f"{path}: its compressed data are damaged ({err}); compress it again") from None
     except OSError as err:

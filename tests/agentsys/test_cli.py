@@ -123,7 +123,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder whose collect.py imports a module beside it."""
+    """A user's folder whose collect.py imports another module of the folder."""
     folder = tmp_path / "greeting"
     folder.mkdir()
     (folder / "collect.py").write_text(OWN_COMMAND)

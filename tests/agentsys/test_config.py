@@ -245,7 +245,7 @@ def test_a_key_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TOKENIZERS_CACHE", "abcdefgh", False),
         ("MONKEY", "abcdefgh", False),
         ("SOME_KEY", "short", False),
-        ("SSH_KEY", "/home/ada/.ssh/id", False),
+        ("SSH_KEY", "~/.ssh/id_ed25519", False),
     ],
 )
 def test_what_is_taken_for_a_key(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, is_key: bool) -> None:

@@ -230,7 +230,7 @@ def test_the_search_sees_the_advice(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["pip install -e '/work/agentsys[train]'", "pip install -e . && agentsys collect drt"],
+    ["pip install -e '../agentsys[train]'", "pip install -e . && agentsys collect drt"],
 )
 def test_the_search_lets_the_rest_pass(text: str) -> None:
     assert not ADVICE.search(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentsys.records import BadRecord, read_records
+from agentsys.records import BadRecord, InputError, read_records
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
@@ -44,4 +44,6 @@ def test_a_reason_is_what_a_bad_record_gives(reason: str, tmp_path: Path) -> Non
 def test_a_listed_suffix_is_read(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"records{suffix}"
     path.write_bytes(b"")
-    read_records(path)
+    assert read_records(path) is not None
+    with pytest.raises(InputError, match="unknown file type"):
+        read_records(path.rename(f"{path}x"))

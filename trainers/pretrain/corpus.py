@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from agentsys.paths import replace_file
 from agentsys.trainers.loading import TrainerError, tokenizer_digest
 from agentsys.trainers.pretrain.chunks import Chunk, Document, Encoder
 
@@ -200,9 +201,7 @@ def read_table(path: Path, *columns: str) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-    os.replace(temporary, path)
+    replace_file(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def read_json(path: Path, missing: str) -> dict[str, Any]:
