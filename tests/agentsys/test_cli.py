@@ -162,7 +162,7 @@ def test_every_command_that_a_run_yaml_names_is_started(
 ) -> None:
     (tmp_path / "run.yaml").write_text(f"command: {name}\n")
     assert main(["rerun", str(tmp_path), "--nope"]) == 2
-    assert capsys.readouterr().err.startswith("error: No such option: --nope")
+    assert re.match(r"error: No such option:? '?--nope\b", capsys.readouterr().err)  # typer 0.20 quotes it
 
 
 def test_a_folder_whose_file_has_no_command(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

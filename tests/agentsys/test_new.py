@@ -51,6 +51,7 @@ def test_the_code_of_a_new_paper_is_clean(name: str, tmp_path: Path) -> None:
         assert "my_paper" not in text and "MyPaper" not in text, file
 
 
+@pytest.mark.needs("test")
 def test_a_new_paper_passes_a_strict_type_checker(paper: Path) -> None:
     output = run("-m", "mypy", "--strict", "--follow-imports", "silent", paper.name, cwd=paper.parent)
     assert "Success: no issues found" in output

@@ -27,6 +27,7 @@ from agentsys.terms.tmx import read_tmx
 from agentsys.traces import dump, failed_file, read_finished, read_traces, shards
 from agentsys.trainers.pretrain.corpus import read_documents
 from tests.support.calls import make_call, make_trace
+from tests.support.extras import skip_without
 
 TMX = """<tmx version="1.4"><header/><body><tu tuid="1">
 <tuv xml:lang="en"><seg>Hello</seg></tuv><tuv xml:lang="de"><seg>Hallo</seg></tuv></tu></body></tmx>"""
@@ -93,7 +94,7 @@ READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize("name", READERS)
 def test_a_path_to_read_may_be_a_string(name: str, folder: Path) -> None:
     if "memory" in name or name in ("read_table", "read_text", "read_tmx", "read_pairs"):
-        pytest.importorskip("lxml")
+        skip_without("knowledge")
     read, file = READERS[name]
     expected = read(folder / file)
     assert expected or name == "failed_file"
