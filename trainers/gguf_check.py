@@ -71,7 +71,7 @@ async def _engine_probabilities(gguf: Path, ids: list[int], positions: list[int]
     """For each position n: llama.cpp's likeliest tokens after the first n ids, with their probabilities."""
     from math import exp
 
-    from agentsys.models.engines import EmbeddedEngine
+    from agentsys.models.embedded import EmbeddedEngine
 
     engine = EmbeddedEngine(str(gguf), slots=1, context=1024)
     try:

@@ -305,7 +305,7 @@ def make_scorer(teacher: str, settings: ScorerSettings, *, tokenizer: str | None
             raise TrainerError("an http teacher needs --teacher-tokenizer: name the folder of its tokenizer")
         engine: Any = cast(Any, load_model(teacher)).engine
     elif kind == "vllm":
-        from agentsys.models.engines import ChildEngine
+        from agentsys.models.child import ChildEngine
 
         engine = ChildEngine("vllm", folder_of(rest), context=longest + 1, max_logprobs=k)
     else:

@@ -30,8 +30,10 @@ from agentsys.models.server_options import EXTRA, SECRET, is_access, read_access
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+    from agentsys.models.child import ChildEngine
+    from agentsys.models.embedded import EmbeddedEngine
     from agentsys.models.endpoint import Endpoint
-    from agentsys.models.engines import ChildEngine, EmbeddedEngine, RemoteEngine
+    from agentsys.models.engines import RemoteEngine
 
 DEFAULT_SPEC: Final = "embedded"
 _FORMS: Final = (
@@ -128,7 +130,9 @@ def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
 def _make_engine(
     base: str, options: tuple[tuple[str, str], ...], flags: tuple[tuple[str, str], ...] = ()
 ) -> EmbeddedEngine | RemoteEngine | ChildEngine:
-    from agentsys.models.engines import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, ChildEngine, EmbeddedEngine, RemoteEngine
+    from agentsys.models.child import ChildEngine
+    from agentsys.models.embedded import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, EmbeddedEngine
+    from agentsys.models.engines import RemoteEngine
     from agentsys.models.weights import DEFAULT
 
     kind, _, rest = base.partition(":")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
@@ -87,43 +86,3 @@ def _compiled(template: str) -> Any:
 
 def _refuse(message: str) -> None:
     raise TemplateError(message)
-
-
-class FolderTokenizer:
-    """The tokenizer and chat template of a model folder (tokenizer.json and tokenizer_config.json)."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError if a file is missing and ValueError if there is no chat template."""
-        from tokenizers import Tokenizer as Encoder
-
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        separate = folder / "chat_template.jinja"
-        template = separate.read_text(encoding="utf-8") if separate.exists() else config.get("chat_template")
-        if not isinstance(template, str):
-            raise ValueError(f"{folder} has no chat template")
-        self.template = template
-        self.special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token")}
-        self._special = Encoder.from_file(str(folder / "tokenizer.json"))
-        self._plain = Encoder.from_file(str(folder / "tokenizer.json"))
-        self._plain.encode_special_tokens = True  # the names of special tokens are encoded as plain text
-        self.stop_ids = frozenset(self._read_stop_ids(folder))
-        self._encode_plain = lru_cache(maxsize=2048)(
-            lambda text: self._plain.encode(text, add_special_tokens=False).ids
-        )
-        self._encode_special = lru_cache(maxsize=2048)(
-            lambda text: self._special.encode(text, add_special_tokens=False).ids
-        )
-
-    def _read_stop_ids(self, folder: Path) -> list[int]:
-        generation = folder / "generation_config.json"
-        ids = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id", []) if generation.exists() else []
-        eos = self._special.token_to_id(self.special["eos_token"])
-        return [*(ids if isinstance(ids, list) else [ids]), *([eos] if eos is not None else [])]
-
-    async def encode(self, text: str, *, special: bool) -> list[int]:
-        """See Tokenizer.encode. Takes about 0.1 ms per 300 tokens; results are cached."""
-        return list(self._encode_special(text) if special else self._encode_plain(text))
-
-
-def _token_text(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token or "")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from agentsys import prompt as prompt_module
 from agentsys.models import tokens
+from agentsys.models.tokenizers import FolderTokenizer
 from agentsys.prompt import MAX_RENDERED, MAX_TEMPLATE, Message, Prompt, PromptError
 
 SHIPPED = sorted(Path(str(resources.files("agentsys.prompts"))).rglob("*.md"))
@@ -393,12 +394,12 @@ EXAMPLE_LIKE_THE_RECORD = {"drt/narrator": 250}
 
 
 @pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer: Path) -> tokens.FolderTokenizer:
+def tokenizer(qwen_tokenizer: Path) -> FolderTokenizer:
     """Qwen's tokenizer, with its chat template."""
-    return tokens.FolderTokenizer(qwen_tokenizer)
+    return FolderTokenizer(qwen_tokenizer)
 
 
-async def ids_before_the_record(tokenizer: tokens.FolderTokenizer, marked: Sequence[Message]) -> list[int]:
+async def ids_before_the_record(tokenizer: FolderTokenizer, marked: Sequence[Message]) -> list[int]:
     """The ids before a marked record's first value, without the last one, which may merge with what follows."""
     opening = []
     for message in marked:
@@ -413,7 +414,7 @@ async def ids_before_the_record(tokenizer: tokens.FolderTokenizer, marked: Seque
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-async def test_records_share_the_tokens_of_all_that_is_constant(path: Path, tokenizer: tokens.FolderTokenizer) -> None:
+async def test_records_share_the_tokens_of_all_that_is_constant(path: Path, tokenizer: FolderTokenizer) -> None:
     """As a prefix cache counts: all tokens before the record are shared, and few constant ones follow it."""
     prompt, shared = Prompt.load(path), []
     for items in (4, 1):

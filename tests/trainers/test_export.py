@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import pytest
 
 from agentsys.commands import command, run_app
-from agentsys.models import engines, load_model
+from agentsys.models import embedded, load_model
 from agentsys.models.chat import EndpointChatModel, Served, reply_from_message
-from agentsys.models.tokens import FolderTokenizer, render
+from agentsys.models.tokenizers import FolderTokenizer
+from agentsys.models.tokens import render
 from agentsys.trainers import gguf_file
 from agentsys.trainers.export import export, main
 from agentsys.trainers.gguf_check import BOUNDS, compare
@@ -143,7 +144,7 @@ def test_probabilities_are_the_same_without_half_precision_attention(
         running.append(xllamacpp.Server(params))
         return running[-1]
 
-    monkeypatch.setattr(engines, "_start_llamacpp", start)
+    monkeypatch.setattr(embedded, "_start_llamacpp", start)
     agreement = export(models(family), tmp_path / "m.gguf", "f32")
     assert running and agreement is not None and agreement.difference < 1e-5
 

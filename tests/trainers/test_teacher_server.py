@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pytest
 
-from agentsys.models.engines import ChildEngine
+from agentsys.models.child import ChildEngine
 from agentsys.trainers.loading import load_tokenizer
 from agentsys.trainers.topk import from_alternatives
 from tests.support.teacher import loaded, make_rows, naive_logprobs, read, refused, score

@@ -17,7 +17,7 @@ from aiohttp import web
 from agentsys.models import ModelError, SpecError, load_model
 from agentsys.models.access import proxy_of
 from agentsys.models.chat import reply_from_message
-from agentsys.models.engines import ChildEngine
+from agentsys.models.child import ChildEngine
 from agentsys.models.errors import Refused
 from agentsys.models.rate import RateLimit
 from agentsys.models.server_options import flag_arguments, revision_with_flags

@@ -330,10 +330,10 @@ async def test_an_engine_keeps_its_server() -> None:
     """The server of an engine stays up even if the cache of servers drops it."""
     import gc
 
-    from agentsys.models import engines
+    from agentsys.models import embedded
 
     model = load_model("embedded:qwen2.5-coder-0.5b?max_tokens=4")
     assert (await model.ainvoke("Say yes.")).content
-    engines._start_llamacpp.cache_clear()
+    embedded._start_llamacpp.cache_clear()
     gc.collect()
     assert (await model.ainvoke("Say no.")).content

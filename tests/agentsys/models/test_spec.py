@@ -16,14 +16,9 @@ from pydantic import Field
 from agentsys.installation import install_command
 from agentsys.models import EndpointDown, SpecError, load_model
 from agentsys.models.chat import EndpointChatModel
-from agentsys.models.engines import (
-    EMBEDDED_CONTEXT,
-    EMBEDDED_SLOTS,
-    ChildEngine,
-    EmbeddedEngine,
-    RemoteEngine,
-    _llamacpp_threads,
-)
+from agentsys.models.child import ChildEngine
+from agentsys.models.embedded import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, EmbeddedEngine, _llamacpp_threads
+from agentsys.models.engines import RemoteEngine
 from agentsys.models.sampling import check
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.spec import split_spec

@@ -24,7 +24,7 @@ from agentsys.graphs.deeprag.narrative import (
 from agentsys.graphs.deeprag.search import SearchContext, graph
 from agentsys.knowledge.context import PassageDict
 from agentsys.models.chat import EndpointChatModel
-from agentsys.models.tokens import FolderTokenizer
+from agentsys.models.tokenizers import FolderTokenizer
 from agentsys.traces import Trace, read_traces
 from tests.support.deeprag_world import PASSAGE, QUESTION, World, tagged_end
 

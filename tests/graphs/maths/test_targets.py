@@ -11,7 +11,7 @@ import pytest
 from agentsys.collect import RunOptions, acollect
 from agentsys.graphs.maths.search import Context, graph
 from agentsys.models.chat import EndpointChatModel
-from agentsys.models.tokens import FolderTokenizer
+from agentsys.models.tokenizers import FolderTokenizer
 from agentsys.traces import Trace, read_traces
 from tests.support.maths_policy import QUESTION, RECORD, RIGHT, SLIP, Policy, find_node, pupil
 from tests.support.tiny import make_tokenizer

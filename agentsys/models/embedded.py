@@ -1,0 +1,111 @@
+"""The embedded engine: llama.cpp inside this process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from agentsys.installation import install_command
+from agentsys.models import weights
+from agentsys.models.endpoint import Endpoint
+from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel
+from agentsys.models.errors import EndpointDown, SpecError
+
+EMBEDDED_SLOTS: Final = 4
+"""Sequences that the embedded engine generates in parallel."""
+EMBEDDED_CONTEXT: Final = 8192
+"""Context length in tokens of each sequence."""
+
+
+@dataclass
+class EmbeddedEngine:
+    """llama.cpp inside this process, serving on loopback. It lives until the process ends, as a start takes seconds."""
+
+    records_per_request: ClassVar[float] = 1.0  # a slot keeps the prefix of its record
+    weights: str
+    slots: int = EMBEDDED_SLOTS
+    context: int = EMBEDDED_CONTEXT
+    _remote: RemoteEngine | None = None
+    _server: Any = None
+    _lock: LoopLock = field(default_factory=LoopLock)
+
+    async def serve(self) -> ServedModel:
+        """Locate the weights and start the server, once per process. Raises EndpointDown."""
+        if self._remote is None:
+            async with self._lock():
+                if self._remote is None:
+                    self._remote = await asyncio.to_thread(self._start)
+        return await self._remote.serve()
+
+    @property
+    def capacity(self) -> int:
+        """Sequences that the engine generates in parallel."""
+        return self.slots
+
+    def set_in_flight(self, in_flight: int) -> None:
+        """Do nothing: the limit is the number of slots, and further requests would only queue in the engine."""
+
+    def _start(self) -> RemoteEngine:
+        try:
+            path = weights.find(self.weights)
+        except weights.WeightsError as err:
+            raise EndpointDown(str(err)) from None
+        server = self._server = _start_llamacpp(str(path), self.slots, self.context)  # kept alive by this engine
+        entry = weights.CATALOG.get(self.weights)
+        revision = entry.sha256[:16] if entry else _file_revision(path)
+        endpoint = Endpoint([server.listening_address], in_flight=self.slots, timeout=1800)
+        return RemoteEngine(endpoint, name=entry.name if entry else path.stem, revision=revision)
+
+    async def aclose(self) -> None:
+        """Close the connections; the engine stays up for the next run in this process."""
+        if self._remote is not None:
+            await self._remote.aclose()
+
+
+@lru_cache(maxsize=4)
+def _file_revision(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _llamacpp_threads() -> int | None:
+    """Threads of the embedded engine: $LLAMA_ARG_THREADS, as in llama.cpp's own commands, or the cores that this
+    process may use if those are not all. None: llama.cpp's default, which counts all cores. Raises SpecError.
+    """
+    if threads := os.environ.get("LLAMA_ARG_THREADS", ""):
+        if not threads.isdecimal() or int(threads) < 1:
+            raise SpecError(f"LLAMA_ARG_THREADS={threads}: give a number of threads")
+        return int(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return None if cores == os.cpu_count() else cores
+
+
+@lru_cache(maxsize=4)
+def _start_llamacpp(path: str, slots: int, context: int) -> Any:
+    try:
+        from xllamacpp import CommonParams, Server
+    except ImportError:
+        raise EndpointDown(f"the embedded engine is not installed: {install_command('local,weights')}") from None
+    params = CommonParams()
+    params.model.path = path
+    params.n_parallel = slots
+    params.n_ctx = slots * context
+    params.kv_unified = False
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0  # waiting threads sleep: with polling, any other busy
+    # process on the machine slows generation from 23 to between 1 and 6 tokens/s (measured on two cores)
+    if threads := _llamacpp_threads():
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.verbosity = -1
+    try:
+        return Server(params)
+    except RuntimeError:  # it says no more than that it failed
+        size = Path(path).stat().st_size
+        raise EndpointDown(
+            f"llama.cpp cannot load {path} ({size:,} bytes): the file is truncated or of an unknown architecture, or "
+            f"{slots} slots of {context} tokens need too much memory; download it again, or lower slots and context"
+        ) from None
