@@ -11,8 +11,9 @@ import sys
 from types import ModuleType
 
 from agentsys.collect.options import RunOptions
-from agentsys.collect.runner import Summary, acollect, collect
+from agentsys.collect.runner import acollect, collect
 from agentsys.collect.store import RunFolderError
+from agentsys.collect.summary import Summary
 
 __all__ = ["RunFolderError", "RunOptions", "Summary", "acollect", "collect"]
 

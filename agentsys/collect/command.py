@@ -12,7 +12,8 @@ import typer
 
 from agentsys.collect.options import RunOptions
 from agentsys.collect.report import ProgressView, print_summary
-from agentsys.collect.runner import Summary, collect
+from agentsys.collect.runner import collect
+from agentsys.collect.summary import Summary
 from agentsys.config import save_config
 from agentsys.inputs.files import name_input
 from agentsys.knobs import knob

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from agentsys.collect.fingerprint import printable
-from agentsys.collect.runner import Summary
+from agentsys.collect.summary import Summary
 from agentsys.records import Record
 from agentsys.traces import Call, Trace
 
