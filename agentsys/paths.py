@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from platformdirs import user_cache_dir
 
@@ -29,15 +32,54 @@ def expand_user(path: str | Path, label: str = "") -> Path:
         ) from None
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+def make_private_folder(folder: Path) -> None:
+    """Create a folder, and those above it, for this user only. One that exists keeps its mode. Raises OSError."""
+    for path in reversed((folder, *folder.parents)):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_private_file(path: Path) -> None:
+    """Create an empty file that only this user may read. One that exists is left as it is. Raises OSError."""
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a small file: a reader sees the old or the new content, and processes that share the folder do not collide.
 
-    With `durable`, the new content is on disk before the old one is gone. Raises OSError.
+    With `durable`, the new content is on disk before the old one is gone, and the change survives a power cut. Raises
+    OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            if durable:
+                sync_file(file)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Have the disk hold what was written to a file. Raises OSError."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as err:
+        if err.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # the file system has no such thing
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder, where the system can (not on Windows)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

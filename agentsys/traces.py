@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
 
+from agentsys.shapes import Shape
 from agentsys.targets import Segment, Target, TargetError, masked, stored_target, target_from
 
 __all__ = [
-    "VERSION", "Call", "Outcome", "Segment", "Target", "TargetError", "Trace", "dump", "failed_file", "load", "masked",
-    "read_finished", "read_traces", "shards", "sort_key", "strip_measured", "target_from",
+    "VERSION", "Call", "Outcome", "RunFolderError", "Segment", "Target", "TargetError", "Trace", "dump", "failed_file",
+    "load", "masked", "read_finished", "read_traces", "shards", "sort_key", "strip_measured", "target_from",
 ]  # fmt: skip
 
 VERSION: Final = 2
@@ -31,6 +33,23 @@ Version 2 has the outcome *failed* for records that could not be processed; vers
 Outcome = Literal["kept", "dropped", "failed"]
 
 
+class RunFolderError(ValueError):
+    """A run's folder cannot be used, is damaged, or holds another run. The message is one line that names the fix.
+
+    `detail` has further lines, such as the differences between two prompts; a traceback shows them as a note.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+        if detail:
+            self.add_note(detail)
+
+
+class NewerVersionError(ValueError):
+    """A line of a later version of this package, which is no damage."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request of one role and its reply.
@@ -40,6 +59,10 @@ class Call:
     ids: they are not counted, and only decoding shows them. `logprobs` are natural logarithms, one per id. If
     alternatives were requested, `top_logprobs` has one row of them per id, with their ids in `top_ids`, or their texts
     in `top_tokens` if the server returns no ids. What the engine does not return is None.
+
+    A reasoning model's thought is in `reasoning`, without its tags, and never in `text`. `reasoning_ids` are the ids of
+    the thought, its tags and the white space after it: the engine's sequence is `prompt_ids + reasoning_ids + ids`.
+    `reasoning_logprobs` has 0 for tokens that were set and not generated (models.thinking).
     """
 
     key: str
@@ -64,6 +87,8 @@ class Call:
     top_ids: list[list[int]] | None = None
     top_tokens: list[list[str]] | None = None
     reasoning: str | None = None
+    reasoning_ids: list[int] | None = None
+    reasoning_logprobs: list[float] | None = None
     error: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -87,6 +112,21 @@ class Trace:
     version: int = VERSION
 
 
+@dataclass(slots=True)
+class RefusedInput:
+    """An input that failed before any call: a broken line, a missing field, a second record with one id."""
+
+    id: str | None
+    source: str
+    reason: str
+    content: str | None = None
+
+
+_TRACE: Final = Shape(Trace)
+_CALL: Final = Shape(Call)
+_REFUSED: Final = Shape(RefusedInput)
+
+
 def sort_key(key: str) -> list[tuple[int, str]]:
     """Sorting key of a call's key: numbers in it are compared as numbers, so that refine/10 follows refine/9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
@@ -105,45 +145,110 @@ def dump(trace: Trace) -> bytes:
 
 def load(line: bytes | str) -> Trace:
     """A trace from one line. Raises ValueError for a line that is not a trace or has a newer version."""
+    return _trace_from(parse(line))
+
+
+def parse(line: bytes | str) -> dict[str, Any]:
+    """The JSON object of a trace's line, with the names of this version. Raises ValueError as `load` does."""
     raw = orjson.loads(line)
-    if not isinstance(raw, dict) or not isinstance(raw.get("version"), int):
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if type(version) is not int:
         raise ValueError("not a trace: no version field")
-    if raw["version"] > VERSION:
-        raise ValueError(f"trace version {raw['version']} is newer than {VERSION}; update agentsys")
-    if raw["version"] == 1 and raw.get("outcome") == "rejected":
+    if version > VERSION:
+        raise NewerVersionError(f"trace version {version} is newer than {VERSION}; update agentsys")
+    if version == 1 and raw.get("outcome") == "rejected":
         raw["outcome"] = "failed"
+    if fault := _TRACE.fault(raw):
+        raise ValueError(f"not a trace: {fault}")
+    for number, call in enumerate(raw["calls"]):
+        if fault := _CALL.fault(call):
+            raise ValueError(f"not a trace: in calls[{number}], {fault}")
     try:
-        raw["calls"] = [Call(**call) for call in raw["calls"]]
         raw["targets"] = [stored_target(target) for target in raw["targets"]]
-        return Trace(**raw)
-    except (KeyError, TypeError) as err:
-        raise ValueError(f"not a trace: {err}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise ValueError(f"not a trace: one of its targets is none ({err})") from None
+    return raw
+
+
+def _trace_from(raw: dict[str, Any]) -> Trace:
+    return Trace(**{**raw, "calls": [Call(**call) for call in raw["calls"]]})
 
 
 def read_traces(folder: str | Path) -> Iterator[Trace]:
     """The kept and dropped traces of a run, in the order in which they finished.
 
-    Raises ValueError as `load` does, and FileNotFoundError for a folder that does not exist.
+    Raises RunFolderError, which names file and line, for a damaged line, and FileNotFoundError for a folder that does
+    not exist.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder; give the output folder of a run", str(folder))
     for shard in shards(folder):
-        with shard.open("rb") as lines:
-            for line in lines:
-                if line.endswith(b"\n"):
-                    yield load(line)
+        for _, raw in read_lines(shard, parse_finished):
+            yield _trace_from(raw)
 
 
 def read_finished(folder: str | Path) -> Iterator[Trace]:
-    """All traces of a run, those of failed records last. Raises ValueError as `load` does.
+    """All traces of a run, those of failed records last. Raises what `read_traces` raises.
 
     Records whose input was refused have no trace and are left out, as is a torn last line.
     """
     yield from read_traces(folder)
     path = failed_file(folder)
     if path.exists():
-        with path.open("rb") as lines:
-            yield from (load(line) for line in lines if line.endswith(b"\n") and b'"version":' in line[:12])
+        yield from (_trace_from(raw) for _, raw in read_lines(path, parse_failed) if "calls" in raw)
+
+
+def read_lines(path: Path, parse_line: Callable[[bytes], dict[str, Any]]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of a run's file with what they hold, without a torn last line. Raises RunFolderError, see `damage`."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield line, parse_line(line)
+            except NewerVersionError as err:
+                raise RunFolderError(f"{path}:{number}: {err}") from None
+            except ValueError as err:
+                raise damage(path, describe_fault(line, err), number) from None
+
+
+def parse_finished(line: bytes) -> dict[str, Any]:
+    """A line of a shard. Raises ValueError."""
+    raw = parse(line)
+    if raw["outcome"] == "failed":
+        raise ValueError("the trace of a failed record, which does not belong here")
+    return raw
+
+
+def parse_failed(line: bytes) -> dict[str, Any]:
+    """A line of the file of failed records: a trace, or a refused input, which has no `calls`. Raises ValueError."""
+    raw = orjson.loads(line)
+    if isinstance(raw, dict) and ("calls" in raw or "version" in raw):
+        raw = parse(line)
+        if raw["outcome"] != "failed":
+            raise ValueError("the trace of a record that did not fail, which does not belong here")
+        return raw
+    if fault := _REFUSED.fault(raw):
+        raise ValueError(f"not a failed record: {fault}")
+    return dict(raw)
+
+
+def describe_fault(line: bytes, err: ValueError) -> str:
+    """What is wrong with a line that an error is about."""
+    if not line.strip():
+        return "a blank line"
+    if b"\0" in line:
+        return f"{line.count(0):,} bytes are zero"
+    if isinstance(err, orjson.JSONDecodeError):
+        reason = str(err).partition(": line ")[0]
+        return f"not JSON ({reason} at character {err.colno})"
+    return str(err)
+
+
+def damage(path: Path, fault: str, line: int | None = None) -> RunFolderError:
+    """The error for a damaged file of a run, or a line of it, in the same words wherever it is read."""
+    place = path if line is None else f"{path}:{line}"
+    return RunFolderError(f"{place}: {fault}; run `agentsys check {shlex.quote(str(path.parent))} --repair`")
 
 
 def failed_file(folder: str | Path) -> Path:
@@ -153,8 +258,12 @@ def failed_file(folder: str | Path) -> Path:
 
 
 def shards(folder: str | Path) -> Sequence[Path]:
-    """The shard files traces-*.jsonl of a run's folder, in order."""
-    return sorted(Path(folder).glob("traces-*.jsonl"))
+    """The shard files traces-NNNNN.jsonl of a run's folder, in order. Raises RunFolderError for another such name."""
+    numbers = {path: path.stem.removeprefix("traces-") for path in Path(folder).glob("traces-*.jsonl")}
+    for path, number in sorted(numbers.items()):
+        if not (number.isascii() and number.isdecimal()):
+            raise damage(path, "not the name of a shard, which is traces-NNNNN.jsonl")
+    return sorted(numbers, key=lambda path: (int(numbers[path]), path.name))
 
 
 def strip_measured(value: Any) -> Any:

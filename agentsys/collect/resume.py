@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentsys.collect.fingerprint import changed_settings, describe_change, digest, find_roles, printable
-from agentsys.collect.store import RunFolder, RunFolderError
+from agentsys.collect.manifest import MANIFEST_VERSION
+from agentsys.collect.store import RunFolder
 from agentsys.prompt import MAX_TEMPLATE, Prompt, without_note
 from agentsys.systems import prompt_of
+from agentsys.traces import RunFolderError, read_finished
 
-MANIFEST_VERSION: Final = 3
-"""Version 2 counts *failed* records, and its fingerprint has schemas without docstrings; version 3 has all of the
-graph's topology, with its conditional edges."""
 MAX_CHANGES: Final = 5
 """Differing settings that a refusal names."""
 DIFF_LINES: Final = 40
@@ -41,7 +40,7 @@ def prompt_file(role: str) -> str:
 
 def write_prompts(folder: RunFolder, prompts: Mapping[str, Prompt]) -> None:
     """Write the prompts that a run uses, and remove those of an earlier run that finished no record."""
-    earlier_roles = folder.manifest().get("fingerprint", {}).get("roles", {})
+    earlier_roles = (folder.manifest().get("fingerprint") or {}).get("roles", {})
     files = {prompt_file(role): prompt for role, prompt in prompts.items()}
     for name in {prompt_file(role) for role in earlier_roles} - files.keys():
         (folder.folder / name).unlink(missing_ok=True)
@@ -59,12 +58,9 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
     old = manifest.get("fingerprint")
     if not folder.has_records():
         return digest(fingerprint)
-    if old is None:
-        raise RunFolderError(
-            f"{folder.folder} holds records, but no manifest.json that says with which settings they were made; "
-            "choose another --out"
-        )
-    version = manifest.get("version", 1)
+    if not old:
+        return _check_run_ids(folder.folder, digest(fingerprint))
+    version = manifest.get("version") or 1
     changes = _changes(old, _comparable(fingerprint, old) if version < MANIFEST_VERSION else fingerprint)
     if not changes:
         return str(manifest.get("run") or digest(fingerprint))
@@ -78,6 +74,19 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
         f"{folder.folder} holds a run with other settings ({summary}); choose another --out or restore those settings",
         "\n".join(_prompt_differences(folder.folder, prompts)),
     )
+
+
+def _check_run_ids(folder: Path, run: str) -> str:
+    """The id of a run whose manifest is lost, if it is that of each trace: a digest of all settings.
+
+    Raises RunFolderError otherwise.
+    """
+    if {trace.run for trace in read_finished(folder)} - {run}:
+        raise RunFolderError(
+            f"{folder} holds records, but no manifest.json that says with which settings they were made, and their "
+            "traces are not of a run with these settings; restore them or choose another --out"
+        )
+    return run
 
 
 def _comparable(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:

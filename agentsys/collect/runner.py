@@ -24,8 +24,9 @@ from agentsys.collect.card import data_card
 from agentsys.collect.failures import Failures
 from agentsys.collect.fingerprint import context_models, fingerprint, make_context, source_digest
 from agentsys.collect.limits import FailureCounter, FailureLimit, Price, allowed_in_flight
+from agentsys.collect.manifest import MANIFEST_VERSION
 from agentsys.collect.options import RunOptions
-from agentsys.collect.resume import MANIFEST_VERSION, check_resumable, find_prompts, write_prompts
+from agentsys.collect.resume import check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.collect.summary import Summary, Watcher
 from agentsys.models import EndpointDown
@@ -122,12 +123,11 @@ async def acollect(
         if on_start is not None:
             on_start(folder.folder)
         folder.rename_rejected()
-        retried = folder.forget_failed() if options.retry_failed else set()
         cache = RequestCache(options.cache_path, limit=options.cache_bytes) if options.cache_path else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
         run = Run(graph, context, folder, cache, options, run_id, watch)
-        run.begin(run_fingerprint, retried)
+        run.begin(run_fingerprint)
         return await run.run(islice(source, options.limit), _capacity(list(models.values()), options))
     finally:
         if cache is not None:
@@ -182,20 +182,20 @@ class Run:
         self._started = time.perf_counter()
         self._saved = 0.0
 
-    def begin(self, run_fingerprint: dict[str, Any], retried: set[int]) -> None:
-        """Read which records are finished and write the first manifest. `retried`: id hashes of failed records."""
+    def begin(self, run_fingerprint: dict[str, Any]) -> None:
+        """Read which records are finished and write the first manifest. Raises RunFolderError for a damaged folder."""
+        earlier = self.folder.manifest()
         self._done = self.folder.scan()
+        self._retried = self.folder.forget_failed(self._done) if self.options.retry_failed else set()
         self.summary.kept, self.summary.dropped = self._done.outcomes["kept"], self._done.outcomes["dropped"]
         self.summary.failed = self._done.failed
-        earlier = self.folder.manifest()
-        self._retried = retried
         self._manifest = {
             "version": MANIFEST_VERSION,
             "run": self.summary.run,
             "fingerprint": run_fingerprint,
             "source_sha256": source_digest(self.graph),
-            "retries": earlier.get("retries", 0) + bool(retried),
-            "before": earlier.get("totals", {}),
+            "retries": (earlier.get("retries") or 0) + bool(self._retried),
+            "before": earlier.get("totals") or {},
         }
         self._save()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -15,28 +16,15 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agentsys import traces
-from agentsys.paths import replace_file
+from agentsys.collect.fingerprint import printable
+from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, read_manifest
+from agentsys.paths import make_private_folder, replace_file, sync_file
 from agentsys.records import record_id
+from agentsys.traces import RunFolderError
 
 SHARD_BYTES: Final = 256 * 2**20
 """A shard of this many bytes is closed and the next one opened."""
-MANIFEST_COPY: Final = ".manifest.json"
-"""The manifest as a run began: it has the fingerprint, should manifest.json be lost."""
-
-_HEAD: Final = re.compile(rb'\{"version":\d+,"id":("(?:[^"\\]|\\.)*"),.{0,400}?"outcome":"(\w+)"', re.DOTALL)
-
-
-class RunFolderError(ValueError):
-    """The output folder cannot be used, or holds another run's records. The message is one line that names the fix.
-
-    `detail` has further lines, such as the differences between two prompts; a traceback shows them as a note.
-    """
-
-    def __init__(self, message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.detail = detail
-        if detail:
-            self.add_note(detail)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def id_hash(record_id: str) -> int:
@@ -92,6 +80,32 @@ class Finished:
         self.corrected.add(number)
         return False
 
+    def add(self, trace: Mapping[str, Any]) -> bool:
+        """Count a kept or dropped record by its trace. Returns False if it has been counted before."""
+        number = id_hash(trace["id"])
+        if number in self.ids:
+            return False
+        self.ids.add(number)
+        self.outcomes[trace["outcome"]] += 1
+        return True
+
+    def add_failed(self, entry: Mapping[str, Any]) -> None:
+        """Note a failed record: its trace if it failed in the graph, otherwise its input was refused."""
+        number = _content_hash(entry)
+        if "calls" in entry:
+            self.failed_ids[id_hash(entry["id"])] = number
+        else:
+            self.failed += 1
+            self.failed_sources[entry["source"]] = number
+            self.failed_inputs[number] += 1
+
+    def forget_failed(self) -> set[int]:
+        """Make all failed records due again. Returns the id hashes of those that failed in the graph."""
+        failed_ids = set(self.failed_ids)
+        self.failed = 0
+        self.failed_ids, self.failed_inputs, self.failed_sources = {}, Counter(), {}
+        return failed_ids
+
     def finish(self, record_id: str, *, is_failed: bool) -> int:
         """Note that a record is finished. Returns how many failures of an earlier run it replaces."""
         if not self.corrected or (number := id_hash(record_id)) not in self.corrected:
@@ -102,22 +116,27 @@ class Finished:
 
 
 class RunFolder:
-    """The folder of one run, held for writing. Raises RunFolderError if it cannot be written or is in use."""
+    """The folder of one run, held for writing. Raises RunFolderError if it cannot be written or is in use.
+
+    A folder that does not exist is created, readable by its user only.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = Path(folder)
         _refuse_other_content(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
             self._lock = FileLock(folder / ".lock")
             self._lock.acquire(blocking=False)
             self._failed = traces.failed_file(folder).open("ab", buffering=0)
+            self._place = _identity(folder.stat())
         except Timeout:
             raise RunFolderError(
                 f"{folder}: another run is writing to this folder; wait for it or choose another --out"
             ) from None
         except OSError as err:
-            raise RunFolderError(f"{folder}: {err.strerror}; choose another --out") from None
+            path = err.filename if Path(err.filename or "").is_relative_to(folder) else folder
+            raise RunFolderError(f"{path}: {err.strerror}; choose another --out") from None
         self._shard: BinaryIO | None = None
         self._number = 0
         self._has_copy = False
@@ -127,14 +146,7 @@ class RunFolder:
 
         Raises RunFolderError if both are damaged.
         """
-        path = self.folder / "manifest.json"
-        files = [file for file in (path, self.folder / MANIFEST_COPY) if file.exists()]
-        for file in files:
-            if manifest := _read_manifest(file):
-                return manifest
-        if files:
-            raise RunFolderError(f"{path} is empty or damaged, and there is no good copy of it; choose another --out")
-        return {}
+        return read_manifest(self.folder)
 
     def rename_rejected(self) -> None:
         """Rename rejected.jsonl, the file of failed records of trace version 1, to failed.jsonl."""
@@ -149,12 +161,17 @@ class RunFolder:
         return any(file.stat().st_size for file in files if file.exists())
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest, and at first its copy, which outlasts a power cut. Raises RunFolderError."""
+        """Replace the manifest, once the records that it counts are on disk, and at first its copy.
+
+        Raises RunFolderError.
+        """
+        self._check_place()
+        self._sync()
         content = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         if not self._has_copy:
             self.write(MANIFEST_COPY, content, durable=True)
             self._has_copy = True
-        self.write("manifest.json", content)
+        self.write(MANIFEST, content, durable=True)
 
     def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Replace a small file atomically: a reader sees the old or the new content. Raises RunFolderError.
@@ -166,33 +183,49 @@ class RunFolder:
             path.parent.mkdir(exist_ok=True)
             replace_file(path, data, durable=durable)
         except OSError as err:
-            raise _cannot_write(path, err) from None
+            raise self._cannot_write(path, err) from None
+
+    def _sync(self) -> None:
+        """Have the disk hold what was appended. Raises RunFolderError."""
+        for file in filter(None, (self._shard, self._failed)):
+            try:
+                sync_file(file)
+            except OSError as err:
+                raise self._cannot_write(Path(file.name), err) from None
+
+    def _check_place(self) -> None:
+        """Raises RunFolderError if the folder, or a file that is written, is no longer where it was opened."""
+        files = [Path(file.name) for file in filter(None, (self._shard, self._failed))]
+        places = [self._place, *(_identity(os.fstat(file.fileno())) for file in (self._shard, self._failed) if file)]
+        for path, place in zip([self.folder, *files], places, strict=True):
+            try:
+                is_same = _identity(path.stat()) == place
+            except FileNotFoundError:
+                is_same = False
+            except OSError as err:
+                raise RunFolderError(f"{path}: {err.strerror}; rerun the same command to resume") from None
+            if not is_same:
+                raise RunFolderError(
+                    f"{path} was deleted, moved or replaced during the run, and the records that it had are not there; "
+                    "rerun the same command: finished calls come from the request cache"
+                )
 
     def scan(self) -> Finished:
-        """Repair torn last lines and read which records are finished (ids and outcomes only: 1 GB in a few seconds).
+        """Repair torn last lines, check all others, and read which records are finished (1 GB takes 5 seconds).
 
-        Raises RunFolderError for a line that is not a trace.
+        Raises RunFolderError, which names file and line, for a damaged line.
         """
         done = Finished()
         for shard in traces.shards(self.folder):
             repair_tail(shard)
-            for line in _lines(shard):
-                head = _HEAD.match(line)
-                if head is None:
-                    raise RunFolderError(f"{shard}: a line is not a trace; move the file away or choose another --out")
-                done.ids.add(id_hash(orjson.loads(head[1])))
-                done.outcomes[head[2].decode()] += 1
-            self._number = int(shard.stem.split("-")[1])
+            for line, (_, trace) in enumerate(traces.read_lines(shard, traces.parse_finished), 1):
+                if not done.add(trace):
+                    raise traces.damage(shard, second_trace(trace), line)
+            self._number = int(shard.stem.removeprefix("traces-"))
         failed = traces.failed_file(self.folder)
         repair_tail(failed)
-        for _, entry in _entries(failed):
-            number = _content_hash(entry)
-            if "calls" in entry:  # it failed in the graph; otherwise its input was refused
-                done.failed_ids[id_hash(entry["id"])] = number
-            else:
-                done.failed += 1
-                done.failed_sources[entry["source"]] = number
-                done.failed_inputs[number] += 1
+        for _, entry in traces.read_lines(failed, traces.parse_failed):
+            done.add_failed(entry)
         # An entry of a record that was corrected and run again is removed at the end of a run, if that is reached.
         done.failed += len(done.failed_ids.keys() - done.ids)
         return done
@@ -202,11 +235,12 @@ class RunFolder:
         if not done.corrected and not done.replaced_inputs:
             return
         path = traces.failed_file(self.folder)
-        last = {id_hash(entry["id"]): place for place, (_, entry) in enumerate(_entries(path)) if "calls" in entry}
+        entries = (entry for _, entry in traces.read_lines(path, traces.parse_failed))
+        last = {id_hash(entry["id"]): place for place, entry in enumerate(entries) if "calls" in entry}
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             with temporary.open("wb") as file:
-                for place, (line, entry) in enumerate(_entries(path)):
+                for place, (line, entry) in enumerate(traces.read_lines(path, traces.parse_failed)):
                     if "calls" in entry:
                         number = id_hash(entry["id"])
                         is_replaced = number in done.ids or last[number] != place
@@ -214,17 +248,17 @@ class RunFolder:
                         is_replaced = (entry["source"], _content_hash(entry)) in done.replaced_inputs
                     if not is_replaced:
                         file.write(line)
+                sync_file(file)
             self._failed.close()
             os.replace(temporary, path)
             self._failed = path.open("ab", buffering=0)
         except OSError as err:
-            raise _cannot_write(path, err) from None
+            raise self._cannot_write(path, err) from None
 
-    def forget_failed(self) -> set[int]:
+    def forget_failed(self, done: Finished) -> set[int]:
         """Empty failed.jsonl for a retry and return the id hashes of the records that failed in the graph."""
-        failed_ids = set(self.scan().failed_ids)
         self._failed.truncate(0)
-        return failed_ids
+        return done.forget_failed()
 
     def add(self, trace: traces.Trace) -> None:
         """Append a finished trace to the current shard, that of a failed record to failed.jsonl.
@@ -233,27 +267,47 @@ class RunFolder:
         """
         line = traces.dump(trace)
         if trace.outcome == "failed":
-            _append(self._failed, line)
+            self._append(self._failed, line)
             return
         if self._shard is None or self._shard.tell() > SHARD_BYTES:
             self._next_shard()
         assert self._shard is not None
-        _append(self._shard, line)
+        self._append(self._shard, line)
 
     def _next_shard(self) -> None:
         if self._shard is not None:
+            self._sync()
             self._shard.close()
             self._number += 1
         path = self.folder / f"traces-{self._number:05d}.jsonl"
         try:
             self._shard = path.open("ab", buffering=0)
         except OSError as err:
-            raise _cannot_write(path, err) from None
+            raise self._cannot_write(path, err) from None
 
     def add_bad_input(self, source: str, reason: str, record_id: str | None = None, content: str = "") -> None:
         """Append an unusable input to failed.jsonl: broken line, missing field, duplicate id."""
         entry = {"id": record_id, "source": source, "reason": reason, "content": content or None}
-        _append(self._failed, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        self._append(self._failed, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _append(self, file: BinaryIO, line: bytes) -> None:
+        """Append a whole line or nothing: if the disk is full, what was written of it is truncated again."""
+        start = file.seek(0, os.SEEK_END)
+        view = memoryview(line)
+        try:
+            while view:
+                view = view[file.write(view) :]
+        except OSError as err:
+            with suppress(OSError):  # a torn line is removed at the next start too
+                file.truncate(start)
+            raise self._cannot_write(Path(file.name), err) from None
+
+    def _cannot_write(self, path: Path, err: OSError) -> RunFolderError:
+        self._check_place()
+        fix = "free some space" if err.errno in _FULL else "make the folder writable"
+        return RunFolderError(
+            f"{path}: {err.strerror}; finished records are saved: {fix} and rerun the same command to resume"
+        )
 
     def close(self) -> None:
         """Close the files and release the folder's lock."""
@@ -265,7 +319,7 @@ class RunFolder:
 
 def _refuse_other_content(folder: Path) -> None:
     """Raises RunFolderError for a folder of other things, whose README.md a run would replace."""
-    own = (folder / "manifest.json", folder / MANIFEST_COPY, traces.failed_file(folder), *traces.shards(folder))
+    own = (folder / MANIFEST, folder / MANIFEST_COPY, traces.failed_file(folder), *traces.shards(folder))
     if any(file.exists() for file in own):
         return
     for pattern in ("README*", "*.py", "*.toml", "*.ipynb", ".git"):
@@ -273,24 +327,13 @@ def _refuse_other_content(folder: Path) -> None:
             raise RunFolderError(f"{folder} holds {other.name} and no run: choose another --out, such as {folder}/run")
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """A manifest, or None for a damaged one: not JSON, or with values of other types."""
-    try:
-        manifest = orjson.loads(path.read_bytes())
-    except (orjson.JSONDecodeError, OSError):
-        return None
-    types: dict[str, type] = {"fingerprint": dict, "totals": dict, "retries": int, "version": int}
-    if not isinstance(manifest, dict) or not all(
-        isinstance(manifest.get(name, kind()), kind) for name, kind in types.items()
-    ):
-        return None
-    totals = manifest.get("totals", {}).values()
-    return manifest if all(isinstance(value, int | float) for value in totals) else None
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
-def _entries(failed: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    for line in _lines(failed):
-        yield line, orjson.loads(line)
+def second_trace(trace: Mapping[str, Any]) -> str:
+    """The fault of a line whose record is finished on an earlier line."""
+    return f"a second trace of the record {printable(trace['id'])[:80]}"
 
 
 def _content_hash(entry: dict[str, Any]) -> int:
@@ -298,24 +341,6 @@ def _content_hash(entry: dict[str, Any]) -> int:
     if "calls" not in entry:
         return id_hash(entry["content"]) if entry.get("content") else 0
     return id_hash(entry.get("measured", {}).get("content") or record_id(entry["input"]))
-
-
-def _append(file: BinaryIO, line: bytes) -> None:
-    """Append a whole line or nothing: if the disk is full, what was written of it is truncated again."""
-    start = file.seek(0, os.SEEK_END)
-    view = memoryview(line)
-    try:
-        while view:
-            view = view[file.write(view) :]
-    except OSError as err:
-        file.truncate(start)
-        raise _cannot_write(file.name, err) from None
-
-
-def _cannot_write(path: Path | str, err: OSError) -> RunFolderError:
-    return RunFolderError(
-        f"{path}: {err.strerror}; finished records are saved: free some space and rerun the same command to resume"
-    )
 
 
 def repair_tail(path: Path) -> None:
@@ -334,11 +359,3 @@ def repair_tail(path: Path) -> None:
                 break
         if keep < end:
             file.truncate(keep)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        lines: Iterable[bytes] = file
-        yield from lines

@@ -185,7 +185,7 @@ def test_a_segment_has_one_source() -> None:
 VARIED = [
     make_trace(make_call("a"), id="bare"),
     make_trace(FULL, TEXTS, id="full", targets=TARGETS, measured={"seconds": 2.0}),
-    make_trace(id="nothing", outcome="failed", reason="RoleError: no", result=None),
+    make_trace(id="nothing", outcome="dropped", reason="too low", result=None),
     make_trace(make_call("a", sampling={"top_k": 5}, seed=7, measured={"cached_tokens": 3}), id="others"),
 ]
 

@@ -146,9 +146,18 @@ def test_without_a_good_manifest_a_run_is_refused(run: Callable[..., Summary], c
     run(GOOD)
     for name in ("manifest.json", MANIFEST_COPY):
         Path("run", name).write_bytes(content)
-    with pytest.raises(RunFolderError, match="is empty or damaged, and there is no good copy of it; choose another"):
+    with pytest.raises(
+        RunFolderError, match=r"manifest\.json: .*, and there is no good copy of it; run `agentsys check"
+    ):
         run()
+
+
+def test_without_any_manifest_the_traces_show_whether_the_settings_are_theirs(run: Callable[..., Summary]) -> None:
+    first = run(GOOD)
     for name in ("manifest.json", MANIFEST_COPY):
         Path("run", name).unlink()
-    with pytest.raises(RunFolderError, match=r"holds records, but no manifest\.json .*; choose another --out"):
-        run()
+    with pytest.raises(RunFolderError, match=r"holds records, but no manifest\.json .* or choose another --out"):
+        run(id_field="text")
+    summary = run()
+    assert (summary.run, summary.skipped, summary.processed) == (first.run, 1, 0)
+    assert read_manifest(Path("run"))["fingerprint"]

@@ -152,7 +152,7 @@ def test_a_folder_with_a_line_that_is_not_a_trace_is_refused(
         file.write(b'{"what": "is this"}\n')
     code, _, err = call_drt(capsys, *options("run"))
     assert code == 2
-    assert "traces-00000.jsonl: a line is not a trace" in one_error(err)
+    assert "traces-00000.jsonl:30: not a trace: no version field; run `agentsys check " in one_error(err)
 
 
 @pytest.fixture
