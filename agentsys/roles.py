@@ -30,6 +30,7 @@ from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply, load_reply
 from agentsys.prompt import Message, Prompt
 from agentsys.recorder import Recorder, current, identity, seed_of
+from agentsys.studio import count_call
 from agentsys.traces import Call
 
 T = TypeVar("T")
@@ -160,6 +161,8 @@ class Role(Generic[T]):
         seed = sampling.get("seed", seed_of(call_id) if recorder else None)
         if recorder:
             recorder.claim(key)
+        else:
+            count_call()
         reply = _get_cached(recorder, call_id)
         if reply is None:
             if isinstance(model, AgentChatModel):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_type_hints
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import TypeAdapter, ValidationError
 
-from agentsys.knobs import check_required, knob
+from agentsys.knobs import check_required, knob, studio_bound
 from agentsys.models import SpecError, load_model
+from agentsys.models.spec import served_to_browsers
 from agentsys.prompt import Prompt
 from agentsys.roles import Answer, Role
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from langgraph.graph import StateGraph
 
 __all__ = ["BaseContext", "LanguagePair", "System", "ask", "knob", "model_of", "role_options", "sequence_graph"]
+
+DEFAULT_STUDIO_BOUND: Final = 1000
+"""The highest number that Studio accepts for a knob without a numeric default and without a bound of its own."""
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -54,7 +58,8 @@ class BaseContext:
     def __post_init__(self) -> None:
         """Raises ValueError, which names the field and what is allowed."""
         hints = get_type_hints(type(self))
-        for name in (item.name for item in fields(self)):
+        for item in fields(self):
+            name = item.name
             hint, value = hints[name], getattr(self, name)
             try:
                 _validator(hint).validate_python(value, strict=True)
@@ -64,6 +69,8 @@ class BaseContext:
                 raise ValueError(f"{name}: {value} is not a finite number")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"{name}: {value} is out of range")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _check_highest(item, value)
         check_required(self)
 
     def at_least(self, **bounds: float) -> None:
@@ -77,6 +84,22 @@ class BaseContext:
         for name, bound in bounds.items():
             if getattr(self, name) > bound:
                 raise ValueError(f"{name}: {getattr(self, name)} is above {bound}")
+
+
+def _check_highest(item: Field[Any], value: float) -> None:
+    """Raises ValueError for a number above the bound of its knob; in Studio also above what a browser may ask for."""
+    highest = item.metadata.get("highest")
+    if highest is not None and value > highest:
+        raise ValueError(f"{item.name}: {value} is above {highest}")
+    if not served_to_browsers():
+        return
+    bound = studio_bound(item)
+    bound = DEFAULT_STUDIO_BOUND if bound is None else bound
+    if abs(value) > bound:
+        raise ValueError(
+            f"{item.name}: {value} is above {bound:g}, the most that Studio accepts; a command or Python has no such "
+            "limit"
+        )
 
 
 class LanguagePair:

@@ -31,7 +31,7 @@ class Knowledge(BaseContext):
 
     index: str = knob("", "index folder, built with `python -m agentsys.knowledge build`")
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "retriever of the index; empty: the best it has")
-    k: int = knob(3, "passages per sub-query")
+    k: int = knob(3, "passages per sub-query", highest_in_studio=100)
     index_digest: SkipJsonSchema[str] = knob("", "digest of the index, set by the commands", hidden=True)
 
     def __post_init__(self) -> None:

@@ -239,10 +239,12 @@ class Knobs(BaseContext, LanguagePair):
     signals: Literal["both", "identifier", "confidence"] = knob(
         "both", "how unknown terms are found: a role, the translator's token probabilities, or both"
     )
-    confidence: float = knob(0.5, "glosses less probable than this (geometric mean over tokens, 0-1) are unknown terms")
+    confidence: float = knob(
+        0.5, "glosses less probable than this (geometric mean over tokens, 0-1) are unknown terms", highest=1
+    )
     judge: bool = knob(True, "judge the retrieved knowledge; otherwise all of it reaches the translator")
     graph: bool = knob(True, "build a knowledge graph: relations in the text, terms shared by sentences")
-    candidates: int = knob(3, "maximum number of candidates judged per term and retrieval")
+    candidates: int = knob(3, "maximum number of candidates judged per term and retrieval", highest_in_studio=32)
     retrieve_again: bool = knob(
         True, "retrieve once more, under other names, if no candidate is accepted", old_name="again"
     )
@@ -251,9 +253,7 @@ class Knobs(BaseContext, LanguagePair):
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(candidates=1)
-        if not 0 <= self.confidence <= 1:
-            raise ValueError(f"confidence: {self.confidence:g} is not between 0 and 1")
+        self.at_least(candidates=1, confidence=0)
 
     @property
     def specs(self) -> list[str]:

@@ -270,9 +270,13 @@ class SearchContext(Knowledge):
     parametric_model: str = knob(
         "", "stage I: model spec of the target model, which answers from memory; empty: `model`"
     )
-    max_steps: int = knob(4, "T: sub-queries before the final answer is forced (the paper does not report T)")
+    max_steps: int = knob(
+        4, "T: sub-queries before the final answer is forced (the paper does not report T)", highest_in_studio=32
+    )
     match: Match = knob("exact", "correct answers: SQuAD-normalized exact match, or one contains the other")
-    parallel: int = knob(1, "stage I: nodes of one tree to expand in parallel", old_name="at_once")
+    parallel: int = knob(
+        1, "stage I: nodes of one tree to expand in parallel", old_name="at_once", highest_in_studio=16
+    )
     example: bool = knob(False, "stage II: show a worked example, for a model not trained on narratives")
     narrative_prompt: str = knob("", "stage II: prompt text in place of prompts/deeprag/narrative.md")
 

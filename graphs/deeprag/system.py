@@ -240,7 +240,7 @@ class Context(Knowledge):
     decisions: Literal["model", "retrieve", "parametric"] = knob(
         "model", "retrieval decisions: by the model, or always retrieve, or always parametric"
     )
-    max_steps: int = knob(6, "T: sub-queries before the final answer is forced")
+    max_steps: int = knob(6, "T: sub-queries before the final answer is forced", highest_in_studio=64)
     example: bool = knob(True, "show a worked example; off for a model trained on narratives")
 
     def __post_init__(self) -> None:

@@ -237,17 +237,19 @@ class Context(BaseContext, LanguagePair):
     score: Literal["stated", "expected"] = knob(
         "expected", "the score in the reply, or its expected value over the token probabilities"
     )
-    threshold: float = knob(90.0, "stop refining at this score, 0-100 (the paper does not report its value)")
-    max_rounds: int = knob(3, "stop after this many refinements (the paper does not report its value)")
-    min_steps: int = knob(3, "drop a record with fewer remaining steps (step C2)")
+    threshold: float = knob(
+        90.0, "stop refining at this score, 0-100 (the paper does not report its value)", highest=100
+    )
+    max_rounds: int = knob(
+        3, "stop after this many refinements (the paper does not report its value)", highest_in_studio=64
+    )
+    min_steps: int = knob(3, "drop a record with fewer remaining steps (step C2)", highest_in_studio=1000)
     count_draft: bool = knob(True, "count the first draft as a step in min_steps")
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
-        if not 0 <= self.threshold <= 100:
-            raise ValueError(f"threshold: {self.threshold:g} is not from 0 to 100")
-        self.at_least(max_rounds=0, min_steps=1)
+        self.at_least(threshold=0, max_rounds=0, min_steps=1)
 
 
 def _new_step(answer: Answer[str]) -> RefinementStep:

@@ -136,7 +136,7 @@ class LongBenchWriteContext(BaseContext):
 
     model: str = knob("embedded", "model spec of the writer, and of the judge if it has none of its own", required=True)
     judge: bool = knob(True, "whether to judge the response")
-    max_tokens: int = knob(32768, "token limit of a response")
+    max_tokens: int = knob(32768, "token limit of a response", highest_in_studio=131_072)
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""

@@ -45,11 +45,18 @@ class SearchContext(Context):
     """The options of the layers, and those of the search."""
 
     simulations: int = knob(
-        0, "Monte Carlo simulations per layer; 0: take the best of its candidates", old_name="descents"
+        0,
+        "Monte Carlo simulations per layer; 0: take the best of its candidates",
+        old_name="descents",
+        highest_in_studio=256,
     )
-    lookahead: int = knob(2, "how many layers below the last committed step a simulation may reach")
-    alpha: float = knob(0.5, "weight of UCB's exploration term (the paper does not report its value)")
-    parallel: int = knob(4, "parallel simulations per tree", old_name="at_once")
+    lookahead: int = knob(
+        2, "how many layers below the last committed step a simulation may reach", highest_in_studio=16
+    )
+    alpha: float = knob(
+        0.5, "weight of UCB's exploration term (the paper does not report its value)", highest_in_studio=1000
+    )
+    parallel: int = knob(4, "parallel simulations per tree", old_name="at_once", highest_in_studio=16)
     pairs: Literal["step", "outcome"] = knob(
         "step", "a pair of steps per layer (step), or of whole responses per request (outcome, the baseline)"
     )

@@ -112,25 +112,30 @@ class Output(TypedDict):
 class Knobs(BaseContext):
     """The options of a layer; graphs/longdpo/system.py adds the models and prompts of the roles."""
 
-    width: int = knob(4, "candidates per layer")
-    depth: int = knob(4, "maximum number of layers")
-    step_tokens: int = knob(0, "token limit of a step; 0: by the required length, 512 to 8192 as in the released code")
+    width: int = knob(4, "candidates per layer", highest_in_studio=16)
+    depth: int = knob(4, "maximum number of layers", highest_in_studio=16)
+    step_tokens: int = knob(
+        0,
+        "token limit of a step; 0: by the required length, 512 to 8192 as in the released code",
+        highest_in_studio=32_768,
+    )
     weights: Literal["stated", "probabilities"] = knob(
         "probabilities",
         "weights of a principle's scores 1-5: the probabilities of the score's token, or numbers that the judge states",
     )
-    eta: float = knob(2.5, "rewrite a chosen step with critiques if its value, 1-5, is at most eta")
-    similarity: float = knob(0.8, "cosine above which a fact and a chunk are checked for a contradiction")
-    chunk_tokens: int = knob(128, "tokens per chunk")
+    eta: float = knob(2.5, "rewrite a chosen step with critiques if its value, 1-5, is at most eta", highest=5)
+    similarity: float = knob(0.8, "cosine above which a fact and a chunk are checked for a contradiction", highest=1)
+    chunk_tokens: int = knob(128, "tokens per chunk", highest_in_studio=32_768)
     embedding: str = knob("", "embedding model of the memory; empty: no memory")
     rejected: Literal["random", "worst"] = knob("random", "rejected side of a pair: a random sibling, or the worst")
-    choice_seed: int = knob(0, "seed of random choices: the rejected side, the number of suggestions")
+    choice_seed: int = knob(
+        0, "seed of random choices: the rejected side, the number of suggestions", highest_in_studio=2**53
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
-        self.at_most(eta=5, similarity=1)
 
     def tokens(self, length: int) -> int:
         """Token limit of a step for a response of this many words."""

@@ -28,9 +28,11 @@ class SamplesContext(SolverContext):
     """How many solutions, and how they are sampled."""
 
     greedy: bool = knob(False, "one solution at temperature 0, not judged")
-    samples: int = knob(8, "minimum number of solutions")
+    samples: int = knob(8, "minimum number of solutions", highest_in_studio=64)
     budget: int = knob(
-        0, "sample until this many completion tokens are written, judgments included; 0: stop at `samples`"
+        0,
+        "sample until this many completion tokens are written, judgments included; 0: stop at `samples`",
+        highest_in_studio=1_000_000,
     )
 
     def __post_init__(self) -> None:

@@ -31,13 +31,17 @@ class Context(SolverContext):
     value: Literal["rollout", "judge"] = knob(
         "rollout", "V of a step: by the share of its rollouts with the right answer, or by the judge"
     )
-    rollouts: int = knob(2, "rollouts per step")
-    simulations: int = knob(16, "Monte Carlo simulations per question", old_name="descents")
-    width: int = knob(4, "candidate steps per prefix")
-    depth: int = knob(8, "maximum number of steps; the last one is the rest of the solution")
-    step_tokens: int = knob(256, "token limit of a step; a truncated step ends its branch")
-    explore: float = knob(1.0, "c_init of PUCT: weight of the prior against Q")
-    budget: int = knob(0, "start no simulation after this many completion tokens per question; 0: no limit")
+    rollouts: int = knob(2, "rollouts per step", highest_in_studio=16)
+    simulations: int = knob(16, "Monte Carlo simulations per question", old_name="descents", highest_in_studio=256)
+    width: int = knob(4, "candidate steps per prefix", highest_in_studio=16)
+    depth: int = knob(8, "maximum number of steps; the last one is the rest of the solution", highest_in_studio=32)
+    step_tokens: int = knob(256, "token limit of a step; a truncated step ends its branch", highest_in_studio=32_768)
+    explore: float = knob(1.0, "c_init of PUCT: weight of the prior against Q", highest_in_studio=1000)
+    budget: int = knob(
+        0,
+        "start no simulation after this many completion tokens per question; 0: no limit",
+        highest_in_studio=1_000_000,
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""

@@ -136,4 +136,6 @@ class Solver(System):
 class SolverContext(BaseContext):
     """Models and prompts of the solver's roles, and the length of a solution."""
 
-    solution_tokens: int = knob(1024, "token limit of a solution or of its rest; a truncated one counts as wrong")
+    solution_tokens: int = knob(
+        1024, "token limit of a solution or of its rest; a truncated one counts as wrong", highest_in_studio=131_072
+    )

@@ -107,8 +107,12 @@ class Context(Knowledge, LanguagePair):
     document_language: str = knob(
         "", "language code of the document: column zh_doc or noisy_zh_doc, passages in it; empty: doc, any passages"
     )
-    document_tokens: int = knob(768, "maximum tokens of a document (estimated); truncated at the end of a paragraph")
-    k: int = knob(3, "setting retrieved: number of passages")
+    document_tokens: int = knob(
+        768,
+        "maximum tokens of a document (estimated); truncated at the end of a paragraph",
+        highest_in_studio=1_000_000,
+    )
+    k: int = knob(3, "setting retrieved: number of passages", highest_in_studio=100)
     source_language: str = knob("English", "language of the texts", required=True)
     target_language: str = knob("Chinese", "language of the translations", required=True)
 

@@ -1,18 +1,20 @@
-"""Options that must not be blank, in every context and in the options of commands."""
+"""Options that must not be blank, and numbers with bounds, in every context and in the options of commands."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from types import ModuleType
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from agentsys.collect import RunOptions
 from agentsys.graphs.translate.options import DataOptions
-from agentsys.knobs import check_required, knob
+from agentsys.knobs import check_required, knob, studio_bound
 from agentsys.systems import BaseContext
 from tests.support.modules import folder_of, modules
 from tests.support.paths import ROOT
@@ -86,3 +88,75 @@ def test_a_command_refuses_a_blank_option_in_one_line(capsys: pytest.CaptureFixt
     code, out, err = call_drt(capsys, option, "")
     assert (code, out) == (2, "")
     assert one_error(err).startswith(f"{option[2:].replace('-', '_')}: it is empty; give the ")
+
+
+# Bounds of numbers
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Studio's server."""
+    monkeypatch.setitem(sys.modules, "langgraph_api", ModuleType("langgraph_api"))
+
+
+def numbers(kind: type) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        if {int, float} & {hints[item.name], *get_args(hints[item.name])}:
+            yield item.name, item
+
+
+@pytest.mark.parametrize("kind", contexts(), ids=name_of)
+def test_a_number_has_an_upper_bound(kind: Any) -> None:
+    """Any web page can send a context to Studio: a number without a bound freezes the server."""
+    for name, item in numbers(kind):
+        bounds = [item.metadata.get(bound) for bound in ("highest", "highest_in_studio")]
+        assert any(bound is not None for bound in bounds), f"{name} needs highest=... or highest_in_studio=..."
+
+
+@pytest.mark.parametrize("kind", contexts(), ids=name_of)
+def test_studio_takes_the_defaults_and_no_number_above_the_bound(served: None, kind: Any) -> None:
+    assert kind()
+    for name, item in numbers(kind):
+        bound = studio_bound(item)
+        assert bound is not None
+        with pytest.raises(ValueError, match=f"^{name}: .* is above "):
+            kind(**{name: type(item.default)(bound * 2 + 1)})
+
+
+@dataclass(frozen=True)
+class OwnContext(BaseContext):
+    """A user's context, whose knobs have no bounds."""
+
+    width: int = knob(3, "width")
+    share: float = knob(0.5, "share")
+    big: int = knob(50_000, "big")
+    maybe: int | None = knob(None, "maybe")
+    percent: float = knob(1.0, "percent", highest=100)
+    is_on: bool = knob(True, "a switch")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"width": 1000, "share": -1000.0, "big": 500_000, "maybe": 1000, "percent": 100.0, "is_on": False}, ""),
+        ({"width": 1001}, "width: 1001 is above 1000, the most that Studio accepts"),
+        ({"width": -1001}, "width: -1001 is above 1000"),
+        ({"share": 1e300}, "share: 1e.300 is above 1000"),
+        ({"big": 500_001}, "big: 500001 is above 500000"),
+        ({"maybe": 1001}, "maybe: 1001 is above 1000"),
+        ({"percent": 100.5}, "percent: 100.5 is above 100$"),
+    ],
+)
+def test_a_users_numbers_are_bounded_in_studio(served: None, values: dict[str, Any], problem: str) -> None:
+    if not problem:
+        assert OwnContext(**values)
+        return
+    with pytest.raises(ValueError, match=f"^{problem}"):
+        OwnContext(**values)
+
+
+def test_only_senseless_numbers_are_refused_elsewhere() -> None:
+    assert OwnContext(width=10**6, share=1e300, maybe=10**9)
+    with pytest.raises(ValueError, match=r"^percent: 100\.5 is above 100$"):
+        OwnContext(percent=100.5)

@@ -329,7 +329,7 @@ def test_refused_prompts(studio: Studio, prompt: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("context", "reason"),
     [
-        ({"threshold": 400}, "threshold: 400 is not from 0 to 100"),
+        ({"threshold": 400}, "threshold: 400 is above 100"),
         ({"max_rounds": -1}, "max_rounds: -1 is below 0"),
         ({"min_steps": 0}, "min_steps: 0 is below 1"),
         ({"model": "gpt-4"}, "'gpt-4' is not allowed; use 'embedded'"),

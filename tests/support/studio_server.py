@@ -129,8 +129,8 @@ class Studio:
 
 
 @contextmanager
-def studio_in(folder: Path) -> Iterator[Studio]:
-    """A running server whose files are in a folder."""
+def studio_in(folder: Path, **variables: str) -> Iterator[Studio]:
+    """A running server whose files are in a folder; `variables` are added to its environment."""
     root = str(write_model_folder(folder / "model"))
     chat, llamacpp = FakeServer(plan=reply_to), FakeServer(dialect="llamacpp", plan=reply_to)
     vllm = FakeServer(dialect="vllm", root=root, plan=reply_to)
@@ -139,7 +139,7 @@ def studio_in(folder: Path) -> Iterator[Studio]:
         allowed = ", ".join([*(server.url for server in (chat, vllm, llamacpp)), DOWN])
         index, terms = build_index(PASSAGES, folder / "index").folder, write_terms(folder / "terms.csv")
         environment = os.environ | without_models(folder) | {"AGENTSYS_ENDPOINTS": allowed}
-        environment |= {"AGENTSYS_INDEXES": str(index), "AGENTSYS_TERM_SOURCES": str(terms)}
+        environment |= {"AGENTSYS_INDEXES": str(index), "AGENTSYS_TERM_SOURCES": str(terms), **variables}
         with langgraph_dev(folder, environment) as http:
             knowledge = {"index": str(index), "sources": f"terms:{terms}"}
             studio = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps", knowledge)
@@ -188,14 +188,21 @@ def without_models(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def langgraph_dev(
+def langgraph_dev(folder: Path, environment: Mapping[str, str], **more: Any) -> Iterator[httpx.Client]:
+    """A client of the server with the graphs of a configuration, started in a folder; see `langgraph_process`."""
+    with langgraph_process(folder, environment, **more) as (http, _):
+        yield http
+
+
+@contextmanager
+def langgraph_process(
     folder: Path,
     environment: Mapping[str, str],
     *,
     program: Sequence[str | Path] = (LANGGRAPH,),
     config: Path = ROOT / "langgraph.json",
-) -> Iterator[httpx.Client]:
-    """The server with the graphs of a configuration, started in a folder."""
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """The same with the server's process, whose group has its number."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [*program, "dev", "--config", config, "--port", str(port), "--n-jobs-per-worker", "8"]
@@ -208,7 +215,7 @@ def langgraph_dev(
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
             wait_until_up(http, process, log)
-            yield http
+            yield http, process
     finally:
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
