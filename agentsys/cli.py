@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from agentsys.commands import run_app
+from agentsys.display import show
 
 COLLECT: Final = {
     "drt": ("agentsys.graphs.drt_collect", "long-thought translation data (DRT)"),
@@ -45,6 +46,7 @@ TOOLS: Final = {
     "rows": ("agentsys.trainers.rows", "Make training rows from a run's traces."),
     "new": ("agentsys.new:new", "Write a folder with a paper of your own: two roles, prompts, a command, a test."),
     "index": ("agentsys.knowledge.__main__", "Build and search an index of documents."),
+    "check": ("agentsys.collect.check:check", "List the damage in a run's files, and repair it."),
     "models": (
         "agentsys.models.catalog:models",
         "List the catalog's models, their sources, and whether they are installed.",
@@ -53,7 +55,7 @@ TOOLS: Final = {
 }
 ORDER: Final = (
     *("collect", "evaluate", "rows", "train"),
-    *("new", "index", "rerun", "export"),
+    *("new", "index", "rerun", "check", "export"),
     *("models", "cache", "doctor"),
 )
 """The commands of `agentsys` in its help."""
@@ -153,7 +155,7 @@ def _print_version(value: bool) -> None:
     if value:
         from agentsys import __version__
 
-        print(f"agentsys {__version__}")
+        show(f"agentsys {__version__}")
         raise typer.Exit
 
 
@@ -177,7 +179,7 @@ def export(
     from agentsys.collect.export import to_parquet
 
     path = parquet or run / "traces.parquet"
-    print(f"{to_parquet(run, path):,} traces in {path}")
+    show(f"{to_parquet(run, path):,} traces in {path}")
 
 
 @app.command()
@@ -199,7 +201,7 @@ def cache(
     if clear:
         requests.clear()
     stats = requests.stats()
-    print(f"{stats['path']}: {stats['entries']:,} calls, {stats['bytes'] / 1e6:.1f} MB")
+    show(f"{stats['path']}: {stats['entries']:,} calls, {stats['bytes'] / 1e6:.1f} MB")
     requests.close()
 
 

@@ -6,7 +6,6 @@ import asyncio
 import difflib
 import inspect
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 
 from agentsys import config, options
+from agentsys.display import say
 from agentsys.knobs import knob
 from agentsys.models import EndpointDown, ModelError
 
@@ -178,7 +178,7 @@ def run_guarded(work: Callable[[], T]) -> T:
         line, code = f"{err.filename or 'a file'}: {err.strerror or err}", 2
     except (KeyboardInterrupt, asyncio.CancelledError):
         line, code = "stopped immediately; finished calls are saved: rerun the same command to resume", 130
-    print(f"error: {' '.join(line.split())}", *filter(None, [detail]), sep="\n", file=sys.stderr)
+    say(f"error: {' '.join(line.split())}", *detail.splitlines())
     raise typer.Exit(code)
 
 
@@ -200,5 +200,5 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, program: s
         if not hasattr(err, "format_message"):  # the option parser's errors, whose class typer does not export
             raise
         if message := " ".join(err.format_message().split()):  # empty where the help was printed for want of arguments
-            print(f"error: {message}", file=sys.stderr)
+            say(f"error: {message}")
         return 2

@@ -10,6 +10,7 @@ import typer
 
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
+from agentsys.display import show
 from agentsys.graphs.crat.measures import summarize, write_graphs
 from agentsys.graphs.crat.state import with_digest
 from agentsys.graphs.crat.system import Context, graph
@@ -31,12 +32,12 @@ def main(run: CollectOptions, context: Context, graphs: Graphs = None) -> None:
         raise InputError(f"--graphs {graphs}: it is a file; name a folder")
     context = with_digest(context)
     for line in source_summary(context.specs, context.source_language, context.target_language):
-        print(line)
+        show(line)
     out = run.out or Path("runs") / f"crat-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
-    print(f"traces and data-set card: {summary.out}")
+    show(f"traces and data-set card: {summary.out}")
     if graphs is not None:
-        print(f"knowledge graphs: {write_graphs(read_traces(summary.out), graphs)} in {graphs}")
+        show(f"knowledge graphs: {write_graphs(read_traces(summary.out), graphs)} in {graphs}")
     finish(summary, run, summarize(read_traces(summary.out)))
 
 

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
+from agentsys.display import show
 from agentsys.graphs.deeprag.search import SearchContext, graph
 from agentsys.knowledge.context import with_index
 from agentsys.records import InputError
@@ -54,7 +55,7 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     context = with_index(context)
     out = run.out or Path("runs") / f"deeprag-{context.stage}-{run.input_name}"
     summary = run_with_view(graph, run.input, replace(run, out=out), context)
-    print(f"traces and data-set card: {summary.out}")
+    show(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize_traces(read_traces(summary.out)))
 
 

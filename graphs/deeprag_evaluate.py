@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import typer
-from rich.console import Console
 
 from agentsys.commands import command, knob, run_app
+from agentsys.console import Console
 from agentsys.evaluation.report import check_installed, exit_code, report_head
 from agentsys.evaluation.run import OutputOptions, SystemRun, choose_systems, collect_systems
 from agentsys.evaluation.sample import Question, SampleOptions, check_overlap, read_sample

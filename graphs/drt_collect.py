@@ -13,6 +13,7 @@ import orjson
 
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
+from agentsys.display import show
 from agentsys.graphs.drt.mine import Books, mine
 from agentsys.graphs.drt.system import Context, graph
 from agentsys.records import InputError
@@ -63,7 +64,7 @@ def main(run: CollectOptions, context: Context, books: Books) -> None:
         run = replace(run, limit=run.limit or DEFAULT_EXAMPLES)
     summary = run_with_view(graph, records, run, context)
     path, rows = write_records(summary.out)
-    print(f"traces and data-set card: {summary.out}\nrecords (text, trans, thought): {path}")
+    show(f"traces and data-set card: {summary.out}", f"records (text, trans, thought): {path}")
     finish(summary, run, rows)
 
 

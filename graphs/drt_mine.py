@@ -11,6 +11,7 @@ import typer
 
 from agentsys.collect.command import CollectOptions, finish
 from agentsys.commands import command, knob, run_app
+from agentsys.display import show
 from agentsys.graphs.drt.mine import MiningContext, mine_books
 from agentsys.records import InputError
 
@@ -42,7 +43,7 @@ def main(books: BookFiles, run: MiningOptions, context: MiningContext) -> None:
     """
     run = replace(run, out=run.out or Path("runs") / f"drt-mine-{books[0].stem}")
     summary, path, rows = mine_books(books, run, context, "sentences.jsonl")
-    print(f"traces and data-set card: {summary.out}\nsentences, for `agentsys collect drt --input`: {path}")
+    show(f"traces and data-set card: {summary.out}", f"sentences, for `agentsys collect drt --input`: {path}")
     finish(summary, run, rows)
 
 

@@ -12,6 +12,7 @@ from statistics import fmean
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
+from agentsys.display import show
 from agentsys.graphs.longdpo.memory import check_embedder
 from agentsys.graphs.longdpo.search import SearchContext, graph
 from agentsys.records import InputError
@@ -52,7 +53,7 @@ def main(run: CollectOptions, context: SearchContext) -> None:
     asyncio.run(check_embedder(context.embedding))
     out = run.out or Path("runs") / f"longdpo-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
-    print(f"traces and data-set card: {summary.out}")
+    show(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize(read_traces(summary.out)))
 
 

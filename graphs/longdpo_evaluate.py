@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import typer
-from rich.console import Console
 
 from agentsys.commands import command, knob, run_app
+from agentsys.console import Console
 from agentsys.evaluation.report import check_installed, exit_code, report_head
 from agentsys.evaluation.run import OutputOptions, collect_systems
 from agentsys.evaluation.sample import SampleOptions, check_overlap, read_sample

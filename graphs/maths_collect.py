@@ -9,6 +9,7 @@ from pathlib import Path
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.collect.report import pair_rows
 from agentsys.commands import command, run_app
+from agentsys.display import show
 from agentsys.graphs.maths.search import Context, graph
 from agentsys.metrics.maths import check_installed
 from agentsys.records import InputError
@@ -49,7 +50,7 @@ def main(run: CollectOptions, context: Context) -> None:
     check_installed()
     out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
-    print(f"traces and data-set card: {summary.out}")
+    show(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize(read_traces(summary.out)))
 
 

@@ -12,6 +12,7 @@ import typer
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
+from agentsys.display import say, show
 from agentsys.graphs.ragtrans.benchmark import Report, build_benchmark, map_columns
 from agentsys.graphs.ragtrans.measures import summarize_tasks, summarize_translations
 from agentsys.graphs.ragtrans.mix import TASKS, read_weights, write_mix
@@ -53,8 +54,9 @@ def build(paths: BuildPaths, benchmark: BenchmarkOptions, clic: CLICOptions) -> 
 
 def print_report(report: Report, out: Path) -> None:
     """Print the benchmark's figures; exits with code 3 if page records failed."""
-    from rich.console import Console
     from rich.table import Table
+
+    from agentsys.console import Console
 
     table = Table("file", "records", title=f"benchmark in {out}")
     for name, count in report.records.items():
@@ -65,7 +67,7 @@ def print_report(report: Report, out: Path) -> None:
     for name, count in report.counts.items():
         console.print(f"{name}: {count:,}", highlight=False)
     if report.failed:
-        print(f"{report.failed:,} page records failed, with reasons: {out / 'failed.jsonl'}", file=sys.stderr)
+        say(f"{report.failed:,} page records failed, with reasons: {out / 'failed.jsonl'}")
         raise typer.Exit(3)
 
 
@@ -85,7 +87,7 @@ def collect(run: CollectOptions, context: Context) -> None:
         context = with_index(context)
     out = run.out or Path("runs") / f"ragtrans-{context.setting}-{records.stem}"
     summary = run_with_view(translation_graph, records, run, context, out=out)
-    print(f"traces and data-set card: {summary.out}")
+    show(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize_translations(read_traces(summary.out)))
 
 
@@ -97,7 +99,7 @@ def tasks(run: CollectOptions, mix: MixOptions, context: TasksContext) -> None:
     out = run.out or Path("runs") / "ragtrans-tasks"
     records = run.input or write_mix(mix.data, read_weights(mix.weight), mix.samples, out, run.seed)
     summary = run_with_view(tasks_graph, records, run, context, out=out)
-    print(f"traces and data-set card: {summary.out}")
+    show(f"traces and data-set card: {summary.out}")
     finish(summary, run, summarize_tasks(read_traces(summary.out)))
 
 

@@ -24,9 +24,10 @@ import sys
 from dataclasses import replace
 
 import typer
-from rich.console import Console
 
 from agentsys.commands import command, run_app
+from agentsys.console import Console
+from agentsys.display import say
 from agentsys.evaluation.report import exit_code, report_head
 from agentsys.evaluation.run import collect_systems
 from agentsys.evaluation.sample import SampleOptions, file_sha256
@@ -66,7 +67,7 @@ def main(
         results = {name: results[name] for name in names}
         if judge:
             for name, result in results.items():
-                print(f"judging {name}", file=sys.stderr)
+                say(f"judging {name}")
                 folder = out / name / "judged"
                 judge_translations(result.rows, folder, replace(judge, data=result.run), run.run_options(folder))
         report = {

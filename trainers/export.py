@@ -20,6 +20,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from agentsys.commands import command, knob, run_app
+from agentsys.display import show
 from agentsys.installation import install_command
 from agentsys.trainers.gguf_check import BOUNDS, Agreement, compare
 from agentsys.trainers.gguf_file import WeightType, check_model, write_gguf
@@ -46,9 +47,9 @@ Folder = Annotated[str, typer.Argument(help="transformers folder of a Qwen2 or L
 def main(folder: Folder, options: ExportOptions) -> None:
     """Write a transformers folder (Qwen2, Llama) as a GGUF file and compare the two."""
     agreement = export(folder, options.out, options.type, check=not options.no_check)
-    print(f"written: {options.out} ({options.out.stat().st_size / 1e6:,.1f} MB); use it as embedded:{options.out}")
+    show(f"written: {options.out} ({options.out.stat().st_size / 1e6:,.1f} MB); use it as embedded:{options.out}")
     if agreement:
-        print(
+        show(
             f"next-token probabilities of the folder and the file at {agreement.positions} positions: "
             f"largest difference {agreement.difference:.2g} (allowed for {options.type}: {BOUNDS[options.type]:g})"
         )

@@ -28,8 +28,9 @@ def generate(
     Prompts of similar length are batched together. The same seed gives the same answers on the same machine.
     """
     import torch
-    from rich.console import Console
     from rich.progress import track
+
+    from agentsys.console import Console
 
     torch.manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from agentsys.display import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ def folder_of(name: str) -> str:
                 weights = find(name)
             except WeightsError as err:
                 raise TrainerError(str(err)) from None
-            print(f"converting {name} to a transformers folder: {target}", file=sys.stderr)
+            say(f"converting {name} to a transformers folder: {target}")
             convert(weights, target)
         return str(target)
     if Path(name).is_dir():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
+from agentsys.display import show
 from agentsys.trainers.loading import DType, TrainerError, load_tokenizer
 from agentsys.trainers.pretrain.chunks import Encoder, chunk_documents
 from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_documents, write_chunks
@@ -111,7 +112,7 @@ def score(options: ScoreOptions) -> None:
     with _bar("scored", ChunkFolder(options.chunks).chunks) as advance:
         scored = score_all(job, options.processes, advance)
     seconds = time.perf_counter() - started
-    print(f"{scored} chunks scored in {seconds:.1f} s ({scored / seconds:.1f} chunks/s): {job.out}")
+    show(f"{scored} chunks scored in {seconds:.1f} s ({scored / seconds:.1f} chunks/s): {job.out}")
 
 
 def select(options: SelectOptions) -> None:
@@ -140,8 +141,9 @@ def _count_chunks(chunks: Iterator[Any], advance: Callable[[int], None]) -> Iter
 @contextmanager
 def _bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal. Yields a function that takes the number of finished chunks."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from agentsys.console import Console
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
@@ -153,12 +155,12 @@ def _bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 def _print_folder(folder: ChunkFolder, more: str, whole: ChunkFolder | None = None) -> None:
     """Print chunks and tokens per domain; with `whole`, also their share of its chunks."""
     manifest = folder.manifest
-    print(f"{manifest['chunks']} chunks, {manifest['tokens']} tokens {more}: {folder.folder}")
+    show(f"{manifest['chunks']} chunks, {manifest['tokens']} tokens {more}: {folder.folder}")
     domains: Sequence[str] = list(whole.manifest["domains"] if whole else manifest["domains"])
     for domain in domains:
         counts = manifest["domains"].get(domain, {"chunks": 0, "tokens": 0})
         share = f" ({counts['chunks'] / whole.manifest['domains'][domain]['chunks']:.1%})" if whole else ""
-        print(f"  {domain}: {counts['chunks']} chunks{share}, {counts['tokens']} tokens")
+        show(f"  {domain}: {counts['chunks']} chunks{share}, {counts['tokens']} tokens")
 
 
 app = command(chunk, score, select, train, name="train miniplm")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from agentsys.display import show
+
 
 def main_process() -> bool:
     """Whether this process prints and writes: the first of those under `accelerate launch`."""
@@ -18,4 +20,4 @@ def count_processes() -> int:
 def print_once(text: str) -> None:
     """Print a line in the main process only."""
     if main_process():
-        print(text, flush=True)
+        show(text)

@@ -84,8 +84,9 @@ def make_report(
 
 def print_report(report: Mapping[str, Any], out: Path) -> None:
     """Print the report as a table, and a line if the validation loss did not fall, or was not measured."""
-    from rich.console import Console
     from rich.table import Table
+
+    from agentsys.console import Console
 
     table = Table("", "before", "after")
     peak, last = report["learning_rate_peak"], report["learning_rate_last"]

@@ -187,8 +187,9 @@ def _join_reasons(report: Report) -> str:
 
 def print_report(report: Report, out: str | Path) -> None:
     """Print a table of the rows, and one line per reason for dropping some."""
-    from rich.console import Console
     from rich.table import Table
+
+    from agentsys.console import Console
 
     table = Table("kind", "split", "rows", "tokens", title=f"rows in {out}")
     for (kind, split), count in sorted(report.rows.items()):

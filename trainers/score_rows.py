@@ -6,7 +6,6 @@ A shard appears whole or not at all, and rows of a finished shard are not scored
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agentsys.display import say
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_files import TEXT_COLUMNS, TOKENIZER_KEY, Needs, check_row_file
 
@@ -197,8 +197,9 @@ class _Progress:
     """Shows scored tokens on stderr: a bar on a terminal, else a line every QUIET_SECONDS."""
 
     def __init__(self, total: int, done: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        from agentsys.console import Console
 
         console = Console(stderr=True)
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -221,4 +222,4 @@ class _Progress:
         self._bar.update(self._task, completed=self._done + tokens, description=line)
         if self._bar.disable and now - self._printed > QUIET_SECONDS:
             self._printed = now
-            print(f"{self._done + tokens:,} of {self._total:,} tokens, {line}", file=sys.stderr)
+            say(f"{self._done + tokens:,} of {self._total:,} tokens, {line}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
+from agentsys.display import show
 from agentsys.trainers.loading import DType, TrainerError
 from agentsys.trainers.output import check_folder
 from agentsys.trainers.score_rows import check_fit, scan_row_file, score_rows
@@ -83,7 +84,7 @@ def main(options: TeacherOptions, speed: SpeedOptions) -> None:
             folder.close()
     finally:
         scorer.close()
-    print(_summary(folder, scored_tokens))
+    show(_summary(folder, scored_tokens))
 
 
 def _summary(folder: ScoredFolder, scored_tokens: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from agentsys.collect.report import ProgressView, print_summary
 from agentsys.collect.runner import collect
 from agentsys.collect.summary import Summary
 from agentsys.config import save_config
+from agentsys.display import say
 from agentsys.inputs.files import name_input
 from agentsys.knobs import knob
 from agentsys.records import InputError
@@ -71,7 +71,7 @@ def finish(summary: Summary, run: CollectOptions, extra: Iterable[tuple[str, str
     """Print the summary table with the `extra` rows. Raises typer.Exit: code 130 after Ctrl-C, 3 if records failed."""
     print_summary(summary, run.cache_path, extra, str(run.input or "the input"))
     if summary.stopped:
-        print(f"stopped: {summary.stopped}; rerun the same command to resume", file=sys.stderr)
+        say(f"stopped: {summary.stopped}; rerun the same command to resume")
     if summary.stopped == "interrupted":
         raise typer.Exit(130)
     if summary.failed:

@@ -13,10 +13,14 @@ from typing import Any
 
 import orjson
 
+from agentsys.display import plain
 from agentsys.models import load_model
 from agentsys.models.chat import AgentChatModel
 from agentsys.records import InputError
 from agentsys.roles import Role
+
+printable = plain
+"""See agentsys.display."""
 
 
 def context_models(context: Any) -> dict[str, AgentChatModel]:
@@ -187,11 +191,6 @@ def describe_change(path: Iterable[str], before: Any, after: Any) -> str:
 def _short(value: Any) -> str:
     text = printable(" ".join(str(value)[:1000].split()))
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def printable(text: str) -> str:
-    """The text with escapes in place of control characters and others that a terminal does not print."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def source_digest(graph: Any) -> str:

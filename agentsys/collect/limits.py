@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agentsys.display import say
 from agentsys.records import InputError
 
 SAME_IN_A_ROW: Final = 20
@@ -136,9 +136,8 @@ def allowed_in_flight(in_flight: int, models: Iterable[Any]) -> int:
         return in_flight
     allowed = max(1, (limit - SPARE_FILES) // max(1, servers))
     if allowed < in_flight:
-        print(
+        say(
             f"--in-flight {in_flight} is reduced to {allowed}: this process may open {limit} files (ulimit -n)",
-            file=sys.stderr,
         )
     return min(allowed, in_flight)
 

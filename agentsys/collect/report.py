@@ -8,13 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agentsys.collect.fingerprint import printable
 from agentsys.collect.summary import Summary
+from agentsys.console import Console
+from agentsys.display import plain
 from agentsys.records import Record
 from agentsys.traces import Call, Trace
 
@@ -46,7 +45,7 @@ class ProgressView:
             SpinnerColumn(),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[line]}"),
+            TextColumn("{task.fields[line]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -95,11 +94,11 @@ def print_summary(
     if summary.processed:
         _print_table(console, summary, _rows(summary, cache, extra))
     else:
-        console.print(describe_nothing(summary, source), soft_wrap=True, markup=False, highlight=False)
+        console.print(describe_nothing(summary, source), soft_wrap=True)
         if extra and not summary.stopped:
             _print_table(console, summary, extra)
     if summary.failed:
-        console.print(f"failed records, with reasons: {summary.out / 'failed.jsonl'}", soft_wrap=True, markup=False)
+        console.print(f"failed records, with reasons: {summary.out / 'failed.jsonl'}", soft_wrap=True)
 
 
 def describe_nothing(summary: Summary, source: str) -> str:
@@ -140,8 +139,7 @@ def _rows(summary: Summary, cache: Path | None, extra: Sequence[tuple[str, str]]
 def _reason_rows(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
     """The most common reasons, indented below their outcome."""
     return [
-        (f"  {printable(reason)}", count)
-        for reason, count in sorted(reasons.items(), key=lambda r: -r[1])[:MAX_REASONS]
+        (f"  {plain(reason)}", count) for reason, count in sorted(reasons.items(), key=lambda r: -r[1])[:MAX_REASONS]
     ]
 
 
@@ -150,5 +148,5 @@ def _print_table(console: Console, summary: Summary, rows: Iterable[tuple[str, A
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
     for name, value in rows:
-        table.add_row(escape(name), escape(str(value)))
+        table.add_row(name, str(value))
     console.print(table)

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from agentsys.display import plain
 from agentsys.doctor.finding import STYLES, Finding
 from agentsys.doctor.installed import check_engine, check_extras, check_torch, check_vllm, check_weights
 from agentsys.doctor.machine import (
@@ -67,12 +68,13 @@ def diagnose(servers: list[str]) -> list[Finding]:
 
 def print_findings(findings: list[Finding]) -> None:
     """Print one line per finding, and a last line that sums up."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from agentsys.console import Console
+
+    console = Console()
     for finding in findings:
         status = Text(f"{finding.status:<8}", STYLES[finding.status])
-        console.print(Text.assemble(status, f"{finding.area:<26} {finding.message}"), soft_wrap=True)
+        console.print(Text.assemble(status, plain(f"{finding.area:<26} {finding.message}")), soft_wrap=True)
     problems = sum(finding.status == "problem" for finding in findings)
     console.print("a run can start" if not problems else f"fix the {problems} problem(s) before a run")

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
+from agentsys.display import plain
 from agentsys.evaluation.sample import Sample
 from agentsys.metrics.corpus import Statistic, mean_with_interval, paired_bootstrap, with_interval
 from agentsys.records import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from agentsys.console import Console
 
 REPORT_VERSION: Final = 2
 """The version of evaluation.json."""
@@ -101,7 +102,7 @@ def number_cell(value: float | None, digits: int) -> str:
 
 def plain_printer(console: Console) -> Callable[[str], None]:
     """A function that prints a line without markup, highlighting or wrapping: it may hold text of models and files."""
-    return partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    return partial(console.print, soft_wrap=True)
 
 
 def sample_order(settings: Mapping[str, Any]) -> str:
@@ -170,10 +171,13 @@ def figure(
     yield axes
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
-    axes.set_title(title)
+    axes.set_title(plain(title), parse_math=False)
     axes.grid(alpha=0.3)
     if legend == "below":
-        drawing.legend(loc="outside lower center", ncols=3)
+        key = drawing.legend(loc="outside lower center", ncols=3)
     else:
-        drawing.legend(loc="outside right upper")
+        key = drawing.legend(loc="outside right upper")
+    for label in key.get_texts():  # names of models and files: never TeX
+        label.set_parse_math(False)
+        label.set_text(plain(label.get_text()))
     drawing.savefig(file, dpi=120)

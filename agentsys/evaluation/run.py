@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from agentsys.collect import RunOptions, collect
 from agentsys.collect.fingerprint import context_models
 from agentsys.collect.report import ProgressView
 from agentsys.config import save_config
+from agentsys.display import say
 from agentsys.knobs import knob, split_names
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.records import InputError
@@ -122,7 +122,7 @@ def collect_systems(
         run.check(noun, fields)
     save_config(out)
     for number, run in enumerate(runs, 1):
-        print(f"{run.name} ({number} of {len(runs)})", file=sys.stderr)
+        say(f"{run.name} ({number} of {len(runs)})")
         yield run, run.collect(options[number - 1])
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
+from agentsys.console import Console
+from agentsys.display import say, show
 from agentsys.knowledge.build import build_index
 from agentsys.knowledge.index import IndexRetriever, load_retriever
 from agentsys.knowledge.manifest import IndexSettings
@@ -78,7 +78,7 @@ class _ProgressView:
             self._bar.update(self._task, description=step, completed=done, total=total)
         elif (now := time.monotonic()) - self._printed > PROGRESS_SECONDS:
             self._printed = now
-            print(f"{step}: {done:,}{f' of {total:,}' if total else ''} passages", file=sys.stderr)
+            say(f"{step}: {done:,}{f' of {total:,}' if total else ''} passages")
 
 
 def build(
@@ -92,12 +92,12 @@ def build(
     with _ProgressView() as view:
         result = build_index(passages, files.out, settings, fields=files.columns(), watch=view)
     save_config(files.out)
-    print(
+    show(
         f"{files.out}: {result.passages:,} passages, {result.added:,} of them new, in {result.seconds:.1f} s; "
         f"{settings.kind}, digest {result.digest}"
     )
     if result.failed:
-        print(f"{result.failed:,} records failed, see {files.out / FAILED_FILE}", file=sys.stderr)
+        say(f"{result.failed:,} records failed, see {files.out / FAILED_FILE}")
         raise typer.Exit(3)
 
 
@@ -112,7 +112,7 @@ def search(
     for rank, hit in enumerate(asyncio.run(_search_once(retriever, query, options.k)), 1):
         text = " ".join(hit.passage.text.split())
         excerpt = f"{text[:EXCERPT]}..." if len(text) > EXCERPT else text
-        table.add_row(str(rank), f"{hit.score:.4g}", Text(hit.passage.id), Text(hit.passage.title), Text(excerpt))
+        table.add_row(str(rank), f"{hit.score:.4g}", hit.passage.id, hit.passage.title, excerpt)
     Console().print(table)
 
 

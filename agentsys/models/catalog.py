@@ -12,7 +12,7 @@ from agentsys.models.embeddings import EMBEDDINGS, EmbeddingWeights, installed_f
 from agentsys.models.weights import CATALOG, DEFAULT, DigestSource, State, Weights, cached_path, find_state
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from agentsys.console import Console
 
 STATES: dict[State, str] = {
     "verified": "in cache, verified",
@@ -97,7 +97,7 @@ def models(
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
-    from rich.console import Console
+    from agentsys.console import Console
 
     print_models(entries, Console())
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+from agentsys.display import say
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel, folder_revision
 from agentsys.models.errors import EndpointDown, ModelError
@@ -93,7 +94,7 @@ class ChildEngine:
         port = _free_port()
         handle, name = tempfile.mkstemp(prefix=f"agentsys-{self.kind}-", suffix=".log")
         self._log = Path(name)
-        print(f"starting {self.kind} with {self.model} (log: {name})", file=sys.stderr)
+        say(f"starting {self.kind} with {self.model} (log: {name})")
         with os.fdopen(handle, "wb") as log:
             self._process = await asyncio.to_thread(
                 subprocess.Popen, self._command(port), stdout=log, stderr=log, start_new_session=True

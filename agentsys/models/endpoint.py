@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
+from agentsys.display import say
 from agentsys.models import faults
 from agentsys.models.access import Access, mask_key, proxy_of
 from agentsys.models.adapt import Adaptation
@@ -137,7 +137,7 @@ class Endpoint:
         """Print a line about this endpoint on stderr, once."""
         if text not in self._said:
             self._said.add(text)
-            print(f"{self.addresses[0]}: {mask_key(text)}", file=sys.stderr)
+            say(f"{self.addresses[0]}: {mask_key(text)}")
 
     async def get(self, route: str) -> Any:
         """Return the JSON at a route, or None if the server has no such route."""

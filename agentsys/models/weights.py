@@ -26,6 +26,7 @@ from typing import BinaryIO, Final, Literal
 
 from filelock import FileLock
 
+from agentsys.display import say
 from agentsys.installation import install_command
 from agentsys.paths import cache_folder, expand_user
 
@@ -294,14 +295,15 @@ def _hash_files(
 ) -> tuple[int, str]:
     """Return size in bytes and SHA-256 of the concatenated `parts`; also copies them to `out`, if given."""
     # Imported here because most starts find a valid stamp and read nothing.
-    from rich.console import Console
     from rich.filesize import decimal
     from rich.progress import Progress
+
+    from agentsys.console import Console
 
     label = f"{action} {weights.name}: {decimal(weights.size)}"
     show_bar = progress and sys.stderr.isatty()
     if progress and not show_bar:
-        print(label, file=sys.stderr, flush=True)
+        say(label)
     size, digest = 0, hashlib.sha256()
     with Progress(console=Console(stderr=True), transient=True, disable=not show_bar) as bar:
         task = bar.add_task(label, total=weights.size)

@@ -16,6 +16,8 @@ from typing import Annotated, Final
 
 import typer
 
+from agentsys.display import show
+
 MODULE: Final = "my_paper"
 CLASS: Final = "MyPaper"
 """The names in the template's files that stand for the package and its class."""
@@ -42,10 +44,10 @@ def new(
     width = max(map(len, steps))
     if folder.parent != Path():
         steps = {f"cd {shlex.quote(str(folder.parent))}": "", **steps}
-    print(f"wrote {folder}: {files}\nnext:")
+    show(f"wrote {folder}: {files}", "next:")
     for step, purpose in steps.items():
-        print(f"  {step:{width}}  {'# ' if purpose else ''}{purpose}".rstrip())
-    print(f"then replace the example by your method, from {module}/state.py and system.py on (docs/own-system.md)")
+        show(f"  {step:{width}}  {'# ' if purpose else ''}{purpose}".rstrip())
+    show(f"then replace the example by your method, from {module}/state.py and system.py on (docs/own-system.md)")
 
 
 def write_paper(name: str | Path) -> Path:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from agentsys.console import Console
 from agentsys.evaluation.report import (
     count_reasons,
     failure_lines,

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from agentsys.collect import Summary
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.config import without_config
+from agentsys.display import show
 from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
@@ -116,10 +117,10 @@ def mine(books: Books, run: CollectOptions, context: Context) -> Path:
     if summary.stopped:
         finish(summary, mining_run, rows)
         raise typer.Exit(130)
-    print(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.failed} failed")
+    show(f"mined: {summary.kept} sentences kept, {summary.dropped} dropped, {summary.failed} failed")
     for reason, count in summary.reasons.items():
-        print(f"  {count}  {reason}")
-    print(f"mined sentences with their judgements: {path}")
+        show(f"  {count}  {reason}")
+    show(f"mined sentences with their judgements: {path}")
     return path
 
 

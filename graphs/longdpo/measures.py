@@ -13,10 +13,9 @@ from statistics import fmean
 from typing import Any, Final
 
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from agentsys.console import Console
 from agentsys.evaluation.report import (
     count_reasons,
     figure,
@@ -129,7 +128,7 @@ def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
             cells = [cell for score in ("S_l", "S_q") for cell in _cells(result[score]["buckets"][of])]
             words = result["words"][of]
             both = f"{words['required']:,.0f} / {words['written']:,.0f}" if words else "-"
-            scores.add_row("" if i else escape(name), of, *cells, both)
+            scores.add_row("" if i else name, of, *cells, both)
         averages = [result[score]["average"] for score in ("S_l", "S_q")]
         cells = [cell for a in averages for cell in ((f"{a['value']:.1f}", "") if a else ("-", ""))]
         scores.add_row("", "average", *cells, "")
@@ -137,7 +136,7 @@ def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         scores.add_row("", "all", *cells, "", end_section=True)
         if result["judged"]:
             means = [_cells(result["dimensions"][dimension])[0] for dimension in DIMENSIONS]
-            dimensions.add_row(escape(name), *means, str(result["judged"]))
+            dimensions.add_row(name, *means, str(result["judged"]))
     return [scores, dimensions] if dimensions.row_count else [scores]
 
 

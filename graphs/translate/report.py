@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from agentsys.console import Console
 from agentsys.evaluation.report import number_cell, plain_printer, sample_order, unusable_lines, write_report
 from agentsys.graphs.translate.measures import (
     METRICS,
@@ -176,7 +175,7 @@ def _single_table(scores: Mapping[str, Mapping[str, Any]], absent: Mapping[str, 
             value, low, high = (f"{score[end]:.2f}" for end in ("value", "low", "high"))
             table.add_row(metric, value, f"{low} to {high}", str(score["n"]))
         else:
-            table.add_row(metric, "absent", escape(absent[metric]), "0")
+            table.add_row(metric, "absent", absent[metric], "0")
     return table
 
 
