@@ -15,11 +15,11 @@ _NAMES: Final[Mapping[type, str]] = {
 
 
 class Shape:
-    """The fields of a dataclass. A list's items have their types too, but not what is in them."""
+    """The fields of a dataclass, called `name` in a fault. A list's items have their types, but not what is in them."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind: type, name: str) -> None:
         hints = get_type_hints(kind)
-        self._name = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__.lower()}"
+        self._name = name
         self._types = {name: _types_of(hint) for name, hint in hints.items()}
         self._choices = {name: choices for name, hint in hints.items() if (choices := _choices_of(hint))}
         self._items = {name: items for name, hint in hints.items() if (items := _items_of(hint))}

@@ -30,6 +30,8 @@ VERSION: Final = 2
 Version 2 has the outcome *failed* for records that could not be processed; version 1 had *rejected*.
 """
 
+NO_SHARD: Final = "not the name of a shard, which is traces-NNNNN.jsonl"
+
 Outcome = Literal["kept", "dropped", "failed"]
 
 
@@ -122,9 +124,9 @@ class RefusedInput:
     content: str | None = None
 
 
-_TRACE: Final = Shape(Trace)
-_CALL: Final = Shape(Call)
-_REFUSED: Final = Shape(RefusedInput)
+_TRACE: Final = Shape(Trace, "a trace")
+_CALL: Final = Shape(Call, "a call")
+_REFUSED: Final = Shape(RefusedInput, "a refused input")
 
 
 def sort_key(key: str) -> list[tuple[int, str]]:
@@ -150,7 +152,7 @@ def load(line: bytes | str) -> Trace:
 
 def parse(line: bytes | str) -> dict[str, Any]:
     """The JSON object of a trace's line, with the names of this version. Raises ValueError as `load` does."""
-    raw = orjson.loads(line)
+    raw: Any = orjson.loads(line)
     version = raw.get("version") if isinstance(raw, dict) else None
     if type(version) is not int:
         raise ValueError("not a trace: no version field")
@@ -167,7 +169,7 @@ def parse(line: bytes | str) -> dict[str, Any]:
         raw["targets"] = [stored_target(target) for target in raw["targets"]]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise ValueError(f"not a trace: one of its targets is none ({err})") from None
-    return raw
+    return dict(raw)
 
 
 def _trace_from(raw: dict[str, Any]) -> Trace:
@@ -259,11 +261,17 @@ def failed_file(folder: str | Path) -> Path:
 
 def shards(folder: str | Path) -> Sequence[Path]:
     """The shard files traces-NNNNN.jsonl of a run's folder, in order. Raises RunFolderError for another such name."""
-    numbers = {path: path.stem.removeprefix("traces-") for path in Path(folder).glob("traces-*.jsonl")}
-    for path, number in sorted(numbers.items()):
-        if not (number.isascii() and number.isdecimal()):
-            raise damage(path, "not the name of a shard, which is traces-NNNNN.jsonl")
-    return sorted(numbers, key=lambda path: (int(numbers[path]), path.name))
+    numbers = {path: shard_number(path) for path in sorted(Path(folder).glob("traces-*.jsonl"))}
+    for path, number in numbers.items():
+        if number is None:
+            raise damage(path, NO_SHARD)
+    return sorted(numbers, key=lambda path: (numbers[path] or 0, path.name))
+
+
+def shard_number(path: Path) -> int | None:
+    """The number in the name of a shard; None if the name is not that of one."""
+    number = path.stem.removeprefix("traces-")
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else None
 
 
 def strip_measured(value: Any) -> Any:

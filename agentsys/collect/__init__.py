@@ -12,8 +12,8 @@ from types import ModuleType
 
 from agentsys.collect.options import RunOptions
 from agentsys.collect.runner import acollect, collect
-from agentsys.collect.store import RunFolderError
 from agentsys.collect.summary import Summary
+from agentsys.traces import RunFolderError
 
 __all__ = ["RunFolderError", "RunOptions", "Summary", "acollect", "collect"]
 

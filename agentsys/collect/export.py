@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentsys.collect.store import RunFolderError
-from agentsys.traces import Trace, read_traces, shards
+from agentsys.traces import RunFolderError, Trace, read_traces, shards
 
 ROW_GROUP: Final = 1000
 """Rows of one row group; at most these are in memory."""

@@ -16,11 +16,11 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agentsys import traces
-from agentsys.collect.fingerprint import printable
 from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, read_manifest
+from agentsys.display import plain
 from agentsys.paths import make_private_folder, replace_file, sync_file
 from agentsys.records import record_id
-from agentsys.traces import RunFolderError
+from agentsys.traces import RunFolderError as RunFolderError
 
 SHARD_BYTES: Final = 256 * 2**20
 """A shard of this many bytes is closed and the next one opened."""
@@ -91,7 +91,7 @@ class Finished:
 
     def add_failed(self, entry: Mapping[str, Any]) -> None:
         """Note a failed record: its trace if it failed in the graph, otherwise its input was refused."""
-        number = _content_hash(entry)
+        number = content_hash(entry)
         if "calls" in entry:
             self.failed_ids[id_hash(entry["id"])] = number
         else:
@@ -221,7 +221,7 @@ class RunFolder:
             for line, (_, trace) in enumerate(traces.read_lines(shard, traces.parse_finished), 1):
                 if not done.add(trace):
                     raise traces.damage(shard, second_trace(trace), line)
-            self._number = int(shard.stem.removeprefix("traces-"))
+            self._number = traces.shard_number(shard) or 0
         failed = traces.failed_file(self.folder)
         repair_tail(failed)
         for _, entry in traces.read_lines(failed, traces.parse_failed):
@@ -245,7 +245,7 @@ class RunFolder:
                         number = id_hash(entry["id"])
                         is_replaced = number in done.ids or last[number] != place
                     else:
-                        is_replaced = (entry["source"], _content_hash(entry)) in done.replaced_inputs
+                        is_replaced = (entry["source"], content_hash(entry)) in done.replaced_inputs
                     if not is_replaced:
                         file.write(line)
                 sync_file(file)
@@ -333,10 +333,10 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def second_trace(trace: Mapping[str, Any]) -> str:
     """The fault of a line whose record is finished on an earlier line."""
-    return f"a second trace of the record {printable(trace['id'])[:80]}"
+    return f"a second trace of the record {plain(trace['id'])[:80]}"
 
 
-def _content_hash(entry: dict[str, Any]) -> int:
+def content_hash(entry: Mapping[str, Any]) -> int:
     """The content of an entry of failed.jsonl; 0 if an earlier version did not record it."""
     if "calls" not in entry:
         return id_hash(entry["content"]) if entry.get("content") else 0

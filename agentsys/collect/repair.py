@@ -1,0 +1,157 @@
+"""Repairs a run's folder: what is damaged is moved aside, so that a resumed run does its records again.
+
+Damaged lines are moved, byte for byte, to files of the same names in the folder `damaged/` of the run, which nothing
+reads, and damaged files as they are. Counts and totals of the manifest are made again from the traces.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from filelock import FileLock, Timeout
+
+from agentsys import traces
+from agentsys.collect.check import FAILED_FILES, Damage, find_damage
+from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, MANIFEST_VERSION, load_manifest
+from agentsys.collect.store import Finished
+from agentsys.paths import make_private_folder, replace_file, sync_file, sync_folder
+from agentsys.traces import RunFolderError
+
+DAMAGED: Final = "damaged"
+"""The folder in a run's folder for what is moved aside."""
+
+
+def repair_run(folder: Path) -> tuple[list[str], bool]:
+    """Repair a run's folder. Returns lines that say what was damaged and done, and whether nothing is damaged any more.
+
+    Raises RunFolderError if it is no run, if a collector holds it, or if it has traces of a later version.
+    """
+    damage = find_damage(folder)  # before a lock file is made in what may be no run's folder
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(f"{folder}: another run is writing to this folder; wait for it, then repair") from None
+    try:
+        damage = find_damage(folder)
+        if newer := next((one for one in damage if one.fix == "none"), None):
+            raise RunFolderError(f"{newer}; nothing was repaired")
+        lines = [str(one) for one in damage] + (_repair(folder, damage) if damage else [])
+        left = find_damage(folder)
+        return [*lines, *(f"still damaged: {one}" for one in left)], not left
+    finally:
+        lock.release()
+
+
+def _repair(folder: Path, damage: list[Damage]) -> list[str]:
+    manifest = _read_good_manifest(folder)
+    lines = {path: {one.line for one in damage if one.path == path and one.line} for path in {d.path for d in damage}}
+    for path, numbers in lines.items():
+        if numbers:
+            _move_lines(path, numbers, folder / DAMAGED / path.name)
+    for one in damage:
+        if one.fix == "move file":
+            _move_file(one.path, folder / DAMAGED)
+        elif one.fix == "create":
+            one.path.touch()
+    done = _count(folder)
+    replace_file(folder / MANIFEST, _dump(_rebuild(folder, manifest, done)))
+    if manifest and not (folder / MANIFEST_COPY).exists():
+        replace_file(folder / MANIFEST_COPY, _dump(manifest))
+    sync_folder(folder)
+    counts = ", ".join(f"{count:,} {name}" for name, count in {**done.outcomes, "failed": done.failed}.items())
+    return [
+        *([f"moved to {folder / DAMAGED}"] if (folder / DAMAGED).exists() else []),
+        *([] if manifest else [f"{folder / MANIFEST}: the settings are lost; the same settings resume the run"]),
+        f"{counts} records are left; a resumed run does the others",
+    ]
+
+
+def _move_lines(path: Path, numbers: set[int], aside: Path) -> None:
+    """Move lines (numbers from 1) from one file to the end of another. After a kill, they may be in both."""
+    make_private_folder(aside.parent)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with path.open("rb") as lines, temporary.open("wb") as good, aside.open("ab") as bad:
+            if bad.tell() and not aside.read_bytes().endswith(b"\n"):
+                bad.write(b"\n")
+            for number, line in enumerate(lines, 1):
+                (bad if number in numbers else good).write(line)
+            sync_file(bad)
+            sync_file(good)
+        shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _move_file(path: Path, folder: Path) -> None:
+    """Move a file, or what is in its place, under its own name, with a number if that is taken."""
+    make_private_folder(folder)
+    target, number = folder / path.name, 0
+    while target.exists():
+        number += 1
+        target = folder / f"{path.name}.{number}"
+    path.rename(target)
+
+
+def _read_good_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest or its copy, as far as one can be used; {} without."""
+    for name in (MANIFEST, MANIFEST_COPY):
+        if (folder / name).is_file() and isinstance(manifest := load_manifest(folder / name), dict):
+            return manifest
+    return {}
+
+
+def _count(folder: Path) -> Finished:
+    done = Finished()
+    for shard in traces.shards(folder):
+        for _, trace in traces.read_lines(shard, traces.parse_finished):
+            done.add(trace)
+    for entry in _failed_entries(folder):
+        done.add_failed(entry)
+    done.failed += len(done.failed_ids.keys() - done.ids)
+    return done
+
+
+def _failed_entries(folder: Path) -> Iterable[dict[str, Any]]:
+    for name in FAILED_FILES:
+        if (folder / name).exists():
+            yield from (entry for _, entry in traces.read_lines(folder / name, traces.parse_failed))
+
+
+def _rebuild(folder: Path, manifest: dict[str, Any], done: Finished) -> dict[str, Any]:
+    """The manifest with counts from the traces, and totals that are not below theirs.
+
+    What a lost manifest had beyond that cannot be made again: the settings, the seconds and the cost.
+    """
+    totals: Counter[str] = Counter()
+    runs = set()
+    for trace in traces.read_finished(folder):
+        runs.add(trace.run)
+        for call in trace.calls:
+            if call.measured.get("cache_hit"):
+                totals["cache_hits"] += 1
+                continue
+            totals["calls"] += 1
+            totals["prompt_tokens"] += call.prompt_tokens
+            totals["completion_tokens"] += call.completion_tokens
+            totals["cached_tokens"] += call.measured.get("cached_tokens") or 0
+    old = manifest.get("totals") or {}
+    lost = {"version": MANIFEST_VERSION, "run": min(runs, default="")} if not manifest else {}
+    return {
+        **manifest,
+        **lost,
+        "counts": {**done.outcomes, "failed": done.failed},
+        "totals": old | {name: max(old.get(name, 0), total) for name, total in totals.items()},
+    }
+
+
+def _dump(manifest: dict[str, Any]) -> bytes:
+    return orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
