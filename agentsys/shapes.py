@@ -36,7 +36,7 @@ class Shape:
                 return fault
             self._accepted.add(layout)
         for name, choices in self._choices.items():
-            if raw[name] not in choices:
+            if raw.get(name, choices[0]) not in choices:
                 return f"{name!r} is {describe(raw[name])}"
         for name, items in self._items.items():
             if (values := raw.get(name)) and not _are_of(values, items):

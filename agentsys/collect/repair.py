@@ -17,7 +17,7 @@ import orjson
 from filelock import FileLock, Timeout
 
 from agentsys import traces
-from agentsys.collect.check import FAILED_FILES, Damage, find_damage
+from agentsys.collect.damage import FAILED_FILES, Damage, find_damage
 from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, MANIFEST_VERSION, load_manifest
 from agentsys.collect.store import Finished
 from agentsys.paths import make_private_folder, replace_file, sync_file, sync_folder

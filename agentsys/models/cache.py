@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from agentsys.paths import cache_folder
+from agentsys.paths import cache_folder, make_private_file, make_private_folder
 
 DEFAULT_LIMIT: Final = 20 * 2**30
 """Maximum size of the cache file in bytes; beyond it the oldest entries are dropped."""
@@ -23,7 +23,10 @@ TRIM_COMMITS: Final = 1000
 """The writer checks the file size every so many commits."""
 VACUUM: Final = "PRAGMA incremental_vacuum"
 """For `executescript`: `execute` frees only one page."""
-_SCHEMA = "CREATE TABLE IF NOT EXISTS calls (identity BLOB PRIMARY KEY, reply BLOB NOT NULL)"
+_VERSION: Final = 1
+"""Version of the table's layout, which the file has as `user_version`; 0 in files of before it was written."""
+_COLUMNS: Final = [("identity", "BLOB"), ("reply", "BLOB")]
+_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS calls (identity BLOB PRIMARY KEY, reply BLOB NOT NULL)"
 
 
 class CacheError(ValueError):
@@ -42,13 +45,17 @@ class RequestCache:
         """Open or create the file and drop the oldest entries beyond `limit` bytes. Raises CacheError."""
         self.path = path = Path(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+            make_private_file(path)  # before SQLite does; its -wal and -shm files have the mode of the file
             self._reader = self._connect()
             self._limit = limit
             self._trim(self._reader)
             self._connection = self._connect()  # the writer's; opened here so that a failure raises here
-        except (OSError, sqlite3.Error) as err:
-            raise CacheError(f"request cache {path}: {err}; choose another file with --cache, or --no-cache") from None
+        except OSError as err:
+            fault = f"{err.strerror}; choose another file with --cache, or --no-cache"
+            raise CacheError(f"request cache {path}: {fault}") from None
+        except sqlite3.Error as err:
+            raise self._error(err) from None
         self._pending: list[tuple[bytes, bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._wake = threading.Condition()
         self._closing = False
@@ -57,20 +64,52 @@ class RequestCache:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; a power failure may lose recent commits
-        connection.execute(_SCHEMA)
+        try:
+            version = self._check_layout(connection)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; a power cut may lose recent commits
+            connection.execute(_SCHEMA)
+            if version != _VERSION:
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+        except BaseException:
+            connection.close()
+            raise
+        connection.text_factory = bytes  # a damaged text is a value that is no reply, not an error
         return connection
+
+    def _check_layout(self, connection: sqlite3.Connection) -> int:
+        """Return the file's version. Raises CacheError for a database of something else, or of a later version."""
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        columns = [tuple(row[1:3]) for row in connection.execute("PRAGMA table_info(calls)")]
+        is_other = bool(tables - {"calls"}) or columns not in ([], _COLUMNS)
+        if is_other or version > _VERSION:
+            what = "is a database of something else" if is_other else "is of a later version of agentsys"
+            fix = "choose another file with --cache, or --no-cache"
+            raise CacheError(f"request cache {self.path}: this {what}; {fix}")
+        return version
+
+    def _error(self, err: sqlite3.Error) -> CacheError:
+        """The error of SQLite in one line with the fix."""
+        code = getattr(err, "sqlite_errorcode", None) or 0
+        match code & 0xFF:
+            case sqlite3.SQLITE_FULL:
+                fix = "free some space, or move it with --cache"
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                fix = "wait for the process that uses it, or name another with --cache"
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                fix = "choose another file with --cache, or --no-cache"
+            case _:  # damaged
+                fix = "delete the file, or choose another with --cache, or --no-cache"
+        return CacheError(f"request cache {self.path}: {err}; {fix}")
 
     def get(self, identity: bytes) -> bytes | None:
         """Return the reply stored under this identity (about 10 microseconds), or None. Raises CacheError."""
         try:
             row = self._reader.execute("SELECT reply FROM calls WHERE identity = ?", (identity,)).fetchone()
         except sqlite3.Error as err:
-            raise CacheError(
-                f"request cache {self.path} cannot be read: {err}; delete the file, or name another with --cache"
-            ) from None
+            raise self._error(err) from None
         return row[0] if row and isinstance(row[0], bytes) else None
 
     async def put(self, identity: bytes, reply: bytes) -> None:
@@ -96,7 +135,7 @@ class RequestCache:
             if not batch:
                 connection.close()
                 return
-            error: CacheError | None = None
+            error: Exception | None = None
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("INSERT OR REPLACE INTO calls VALUES (?, ?)", [entry[:2] for entry in batch])
@@ -106,22 +145,31 @@ class RequestCache:
                     self._trim(connection)
             except sqlite3.Error as err:
                 if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                error = CacheError(f"request cache {self.path}: {err}; free some space, or move it with --cache")
+                    with suppress(sqlite3.Error):  # of a damaged file
+                        connection.execute("ROLLBACK")
+                error = self._error(err)
+            except Exception as err:  # raised where the entry is awaited: without this thread, that would wait for ever
+                error = err
             for loop in {entry[2] for entry in batch}:
                 futures = [entry[3] for entry in batch if entry[2] is loop]
                 with suppress(RuntimeError):  # the loop is closed, so nothing waits for the futures
                     loop.call_soon_threadsafe(_resolve, futures, error)
 
     def stats(self) -> dict[str, Any]:
-        """Return {"path", "entries", "bytes"} of the cache file."""
-        entries = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
-        return {"path": str(self.path), "entries": entries, "bytes": _size_in_bytes(self._reader)}
+        """Return {"path", "entries", "bytes"} of the cache file. Raises CacheError."""
+        try:
+            entries = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
+            return {"path": str(self.path), "entries": entries, "bytes": _size_in_bytes(self._reader)}
+        except sqlite3.Error as err:
+            raise self._error(err) from None
 
     def clear(self) -> None:
-        """Remove every entry and free the disk space."""
-        self._reader.execute("DELETE FROM calls")
-        self._reader.executescript(VACUUM)
+        """Remove every entry and free the disk space. Raises CacheError."""
+        try:
+            self._reader.execute("DELETE FROM calls")
+            self._reader.executescript(VACUUM)
+        except sqlite3.Error as err:
+            raise self._error(err) from None
 
     def _trim(self, connection: sqlite3.Connection) -> None:
         while _size_in_bytes(connection) > self._limit:
@@ -144,7 +192,7 @@ def _size_in_bytes(connection: sqlite3.Connection) -> int:
     return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: CacheError | None) -> None:
+def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
     for future in futures:
         if future.done():
             continue

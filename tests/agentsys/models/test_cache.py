@@ -228,26 +228,6 @@ def test_the_command_creates_no_cache_at_a_mistyped_path(tmp_path: Path, capsys:
     assert "no such file" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["noise", "other table"])
-async def test_a_damaged_file_is_one_line_that_ends_the_run(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "requests.sqlite"
-    cache = RequestCache(path)
-    for i in range(300):
-        await cache.put(i.to_bytes(32), b"x" * 500)
-    cache.close()
-    if damage == "noise":
-        data = bytearray(path.read_bytes())
-        data[4096:] = bytes(i * 7 % 256 for i in range(len(data) - 4096))
-        path.write_bytes(data)
-    else:
-        with sqlite3.connect(path) as connection:
-            connection.executescript("DROP TABLE calls; CREATE TABLE calls (identity BLOB PRIMARY KEY, other TEXT)")
-    with pytest.raises(CacheError, match=r"requests\.sqlite.*--cache") as caught:
-        cache = RequestCache(path)
-        [cache.get(i.to_bytes(32)) for i in range(300)]
-    assert "\n" not in str(caught.value)
-
-
 def test_the_command_uses_the_users_cache_by_default(isolated_cache: Path) -> None:
     assert CliRunner().invoke(app, ["cache"]).stdout.startswith(f"{isolated_cache / 'requests.sqlite'}: 0 calls, ")
 
