@@ -60,8 +60,10 @@ def convert(gguf: str | Path, folder: str | Path) -> None:
     from filelock import FileLock
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from agentsys.paths import make_private_folder
+
     gguf, folder = Path(gguf), Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.parent)
     with FileLock(f"{folder}.lock"):
         if (folder / "config.json").exists():
             return

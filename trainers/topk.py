@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from agentsys.paths import replace_file
+from agentsys.paths import make_private_folder, replace_file
 from agentsys.trainers.loading import TrainerError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class ScoredFolder:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Raises TrainerError if another process writes there, or it has scores of another teacher, k or row file."""
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         self._lock = FileLock(folder / ".lock")
         try:
             self._lock.acquire(blocking=False)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import orjson
-
 from agentsys.collect import RunOptions, collect
 from agentsys.collect.fingerprint import context_models
+from agentsys.collect.manifest import read_manifest
 from agentsys.collect.report import ProgressView
 from agentsys.config import save_config
 from agentsys.display import say
@@ -91,9 +90,8 @@ class SystemRun:
         return (trace for trace in read_finished(self.folder) if trace.id in ids)
 
     def manifest(self) -> dict[str, Any]:
-        """The run's manifest; empty if nothing was run."""
-        path = self.folder / "manifest.json"
-        return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+        """The run's manifest; empty if nothing was run. Raises RunFolderError for a damaged one."""
+        return read_manifest(self.folder)
 
     def model_name(self, field: str = "model") -> str:
         """The name of the model in a field of the context, as the run's fingerprint has it."""

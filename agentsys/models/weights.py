@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from agentsys.display import say
 from agentsys.installation import install_command
-from agentsys.paths import cache_folder, expand_user
+from agentsys.paths import cache_folder, expand_user, make_private_folder
 
 _CHUNK = 1 << 20
 HUB_SECONDS: Final = 10.0
@@ -132,7 +132,7 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
     if _has_valid_stamp(target, weights):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(target.parent)
         with FileLock(f"{target}.lock"):
             # Another process may have written the file while this one waited for the lock.
             if not _has_valid_stamp(target, weights) and not _verify(target, weights, progress):
