@@ -50,6 +50,16 @@ class RoleError(ModelError):
         self.tokens = tokens
 
 
+def check_no_thought(call: Call) -> None:
+    """Raise RoleError for a step that a thought precedes: its siblings and continuations would not have the thought."""
+    if call.reasoning:
+        raise RoleError(
+            f"{call.role} ({call.key}): {call.model} thinks before it answers, and steps must follow the prompt; add "
+            f"thinking=off to the model's spec, or --role-model {call.role.rpartition('/')[2]}='?thinking=off'",
+            call.completion_tokens,
+        )
+
+
 class _Unusable(Exception):
     """Why a reply cannot be used; the next attempt's messages say it to the model."""
 
@@ -197,6 +207,8 @@ class Role(Generic[T]):
         return call
 
     def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
+        if call.reasoning and not call.text.strip():
+            raise _Unwanted(f"it ended inside its thought, after {call.completion_tokens} tokens; think less")
         if call.finish == "length" and not self.allow_truncated:
             raise _Unwanted(f"cut off at the limit of {call.completion_tokens} tokens; be shorter")
         if call.finish not in ("stop", "length"):
@@ -248,7 +260,7 @@ def _without_docstring(json_schema: JsonSchemaValue, cls: type | None) -> JsonSc
 
 _SHARED: Final = (
     "text", "finish", "prompt_tokens", "completion_tokens", "prompt_ids", "ids", "stop_ids", "logprobs", "top_logprobs",
-    "top_ids", "top_tokens", "reasoning", "measured",
+    "top_ids", "top_tokens", "reasoning", "reasoning_ids", "reasoning_logprobs", "measured",
 )  # fmt: skip
 """The fields that a Call copies from a Reply."""
 

@@ -58,6 +58,8 @@ class Report:
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     tokens: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    closes_thoughts: bool = False
+    """Whether the student's template opens a thought, which composed and re-tokenized rows close."""
 
 
 def rows_of(trace: Trace, row_tokenizer: RowTokenizer) -> Iterator[Row]:
@@ -155,6 +157,7 @@ def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filte
             raise TrainerError(f"no rows: {_join_reasons(report) or 'no kept trace has a target'}")
         writer.move(split.inputs_to_move())
     save_config(options.out)
+    report.closes_thoughts = row_tokenizer.closes_thoughts
     report.rows, report.tokens = +writer.rows, +writer.tokens
     return report
 
@@ -198,6 +201,12 @@ def print_report(report: Report, out: str | Path) -> None:
     console.print(table)
     for (kind, reason), count in sorted(report.dropped.items()):
         console.print(f"dropped {count:,} {kind}: {reason}", highlight=False)
+    if report.closes_thoughts:
+        console.print(
+            "the student's template opens a thought before each answer: rows close it, as thinking=off does; ask "
+            "the trained student with ?thinking=off",
+            highlight=False,
+        )
     for kind in sorted({kind for kind, _ in report.rows} - {kind for kind, split in report.rows if split != "train"}):
         few = f"a kind needs rows of {FEWEST_INPUTS} inputs, and --validation above 0"
         console.print(f"{kind} has no validation rows: {few}", highlight=False)

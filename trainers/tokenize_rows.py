@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentsys.models.tokens import TemplateRefused, template_pieces
+from agentsys.models.plain import NotPlain, PlainEncoder
+from agentsys.models.thinking import end_prompt
+from agentsys.models.tokens import RolesRefused, TemplateRefused, template_pieces
 from agentsys.targets import call_key, count_shared
+from agentsys.text.thoughts import find_tags
 from agentsys.traces import Call, Segment, Target, Trace
 from agentsys.trainers.loading import TrainerError
 
@@ -53,18 +56,30 @@ class RowTokenizer:
         self.tokenizer = tokenizer
         self.retokenize = retokenize
         self.special = {name: getattr(tokenizer, name) or "" for name in ("bos_token", "eos_token")}
+        self._plain = PlainEncoder(tokenizer.backend_tokenizer.to_str())
         self.end_of_turn = self._end_of_turn_id()
         self._turn_ends = {self.end_of_turn, tokenizer.eos_token_id}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of plain text, in which "<|im_end|>" is not a special token."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        """The ids of plain text, in which "<|im_end|>" is not a special token. Raises TrainerError."""
+        return self._encode_plain(text)[0]
+
+    def _encode_plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        try:
+            return self._plain.encode(text)
+        except NotPlain as err:
+            raise TrainerError(str(err)) from None
+
+    @property
+    def closes_thoughts(self) -> bool:
+        """Whether the student's template opens a thought before each answer, which rows close at once."""
+        pieces = self._template_pieces(("user",), end=False)
+        return end_prompt(pieces[-1], find_tags(self.tokenizer.chat_template), None)[1]
 
     def tokenize_composed(self, target: Target, trace: Trace) -> Tokens:
         """Tokens of a composed target, tokenized once. The end-of-turn token after a learned answer is learned too."""
         messages = _messages(target.segments, trace)
-        roles = tuple(role for role, _ in messages)
-        pieces = self._template_pieces(roles[:-1])
+        messages, pieces = self._with_template(messages)
         row = Tokens([], [], "rendered")
         for piece, (_, segments) in zip(pieces, messages, strict=True):
             row = row + self._template_tokens(piece, after=row) + self._content_tokens(segments)
@@ -111,21 +126,25 @@ class RowTokenizer:
     def _prompt_ids(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
         if call.prompt_ids is not None and (self._ids_match(call) or self._count_text_ids(call, trace) is not None):
             return call.prompt_ids, "engine"
-        messages, prefill = call.messages, ""
-        if messages[-1]["role"] == "assistant":  # the beginning of the answer, given by the prompt
-            messages, prefill = messages[:-1], str(messages[-1]["content"])
-        pieces = self._template_pieces(tuple(message["role"] for message in messages))
+        prefix = ""
+        messages = [(message["role"], [_Piece(str(message["content"]), False)]) for message in call.messages]
+        if messages[-1][0] == "assistant":  # the beginning of the answer, given by the prompt
+            prefix = messages.pop()[1][0].text
+        messages, pieces = self._with_template([*messages, ("assistant", [])])
         ids = self._encode_template(pieces[0])
-        for message, piece in zip(messages, pieces[1:], strict=True):
-            ids = ids + self.encode(str(message["content"])) + self._encode_template(piece)
-        return ids + self.encode(prefill), "re-tokenized"
+        for (_, contents), piece in zip(messages[:-1], pieces[1:], strict=True):
+            ids = ids + self.encode("".join(part.text for part in contents)) + self._encode_template(piece)
+        return ids + self.encode(prefix), "re-tokenized"
 
     def _reply_ids(self, call: Call, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
-        """The reply of a call without a stop string; with its end-of-turn token, if there is one and it is `last`."""
+        """The reply of a call without a stop string; with its end-of-turn token, if there is one and it is `last`.
+
+        The engine's own ids begin with the thought, if the model thought.
+        """
         count = self._count_text_ids(call, trace)
         if count is not None and call.ids is not None:
             end = call.ids[count:] if last and set(call.ids[count:]) <= self._turn_ends else []
-            return call.ids[:count] + end, "engine"
+            return [*(call.reasoning_ids or ()), *call.ids[:count], *end], "engine"
         stopped = call.finish == "stop" and not call.sampling.get("stop")  # a stop string does not end the turn
         return self.encode(call.text) + ([self.end_of_turn] if last and stopped else []), "re-tokenized"
 
@@ -161,11 +180,36 @@ class RowTokenizer:
                 return None
         return None
 
-    def _template_pieces(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+    def _with_template(self, messages: list[_Message]) -> tuple[list[_Message], tuple[str, ...]]:
+        """The messages and the template's text before each; the last one is the answer.
+
+        A template without a system role gets system texts in the next user message.
+        """
+        roles = tuple(role for role, _ in messages[:-1])
         try:
-            return template_pieces(self.tokenizer.chat_template, roles, **self.special)
+            return messages, self._template_pieces(roles)
+        except RolesRefused as err:
+            merged = _merge_system(messages)
+            if len(merged) == len(messages):
+                raise TrainerError(f"the student's chat template cannot be used: {err}") from None
+            return merged, self._template_pieces(tuple(role for role, _ in merged[:-1]))
+
+    def _template_pieces(self, roles: tuple[str, ...], *, end: bool = True) -> tuple[str, ...]:
+        """The template's text around messages; with `end`, a thought that it opens is closed: rows have the answer.
+
+        Raises TrainerError, RolesRefused.
+        """
+        template = self.tokenizer.chat_template
+        try:
+            pieces = template_pieces(template, roles, **self.special)
+        except RolesRefused:
+            raise
         except TemplateRefused as err:
             raise TrainerError(f"the student's chat template cannot be used: {err}") from None
+        tags = find_tags(template)
+        if end and end_prompt(pieces[-1], tags, None)[1]:
+            pieces = (*pieces[:-1], end_prompt(pieces[-1], tags, "off")[0])
+        return pieces
 
     def _encode_template(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -181,20 +225,17 @@ class RowTokenizer:
     def _content_tokens(self, segments: Sequence[_Piece]) -> Tokens:
         """Tokens of one message, tokenized as a whole; a token is learned if it begins in a learned segment."""
         text = "".join(segment.text for segment in segments)
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        ids, offsets = self._encode_plain(text)
         start, spans = 0, []
         for segment in segments:
             spans.append((start, start := start + len(segment.text), segment.learned))
-        learned = [
-            int(next((learn for begin, end, learn in spans if begin <= at < end), False))
-            for at, _ in encoded.offset_mapping
-        ]
-        return Tokens(list(encoded.input_ids), learned, "rendered")
+        learned = [int(next((learn for begin, end, learn in spans if begin <= at < end), False)) for at, _ in offsets]
+        return Tokens(ids, learned, "rendered")
 
     def _end_of_turn_id(self) -> int:
         """The first special token of the template after an assistant message, else the end-of-sequence token."""
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        after = self._encode_template(self._template_pieces(("user", "assistant"))[-1])
+        after = self._encode_template(self._template_pieces(("user", "assistant"), end=False)[-1])
         return next((i for i in after if i in special), self.tokenizer.eos_token_id)
 
 
@@ -204,14 +245,30 @@ class _Piece:
     learned: bool
 
 
+_Message = tuple[str, list[_Piece]]
+
+
+def _merge_system(messages: list[_Message]) -> list[_Message]:
+    """The messages with each system text before the next user message, after a blank line."""
+    merged: list[_Message] = []
+    waiting: list[_Piece] = []
+    for role, pieces in messages:
+        if role == "system":
+            waiting += [*pieces, _Piece("\n\n", False)]
+        else:
+            merged.append((role, [*waiting, *pieces] if role == "user" else pieces))
+            waiting = [] if role == "user" else waiting
+    return merged
+
+
 def _join_sources(*sources: IdsSource) -> IdsSource:
     """`engine` if all pieces are the engine's, else the first other source."""
     return next((source for source in sources if source != "engine"), "engine")
 
 
-def _messages(segments: Sequence[Segment], trace: Trace) -> list[tuple[str, list[_Piece]]]:
+def _messages(segments: Sequence[Segment], trace: Trace) -> list[_Message]:
     """Messages of (role, pieces): adjacent segments of one role are one message."""
-    messages: list[tuple[str, list[_Piece]]] = []
+    messages: list[_Message] = []
     for segment in segments:
         text = segment.text if segment.text is not None else _call(trace, call_key(segment, trace.tree)).text
         if not messages or messages[-1][0] != segment.role:

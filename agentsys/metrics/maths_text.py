@@ -7,6 +7,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Final
 
+from agentsys.text.thoughts import THOUGHT_END, THOUGHT_START
+
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS: Final = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _PLAIN: Final = {
@@ -23,15 +25,6 @@ _GROUP_SPACE: Final = re.compile(r"(?<=\d)(?:\\[,;: ]|\\thinspace\s?|~|\{,\}|,\\
 """A space or mark between digits that can only separate thousands; a bare space may also separate two answers."""
 _FRENCH_INTERVAL: Final = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 """An interval whose open ends have the bracket turned around: ]0,1[."""
-_THOUGHT_END: Final = re.compile(
-    r"</(?:think|thinking|thought|thoughts|reasoning|seed:think|antml:thinking)>|\[/THINK\]|◁/think▷"
-    r"|<\|channel\|>final<\|message\|>",
-    re.IGNORECASE,
-)
-_THOUGHT_START: Final = re.compile(
-    r"\s*(?:<(?:think|thinking|thought|thoughts|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|channel\|>analysis)",
-    re.IGNORECASE,
-)
 _WRAPPER: Final = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _FUNCTIONS: Final = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)|log|ln|exp|sqrt|pi\b|lim|det|gcd|lcm|mod\b|infty")
 _CHOICE: Final = re.compile(
@@ -48,10 +41,10 @@ _SAME_WORDS: Final = {
 
 def remove_thought(response: str) -> str:
     """Return what follows the thought of a reasoning model; "" if the thought does not end."""
-    ends = list(_THOUGHT_END.finditer(response))
+    ends = list(THOUGHT_END.finditer(response))
     if ends:
         return response[ends[-1].end() :]
-    return "" if _THOUGHT_START.match(response) else response
+    return "" if THOUGHT_START.match(response) else response
 
 
 def fold_text(text: str) -> str:

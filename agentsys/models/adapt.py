@@ -15,6 +15,7 @@ from typing import Any, Final
 from agentsys.models.errors import Refused
 from agentsys.models.faults import ServerError
 from agentsys.models.room import find_output_limit, find_room
+from agentsys.models.tokens import merge_system
 
 MAX_CHANGES: Final = 12
 """Changes that one request may go through until its refusal is final."""
@@ -117,31 +118,6 @@ class Adaptation:
             raise NoChange
 
 
-def merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with each system text before the next user message, after a blank line."""
-    merged: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] == "system":
-            waiting.append(_text(message["content"]))
-        elif message["role"] == "user" and waiting:
-            merged.append({**message, "content": _put_before(waiting, message["content"])})
-            waiting = []
-        else:
-            merged.append(message)
-    return [*merged, {"role": "user", "content": "\n\n".join(waiting)}] if waiting else merged
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else "\n\n".join(str(part.get("text", "")) for part in content)
-
-
-def _put_before(texts: list[str], content: Any) -> Any:
-    if isinstance(content, str):
-        return "\n\n".join([*texts, content])
-    return [{"type": "text", "text": "\n\n".join(texts)}, *content]
-
-
 def _words(error: ServerError) -> str:
     """What the server says, in lower case, with the names of parameters in camel case repeated with underscores."""
     text = f"{error.code} {error.param} {error.message}"
@@ -188,6 +164,8 @@ def settings_sent(sampling: Mapping[str, Any], body: Mapping[str, Any]) -> dict[
     for name, value in sampling.items():
         if name == "extra":
             sent[name] = {key: item for key, item in value.items() if key in body}
+        elif name == "thinking":
+            sent |= {name: value} if "prompt" in body or "chat_template_kwargs" in body else {}
         elif name == "max_tokens":
             limit = next((fields[key] for key in LIMITS if key in fields), None)
             sent |= {} if limit is None else {name: limit}

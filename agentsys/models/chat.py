@@ -13,6 +13,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
@@ -23,12 +24,12 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field
 
-from agentsys.models import tokens, wire
+from agentsys.models import plain, thinking, tokens, wire
 from agentsys.models.attempt import Attempt
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.errors import EndpointDown, ModelError
 from agentsys.models.faults import RequestRefused
-from agentsys.models.fields import BadReply, read_finish
+from agentsys.models.fields import BadReply, read_finish, read_reasoning, read_text
 from agentsys.models.sampling import DEFAULTS, check
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
@@ -174,9 +175,8 @@ class EndpointChatModel(AgentChatModel):
             sampling["stop"] = kwargs["stop"]
         chat = [dict(message) for message in messages]
         prefix = await self._take_answer_prefix(served, chat, kwargs.get("continue_ids") or [])
-        variables = (sampling.get("extra") or {}).get("chat_template_kwargs")
-        ids = await self._prompt_ids(served, chat, prefix, variables if isinstance(variables, dict) else None)
-        return wire.Request(sampling, chat, ids, kwargs.get("schema")), served
+        request = wire.Request(sampling, chat, None, kwargs.get("schema"))
+        return await self._with_prompt_ids(request, served, prefix), served
 
     async def _take_answer_prefix(
         self, served: Served, chat: list[dict[str, Any]], continue_ids: list[int]
@@ -190,34 +190,51 @@ class EndpointChatModel(AgentChatModel):
             raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
         return await served.tokenizer.encode(chat.pop()["content"], special=False)
 
-    async def _prompt_ids(
-        self,
-        served: Served,
-        chat: list[dict[str, Any]],
-        continue_ids: list[int],
-        variables: Mapping[str, Any] | None,
-    ) -> list[int] | None:
+    async def _with_prompt_ids(self, request: wire.Request, served: Served, continue_ids: list[int]) -> wire.Request:
+        """The request in token mode, or unchanged where only the server can render the messages.
+
+        An answer that is continued has no thought: its model has thought already, or should not.
+        """
         if served.tokenizer is None:
             if continue_ids:
                 raise EndpointDown(_CANNOT_CONTINUE.format(served.name))
-            return None
-        if any(not isinstance(message["content"], str) for message in chat):
+            return request
+        if any(not isinstance(message["content"], str) for message in request.messages):
             if continue_ids:
                 raise ModelError(f"{served.name}: an answer can be continued only if all messages are plain text")
-            return None
+            return request
         try:
-            ids = await tokens.render(served.tokenizer, chat, variables)
+            rendered = await thinking.render_prompt(served.tokenizer, request, answer_begins=bool(continue_ids))
         except tokens.TemplateRefused as err:
             if continue_ids:
                 raise ModelError(f"{served.name}: an answer cannot be continued: {err}") from None
-            return None
+            return request
+        except plain.NotPlain as err:
+            raise ModelError(f"{served.name}: {err}") from None
         while continue_ids and continue_ids[-1] in served.tokenizer.stop_ids:
             continue_ids = continue_ids[:-1]
-        return ids + continue_ids
+        return replace(rendered, prompt_ids=[*(rendered.prompt_ids or ()), *continue_ids])
 
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
         """See AgentChatModel.complete. Raises ModelError, EndpointDown."""
         request, served = await self._build_request(messages, **kwargs)
+        return await self._request_reply(request, served, messages)
+
+    async def _request_reply(
+        self, request: wire.Request, served: Served, messages: Sequence[Mapping[str, Any]]
+    ) -> wire.Reply:
+        """The reply to a request, thought and answer apart; `messages` are those that the role wrote."""
+        if served.tokenizer is not None and thinking.needs_two_requests(request):
+            reply = await thinking.think_then_answer(
+                request, served.dialect, served.tokenizer, lambda part: self._send(part, served)
+            )
+        else:
+            reply = await self._send(request, served)
+        if request.prompt_ids is not None and len(request.messages) != len(messages) - _prefixes(messages):
+            reply.sent = {**(reply.sent or {}), "messages": request.messages}
+        return reply
+
+    async def _send(self, request: wire.Request, served: Served) -> wire.Reply:
         route, body = wire.build_payload(request, served.dialect, served.model, stream=False)
         attempt = Attempt(served.endpoint, served.model, request, body)
         measured: dict[str, Any] = {}
@@ -229,7 +246,7 @@ class EndpointChatModel(AgentChatModel):
                 break
             except RequestRefused as err:
                 attempt.change(err)
-        _add_client_fields(reply, served, measured, attempt)
+        await _finish_reply(reply, request, served, measured, attempt)
         return reply
 
     async def _astream(
@@ -241,18 +258,22 @@ class EndpointChatModel(AgentChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         chat = [_message_to_dict(message) for message in messages]
         request, served = await self._build_request(chat, stop=stop, **kwargs)
+        if thinking.needs_two_requests(request):
+            yield _last_chunk(await self._request_reply(request, served, chat), with_text=True)
+            return
         route, body = wire.build_payload(request, served.dialect, served.model, stream=True)
         attempt = Attempt(served.endpoint, served.model, request, body)
         measured: dict[str, Any] = {}
         builder = wire.ReplyBuilder(request)
+        stream = thinking.AnswerStream(request, served.tokenizer)
         started = time.perf_counter()
         while not builder.has_choice:
             try:
                 async for piece in served.endpoint.stream(route, attempt.body, measured):
                     text = builder.add(piece)
                     measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
-                    if text:
-                        yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                    if answer := stream.add(text):
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=answer))
                 break
             except RequestRefused as err:
                 if builder.has_choice:
@@ -264,9 +285,10 @@ class EndpointChatModel(AgentChatModel):
         if not builder.finished:
             raise ModelError(f"{measured['address']}{route}: the stream ended before the reply was finished")
         reply = builder.build()
-        _add_client_fields(reply, served, measured, attempt)
-        last = AIMessageChunk(content="", response_metadata={"reply": reply}, usage_metadata=_usage(reply))
-        yield ChatGenerationChunk(message=last)
+        await _finish_reply(reply, request, served, measured, attempt)
+        if answer := stream.rest(reply.text):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=answer))
+        yield _last_chunk(reply)
 
     @property
     def records_in_progress(self) -> int | None:
@@ -299,10 +321,24 @@ def has_callbacks() -> bool:
     return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
 
 
-def _add_client_fields(reply: wire.Reply, served: Served, measured: dict[str, Any], attempt: Attempt) -> None:
-    """Set the fields that the wire format does not carry: `stop_ids`, `sent` and `measured`."""
+def _prefixes(messages: Sequence[Mapping[str, Any]]) -> int:
+    """1 if the last message is the beginning of the answer, else 0."""
+    return int(bool(messages) and messages[-1]["role"] == "assistant")
+
+
+def _last_chunk(reply: wire.Reply, *, with_text: bool = False) -> ChatGenerationChunk:
+    text = reply.text if with_text else ""
+    message = AIMessageChunk(content=text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
+    return ChatGenerationChunk(message=message)
+
+
+async def _finish_reply(
+    reply: wire.Reply, request: wire.Request, served: Served, measured: dict[str, Any], attempt: Attempt
+) -> None:
+    """Separate the thought, and set the fields that the wire format does not carry: `stop_ids`, `sent`, `measured`."""
     if reply.ids and served.tokenizer and reply.finish == "stop":
         reply.stop_ids = int(reply.ids[-1] in served.tokenizer.stop_ids)
+    await thinking.split_reply(reply, request.messages, request.opened, served.tokenizer)
     if reply.cached_tokens is not None:
         measured["cached_tokens"] = reply.cached_tokens
     if reply.measured:
@@ -336,4 +372,13 @@ def reply_from_message(message: AIMessage) -> wire.Reply:
         finish=finish or "stop",
         prompt_tokens=usage.get("input_tokens", 0),
         completion_tokens=usage.get("output_tokens", 0),
+        reasoning=read_reasoning(message.additional_kwargs) or _content_thought(message.content) or None,
     )
+
+
+def _content_thought(content: Any) -> str:
+    """The thought among the parts of a message's content."""
+    try:
+        return read_text(content)[1]
+    except BadReply:  # parts of another kind
+        return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,11 +19,14 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ValidationError
 
+from agentsys.display import say
+from agentsys.models.access import mask_key
 from agentsys.models.chat import reply_from_message
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.errors import ModelError, Refused
 from agentsys.models.faults import ServerError
 from agentsys.models.sampling import SETTINGS
+from agentsys.models.thinking import split_reply
 from agentsys.models.wire import Reply
 
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -75,6 +77,7 @@ async def ask_foreign(
             if error := _translated(err, model):
                 raise error from None
             raise
+    await split_reply(reply, messages)
     if sent != settings:
         reply.sent = {"sampling": sent}
     return reply
@@ -164,7 +167,7 @@ def call_arguments(
     return arguments, sent
 
 
-_ALL_NAMES: Final = frozenset({*SETTINGS, "stop", *(name for names in NAMES.values() for name in names)})
+_ALL_NAMES: Final = frozenset({*SETTINGS, "stop", "thinking", *(name for names in NAMES.values() for name in names)})
 
 
 def _declared_names(model: BaseChatModel) -> set[str]:
@@ -187,7 +190,7 @@ def _translated(err: Exception, model: BaseChatModel) -> ModelError | None:
     if type(status) is not int or isinstance(err, ModelError):
         return None
     code = str(getattr(err, "code", None) or "")
-    error = ServerError(status, " ".join(str(err).split()), code)
+    error = ServerError(status, mask_key(" ".join(str(err).split())), code)
     if error.owner() == "run":
         return Refused(f"{_name(model)}: {error.text}; {error.fix()}")
     return ModelError(f"{_name(model)}: {error.text}")
@@ -200,4 +203,4 @@ def _name(model: BaseChatModel) -> str:
 def _say_once(text: str) -> None:
     if text not in _said:
         _said.add(text)
-        print(text, file=sys.stderr)
+        say(text)

@@ -32,8 +32,11 @@ def check(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name == "stop":
             checked[name] = [value] if isinstance(value, str) else list(value)
             continue
+        if name == "thinking":
+            checked[name] = _check_thinking(value)
+            continue
         if name not in SETTINGS:
-            raise SpecError(f"unknown sampling setting '{name}'; use one of {', '.join(SETTINGS)}, stop")
+            raise SpecError(f"unknown sampling setting '{name}'; use one of {', '.join(SETTINGS)}, thinking, stop")
         number_type, minimum, maximum = SETTINGS[name]
         try:
             number = number_type(value)
@@ -43,3 +46,13 @@ def check(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise SpecError(f"{name}={value}: must be from {minimum:g} to {maximum:g}")
         checked[name] = number
     return checked
+
+
+def _check_thinking(value: Any) -> str | int:
+    """Return "on", "off", or the most tokens of a thought. Raises SpecError."""
+    word = str(value).lower()
+    if word in ("on", "true", "off", "false", "0"):
+        return "on" if word in ("on", "true") else "off"
+    if word.isdecimal() and int(word) <= SETTINGS["max_tokens"][2]:
+        return int(word)
+    raise SpecError(f"thinking={value}: must be on, off, or the most tokens of a thought")

@@ -18,6 +18,7 @@ import orjson
 
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.errors import ModelError, SpecError
+from agentsys.models.thinking import split_reply
 from agentsys.models.wire import Reply
 
 Respond = Callable[[Sequence[Mapping[str, Any]], dict[str, Any]], str]
@@ -68,4 +69,6 @@ class ScriptedChatModel(AgentChatModel):
             await asyncio.sleep(self.seconds)
         call = {"role": kwargs.get("role", ""), "key": kwargs.get("key", ""), "seed": kwargs.get("seed")}
         text = self.respond(messages, call)
-        return Reply(text, "stop", sum(len(str(m["content"]).split()) for m in messages), len(text.split()))
+        reply = Reply(text, "stop", sum(len(str(m["content"]).split()) for m in messages), len(text.split()))
+        await split_reply(reply, messages)
+        return reply

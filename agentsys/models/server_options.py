@@ -19,7 +19,8 @@ ACCESS: Final = ("key", "header.", "query.")
 _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 _FLAG: Final = re.compile(r"(--)?[a-z][a-z0-9_-]*")
-_OWN_FIELDS: Final = frozenset({"model", "messages", "prompt", "stream", "stream_options", "stop", *SETTINGS})
+_SETTINGS: Final = (*SETTINGS, "stop", "thinking")
+_OWN_FIELDS: Final = frozenset({"model", "messages", "prompt", "stream", "stream_options", *_SETTINGS})
 _OWN_FLAGS: Final = frozenset({"model", "served-model-name", "host", "port", "max-model-len"})
 _IDENTITY_FLAGS: Final = (
     "dtype", "quantization", "kv-cache-dtype", "revision", "tokenizer", "chat-template", "hf-overrides", "rope-scaling",
@@ -98,7 +99,7 @@ def take_flags(options: dict[str, str]) -> tuple[tuple[str, str], ...]:
     A name with `--` before it is a flag even if it is a sampling setting too, as `--seed`.
     """
     flags: dict[str, str] = {}
-    for option in [name for name in options if name not in SETTINGS and name != "stop"]:
+    for option in [name for name in options if name not in _SETTINGS]:
         name = option.removeprefix("--").replace("_", "-")
         if not _FLAG.fullmatch(option):
             raise SpecError(f"{option}: neither a sampling setting nor a flag of vLLM")
@@ -107,7 +108,7 @@ def take_flags(options: dict[str, str]) -> tuple[tuple[str, str], ...]:
             raise SpecError(f"{option}: this flag of vLLM cannot be set; {fix}")
         if SECRET.search(name):
             raise SpecError(f"{option}: a secret must not be in a spec; set it in the environment")
-        near = difflib.get_close_matches(name.replace("-", "_"), [*SETTINGS, "stop"], n=1, cutoff=0.85)
+        near = difflib.get_close_matches(name.replace("-", "_"), _SETTINGS, n=1, cutoff=0.85)
         if near and not option.startswith("--"):
             raise SpecError(f"{option}: did you mean {near[0]}? Write --{name} for a flag of vLLM")
         flags[name] = options.pop(option)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from agentsys.display import say
 from agentsys.models.endpoint import Endpoint
+from agentsys.models.errors import ModelError
 from agentsys.models.fields import BadReply, excerpt, read_ids
+from agentsys.models.plain import LOOKS_LIKE_A_TOKEN, PlainEncoder, split_inside
 from agentsys.models.tokens import Tokenizer
 
 
@@ -27,13 +30,11 @@ class FolderTokenizer:
             raise ValueError(f"{folder} has no chat template")
         self.template = template
         self.special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token")}
-        self._special = Encoder.from_file(str(folder / "tokenizer.json"))
-        self._plain = Encoder.from_file(str(folder / "tokenizer.json"))
-        self._plain.encode_special_tokens = True  # the names of special tokens are encoded as plain text
+        content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        self._special = Encoder.from_str(content)
+        self._plain = PlainEncoder(content)
         self.stop_ids = frozenset(self._read_stop_ids(folder))
-        self._encode_plain = lru_cache(maxsize=2048)(
-            lambda text: self._plain.encode(text, add_special_tokens=False).ids
-        )
+        self._encode_plain = lru_cache(maxsize=2048)(lambda text: self._plain.encode(text)[0])
         self._encode_special = lru_cache(maxsize=2048)(
             lambda text: self._special.encode(text, add_special_tokens=False).ids
         )
@@ -47,6 +48,10 @@ class FolderTokenizer:
     async def encode(self, text: str, *, special: bool) -> list[int]:
         """See Tokenizer.encode. Takes about 0.1 ms per 300 tokens; results are cached."""
         return list(self._encode_special(text) if special else self._encode_plain(text))
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        """See Tokenizer.decode."""
+        return str(self._special.decode(list(ids), skip_special_tokens=False))
 
 
 def _token_text(token: Any) -> str:
@@ -67,12 +72,39 @@ class LlamaCppTokenizer:
         """See tokens.Tokenizer.encode. A new text costs one request of about a millisecond."""
         ids = self._ids.get((text, special))
         if ids is None:
-            body = {"content": text, "parse_special": special, "add_special": False}
-            ids = await self._endpoint.post("/tokenize", body, parse=_read_tokens) if text else []
+            ids = await (self._tokenize(text, special=True) if special else self._encode_plain(text))
             if len(self._ids) > 4096:
                 self._ids.clear()
             self._ids[text, special] = ids
         return ids
+
+    async def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        body = {"content": text, "parse_special": special, "add_special": False}
+        return await self._endpoint.post("/tokenize", body, parse=_read_tokens) if text else []
+
+    async def _encode_plain(self, text: str) -> list[int]:
+        """The ids of a text that is not ours. llama.cpp finds user-defined tokens in it also without parse_special.
+
+        Raises ModelError.
+        """
+        ids = await self._tokenize(text, special=False)
+        suspects = [name for name in set(LOOKS_LIKE_A_TOKEN.findall(text)) if await self._added_id(name) in ids]
+        if not suspects:
+            return ids
+        halves = split_inside(text, suspects, [(0, text)])
+        ids = [i for _, half in halves for i in await self._tokenize(half, special=False)]
+        if remaining := [name for name in suspects if await self._added_id(name) in ids]:
+            raise ModelError(f"llama.cpp cannot encode {remaining[0]!r} as plain text")
+        return ids
+
+    async def _added_id(self, text: str) -> int | None:
+        """The id of the token that a text is as a whole, None if it is no token."""
+        ids = await self.encode(text, special=True)
+        return ids[0] if len(ids) == 1 else None
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        """See Tokenizer.decode. Costs one request of about a millisecond."""
+        return await self._endpoint.post("/detokenize", {"tokens": list(ids)}, parse=_read_content) if ids else ""
 
 
 def _read_tokens(reply: Any) -> list[int]:
@@ -80,6 +112,13 @@ def _read_tokens(reply: Any) -> list[int]:
     if not isinstance(reply, dict):
         raise BadReply(f"not a reply: {excerpt(reply)}")
     return read_ids(reply.get("tokens"))
+
+
+def _read_content(reply: Any) -> str:
+    """The text in a reply of /detokenize. Raises BadReply."""
+    if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
+        raise BadReply(f"not a reply: {excerpt(reply)}")
+    return str(reply["content"])
 
 
 def find_tokenizer(root: str) -> Tokenizer | None:
@@ -92,10 +131,10 @@ def find_tokenizer(root: str) -> Tokenizer | None:
             patterns = ["tokenizer*", "chat_template*", "generation_config.json"]
             folder = Path(snapshot_download(root, allow_patterns=patterns))
         except Exception as err:  # whatever the hub's client raises: without a tokenizer, chat mode is used
-            print(f"{root}: tokenizer not available ({type(err).__name__}); using the chat route", file=sys.stderr)
+            say(f"{root}: tokenizer not available ({type(err).__name__}); using the chat route")
             return None
     try:
         return FolderTokenizer(folder)
     except (OSError, ValueError) as err:
-        print(f"{root}: no usable tokenizer ({err}); using the chat route", file=sys.stderr)
+        say(f"{root}: no usable tokenizer ({err}); using the chat route")
         return None

@@ -11,13 +11,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
 from agentsys.models import fields
 from agentsys.models.errors import EndpointDown
 from agentsys.models.fields import BadReply
+from agentsys.shapes import Shape
+from agentsys.text.thoughts import Tags
 
 Dialect = Literal["llamacpp", "vllm", "transformers", "openai"]
 
@@ -38,6 +40,10 @@ class Reply:
     top_ids: list[list[int]] | None = None
     top_tokens: list[list[str]] | None = None
     reasoning: str | None = None
+    reasoning_ids: list[int] | None = None
+    reasoning_logprobs: list[float] | None = None
+    token_texts: list[str] | None = None
+    """Texts of the tokens with log-probabilities, as the server writes them; not in traces."""
     cached_tokens: int | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     sent: dict[str, Any] | None = None
@@ -47,35 +53,56 @@ class Reply:
 def load_reply(stored: bytes) -> Reply | None:
     """A reply from the JSON of the request cache; None if it is damaged."""
     try:
-        reply = Reply(**orjson.loads(stored))
-    except (ValueError, TypeError):
+        raw = orjson.loads(stored)
+    except ValueError:
         return None
-    is_whole = isinstance(reply.text, str) and isinstance(reply.finish, str) and isinstance(reply.measured, dict)
-    counts = (reply.prompt_tokens, reply.completion_tokens)
-    return reply if is_whole and all(type(count) is int for count in counts) else None
+    return None if _REPLY.fault(raw) else Reply(**raw)
+
+
+_REPLY: Final = Shape(Reply, "a reply")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to an engine: `prompt_ids` in token mode, `messages` in chat mode."""
+    """A request to an engine: `prompt_ids` in token mode, `messages` in chat mode.
+
+    `opened`: the tags of a thought that the prompt opens.
+    """
 
     sampling: Mapping[str, Any]
     messages: list[dict[str, Any]]
     prompt_ids: list[int] | None = None
     schema: Mapping[str, Any] | None = None
+    opened: Tags | None = None
 
 
 def build_payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
     """Return the route and the JSON body of a request. Raises EndpointDown for a setting that the dialect lacks.
 
-    The setting "extra" holds further fields of the body (`?extra.NAME=` in a spec).
+    The setting "extra" holds further fields of the body (`?extra.NAME=` in a spec); "thinking" becomes variables of the
+    server's chat template, unless the prompt is rendered already.
     """
-    extra = request.sampling.get("extra")
-    if extra:
-        plain = {name: value for name, value in request.sampling.items() if name != "extra"}
-        route, body = _build_plain(replace(request, sampling=plain), dialect, model, stream=stream)
-        return route, body | extra
-    return _build_plain(request, dialect, model, stream=stream)
+    plain = {name: value for name, value in request.sampling.items() if name not in ("extra", "thinking")}
+    route, body = _build_plain(replace(request, sampling=plain), dialect, model, stream=stream)
+    thinking = request.sampling.get("thinking")
+    if thinking is not None and request.prompt_ids is None:
+        body["chat_template_kwargs"] = chat_variables(thinking)
+    extra = request.sampling.get("extra") or {}
+    both = body.get("chat_template_kwargs"), extra.get("chat_template_kwargs")
+    if all(isinstance(variables, dict) for variables in both):
+        extra = {**extra, "chat_template_kwargs": body["chat_template_kwargs"] | extra["chat_template_kwargs"]}
+    return route, body | extra
+
+
+def chat_variables(thinking: str | int) -> dict[str, Any]:
+    """The variables that templates read to switch thinking; a template ignores what it lacks.
+
+    `enable_thinking`: Qwen3, SmolLM3, GLM, Nemotron; `thinking`: Granite, DeepSeek-V3.1; `thinking_budget`: Seed-OSS.
+    """
+    variables: dict[str, Any] = {"enable_thinking": thinking != "off", "thinking": thinking != "off"}
+    if thinking == "off":
+        return variables | {"thinking_budget": 0}
+    return variables | ({"thinking_budget": thinking} if isinstance(thinking, int) else {})
 
 
 def _build_plain(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
@@ -156,6 +183,7 @@ class ReplyBuilder:
         self._reasoning: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[Any] = []  # checked in `build`, like the numbers of `_top`
+        self._token_texts: list[str] = []
         self._top: list[list[tuple[int | str, Any]]] = []  # a token's id, or its text if the server returns no ids
         self._prompt_ids = request.prompt_ids
         self._finish = ""
@@ -227,6 +255,7 @@ class ReplyBuilder:
         if type(entry) is not dict:
             raise BadReply(f"not a reply: a log-probability is {fields.excerpt(entry)}")
         self._logprobs.append(entry.get("logprob"))
+        self._token_texts.append(str(entry.get("token", "")))
         tops = fields.read_list(entry.get("top_logprobs"))
         self._top.append([(_id_or_text(top.get(name)), top.get("logprob")) for top in tops if type(top) is dict])
 
@@ -269,6 +298,7 @@ class ReplyBuilder:
             top_ids=([[int(token) for token, _ in row] for row in top] if has_ids else None) or None,
             top_tokens=None if has_ids else [[str(token) for token, _ in row] for row in top],
             reasoning="".join(self._reasoning) or None,
+            token_texts=self._token_texts or None,
             cached_tokens=self._cached,
         )
         if not is_complete:

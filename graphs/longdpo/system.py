@@ -43,7 +43,7 @@ from agentsys.graphs.longdpo.state import (
 from agentsys.graphs.longdpo.targets import finish_response, make_layer
 from agentsys.metrics.lengths import required_words
 from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.roles import Role, RoleError
+from agentsys.roles import Role, RoleError, check_no_thought
 from agentsys.search import settled
 from agentsys.systems import System, ask, knob, role_options
 
@@ -136,6 +136,7 @@ class LongDPO(System):
             )
         inputs = {"prompt": state["prompt"], "suggestions": list(suggestions)}
         call = (await ask(context, role, key=key, continue_ids=prefix_ids, **inputs)).call
+        check_no_thought(call)
         ids = (call.ids or [])[: len(call.ids or []) - call.stop_ids]
         return Candidate(
             key=call.key, text=call.text, ids=ids, final=call.finish == "stop", value=0.0, scores=[],

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from agentsys.logprobs import opening_logprobs
 from agentsys.metrics.maths import Verdict, check_answer
-from agentsys.roles import Role, RoleError
+from agentsys.roles import Role, RoleError, check_no_thought
 from agentsys.systems import BaseContext, System, ask, knob, role_options
 from agentsys.traces import Call
 
@@ -94,6 +94,7 @@ class Solver(System):
                 f"solver ({key}): {call.model} returns no token ids, so a step cannot be continued; use embedded, "
                 "llama.cpp or vLLM"
             )
+        check_no_thought(call)
         ids = tuple(call.ids[: len(call.ids) - call.stop_ids])
         truncated = call.finish == "length"
         final = not truncated and (limit is None or call.stop_ids > 0)

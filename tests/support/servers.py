@@ -150,6 +150,7 @@ class FakeServer:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/props", self._props)
         app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/detokenize", self._detokenize)
         for route in ("/completion", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(route, self._generate)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, access_log=None)
@@ -193,6 +194,9 @@ class FakeServer:
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
         return web.json_response({"tokens": encode(body["content"], special=body["parse_special"])})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"content": decode((await request.json())["tokens"])})
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         seen = Seen(request.path, dict(request.headers), json.loads(await request.read()))

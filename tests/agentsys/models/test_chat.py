@@ -126,7 +126,7 @@ async def test_images_pass_through_and_use_the_chat_route(mode: FakeServer, conn
 async def test_a_template_that_depends_on_the_content_means_chat_mode(
     start_server: Start, tmp_path: Path, connect, dialect: str
 ) -> None:
-    template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}" + CHATML
+    template = "{{ messages[0].content if messages[0].role == 'system' }}" + CHATML
     root = str(write_model_folder(tmp_path / "toy-model", template))
     server = await start_server(dialect=dialect, root=root, template=template)
     model = connect(server)
@@ -138,6 +138,19 @@ async def test_a_template_that_depends_on_the_content_means_chat_mode(
     ]
     with pytest.raises(ModelError, match="cannot be continued"):
         await model.ainvoke(CHAT, continue_ids=[5])
+
+
+@pytest.mark.parametrize("dialect", ["llamacpp", "vllm"])
+async def test_a_template_without_a_system_role_gets_its_text_before_the_user_s(
+    start_server: Start, tmp_path: Path, connect, dialect: str
+) -> None:
+    template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}" + CHATML
+    root = str(write_model_folder(tmp_path / "toy-model", template))
+    server = await start_server(dialect=dialect, root=root, template=template)
+    reply = reply_from_message(await connect(server).ainvoke(CHAT))
+    merged = [{"role": "user", "content": f"{CHAT[0].content}\n\n{CHAT[1].content}"}]
+    assert reply.sent == {"messages": merged}
+    assert decode(reply.prompt_ids or []).startswith(f"<|im_start|>user\n{merged[0]['content']}<|im_end|>")
 
 
 async def test_the_schema_is_passed_in_the_dialect_of_the_server(mode: FakeServer, connect) -> None:
