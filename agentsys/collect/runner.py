@@ -29,6 +29,7 @@ from agentsys.collect.options import RunOptions
 from agentsys.collect.resume import check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.collect.summary import Summary, Watcher
+from agentsys.display import say
 from agentsys.models import EndpointDown
 from agentsys.models.cache import CacheError, RequestCache
 from agentsys.models.chat import AgentChatModel
@@ -186,6 +187,7 @@ class Run:
         """Read which records are finished and write the first manifest. Raises RunFolderError for a damaged folder."""
         earlier = self.folder.manifest()
         self._done = self.folder.scan()
+        _say_lost(self.folder.folder, earlier, self._done)
         self._retried = self.folder.forget_failed(self._done) if self.options.retry_failed else set()
         self.summary.kept, self.summary.dropped = self._done.outcomes["kept"], self._done.outcomes["dropped"]
         self.summary.failed = self._done.failed
@@ -347,6 +349,14 @@ class Run:
             manifest["totals"]["cost"] = before.get("cost", 0.0) + summary.cost
         self.folder.write_manifest(manifest)
         self.folder.write("README.md", data_card(manifest).encode())
+
+
+def _say_lost(folder: Path, manifest: Mapping[str, Any], done: Finished) -> None:
+    """Say if there are fewer finished records than were counted: a shard, or lines of it, were lost or removed."""
+    counts = manifest.get("counts") or {}
+    lost = sum(counts.get(name, 0) - count for name, count in done.outcomes.items())
+    if lost > 0:
+        say(f"{folder}: {lost} finished records are no longer in the shards; they are processed again")
 
 
 @contextmanager
