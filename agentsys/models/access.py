@@ -1,4 +1,4 @@
-"""Keys and headers of a server: named in a spec, read from the environment, masked in every message.
+"""Keys and headers of a server: named in a spec, read from the environment, masked in every message (models.secrets).
 
 `?key=NAME` reads AGENTSYS_API_KEY_NAME, without it AGENTSYS_API_KEY; `?header.X-Title=NAME` reads
 AGENTSYS_HEADER_NAME. A spec cannot name any other variable, so that a spec from somebody else reads nothing else.
@@ -7,18 +7,18 @@ AGENTSYS_HEADER_NAME. A spec cannot name any other variable, so that a spec from
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, quote_plus, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from agentsys.models.errors import SpecError
+from agentsys.models.secrets import mask_key
 
 KEY: Final = "AGENTSYS_API_KEY"
 HEADER: Final = "AGENTSYS_HEADER_"
-SHORTEST_SECRET: Final = 4
-"""Shorter values are not masked: they would blacken every message."""
+
+__all__ = ["Access", "mask_key", "proxy_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,6 @@ def _read(variable: str, *, required: bool) -> str:
     if not value.isprintable() or not value.isascii():
         raise SpecError(f"{variable} has a line break or another character that no header can hold; set it again")
     return value
-
-
-def mask_key(text: str) -> str:
-    """Replace every key in a server's text, as it is, JSON-escaped or URL-encoded: some servers repeat it."""
-    for variable, setting in os.environ.items():
-        if variable.startswith((KEY, HEADER)) and len(secret := setting.strip()) >= SHORTEST_SECRET:
-            for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}:
-                text = text.replace(form, "***")
-    return text
 
 
 def proxy_of(address: str) -> str | None:

@@ -21,6 +21,7 @@ from agentsys.models.faults import RequestRefused, ServerError
 from agentsys.models.fields import BadReply
 from agentsys.models.rate import RateLimit
 from agentsys.models.reading import MAX_BYTES, MAX_ERROR_BYTES, NotJSON, TooLarge, parse_json, read_body, read_events
+from agentsys.models.secrets import SecretFilter
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,7 +35,8 @@ COOLDOWN_SECONDS: Final = 10.0
 RUN_FAULTS: Final = 3
 """Requests in a row that a server refuses for good (its key, its route) until the run ends."""
 LONG_WAIT: Final = 30.0
-"""A server's Retry-After in seconds above which the wait is announced."""
+"""A server's Retry-After in seconds above which the wait is announced, once."""
+_WAIT: Final = "Retry-After"
 
 
 class _RetryableError(Exception):
@@ -77,6 +79,7 @@ class _LoopState:
     rate: RateLimit | None
     proxies: dict[str, str | None]
     """The proxy of each address."""
+    secrets: SecretFilter
 
 
 @dataclass
@@ -111,10 +114,11 @@ class Endpoint:
         if self._state is None or self._state.loop is not loop:
             import aiohttp
 
+            headers = self.access.read_headers()
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
                 timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
-                headers={"Accept-Encoding": "identity", **self.access.read_headers()},
+                headers={"Accept-Encoding": "identity", **headers},
                 auto_decompress=False,  # models.reading unpacks with a bound
             )
             limits = (self.requests_per_minute, self.tokens_per_minute)
@@ -124,6 +128,7 @@ class Endpoint:
                 asyncio.Semaphore(self.in_flight * len(self.addresses)),
                 RateLimit(*limits) if any(limits) else None,
                 {address: proxy_of(address) for address in self.addresses},
+                SecretFilter(value.removeprefix("Bearer ") for value in headers.values()),
             )
         return self._state
 
@@ -178,11 +183,11 @@ class Endpoint:
             )
             address = f"{measured['address']}{route}"
             try:
-                yield first
+                yield self._mask(first)
                 async for event in events:
                     if error := faults.error_in_reply(event):
                         raise self._final_error(address, error)
-                    yield event
+                    yield self._mask(event)
             except TooLarge as err:
                 raise ModelError(f"{address}: {err}") from None
             except (TimeoutError, OSError, NotJSON, _client_error()) as err:
@@ -245,8 +250,10 @@ class Endpoint:
         if err.retry_after is not None:
             seconds = min(err.retry_after, 10 * self.retry.longest)
             self._cooling[address] = max(self._cooling.get(address, 0.0), now + seconds)
-            if seconds > LONG_WAIT:
-                self.say(f"the server asks to wait {seconds:.0f} s before the next request")
+            if seconds > LONG_WAIT and _WAIT not in self._said:
+                self._said.add(_WAIT)
+                cut = f"; {seconds:.0f} s are waited, again at each retry" if err.retry_after > seconds else ""
+                self.say(f"the server asks to wait {err.retry_after:,.0f} s before the next request{cut}")
         if err.error is not None:
             self._faults += 1
             if self._faults >= RUN_FAULTS:
@@ -294,7 +301,7 @@ class Endpoint:
             if response.status == 404 and data is None:
                 return None
             raw = await read_body(response, self.max_bytes)
-            body = parse_json(raw)
+            body = self._mask(parse_json(raw), raw)
             if data is not None and (error := faults.error_in_reply(body)):
                 self._raise_for(f"{address}{route}", error, None)
             return body if parse is None else parse(body)
@@ -312,6 +319,19 @@ class Endpoint:
             raise _RetryableError(_short_message(err)) from None
         finally:
             response.release()
+
+    def _mask(self, body: Any, raw: bytes | None = None) -> Any:
+        """A reply's JSON with *** in place of this server's key, which some servers repeat.
+
+        Raises ModelError if the reply has tokens too, which cannot be masked.
+        """
+        secrets = self._loop_state().secrets
+        if not secrets.may_be_in(orjson.dumps(body) if raw is None else raw) or (masked := secrets.mask(body)) == body:
+            return body
+        self.say("a reply repeats the API key: *** is in its place")
+        if faults.has_tokens(body):
+            raise ModelError(f"{self.addresses[0]}: a reply repeats the API key in its tokens; it is not recorded")
+        return masked
 
     async def _open_stream(
         self, address: str, route: str, data: bytes
@@ -414,7 +434,7 @@ def _parse_retry_after(header: str | None) -> float | None:
 
         try:
             return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
 

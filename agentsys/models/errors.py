@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class ModelError(RuntimeError):  # Studio's server shows the message only of subclasses of built-in errors
     """A request failed for good. It fails the record, not the run.
@@ -13,7 +15,23 @@ class ModelError(RuntimeError):  # Studio's server shows the message only of sub
 
 
 class SpecError(ValueError):
-    """A model spec that cannot be used: unknown form, unknown option, or not allowed in Studio."""
+    """A model spec that cannot be used: unknown form, unknown option, or not allowed in Studio.
+
+    The message is one line, in which long words and long quotations of a spec are shortened.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_shorten(" ".join(_shorten(word, LONGEST_WORD) for word in message.split()), LONGEST_LINE))
+
+
+LONGEST_WORD: Final = 200
+LONGEST_LINE: Final = 800
+
+
+def _shorten(text: str, length: int) -> str:
+    """The text with "..." in place of its middle if it is longer than `length` characters."""
+    head = length // 2
+    return text if len(text) <= length else f"{text[:head]}...{text[len(text) - (length - head - 3) :]}"
 
 
 class EndpointDown(ModelError):

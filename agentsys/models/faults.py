@@ -173,6 +173,18 @@ def error_in_reply(body: Any) -> ServerError | None:
     return None
 
 
+def has_tokens(body: Any) -> bool:
+    """Whether a reply names its tokens, by their ids or with log-probabilities."""
+    if isinstance(body, list):
+        return any(map(has_tokens, body))
+    if not isinstance(body, Mapping):
+        return False
+    return any((value and name in _TOKEN_FIELDS) or has_tokens(value) for name, value in body.items())
+
+
+_TOKEN_FIELDS: Final = frozenset({"logprobs", "token_ids", "tokens", "completion_probabilities", "probs"})
+
+
 def _read_error(body: Any) -> ServerError | None:
     """The error of `{"error": {...}}`, `{"error": "..."}`, `{"detail": ...}`, `{"message": ...}` and their kin."""
     if isinstance(body, list) and body:

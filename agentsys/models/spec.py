@@ -22,9 +22,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from agentsys.models.access import Access
+from agentsys.models.access import Access, mask_key
 from agentsys.models.errors import SpecError
 from agentsys.models.sampling import check
+from agentsys.models.secrets import holds_key
 from agentsys.models.server_options import EXTRA, SECRET, is_access, read_access, take_extra, take_flags
 
 if TYPE_CHECKING:
@@ -205,13 +206,13 @@ def address_of(url: str) -> str:
 
     Raises SpecError.
     """
+    if "@" in url or holds_key(url):  # wherever it is: a password may hold a slash
+        raise SpecError("a URL must not contain a key; set AGENTSYS_API_KEY")
     try:
         parts = urlsplit(url.strip())
         _ = parts.port
     except ValueError as err:  # brackets that are no IPv6 address, a port that is no number
         raise SpecError(f"'{url}' is not a server URL ({err}); write http://host:port/v1") from None
-    if "@" in parts.netloc:
-        raise SpecError("a URL must not contain a key; set AGENTSYS_API_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SpecError(f"'{url}' is not a server URL; write http://host:port/v1")
     path = parts.path.rstrip("/")
@@ -228,7 +229,7 @@ def _load_langchain(target: str, options: dict[str, str]) -> BaseChatModel:
     try:
         model = getattr(importlib.import_module(module), name)(**options)
     except Exception as err:  # whatever the integration raises: a missing key, a wrong argument
-        raise SpecError(f"langchain:{target}: {' '.join(str(err).split())}") from None
+        raise SpecError(f"langchain:{target}: {mask_key(' '.join(str(err).split()))}") from None
     if not isinstance(model, BaseChatModel):
         raise SpecError(f"langchain:{target} is not a LangChain chat model; name a BaseChatModel class")
     return model

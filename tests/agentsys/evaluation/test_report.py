@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from agentsys.console import Console
 from agentsys.evaluation.report import (
     check_installed,
     count_reasons,

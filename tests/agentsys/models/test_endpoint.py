@@ -350,3 +350,29 @@ async def test_redirects_are_not_followed(
     with pytest.raises(Refused, match=f"status {code}.*it redirects"):
         await connect(server).ainvoke(CHAT)
     assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        (
+            "99999999",
+            "the server asks to wait 99,999,999 s before the next request; 300 s are waited, again at each retry",
+        ),
+        ("inf", "the server asks to wait inf s before the next request; 300 s are waited, again at each retry"),
+        ("Thu, 31 Dec 2999 23:59:59 GMT", "s before the next request; 300 s are waited, again at each retry"),
+        ("120", "the server asks to wait 120 s before the next request"),
+        ("5", None),
+        ("nan", None),
+        ("Thu, 31 Dec 99999 23:59:59 GMT", None),
+    ],
+)
+async def test_a_long_retry_after_is_said_once(
+    server: FakeServer, connect, slept: list[float], capsys: pytest.CaptureFixture[str], header: str, line: str | None
+) -> None:
+    server.queue(*[Status(429, retry_after=header)] * 3)
+    await connect(server, retry=RetryPolicy(attempts=5)).ainvoke(CHAT)
+    assert max(slept) <= 301
+    lines = [text for text in capsys.readouterr().err.splitlines() if "asks to wait" in text]
+    assert len(lines) == (line is not None)
+    assert line is None or lines[0].endswith(line)

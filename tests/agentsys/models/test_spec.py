@@ -399,3 +399,19 @@ def test_a_wrong_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatch, 
 def test_the_bare_name_of_weights_is_pointed_out() -> None:
     with pytest.raises(SpecError, match=r"not a model spec; did you mean embedded:qwen2\.5-coder-0\.5b\? use "):
         load_model("qwen2.5-coder-0.5b")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "nonsense" * 1000, "nonsense\nsecond line\nthird", "http://[x" + "y" * 5000, "embedded:" + "a" * 5000, "x " * 5000,
+        "?temperature=" + "9" * 5000, "vllm:m?temperatur=" + "9" * 5000, "http://h/v1?extra." + "." * 5000 + "=1",
+        "langchain:" + "m" * 5000 + ":C", "\x1b[2J" * 1000, "http://h:" + "1" * 5000,
+    ],
+    ids=lambda spec: spec[:12].encode("unicode_escape").decode(),
+)  # fmt: skip
+def test_a_spec_is_echoed_in_one_short_line(spec: str) -> None:
+    with pytest.raises(SpecError) as refusal:
+        load_model(spec)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) <= 800
