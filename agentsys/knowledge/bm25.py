@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from agentsys.installation import install_command
-from agentsys.knowledge.passages import KnowledgeError
+from agentsys.knowledge.passages import KnowledgeError, damaged
 from agentsys.text.words import words
 
 if TYPE_CHECKING:
@@ -86,17 +88,23 @@ def _write_word_ids(texts: Iterable[str], file: Path, show: Callable[[int], None
 
 
 class Bm25:
-    """Ranks passages by BM25. Raises KnowledgeError if the index cannot be read."""
+    """Ranks passages by BM25. Raises KnowledgeError if the index cannot be read, or is not of `passages` passages."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, passages: int | None = None) -> None:
         bm25s = _bm25s()
+        self._folder = folder / FOLDER
         try:
-            self._index = bm25s.BM25.load(folder / FOLDER, mmap=True)
-        except (OSError, ValueError) as err:
-            reason = " ".join(str(err).split())[:200]
-            raise KnowledgeError(
-                f"{folder}: BM25 cannot be read ({reason}); remove the folder and build it again"
-            ) from None
+            self._index = bm25s.BM25.load(self._folder, mmap=True)
+            shape = _check_matrix(self._index.scores, self._index.vocab_dict)
+        except Exception as err:  # a damaged file can raise nearly anything: TypeError, IndexError, TokenError ...
+            raise self._damaged(err) from None
+        if passages is not None and shape != passages:
+            raise self._damaged(ValueError(f"its scores are of {shape} passages, not of {passages}"))
+
+    def _damaged(self, err: Exception) -> KnowledgeError:
+        name = find_unreadable(self._folder)
+        fault = getattr(err, "strerror", None) or f"{type(err).__name__}: {err}"
+        return damaged(self._folder / name if name else self._folder, fault)
 
     async def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """Return at most `k` passages per query, without blocking the event loop."""
@@ -105,10 +113,41 @@ class Bm25:
     def _rank_one(self, query: str, k: int) -> Ranking:
         vocabulary = self._index.vocab_dict
         ids = [vocabulary[word] for word in dict.fromkeys(words(query)) if word in vocabulary]
-        return top_k(self._index.get_scores_from_ids(ids), k) if ids else []
+        if not ids:
+            return []
+        try:
+            return top_k(self._index.get_scores_from_ids(ids), k)
+        except (IndexError, ValueError, TypeError) as err:
+            raise self._damaged(err) from None
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
+
+
+def _check_matrix(scores: Mapping[str, Any], vocabulary: Any) -> int:
+    """The number of passages of a matrix of scores. Raises ValueError if its parts do not fit to each other."""
+    if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
+        raise ValueError("the vocabulary does not map words to numbers")
+    data, indices, indptr, passages = (scores[name] for name in ("data", "indices", "indptr", "num_docs"))
+    columns_fit = indptr[0] == 0 and len(data) == len(indices) == indptr[-1]
+    if not columns_fit or len(indptr) <= max(vocabulary.values()) or type(passages) is not int:
+        raise ValueError("the arrays of scores do not fit to each other")
+    return passages
+
+
+def find_unreadable(folder: Path) -> str:
+    """The name of the first file of a folder that is no JSON or array; "" if there is none."""
+    import numpy as np
+
+    for path in sorted(folder.glob("*")):
+        try:
+            if path.suffix == ".json":
+                orjson.loads(path.read_bytes())
+            else:
+                np.load(path, mmap_mode="r")
+        except Exception:  # see Bm25
+            return path.name
+    return ""
 
 
 def top_k(scores: np.ndarray[Any, Any], k: int) -> Ranking:

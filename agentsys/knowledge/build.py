@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from agentsys.knowledge.embedders import Embedder, absolute_spec, close, make_embedder
-from agentsys.knowledge.manifest import Embedding, IndexSettings, Manifest, read_manifest, write_manifest
+from agentsys.knowledge.manifest import Embedding, IndexSettings, Manifest, read_manifest, stamp_files, write_manifest
 from agentsys.knowledge.passages import KnowledgeError, Passages
 from agentsys.knowledge.sources import Document, Source, read_documents, split_document
 from agentsys.knowledge.store import Store, write_offsets
@@ -71,11 +71,11 @@ def build_index(
         store = _append_passages(documents, folder, settings, watch)
         added = len(store) - manifest.passages
         if added or not manifest.complete:
-            manifest = manifest.model_copy(update={"complete": False, "passages": len(store)})
+            manifest = manifest.model_copy(update={"complete": False, "passages": len(store), "files": {}})
             write_manifest(folder, manifest)
             manifest = manifest.model_copy(update={"sha256": write_offsets(folder), "complete": True})
             _build_parts(folder, manifest, embedder, watch)
-            write_manifest(folder, manifest)
+            write_manifest(folder, manifest.model_copy(update={"files": stamp_files(folder)}))
     return BuildResult(folder, added, store.failed, len(store), manifest.digest, time.perf_counter() - started)
 
 

@@ -41,14 +41,15 @@ class VectorStore:
             self._collection: Any = self._client.get_or_create_collection(
                 "passages", embedding_function=None, configuration={"hnsw": _HNSW}
             )
-        except Exception as err:  # Chroma raises many types, some of them from Rust
-            reason = " ".join(str(err).split())[:200]
-            raise KnowledgeError(
-                f"{folder}: Chroma cannot be read ({reason}); remove the folder and build it again"
-            ) from None
+        except Exception as err:
+            raise _chroma_error(folder, err) from None
+        self._folder = folder
 
     def __len__(self) -> int:
-        return int(self._collection.count())
+        try:
+            return int(self._collection.count())
+        except Exception as err:
+            raise _chroma_error(self._folder, err) from None
 
     def close(self) -> None:
         """Release the folder."""
@@ -60,11 +61,20 @@ class VectorStore:
 
     def nearest(self, vectors: Vectors, k: int) -> list[Ranking]:
         """Return the `k` nearest passages of each vector with their cosine similarity; of equal ones the first."""
-        result = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
+        try:
+            result = self._collection.query(query_embeddings=vectors, n_results=k, include=["distances"])
+        except Exception as err:
+            raise _chroma_error(self._folder, err) from None
         return [
             sorted(zip(map(int, ids), (1.0 - d for d in distances), strict=True), key=lambda hit: (-hit[1], hit[0]))
             for ids, distances in zip(result["ids"], result["distances"], strict=True)
         ]
+
+
+def _chroma_error(folder: Path, err: Exception) -> KnowledgeError:
+    """The error for a damaged part: Chroma raises many types, some of them from Rust."""
+    reason = " ".join(str(err).split())[:200]
+    return KnowledgeError(f"{folder / FOLDER}: Chroma cannot be read ({reason}); remove the folder and build it again")
 
 
 def check_vectors(vectors: Any, texts: int, embedder: Embedder, dimension: int | None = None) -> Vectors:

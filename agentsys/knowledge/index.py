@@ -13,7 +13,7 @@ from typing import Final, Literal
 from agentsys.knobs import split_names
 from agentsys.knowledge.embedders import Embedder, embedding_name, make_embedder
 from agentsys.knowledge.hybrid import Hybrid, Ranker
-from agentsys.knowledge.manifest import Kind, Manifest, read_complete_manifest
+from agentsys.knowledge.manifest import Kind, Manifest, check_files, read_complete_manifest
 from agentsys.knowledge.passages import Hit, KnowledgeError, Passages
 from agentsys.paths import expand_user
 
@@ -49,12 +49,13 @@ def open_retriever(
     folder = Path(index).resolve()
     manifest = read_complete_manifest(folder)
     actual_kind = _choose_kind(folder, manifest, kind)
-    passages = Passages(folder)
+    check_files(folder, manifest)
+    passages = Passages(folder, manifest.passages)
     rankers: list[Ranker] = []
     if actual_kind != "dense":
         from agentsys.knowledge.bm25 import Bm25
 
-        rankers.append(Bm25(folder))
+        rankers.append(Bm25(folder, manifest.passages))
     if actual_kind != "bm25" and manifest.embedding:
         from agentsys.knowledge.dense import Dense
 

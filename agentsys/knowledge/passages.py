@@ -68,26 +68,58 @@ class Retriever(Protocol):
 class Passages:
     """The passages of an index folder by position. Raises KnowledgeError if the files cannot be read."""
 
-    def __init__(self, folder: str | Path) -> None:
-        import numpy as np
-
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, count: int | None = None) -> None:
+        """`count`: the number of passages that the folder must have."""
+        self._file = Path(folder) / PASSAGES_FILE
+        self._offsets = _load_offsets(Path(folder))
         try:
-            self._offsets = np.load(folder / OFFSETS_FILE, mmap_mode="r")
-            with (folder / PASSAGES_FILE).open("rb") as file:
+            with self._file.open("rb") as file:
                 self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as err:
-            reason = getattr(err, "strerror", None) or err
-            raise KnowledgeError(
-                f"{folder}: its passages cannot be read ({reason}); remove the folder and build it again"
-            ) from None
+            raise damaged(self._file, getattr(err, "strerror", None) or str(err)) from None
+        if count not in (None, len(self)) or self._offsets[-1] > len(self._text):
+            fault = f"it is of {len(self):,} passages up to byte {self._offsets[-1]:,}, which the index does not have"
+            raise damaged(self._file.with_name(OFFSETS_FILE), fault)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, position: int) -> Passage:
         start, end = self._offsets[position : position + 2].tolist()
-        return Passage.from_json(orjson.loads(self._text[start:end]))
+        try:
+            return read_passage(self._text[start:end])
+        except ValueError as err:
+            raise damaged(self._file, str(err), position + 1) from None
 
     def __iter__(self) -> Iterator[Passage]:
         return (self[position] for position in range(len(self)))
+
+
+def _load_offsets(folder: Path) -> Any:
+    """Rising offsets, int64 (passages + 1,). Raises KnowledgeError."""
+    import numpy as np
+
+    path = folder / OFFSETS_FILE
+    try:
+        offsets = np.load(path, mmap_mode="r")
+        is_whole = offsets.dtype == np.int64 and offsets.ndim == 1 and len(offsets) > 1
+        is_rising = is_whole and offsets[0] == 0 and bool((np.diff(offsets) > 0).all())
+    except Exception as err:  # a damaged header can raise nearly anything: EOFError, SyntaxError, TypeError ...
+        raise damaged(path, getattr(err, "strerror", None) or f"{type(err).__name__}: {err}") from None
+    if not is_rising:
+        raise damaged(path, "it does not hold rising offsets")
+    return offsets
+
+
+def read_passage(line: bytes) -> Passage:
+    """The passage of a line. Raises ValueError for another content."""
+    data = orjson.loads(line)
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), str) for name in ("id", "title", "text")):
+        raise ValueError("not a passage, which is an object with the texts id, title and text")
+    return Passage.from_json(data)
+
+
+def damaged(path: Path, fault: str, line: int | None = None) -> KnowledgeError:
+    """The error for a damaged file of an index, in one line."""
+    place = f"{path}:{line}" if line else f"{path}"
+    return KnowledgeError(f"{place} is damaged: {' '.join(fault.split())[:200]}; remove the folder and build it again")

@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from agentsys.knowledge.passages import OFFSETS_FILE, PASSAGES_FILE, KnowledgeError, Passage
+from agentsys.knowledge.passages import OFFSETS_FILE, PASSAGES_FILE, KnowledgeError, Passage, damaged, read_passage
 
 FAILED_FILE: Final = "failed.jsonl"
 _BUFFER: Final = 1 << 20
@@ -30,14 +30,21 @@ class Store:
         end = 0
         self._file = self._path.open("ab+", buffering=_BUFFER)
         self._file.seek(0)
-        for line in self._file:
+        for number, line in enumerate(self._file, 1):
             if line.endswith(b"\n"):
-                self._contents[_hash(orjson.loads(line)["id"].encode())] = _hash(line)
+                self._contents[_hash(self._read_id(line, number))] = _hash(line)
                 end += len(line)
         self._file.truncate(end)
         (folder / "rejected.jsonl").unlink(missing_ok=True)  # what earlier versions wrote
         self._failed = (folder / FAILED_FILE).open("wb")
         self.failed = 0
+
+    def _read_id(self, line: bytes, number: int) -> bytes:
+        try:
+            return read_passage(line).id.encode()
+        except ValueError as err:
+            self._file.close()
+            raise damaged(self._path, str(err), number) from None
 
     def __len__(self) -> int:
         return len(self._contents)
