@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from agentsys.display import say
+from agentsys.models import child_guard
+from agentsys.models.child_guard import GRACE_SECONDS
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel, folder_revision
 from agentsys.models.errors import EndpointDown, ModelError
@@ -29,7 +33,7 @@ START_SECONDS: Final = 1800
 
 @dataclass
 class ChildEngine:
-    """A server started as a child process: `vllm` or `transformers`. It stops with this process."""
+    """A server started as a child process: `vllm` or `transformers`. It ends with this process, however that ends."""
 
     records_per_request: ClassVar[float] = 1.5
     kind: str
@@ -97,7 +101,12 @@ class ChildEngine:
         say(f"starting {self.kind} with {self.model} (log: {name})")
         with os.fdopen(handle, "wb") as log:
             self._process = await asyncio.to_thread(
-                subprocess.Popen, self._command(port), stdout=log, stderr=log, start_new_session=True
+                subprocess.Popen,
+                guarded(self._command(port)),
+                stdin=subprocess.PIPE,  # its end tells the guard that this process is gone
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         atexit.register(self._stop)
         endpoint = Endpoint([f"http://127.0.0.1:{port}"], self.in_flight)
@@ -136,13 +145,19 @@ class ChildEngine:
 
     def _stop(self) -> None:
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        process.terminate()
+        atexit.unregister(self._stop)
+        if process.poll() is None:
+            process.terminate()
         try:
-            process.wait(30)
+            process.wait(GRACE_SECONDS + 10)
         except subprocess.TimeoutExpired:
             process.kill()
+        finally:
+            _kill_group(process.pid)
+            if process.stdin is not None:
+                process.stdin.close()
 
     async def aclose(self) -> None:
         """Close the connections and stop the child process."""
@@ -150,6 +165,20 @@ class ChildEngine:
             await self._remote.aclose()
             self._remote = None
         await asyncio.to_thread(self._stop)
+
+
+def guarded(command: list[str]) -> list[str]:
+    """The command under models.child_guard, which ends it with this process; on Windows the command alone."""
+    if os.name == "nt":
+        return command
+    return [sys.executable, "-S", "-E", child_guard.__file__, str(os.getpid()), *command]
+
+
+def _kill_group(group: int) -> None:
+    """Kill what is left of the guard's process group."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _free_port() -> int:

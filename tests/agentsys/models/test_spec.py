@@ -404,7 +404,8 @@ def test_the_bare_name_of_weights_is_pointed_out() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        "nonsense" * 1000, "nonsense\nsecond line\nthird", "http://[x" + "y" * 5000, "embedded:" + "a" * 5000, "x " * 5000,
+        "nonsense" * 1000, "nonsense\nsecond line\nthird", "http://[x" + "y" * 5000,
+        "embedded:" + "a" * 5000, "x " * 5000,
         "?temperature=" + "9" * 5000, "vllm:m?temperatur=" + "9" * 5000, "http://h/v1?extra." + "." * 5000 + "=1",
         "langchain:" + "m" * 5000 + ":C", "\x1b[2J" * 1000, "http://h:" + "1" * 5000,
     ],
