@@ -96,7 +96,8 @@ class Translate(System):
             plain = await ask(context, self.translator, key="translate", text=state["text"], **context.languages)
             return {"translation": plain.value}
         answer = await ask(context, self.student, key="translate", text=state["text"], **context.languages)
-        translation, well_formed = parse_thought(answer.value)
+        thought = f"<thought>{answer.call.reasoning}</thought>" if answer.call.reasoning else ""
+        translation, well_formed = parse_thought(thought + answer.value)
         if not translation:
             raise NoTranslation(f"no translation in the reply of {answer.call.completion_tokens} tokens")
         return {"translation": translation, "well_formed": well_formed}

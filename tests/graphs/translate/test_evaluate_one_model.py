@@ -259,7 +259,8 @@ def test_replies_without_tags_and_thoughts_without_end(run: Run, tmp_path: Path)
     code, output, _ = run("--model", spec, "--systems", "thought", "--out", tmp_path / "endless")
     report, _ = read(tmp_path / "endless")
     assert code == 3 and report["translated"] == 0 and report["metrics"] == {}
-    assert "3 x missing: NoTranslation: no translation in the reply of 3 tokens" in output
+    assert "3 x missing: RoleError: student (translate): no usable reply" in output
+    assert "it ended inside its thought" in output
 
 
 @pytest.mark.parametrize(
