@@ -22,8 +22,8 @@ MAX_TEXT: Final = 300
 MAX_MESSAGE: Final = 4000
 """Characters of a server's message that are searched for its meaning."""
 
-RETRYABLE_STATUSES: Final = frozenset({408, 429, *range(500, 600)})
-"""Timeouts, rate limits and server errors."""
+RETRYABLE_STATUSES: Final = frozenset({*range(201, 300), 408, 425, 429, *range(500, 600)})
+"""Responses without the reply (204), timeouts, rate limits and server errors."""
 RUN_STATUSES: Final = frozenset({*range(300, 400), 401, 402, 403, 404, 405, 407, 410})
 """The key, the payment, the permission, the route or the model: every other request would be refused too."""
 CERTAIN_STATUSES: Final = frozenset({401, 402, 407})

@@ -29,7 +29,7 @@ def error(message: str, **fields: Any) -> dict[str, Any]:
 
 
 STATUSES: list[tuple[int, Any, Owner]] = [
-    *((status, "", "retry") for status in (408, 429, 500, 502, 503, 504, 529)),
+    *((status, "", "retry") for status in (204, 408, 425, 429, 500, 502, 503, 504, 529)),
     *((status, "", "run") for status in (301, 307, 401, 402, 403, 404, 405, 410)),
     *((status, "", "request") for status in (400, 409, 413, 415, 422)),
     (429, error("Rate limit reached for requests per minute. Try again in 2s."), "retry"),
