@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from agentsys.inputs.csv_text import find_duplicate
-from agentsys.inputs.lines import Fault, InputError, Raw
+from agentsys.inputs.lines import MAX_LINE, Fault, InputError, Raw
+from agentsys.inputs.parquet_size import find_oversized, rows_per_batch
 from agentsys.inputs.plain import Unreadable
-
-_ROWS: Final = 256
 
 
 def read_parquet(file: Any) -> Iterator[Raw]:
@@ -24,7 +23,7 @@ def read_parquet(file: Any) -> Iterator[Raw]:
                 yield 1, Fault(fault)
                 return
             for group in range(table.num_row_groups):
-                for row in _read_group(table, group):
+                for row in _read_group(file, table, group):
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, OSError) as error:
@@ -33,41 +32,48 @@ def read_parquet(file: Any) -> Iterator[Raw]:
         yield number + 1, Fault(what)
 
 
-def _read_group(table: Any, group: int) -> Iterator[dict[str, Any]]:
+def _read_group(file: Any, table: Any, group: int) -> Iterator[dict[str, Any]]:
     """The rows of a row group. If a column cannot be read, the others are read on without it.
 
     Raises ArrowException or OSError if there is no other.
     """
     import pyarrow
 
-    columns = list(table.schema_arrow.names)
-    broken: dict[str, Any] = {}
+    metadata = table.metadata.row_group(group)
+    names = list(table.schema_arrow.names)
+    oversized = find_oversized(metadata, names)
+    columns = [name for name in names if name not in oversized]
+    broken: dict[str, Any] = {name: Unreadable(fault) for name, fault in oversized.items()}
+    if not columns:
+        yield from (dict(broken) for _ in range(metadata.num_rows))
+        return
+    size = rows_per_batch(file, metadata)
     count = 0
     while True:
         try:
-            for number, row in enumerate(_batch_rows(table, group, columns)):
+            for number, row in enumerate(_batch_rows(table, group, columns, size)):
                 if number >= count:
                     yield broken | row
                     count += 1
             return
         except (pyarrow.ArrowException, OSError):
-            faults = {name: fault for name in columns if (fault := _column_fault(table, group, name))}
+            faults = {name: fault for name in columns if (fault := _column_fault(table, group, name, size))}
             if not faults or len(faults) == len(columns):
                 raise
             broken |= {name: Unreadable(fault) for name, fault in faults.items()}
             columns = [name for name in columns if name not in faults]
 
 
-def _batch_rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns):
+def _batch_rows(table: Any, group: int, columns: list[str], size: int) -> Iterator[dict[str, Any]]:
+    for batch in table.iter_batches(batch_size=size, row_groups=[group], columns=columns):
         yield from batch_rows(batch)
 
 
-def _column_fault(table: Any, group: int, name: str) -> str:
+def _column_fault(table: Any, group: int, name: str, size: int) -> str:
     import pyarrow
 
     try:
-        for _ in table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[name]):
+        for _ in table.iter_batches(batch_size=size, row_groups=[group], columns=[name]):
             pass
     except (pyarrow.ArrowException, OSError) as error:
         return " ".join(str(error).split())
@@ -87,7 +93,15 @@ def _column_values(column: Any) -> list[Any]:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError, NotImplementedError, TypeError):  # UnicodeDecodeError is a ValueError
         values = [_value(cell) for cell in column]
+    if column.nbytes > MAX_LINE:
+        values = [_without_oversized(value) for value in values]
     return values
+
+
+def _without_oversized(value: Any) -> Any:
+    if isinstance(value, str | bytes) and len(value) > MAX_LINE:
+        return Unreadable(f"a cell is longer than {MAX_LINE // 2**20} MiB")
+    return value
 
 
 def _value(cell: Any) -> Any:
