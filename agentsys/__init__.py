@@ -7,7 +7,10 @@ The names load where they are used: `import agentsys` alone takes no time. docs/
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +68,32 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of ours
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
         return value
+
+
+def _end_quietly(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """A command that is interrupted while it loads prints one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("error: stopped before it began\n")
+        sys.stderr.flush()
+        os._exit(130)
+    sys.__excepthook__(kind, error, traceback)
+
+
+def _is_command() -> bool:
+    """Whether this process is one of our commands, rather than a program of the user's."""
+    script = sys.argv[0] if sys.argv else ""
+    if script == "-m":
+        return any(argument == __name__ or argument.startswith(f"{__name__}.") for argument in sys.orig_argv)
+    folder, name = os.path.split(os.path.realpath(script))
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return name in ("agentsys", "agentsys.exe") or folder in (
+        os.path.join(root, "graphs"),
+        os.path.join(root, "trainers"),
+    )
+
+
+if sys.excepthook is sys.__excepthook__ and _is_command():
+    sys.excepthook = _end_quietly
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from agentsys.commands import run_app
-from agentsys.display import show
+from agentsys.display import say, show
 
 COLLECT: Final = {
     "drt": ("agentsys.graphs.drt_collect", "long-thought translation data (DRT)"),
@@ -82,6 +82,13 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the arguments name, with its module imported."""
+        try:
+            return self._resolve(ctx, args)
+        except KeyboardInterrupt:
+            say("error: stopped before it began")
+            raise typer.Exit(130) from None
+
+    def _resolve(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if name in self.modules:
             return name, _load_module(self.modules[name][0]), args[1:]

@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import inspect
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -179,6 +180,8 @@ def run_guarded(work: Callable[[], T]) -> T:
     except (KeyboardInterrupt, asyncio.CancelledError):
         line, code = "stopped immediately; finished calls are saved: rerun the same command to resume", 130
     say(f"error: {' '.join(line.split())}", *detail.splitlines())
+    if code == 130 and (engine := sys.modules.get("agentsys.models.embedded")):
+        engine.leave_at_once(code)
     raise typer.Exit(code)
 
 

@@ -31,10 +31,20 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class Switch:
-    """Stops all records of a run. `reason` is None while the run continues."""
+    """Stops all records of a run. `reason` is None while the run continues.
+
+    It counts the calls in progress: `with switch` around a call.
+    """
 
     reason: str | None = None
     calls_too: bool = False
+    calls: int = 0
+
+    def __enter__(self) -> None:
+        self.calls += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self.calls -= 1
 
     def stop(self, reason: str, *, finish_records: bool = False) -> None:
         """Start no new record; and no new call either, unless the records in progress are to be finished."""
@@ -79,6 +89,15 @@ class Recorder:
 
 current: ContextVar[Recorder | None] = ContextVar("agentsys_recorder", default=None)
 """The recorder of the current record; None outside a run."""
+
+
+def calling() -> Switch:
+    """The switch that counts a call of the current record; outside a run, one that nobody reads."""
+    recorder = current.get()
+    return recorder.switch if recorder else _NO_RUN
+
+
+_NO_RUN: Final = Switch()
 
 
 def identity(**parts: Any) -> bytes:

@@ -29,7 +29,7 @@ from agentsys.models.foreign import ask_foreign
 from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply, load_reply
 from agentsys.prompt import Message, Prompt
-from agentsys.recorder import Recorder, current, identity, seed_of
+from agentsys.recorder import Recorder, calling, current, identity, seed_of
 from agentsys.studio import count_call
 from agentsys.traces import Call
 
@@ -140,7 +140,8 @@ class Role(Generic[T]):
         messages = request
         problem, tokens = "", 0
         for attempt in range(self.attempts):
-            call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
+            with calling():
+                call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
             try:
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:

@@ -372,7 +372,7 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def _interrupts(switch: Switch) -> Iterator[None]:
-    """Ctrl-C and SIGTERM drain the run; a second signal stops it immediately."""
+    """Ctrl-C and SIGTERM finish the calls in progress, and say how many; a second signal stops them."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
@@ -382,7 +382,10 @@ def _interrupts(switch: Switch) -> Iterator[None]:
         nonlocal signals
         signals += 1
         switch.stop("interrupted")
-        if signals > 1 and task is not None:
+        if signals == 1:
+            calls = "1 call" if switch.calls == 1 else f"{switch.calls} calls"
+            say(f"finishing {calls}, press Ctrl-C again to stop")
+        elif task is not None:
             task.cancel()
 
     numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)

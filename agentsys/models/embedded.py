@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from agentsys.installation import install_command
 from agentsys.models import weights
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel
 from agentsys.models.errors import EndpointDown, SpecError
+
+T = TypeVar("T")
 
 EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates in parallel."""
@@ -39,7 +45,7 @@ class EmbeddedEngine:
         if self._remote is None:
             async with self._lock():
                 if self._remote is None:
-                    self._remote = await asyncio.to_thread(self._start)
+                    self._remote = await _run_in_daemon(self._start)
         return await self._remote.serve()
 
     @property
@@ -65,6 +71,43 @@ class EmbeddedEngine:
         """Close the connections; the engine stays up for the next run in this process."""
         if self._remote is not None:
             await self._remote.aclose()
+
+
+def leave_at_once(code: int) -> None:
+    """End this process if llama.cpp was started in it, without waiting for it.
+
+    Its threads load or compute to the end of their work, for seconds to minutes, and may crash at the exit of Python.
+    """
+    if _is_started:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+_is_started = False
+
+
+async def _run_in_daemon(work: Callable[[], T]) -> T:
+    """The result of `work` in a thread that the end of the loop or of the process does not wait for."""
+    global _is_started
+    _is_started = True
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(set_result: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            set_result(value)
+
+    def run() -> None:
+        try:
+            set_result, value = future.set_result, work()
+        except BaseException as err:
+            set_result, value = future.set_exception, err  # type: ignore[assignment]
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, set_result, value)
+
+    threading.Thread(target=run, name="embedded-engine", daemon=True).start()
+    return await future
 
 
 @lru_cache(maxsize=4)
