@@ -69,7 +69,8 @@ def main(
             for name, result in results.items():
                 say(f"judging {name}")
                 folder = out / name / "judged"
-                judge_translations(result.rows, folder, replace(judge, data=result.run), run.run_options(folder))
+                options = run.run_options(folder)
+                judge_translations(result.rows, folder, replace(judge, data=result.run), options, run.spending)
         report = {
             **report_head(test, "pair", out, data, sample, systems, scores, run),
             "sentences": len(pairs),

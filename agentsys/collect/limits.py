@@ -52,8 +52,10 @@ class FailureLimit:
 class FailureCounter:
     """Counts the failures of a run and says when it must stop."""
 
-    def __init__(self, limit: FailureLimit) -> None:
+    def __init__(self, limit: FailureLimit, *, retries_failed: bool = False) -> None:
+        """`retries_failed`: the command runs failed records again by itself, without --retry-failed."""
         self._limit = limit
+        self._advice = "" if retries_failed else ", with --retry-failed for the failed records"
         self._records = self._failed = self._in_a_row = 0
         self._kind = ""
         self.problem = ""
@@ -92,14 +94,18 @@ class FailureCounter:
         """Raises TooManyFailures if the run stopped for its failures."""
         if self.problem:
             raise TooManyFailures(
-                f"{self.problem}; finished records are saved: correct the cause and rerun the same command, with "
-                "--retry-failed for the failed records"
+                f"{self.problem}; finished records are saved: correct the cause and rerun the same command"
+                f"{self._advice}"
             )
 
 
 def _kind(reason: str) -> str:
     """The reason without what differs between records: numbers, and what is quoted."""
     return re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "", reason)[:200]
+
+
+class BudgetSpent(ValueError):
+    """A command stopped because its budget is spent; it can be resumed with a higher one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,26 @@ class Price:
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """The cost of these tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+@dataclass(slots=True)
+class Spending:
+    """What several runs of one command have cost together, and the budget that they share; None: no limit."""
+
+    budget: float | None = None
+    cost: float = 0.0
+
+    @property
+    def left(self) -> float | None:
+        """What is left of the budget, always above 0: records without paid calls may still finish."""
+        return None if self.budget is None else max(self.budget - self.cost, 1e-12)
+
+    def spent(self) -> BudgetSpent:
+        """The error of a run that stopped for its budget."""
+        return BudgetSpent(
+            f"the budget is spent: {self.cost:,.4f} of --cost-budget {self.budget:g}; finished records are saved: "
+            "rerun the same command with a higher --cost-budget to resume"
+        )
 
 
 def allowed_in_flight(in_flight: int, models: Iterable[Any]) -> int:

@@ -178,7 +178,9 @@ class Run:
         self._retried: set[int] = set()
         self._done = Finished()
         self._failures = Failures()
-        self._failure_counter = FailureCounter(FailureLimit.parse(options.max_failures))
+        self._failure_counter = FailureCounter(
+            FailureLimit.parse(options.max_failures), retries_failed=options.retry_failed
+        )
         self._manifest: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._saved = 0.0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from agentsys.collect import RunOptions, collect
 from agentsys.collect.fingerprint import context_models
+from agentsys.collect.limits import SAME_IN_A_ROW, Spending
 from agentsys.collect.manifest import read_manifest
 from agentsys.collect.report import ProgressView
 from agentsys.config import save_config
@@ -30,10 +32,28 @@ class OutputOptions:
     out: Path | None = knob(None, "folder of results and runs; rerun the same command to resume")
     in_flight: int = knob(DEFAULT_IN_FLIGHT, "requests in flight per server")
     cache: Path | None = knob(None, "request cache that all systems share; default: one per system, in its folder")
+    price: str = knob(
+        "", "price of a million prompt and completion tokens, as 0.15,0.6: the cost of each system is said"
+    )
+    cost_budget: float | None = knob(None, "start no new record after this cost of all systems; needs --price")
+    max_failures: str = knob(
+        "",
+        "stop after N failed records of a system, or above a share of them such as 0.1; none: never. By default "
+        f"{SAME_IN_A_ROW} records in a row with the same error stop it",
+    )
 
     def __post_init__(self) -> None:
         # The bounds are those of a collect run.
-        RunOptions(in_flight=self.in_flight)
+        RunOptions(in_flight=self.in_flight, **self._limits)
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return {"price": self.price, "cost_budget": self.cost_budget, "max_failures": self.max_failures}
+
+    @cached_property
+    def spending(self) -> Spending:
+        """What the systems have cost so far."""
+        return Spending(self.cost_budget)
 
     def folder(self, default_name: str) -> Path:
         """--out, or runs/<default_name>. Raises InputError if the path is a file."""
@@ -44,7 +64,7 @@ class OutputOptions:
     def run_options(self, folder: Path) -> RunOptions:
         """The options of a system's run in `folder`: failed records are retried. Raises InputError."""
         cache = self.cache or folder / "requests.sqlite"
-        return RunOptions(in_flight=self.in_flight, cache=cache, retry_failed=True)
+        return RunOptions(in_flight=self.in_flight, cache=cache, retry_failed=True, **self._limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +95,27 @@ class SystemRun:
                     "--out"
                 )
 
-    def collect(self, options: RunOptions) -> Iterator[Trace]:
+    def collect(self, options: RunOptions, spending: Spending | None = None) -> Iterator[Trace]:
         """Run what is missing; then the traces of all records one by one, in no order, failed ones included.
 
-        Raises what `agentsys.collect.collect` raises, and KeyboardInterrupt if the run was stopped.
+        `spending` is what earlier runs of the command have cost; their budget is shared. Raises what
+        `agentsys.collect.collect` raises, BudgetSpent, and KeyboardInterrupt if the run was stopped.
         """
         if not self.records:
             return iter(())
+        spending = spending or Spending(options.cost_budget)
+        options = replace(options, cost_budget=spending.left)
         with ProgressView(total=len(self.records)) as view:
             summary = collect(self.graph, self.records, self.folder, context=self.context, options=options, watch=view)
-        if summary.stopped:
-            raise KeyboardInterrupt
+        if summary.cost is not None:
+            spending.cost += summary.cost
+            say(f"{self.name}: cost {summary.cost:,.4f}")
         ids = {str(record["id"]) for record in self.records}
+        if summary.stopped == "cost budget":
+            if sum(trace.id in ids for trace in read_finished(self.folder)) < len(ids):
+                raise spending.spent()
+        elif summary.stopped:
+            raise KeyboardInterrupt
         return (trace for trace in read_finished(self.folder) if trace.id in ids)
 
     def manifest(self) -> dict[str, Any]:
@@ -121,7 +150,7 @@ def collect_systems(
     save_config(out)
     for number, run in enumerate(runs, 1):
         say(f"{run.name} ({number} of {len(runs)})")
-        yield run, run.collect(options[number - 1])
+        yield run, run.collect(options[number - 1], output.spending)
 
 
 def seconds_of(trace: Trace) -> float | None:

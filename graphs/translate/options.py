@@ -138,7 +138,7 @@ class TranslationOutput(OutputOptions):
 
     def run_options(self, folder: Path) -> RunOptions:
         """The options of a system's run: failed records are retried. Raises InputError."""
-        return RunOptions(in_flight=self.in_flight, cache=self.cache, retry_failed=True)
+        return replace(super().run_options(folder), cache=self.cache)
 
     @contextmanager
     def open_folder(self, default_name: str) -> Iterator[Path]:

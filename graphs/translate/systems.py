@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from agentsys.collect import RunOptions
+from agentsys.collect.limits import Spending
 from agentsys.evaluation.run import SystemRun
 from agentsys.graphs import translate
 from agentsys.graphs.translate.measures import JUDGED
@@ -229,7 +230,11 @@ def translations_in(trace: Trace, members: Sequence[Pair]) -> list[TranslatedPai
 
 
 def judge_translations(
-    rows: Iterable[TranslatedPair], folder: Path, context: translate.Context, options: RunOptions
+    rows: Iterable[TranslatedPair],
+    folder: Path,
+    context: translate.Context,
+    options: RunOptions,
+    spending: Spending | None = None,
 ) -> None:
     """Let the judge of graphs/translate/system.py score the rows that have a translation; scores are written into them.
 
@@ -241,7 +246,7 @@ def judge_translations(
         {"id": name, "text": row.pair.text, "reference": row.pair.references[0], "translation": row.translation}
         for name, row in by_id.items()
     ]
-    for trace in SystemRun("judge", translate.graph, context, records, folder).collect(options):
+    for trace in SystemRun("judge", translate.graph, context, records, folder).collect(options, spending):
         row, result = by_id[trace.id], trace.result or {}
         row.scores = result.get("scores", {})
         row.unscored = dict.fromkeys(JUDGED, trace.reason) if trace.reason else result.get("unscored", {})

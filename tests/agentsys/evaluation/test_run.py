@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from agentsys.collect.limits import BudgetSpent, TooManyFailures
+from agentsys.commands import run_guarded
 from agentsys.evaluation.run import OutputOptions, SystemRun, choose_systems, collect_systems
 from agentsys.models.errors import SpecError
+from agentsys.models.scripted import ScriptedChatModel
+from agentsys.prompt import Prompt
 from agentsys.records import InputError
+from agentsys.roles import Role
 from tests.support.evaluations import COLLECT
 from tests.support.toys import one_node
 
@@ -105,6 +111,7 @@ def test_a_system_without_records_runs_nothing(tmp_path: Path) -> None:
 def test_a_stopped_run_ends_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped:
         stopped = "interrupted"
+        cost = None
 
     monkeypatch.setattr(COLLECT, lambda *args, **kwargs: Stopped())
     with pytest.raises(KeyboardInterrupt):
@@ -119,6 +126,95 @@ def test_output_options(tmp_path: Path) -> None:
         OutputOptions(out=tmp_path / "file").folder("test-eval")
     with pytest.raises(InputError, match="--in-flight 0"):
         OutputOptions(in_flight=0)
+    for bad in ({"price": "1"}, {"price": "a,b"}, {"cost_budget": 5.0}, {"price": "1,1", "cost_budget": -1.0}):
+        with pytest.raises(InputError, match=r"--price|--cost-budget"):
+            OutputOptions(**bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--max-failures many"):
+        OutputOptions(max_failures="many")
+
+
+# Money and failures
+
+MODEL = ScriptedChatModel(respond=lambda messages, call: "two words")
+ROLE = Role(Prompt.parse("# user\n{{ text }}", "writer"))
+
+
+async def ask_writer(state: dict[str, Any]) -> dict[str, Any]:
+    CALLS.append(state["text"])
+    return {"reply": len(await ROLE(MODEL, key="k", text=state["text"]))}
+
+
+def paid_systems(out: Path, count: int) -> list[SystemRun]:
+    """Two systems over records whose only call costs the same."""
+    CALLS.clear()
+    records = [{"id": str(i), "text": f"text {i % 10}"} for i in range(count)]
+    return [SystemRun(name, one_node(ask_writer, name), None, records, out / name) for name in ("one", "two")]
+
+
+def cost_of_a_record(tmp_path: Path) -> float:
+    manifest_of = paid_systems(tmp_path / "measured", 1)
+    replies(manifest_of, OutputOptions(price="1000000,1000000"))
+    cost = float(manifest_of[0].manifest()["totals"]["cost"])
+    assert cost > 0
+    return cost
+
+
+def test_the_price_of_each_system_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    each = cost_of_a_record(tmp_path)
+    capsys.readouterr()
+    replies(paid_systems(tmp_path, 3), OutputOptions(price="1000000,1000000"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["one (1 of 2)", f"one: cost {3 * each:,.4f}", "two (2 of 2)", f"two: cost {3 * each:,.4f}"]
+
+
+@pytest.mark.parametrize("affordable", [1, 5, 80])
+def test_a_budget_is_shared_by_all_systems_and_a_higher_one_resumes(tmp_path: Path, affordable: int) -> None:
+    each, count = cost_of_a_record(tmp_path), 60
+
+    def output(records: int) -> OutputOptions:
+        return OutputOptions(price="1000000,1000000", cost_budget=records * each, in_flight=1)
+
+    with pytest.raises(
+        BudgetSpent, match=r"^the budget is spent: .* of --cost-budget .* rerun the same command"
+    ) as err:
+        replies(paid_systems(tmp_path, count), output(affordable))
+    assert run_guarded_code(err.value) == 2
+    assert affordable <= len(CALLS) < affordable + 10, "and the records in progress"
+    done = len(CALLS)
+    by_system = replies(paid_systems(tmp_path, count), output(2 * count))
+    assert len(CALLS) == 2 * count - done, "what is finished is not paid again"
+    assert by_system == {"one": [9] * count, "two": [9] * count}
+    assert replies(paid_systems(tmp_path, count), output(1)) == by_system and not CALLS, "nothing is left to pay"
+
+
+def test_a_budget_that_is_just_enough(tmp_path: Path) -> None:
+    each = cost_of_a_record(tmp_path)
+    output = OutputOptions(price="1000000,1000000", cost_budget=8 * each, in_flight=1)
+    assert len(replies(paid_systems(tmp_path, 4), output)["two"]) == 4
+
+
+def run_guarded_code(error: Exception) -> int:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as end:
+        run_guarded(fail)
+    return int(end.value.exit_code)
+
+
+@pytest.mark.parametrize(("limit", "counts"), [("2", "2 records failed"), ("", "20 records in a row"), ("0.5", "of")])
+def test_failures_stop_an_evaluation(tmp_path: Path, limit: str, counts: str) -> None:
+    """The advice does not name --retry-failed, which an evaluation does not have."""
+    texts = [f"t{i}" for i in range(30)]
+    FAILING.update(texts)
+    try:
+        with pytest.raises(TooManyFailures, match=counts) as err:
+            replies(systems(tmp_path, *texts), OutputOptions(max_failures=limit))
+        assert str(err.value).endswith("correct the cause and rerun the same command")
+        assert not (tmp_path / "two").exists()
+        assert replies(systems(tmp_path, *texts), OutputOptions(max_failures="none"))["two"] == [None] * 30
+    finally:
+        FAILING.difference_update(texts)
 
 
 def test_choosing_systems() -> None:
