@@ -260,11 +260,11 @@ def failed_file(folder: str | Path) -> Path:
 
 
 def shards(folder: str | Path) -> Sequence[Path]:
-    """The shard files traces-NNNNN.jsonl of a run's folder, in order. Raises RunFolderError for another such name."""
+    """The shard files traces-NNNNN.jsonl of a run's folder, in order. Raises RunFolderError for what is none."""
     numbers = {path: shard_number(path) for path in sorted(Path(folder).glob("traces-*.jsonl"))}
     for path, number in numbers.items():
-        if number is None:
-            raise damage(path, NO_SHARD)
+        if number is None or not path.is_file():
+            raise damage(path, NO_SHARD if number is None else "not a file")
     return sorted(numbers, key=lambda path: (numbers[path] or 0, path.name))
 
 

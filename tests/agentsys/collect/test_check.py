@@ -266,10 +266,14 @@ def test_files_that_are_missing_or_foreign(
     (folder / "traces-00005.jsonl").unlink()
     (folder / "traces-00005.jsonl").mkdir()
     (folder / "run.yaml").write_bytes(b"\0\0\0")
+    with pytest.raises(RunFolderError, match=r"^run/traces-00005\.jsonl: not a file; run `agentsys check run --repair`$"):
+        run()
+    (folder / "traces-00005.jsonl").rename(folder / "traces-99999.json")
     with pytest.raises(RunFolderError, match=r"^run/traces-abc\.jsonl: not the name of a shard.*check run --repair`$"):
         run()
     assert main(["export", "run"]) == 2
     assert "run/traces-abc.jsonl: not the name of a shard" in one_error(capsys.readouterr().err)
+    (folder / "traces-99999.json").rename(folder / "traces-00005.jsonl")
     code, listed = check(capsys)
     assert code == 1
     assert [line.split(": ")[0] for line in listed[:-1]] == [
