@@ -85,9 +85,9 @@ class RequestCache:
         columns = [tuple(row[1:3]) for row in connection.execute("PRAGMA table_info(calls)")]
         is_other = bool(tables - {"calls"}) or columns not in ([], _COLUMNS)
         if is_other or version > _VERSION:
-            what = "is a database of something else" if is_other else "is of a later version of agentsys"
+            what = "this is a database of something else" if is_other else "this is of a later version of agentsys"
             fix = "choose another file with --cache, or --no-cache"
-            raise CacheError(f"request cache {self.path}: this {what}; {fix}")
+            raise CacheError(f"request cache {self.path}: {what}; {fix}")
         return version
 
     def _error(self, err: sqlite3.Error) -> CacheError:

@@ -266,7 +266,7 @@ def test_files_that_are_missing_or_foreign(
     (folder / "traces-00005.jsonl").unlink()
     (folder / "traces-00005.jsonl").mkdir()
     (folder / "run.yaml").write_bytes(b"\0\0\0")
-    with pytest.raises(RunFolderError, match=r"^run/traces-00005\.jsonl: not a file; run `agentsys check run --repair`$"):
+    with pytest.raises(RunFolderError, match=r"^run/traces-00005\.jsonl: not a file; run `agentsys check run"):
         run()
     (folder / "traces-00005.jsonl").rename(folder / "traces-99999.json")
     with pytest.raises(RunFolderError, match=r"^run/traces-abc\.jsonl: not the name of a shard.*check run --repair`$"):
