@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from agentsys.display import say
-from agentsys.models import child_guard
-from agentsys.models.child_guard import GRACE_SECONDS
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT, Endpoint, RetryPolicy
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel, folder_revision
 from agentsys.models.errors import EndpointDown, ModelError
@@ -27,6 +25,10 @@ from agentsys.models.server_options import flag_arguments, revision_with_flags
 
 TRANSFORMERS_IN_FLIGHT: Final = 2
 """Requests in flight to `transformers serve`: it generates one reply at a time and queues one more."""
+GUARD: Final = Path(__file__).with_name("child_guard.py")
+"""The program that ends a server with this process."""
+STOP_SECONDS: Final = 20
+"""Seconds until a guard that does not end is killed; it gives the server 8 of them."""
 START_SECONDS: Final = 1800
 """Seconds that a child server may take to start (a large model loads for minutes)."""
 
@@ -151,7 +153,7 @@ class ChildEngine:
         if process.poll() is None:
             process.terminate()
         try:
-            process.wait(GRACE_SECONDS + 10)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
         finally:
@@ -168,10 +170,10 @@ class ChildEngine:
 
 
 def guarded(command: list[str]) -> list[str]:
-    """The command under models.child_guard, which ends it with this process; on Windows the command alone."""
+    """The command under child_guard.py, which ends it with this process; on Windows the command alone."""
     if os.name == "nt":
         return command
-    return [sys.executable, "-S", "-E", child_guard.__file__, str(os.getpid()), *command]
+    return [sys.executable, "-S", "-E", str(GUARD), str(os.getpid()), *command]
 
 
 def _kill_group(group: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 from xml.sax.saxutils import escape
 
+from agentsys.display import plain
 from agentsys.knowledge.passages import KnowledgeError
 from agentsys.terms.packed import open_binary
 
@@ -104,10 +105,10 @@ def log_faults(path: Path, faults: FaultCounter) -> None:
     if faults.examples:
         logging.getLogger(__name__).warning(
             "%s: %d units left out, %d repaired; for example %s",
-            path,
+            plain(path),
             faults.broken,
             faults.repaired,
-            faults.examples[0],
+            plain(faults.examples[0]),
         )
 
 
