@@ -42,7 +42,7 @@ def say(*lines: object) -> None:
 
 def show(*lines: object) -> None:
     """Print lines on stdout, each made `plain`."""
-    print(*map(plain, lines), sep="\n", flush=True)
+    print(*map(plain, lines), sep="\n")
 
 
 def markdown(text: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from agentsys.display import show
 
@@ -21,3 +22,4 @@ def print_once(text: str) -> None:
     """Print a line in the main process only."""
     if main_process():
         show(text)
+        sys.stdout.flush()

@@ -37,6 +37,8 @@ RUN_FAULTS: Final = 3
 LONG_WAIT: Final = 30.0
 """A server's Retry-After in seconds above which the wait is announced, once."""
 _WAIT: Final = "Retry-After"
+MAX_MASKED: Final = 2**20
+"""Largest reply in bytes in which a key is masked."""
 
 
 class _RetryableError(Exception):
@@ -326,7 +328,12 @@ class Endpoint:
         Raises ModelError if the reply has tokens too, which cannot be masked.
         """
         secrets = self._loop_state().secrets
-        if not secrets.may_be_in(orjson.dumps(body) if raw is None else raw) or (masked := secrets.mask(body)) == body:
+        raw = orjson.dumps(body) if raw is None else raw
+        if not secrets.may_be_in(raw):
+            return body
+        if len(raw) > MAX_MASKED:  # a second for each megabyte
+            raise ModelError(f"{self.addresses[0]}: a reply of {len(raw):,} bytes repeats the API key; not recorded")
+        if (masked := secrets.mask(body)) == body:
             return body
         self.say("a reply repeats the API key: *** is in its place")
         if faults.has_tokens(body):

@@ -57,17 +57,15 @@ def holds_key(text: str) -> bool:
 
 def mask_secrets(text: str, secrets: Iterable[str], part: int) -> str:
     """Replace the secrets, and `part` or more characters in a row of one."""
-    for secret in secrets:
-        text = _mask(text, secret, part)
-    return text
-
-
-def _mask(text: str, secret: str, part: int) -> str:
-    if len(text) < SHORTEST:
+    secrets = tuple(secrets)
+    if len(text) < SHORTEST or not secrets:
         return text
     chars, starts, ends = _read_back(text)
-    plain, encoded, digits = _forms(secret, part)
-    spans = [*_find(chars.casefold(), plain | digits), *_widen(chars, _find(chars, encoded))]
+    folded = chars.casefold()
+    spans: list[tuple[int, int]] = []
+    for secret in secrets:
+        plain, encoded, digits = _forms(secret, part)
+        spans += [*_find(folded, plain), *_find(folded, digits), *_widen(chars, _find(chars, encoded))]
     if not spans:
         return text
     pieces: list[str] = []
@@ -80,8 +78,7 @@ def _mask(text: str, secret: str, part: int) -> str:
     return "".join([*pieces, text[position:]])
 
 
-@lru_cache(maxsize=16)
-def _read_back(text: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+def _read_back(text: str) -> tuple[str, list[int], list[int]]:
     """The characters that the text stands for, without those that do not print, and where each begins and ends."""
     chars: list[str] = []
     starts: list[int] = []
@@ -92,7 +89,7 @@ def _read_back(text: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
             chars.append(char)
             starts.append(match.start())
             ends.append(match.end())
-    return "".join(chars), tuple(starts), tuple(ends)
+    return "".join(chars), starts, ends
 
 
 def _decode(unit: str) -> str:
@@ -171,6 +168,10 @@ def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 # Replies: most hold no secret, which a few searches tell
 
 
+_ESCAPED_ASCII: Final = re.compile(rb"(?:\\+u00[2-7][0-9a-fA-F]){6}")
+"""Characters that nobody has to escape."""
+
+
 class SecretFilter:
     """Finds secrets in the bodies of a server's replies and masks them."""
 
@@ -180,7 +181,9 @@ class SecretFilter:
 
     def may_be_in(self, raw: bytes) -> bool:
         """Whether a body may hold a secret."""
-        return any(anchor in raw for anchor in self._anchors) or (bool(self._anchors) and raw.count(b"\\u00") >= MANY)
+        if any(anchor in raw for anchor in self._anchors):
+            return True
+        return bool(self._anchors) and b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None
 
     def mask(self, value: Any) -> Any:
         """The JSON value with *** in place of the secrets in its texts and keys."""

@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from agentsys.models import SpecError, load_model
+from agentsys.models import ModelError, SpecError, load_model
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.secrets import MANY, PART, SecretFilter, holds_key, mask_key, mask_secrets
 from tests.support.raw_server import MODELS, RawReply, raw_server
@@ -237,3 +237,19 @@ def test_a_line_break_at_the_end_of_a_key_is_left_out(key: str) -> None:
     from agentsys.models.access import Access
 
     assert Access().read_headers() == {"Authorization": f"Bearer {KEY}"}
+
+
+async def test_a_huge_reply_with_the_key_is_refused_at_once(key: str) -> None:
+    """Masking it would block all other calls for a minute."""
+    huge = reply(message={"content": f"{KEY} " * 100_000})
+    with raw_server(lambda body: huge) as url:
+        model = load_model(f"{url}?timeout=20")
+        with pytest.raises(ModelError, match="bytes repeats the API key; not recorded"):
+            await model.ainvoke("x")
+        await model.aclose()  # type: ignore[attr-defined]
+
+
+def test_escapes_of_other_languages_cost_nothing() -> None:
+    secrets = SecretFilter([KEY])
+    assert not secrets.may_be_in(json.dumps({"text": "é à ü ñ 中文" * 100}).encode())
+    assert secrets.may_be_in(f'{{"text": "{FORMS["unicode escapes"]}"}}'.encode())
