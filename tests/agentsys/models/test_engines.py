@@ -134,6 +134,32 @@ async def test_a_continuation_extends_the_ids_exactly(spec: str) -> None:
     assert second.prompt_ids == first.prompt_ids + first.ids
 
 
+@pytest.mark.parametrize("thinking", ["on", 12])
+async def test_a_thought_and_an_answer_by_schema(
+    spec: str, thinking: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that opens a thought, on a model that was not trained for one: two requests with exact ids."""
+    served = await serve(spec)
+    assert served.tokenizer is not None
+    monkeypatch.setattr(served.tokenizer, "template", served.tokenizer.template + "{# <think> #}")
+    messages = [{"role": "user", "content": "Grade the translation 'hello' -> '你好' with reason and score."}]
+    options = f"&max_tokens=300&thinking={thinking}"
+    reply = await ask(spec, messages, options, schema=Evaluation.model_json_schema())
+    assert reply.reasoning and reply.reasoning_ids and reply.ids and reply.prompt_ids
+    assert (await served.tokenizer.decode(reply.prompt_ids)).endswith("<think>\n")
+    thought = await served.tokenizer.decode(reply.reasoning_ids)
+    if reply.text:
+        assert 0 <= Evaluation.model_validate_json(reply.text).score <= 100
+        assert thought.endswith("</think>\n\n")
+        assert len(reply.logprobs or ()) == len(reply.ids)
+        assert len(reply.reasoning_logprobs or ()) == len(reply.reasoning_ids)
+    else:
+        assert (thinking, reply.finish) == ("on", "length"), "a thought without end uses all tokens"
+    if thinking == 12:
+        assert reply.text and len(reply.reasoning_ids) <= 12 + 8, "the thought, and the tokens that end it"
+    await served.endpoint.aclose()
+
+
 async def test_without_a_tokenizer_the_chat_route_is_used(spec: str) -> None:
     served = await serve(spec)
     tokenizer, served.tokenizer = served.tokenizer, None
