@@ -62,7 +62,7 @@ async def test_a_permanent_fault_is_an_error_with_the_address(server: FakeServer
     assert len(server.seen) == 3
 
 
-@pytest.mark.parametrize("code", [400, 409, 413, 422, 425])
+@pytest.mark.parametrize("code", [400, 409, 413, 422])
 async def test_a_client_error_is_not_retried(server: FakeServer, connect, code: int) -> None:
     server.queue(Status(code, text="your fault\nreally"))
     with pytest.raises(ModelError, match=f"status {code}: your fault really") as caught:
