@@ -191,7 +191,7 @@ def test_data_that_looks_like_a_template_stays_data(command: Command) -> None:
 @pytest.mark.parametrize(
     ("options", "pieces"),
     [
-        (["--threshold", "400"], ["threshold", "400", "0 to 100"]),
+        (["--threshold", "400"], ["threshold", "400", "above 100"]),
         (["--threshold", "high"], ["--threshold", "valid"]),
         (["--max-rounds", "-1"], ["max_rounds", "-1", "below 0"]),
         (["--evaluator", "guess"], ["--evaluator", "'guess'", "'score'", "'pairwise'"]),
