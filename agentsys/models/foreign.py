@@ -149,6 +149,8 @@ def call_arguments(
     arguments: dict[str, Any] = {}
     sent: dict[str, Any] = {}
     for name, value in sampling.items():
+        if name == "thinking":  # each provider has another form for it: an argument of the spec
+            continue
         names = NAMES.get(name, (name,))
         own = next((field for field in names if field in model.model_fields_set), None)
         if own is not None:

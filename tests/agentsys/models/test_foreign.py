@@ -105,6 +105,31 @@ def test_openai_gets_what_its_client_accepts() -> None:
     assert sent == {"temperature": 0.2, "max_tokens": 9, "seed": 3, "top_p": 0.5}
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]),
+        AIMessage("Yes.", additional_kwargs={"reasoning_content": "hm"}),
+        AIMessage("<think>hm</think>\n\nYes."),
+    ],
+    ids=["parts", "field", "tags"],
+)
+async def test_a_thought_is_apart_and_its_setting_is_not_sent(
+    message: AIMessage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Thinker(Spy):
+        thinking: dict[str, Any] | None = None
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **sent: Any) -> ChatResult:
+            super()._generate(messages, stop, run_manager, **sent)
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+    model = Thinker()
+    answer = await Role(PROMPT, sampling={"thinking": "off"}).answer(model, key="k", text="x")
+    assert (answer.value, answer.call.reasoning) == ("Yes.", "hm")
+    assert model.calls == [{}] and answer.call.sampling == {}
+
+
 class Score(BaseModel):
     """A structured reply."""
 
