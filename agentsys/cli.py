@@ -123,7 +123,10 @@ def _load_folder(folder: Path, file: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as err:
+        raise ValueError(f"{err.filename}:{err.lineno}: {err.msg}") from None
     if not isinstance(getattr(module, "app", None), typer.Typer):
         raise ValueError(f"{path}: no command there; end the file with `app = command(main)` (docs/own-system.md)")
     return get_command(module.app)

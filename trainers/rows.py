@@ -132,6 +132,7 @@ def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filte
     """
     folders = [Path(run) for run in runs]
     _check_runs(folders)
+    _check_roles(folders, options.role)
     check_folder(Path(options.out))
     tokenizer = load_tokenizer(options.student)
     row_tokenizer, row_filter, report = RowTokenizer(tokenizer, options.retokenize), RowFilter(filters), Report()
@@ -177,6 +178,14 @@ def _check_runs(runs: Sequence[Path]) -> None:
         if not shards(run):
             missing = "has no traces-*.jsonl" if run.is_dir() else "is no folder"
             raise TrainerError(f"{run} {missing}; name the output folder of a collect run")
+
+
+def _check_roles(runs: Sequence[Path], names: Sequence[str]) -> None:
+    if not names:
+        return
+    roles = {call.role for trace in _kept_traces(runs) for call in trace.calls}
+    if unknown := [name for name in names if name not in roles]:
+        raise TrainerError(f"--role {unknown[0]}: no such role in the runs; use {', '.join(sorted(roles)) or 'none'}")
 
 
 def _kept_traces(runs: Iterable[Path]) -> Iterator[Trace]:

@@ -141,6 +141,12 @@ def test_a_folder_of_the_users_own(own_folder: Path, written: str, capsys: pytes
     assert capsys.readouterr().out == "Good evening, Ada\n"
 
 
+def test_a_syntax_error_in_the_users_file_is_one_line(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_folder / "collect.py").write_text("x = 1\ndef broken(:\n")
+    assert main(["collect", "greeting"]) == 2
+    assert f"{own_folder / 'collect.py'}:2: invalid syntax" in capsys.readouterr().err
+
+
 def test_a_run_of_a_folder_runs_again(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", "greeting", "--name", "Ada", "--out", "run"]) == 0
     assert read_config("run/run.yaml") == {"command": f"collect {own_folder}", "name": "Ada", "out": "run"}

@@ -323,6 +323,7 @@ def test_no_files_are_written_if_no_row_is_kept(student: Path, tmp_path: Path) -
         (["RUN", "--student", "nowhere/at/all"], "no such folder; catalog names are"),
         (["RUN", "--student", "STUDENT", "--validation", "7"], "--validation 7: give a share"),
         (["RUN", "--student", "STUDENT", "--min-score", "high"], "--min-score"),
+        (["RUN", "--student", "STUDENT", "--role", "nobody"], "--role nobody: no such role in the runs; use "),
     ],
 )
 def test_a_wrong_command_gets_one_line(

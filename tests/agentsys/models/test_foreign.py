@@ -114,9 +114,7 @@ def test_openai_gets_what_its_client_accepts() -> None:
     ],
     ids=["parts", "field", "tags"],
 )
-async def test_a_thought_is_apart_and_its_setting_is_not_sent(
-    message: AIMessage, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_thought_is_apart_and_its_setting_is_not_sent(message: AIMessage) -> None:
     class Thinker(Spy):
         thinking: dict[str, Any] | None = None
 
