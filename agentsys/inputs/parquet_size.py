@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from agentsys.inputs.lines import MAX_LINE
@@ -16,8 +17,7 @@ MAX_ROWS: Final = 256
 def find_oversized(group: Any, names: list[str]) -> dict[str, str]:
     """The columns of a row group (its metadata) that cannot be read in a memory of usual size, with the reason."""
     faults: dict[str, str] = {}
-    for place in range(group.num_columns):
-        column = group.column(place)
+    for column in _columns(group, MAX_LINE):
         size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
         is_cell = size > MAX_LINE * max(1, column.num_values)
         if is_cell or (size > MAX_LINE and size > MAX_RATIO * packed):
@@ -25,6 +25,14 @@ def find_oversized(group: Any, names: list[str]) -> dict[str, str]:
             fault = long_cell if is_cell else f"the column's {packed:,} bytes unpack to {size:,}"
             faults |= {name: fault for name in names if _is_part(column.path_in_schema, name)}
     return faults
+
+
+def _columns(group: Any, size: int) -> Iterator[Any]:
+    """The columns' metadata of a row group that unpacks to more than `size` bytes.
+
+    That of a smaller one is not asked for: where it is damaged, pyarrow aborts the process (the reader of rows raises).
+    """
+    return (group.column(place) for place in range(group.num_columns if group.total_byte_size > size else 0))
 
 
 def _is_part(path: str, name: str) -> bool:
@@ -37,8 +45,7 @@ def rows_per_batch(file: Any, group: Any) -> int:
     With a dictionary, a few bytes of a row can stand for any of its entries.
     """
     largest = 1
-    for place in range(group.num_columns):
-        column = group.column(place)
+    for column in _columns(group, BATCH_BYTES // MAX_ROWS):
         largest = max(largest, column.total_uncompressed_size // max(1, column.num_values))
         if column.has_dictionary_page:
             largest = max(largest, _dictionary_size(file, column.dictionary_page_offset))
