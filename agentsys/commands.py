@@ -180,16 +180,22 @@ def run_guarded(work: Callable[[], T]) -> T:
     except (KeyboardInterrupt, asyncio.CancelledError):
         line, code = "stopped immediately; finished calls are saved: rerun the same command to resume", 130
     say(f"error: {' '.join(line.split())}", *detail.splitlines())
-    if code == 130 and (engine := sys.modules.get("agentsys.models.embedded")):
-        engine.leave_at_once(code)
     raise typer.Exit(code)
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run a command and return its exit code; a wrong option is printed as one line too.
 
-    `program` is its name in the help; the default is that of the script.
+    `program` is its name in the help; the default is that of the script. Without `arguments` it is this process's
+    command: after Ctrl-C the process ends here if llama.cpp runs in it (models.embedded.leave_at_once).
     """
+    code = _run_app(app, arguments, program)
+    if code == 130 and arguments is None and (engine := sys.modules.get("agentsys.models.embedded")):
+        engine.leave_at_once(code)
+    return code
+
+
+def _run_app(app: typer.Typer, arguments: Sequence[str] | None, program: str | None) -> int:
 
     def work() -> int:
         code = app(arguments, prog_name=program, standalone_mode=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +122,17 @@ def test_a_collect_command_lists_input_and_output_first(capsys: pytest.CaptureFi
     places = [text.index(name) for name in names]
     assert places == sorted(places)
     assert "--retry-failed" in text and "rejected" not in text
+
+
+def test_ctrl_c_ends_the_process_of_a_command_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's threads are not waited for, but a program that runs a command with arguments goes on."""
+    codes: list[int] = []
+    monkeypatch.setitem(sys.modules, "agentsys.models.embedded", SimpleNamespace(leave_at_once=codes.append))
+    monkeypatch.setattr(sys, "argv", ["command"])
+
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    app = command(main)
+    assert run_app(app, []) == 130 and not codes
+    assert run_app(app) == 130 and codes == [130]
