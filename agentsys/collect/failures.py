@@ -34,7 +34,7 @@ class Failures:
         reason = f"{type(err).__name__}: {err}".replace("\n", " ")
         if isinstance(err, _EXPECTED):
             return reason, ""
-        place = find_place(err)
+        place = find_place(err) or _explain_route(err)
         kind = (type(err).__qualname__, place)
         is_new = kind not in self._kinds
         self._kinds.add(kind)
@@ -51,6 +51,14 @@ def find_place(err: Exception) -> str:
         for path, line in reversed(frames):
             if _is_graph_code(path):
                 return f"{_shorten(path)}:{line}"
+    return ""
+
+
+def _explain_route(err: Exception) -> str:
+    """What a KeyError of LangGraph's branches means; "" for any other error."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(err.__traceback__)]
+    if isinstance(err, KeyError) and files and files[-1].endswith("branch.py"):
+        return "a route returned this name, and add_conditional_edges does not list it"
     return ""
 
 

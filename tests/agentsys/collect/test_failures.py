@@ -72,6 +72,19 @@ def test_an_error_of_a_model_has_neither(run: Callable[..., Summary]) -> None:
     assert set(line["measured"]) == {"content", "seconds"}
 
 
+def test_a_route_to_a_node_that_does_not_exist_is_explained(tmp_path: Path) -> None:
+    from langgraph.graph import END, START, StateGraph
+
+    builder = StateGraph(dict)
+    builder.add_node("write", lambda state: state)
+    builder.add_edge(START, "write")
+    builder.add_conditional_edges("write", lambda state: "finsh", ["write", END])
+    summary = collect(builder.compile(name="toy"), ["a"], tmp_path / "run", options=UNCACHED)
+    assert list(summary.reasons) == [
+        "KeyError: 'finsh' (a route returned this name, and add_conditional_edges does not list it)"
+    ]
+
+
 def test_a_traceback_that_json_cannot_hold_is_escaped(run: Callable[..., Summary]) -> None:
     run("surrogate", "a")
     [line] = [line for line in read_failed(Path("run")) if line["input"]["text"] == "surrogate"]
