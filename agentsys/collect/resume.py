@@ -14,7 +14,7 @@ from agentsys.collect.manifest import MANIFEST_VERSION
 from agentsys.collect.store import RunFolder
 from agentsys.prompt import MAX_TEMPLATE, Prompt, without_note
 from agentsys.systems import prompt_of
-from agentsys.traces import RunFolderError, read_finished
+from agentsys.traces import RunFolderError, read_finished, shards
 
 MAX_CHANGES: Final = 5
 """Differing settings that a refusal names."""
@@ -70,8 +70,14 @@ def check_resumable(folder: RunFolder, fingerprint: Mapping[str, Any], prompts: 
             f"{folder.folder} was written by an earlier version of agentsys, whose schemas and option names differ "
             f"({summary}); finish it with that version or choose another --out"
         )
+    is_all_failed = not any(path.stat().st_size for path in shards(folder.folder))
+    remedy = (
+        "remove it, as all its records failed, or choose another --out"
+        if is_all_failed
+        else ("choose another --out or restore those settings")
+    )
     raise RunFolderError(
-        f"{folder.folder} holds a run with other settings ({summary}); choose another --out or restore those settings",
+        f"{folder.folder} holds a run with other settings ({summary}); {remedy}",
         "\n".join(_prompt_differences(folder.folder, prompts)),
     )
 

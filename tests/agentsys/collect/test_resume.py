@@ -124,3 +124,14 @@ def test_a_version_1_run_with_other_schemas_is_refused_in_one_line(tmp_path: Pat
         run()
     assert "\n" not in str(error.value) and "choose another --out" in str(error.value)
     assert {path.name: path.read_bytes() for path in folder.glob("*.json*")} == files  # that version can finish it
+
+
+def test_a_folder_with_only_failed_records_says_that_it_can_go(tmp_path: Path) -> None:
+    model = tmp_path / "replies.jsonl"
+    model.write_text('{"role": "nobody", "replies": ["x"]}\n')
+    records = [{"id": "a", "text": "The moon hung over the bay."}]
+    settings = RunOptions(cache=tmp_path / "cache.sqlite")
+    context = Context(f"scripted:{model}")
+    assert collect(graph, records, tmp_path / "run", context=context, options=settings).failed == 1
+    with pytest.raises(RunFolderError, match=r"remove it, as all its records failed, or choose another --out"):
+        collect(graph, records, tmp_path / "run", context=Context(f"scripted:{model}", max_rounds=1), options=settings)
