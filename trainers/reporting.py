@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from agentsys.display import markdown
 from agentsys.trainers.output import write_settings
 from agentsys.trainers.schedule import Schedule
 
@@ -135,19 +136,19 @@ _NOT_CURVES = {
 
 
 def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], final: Mapping[str, float]) -> str:
-    """The model card in Markdown: base, data, results, settings."""
+    """The model card in Markdown: base, data, results, settings; names and values are shown as they are."""
     last = next((line["loss"] for line in reversed(metrics) if "loss" in line), None)
     results = {"training loss (last step)": last, **final}
-    rows = [f"| {name} | {_format_number(value)} |" for name, value in results.items() if value is not None]
+    rows = [f"| {markdown(name)} | {_format_number(value)} |" for name, value in results.items() if value is not None]
     return "\n".join(
         [
             "---",
             "library_name: transformers",
             "tags: [agentsys, synthetic]",
             "---",
-            f"# {settings.get('method', 'student')} of {settings.get('student')}",
+            f"# {markdown(settings.get('method', 'student'))} of {markdown(settings.get('student'))}",
             "",
-            f"Trained by agentsys on `{settings.get('rows')}` ({settings['train_examples']} examples). The "
+            f"Trained by agentsys on {markdown(settings.get('rows'))} ({settings['train_examples']} examples). The "
             "license and terms of the base and the data are those of their owners; state them here.",
             "",
             "![curves](curves.png)",
@@ -158,7 +159,7 @@ def model_card(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
             "",
             "| setting | value |",
             "|---|---|",
-            *(f"| {name} | {value} |" for name, value in settings.items()),
+            *(f"| {markdown(name)} | {markdown(value)} |" for name, value in settings.items()),
             "",
         ]
     )

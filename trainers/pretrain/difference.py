@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agentsys.display import markdown
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.pretrain.corpus import FORMAT_KEYS, ChunkFolder, ChunkWriter, Numbers
 from agentsys.trainers.pretrain.scores import read_scores
@@ -156,7 +157,7 @@ def _format_samples(folder: ChunkFolder, differences: Differences, keep: Numbers
             chunk = rows[place]
             scores = f"difference {values[place]:.3f}, teacher {differences.teacher[place]:.3f}"
             lines += [
-                f"### {chunk['id']}: {scores}, reference {differences.reference[place]:.3f}",
+                f"### {markdown(chunk['id'])}: {scores}, reference {differences.reference[place]:.3f}",
                 "",
                 _indent_text(chunk),
                 "",
