@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from agentsys.evaluation import report, sample
 from agentsys.graphs.drt.mine import read_sentences
 from agentsys.graphs.translate.rows import Columns, read_pairs
 from agentsys.models.cache import RequestCache
+from agentsys.paths import make_private_file, make_private_folder, replace_file
 from agentsys.prompt import Prompt
 from agentsys.records import read_records
 from agentsys.roles import Role, load_prompt
@@ -176,3 +178,35 @@ def test_rows_may_be_named_by_strings(folder: Path) -> None:
     out: Any = str(folder / "rows")
     make_rows([str(folder / "run")], TargetOptions(str(student), out), Filters(validation=0))
     assert read_row_file(str(folder / "rows/sft/train.parquet")).num_rows == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_folders_and_files_that_are_created_are_private(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    make_private_folder(tmp_path / "a" / "b")
+    make_private_file(tmp_path / "a" / "b" / "file")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in (".", "a", "a/b", "a/b/file")]
+    assert modes == [0o755, 0o700, 0o700, 0o600]
+    for name in ("a/b", "a/b/file"):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "a" / "b" / "file").write_text("kept")
+    make_private_folder(tmp_path / "a" / "b")
+    make_private_file(tmp_path / "a" / "b" / "file")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a/b", "a/b/file")] == [0o755, 0o755]
+    assert (tmp_path / "a" / "b" / "file").read_text() == "kept"
+    with pytest.raises(OSError, match="file"):
+        make_private_folder(tmp_path / "a" / "b" / "file" / "c")
+
+
+def test_a_file_that_cannot_be_replaced_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_file(tmp_path / "file", b"old")
+
+    def fail(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(tmp_path / "file", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+    replace_file(tmp_path / "file", b"newer", durable=False)
+    assert (tmp_path / "file").read_bytes() == b"newer"
