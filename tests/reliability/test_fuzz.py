@@ -18,7 +18,7 @@ from agentsys.prompt import Prompt
 from agentsys.records import BadRecord, read_records
 from agentsys.terms.sources import load_sources
 from tests.support.extras import skip_without
-from tests.support.fuzz import damaged, fault_of, first_faults
+from tests.support.fuzz import check, damaged, fault_of, first_faults
 from tests.support.terms import tmx
 from tests.support.toys import RULES, write_lines
 
@@ -36,10 +36,6 @@ ROWS = [
     for i in range(12)
 ]
 TERMS = [("harbor", "港口"), ("barge", "驳船"), ("R&D", "研发"), ("pier", "码头")]
-
-
-def check(faults: list[str]) -> None:
-    assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:8])
 
 
 def json_lines() -> bytes:
@@ -208,6 +204,6 @@ def test_model_specs() -> None:
     for spec in SPECS:
         for name, content in damaged(spec.encode(), spec, 200):
             text = content.decode(errors="replace")
-            if fault := fault_of(lambda text=text: load_model(text)):  # type: ignore[misc]
+            if fault := fault_of(lambda text=text: load_model(text)):
                 faults.append(f"{name} {text!r}: {fault}")
     check(faults)

@@ -21,8 +21,7 @@ from agentsys.models.cache import RequestCache
 from agentsys.models.tokenizers import find_tokenizer
 from agentsys.models.wire import load_reply
 from agentsys.traces import read_finished
-from tests.reliability.test_fuzz import check
-from tests.support.fuzz import damaged, fault_of, first_faults
+from tests.support.fuzz import check, damaged, fault_of, first_faults
 from tests.support.servers import write_model_folder
 from tests.support.toys import RULES, sentences, write_lines
 
@@ -54,7 +53,6 @@ def repair(folder: Path) -> None:
 READERS: dict[str, Callable[[Path], Any]] = {
     "traces": lambda folder: [*read_finished(folder)],
     "check": find_damage,
-    "resume": resume,
     "options": lambda folder: read_config(folder / "run.yaml"),
     "repair": repair,
 }
@@ -63,13 +61,15 @@ READERS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("name", ["traces-00000.jsonl", "failed.jsonl", "manifest.json", "run.yaml"])
 def test_a_run(run: Path, name: str, tmp_path: Path) -> None:
     faults = []
-    for damage, content in damaged((run / name).read_bytes(), name, 100):
-        for reader, read in READERS.items():
-            folder = tmp_path / "damaged"
+    for damage, content in damaged((run / name).read_bytes(), name, 60):
+        to_repair, to_resume = tmp_path / "repaired", tmp_path / "resumed"
+        for folder in (to_repair, to_resume):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(run, folder)
             (folder / name).write_bytes(content)
-            if fault := fault_of(lambda read=read, folder=folder: read(folder), name):  # type: ignore[misc]
+        readings = [(reader, read, to_repair) for reader, read in READERS.items()]
+        for reader, read, folder in [*readings, ("resume", resume, to_resume)]:
+            if fault := fault_of(lambda read=read, folder=folder: read(folder), name):
                 faults.append(f"{damage} ({reader}): {fault}")
     check(faults)
 
@@ -105,8 +105,14 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(first_faults(path, lambda path: read_rows(path, needs), "rows", 60))
 
 
-@pytest.mark.xfail(reason="the tokenizers library raises bare exceptions, and ids may be unhashable")
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer_config.json",
+        pytest.param("tokenizer.json", marks=pytest.mark.xfail(reason="the library raises bare exceptions")),
+        pytest.param("generation_config.json", marks=pytest.mark.xfail(reason="ids may be lists or objects")),
+    ],
+)
 def test_a_model_folder(name: str, tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "model")
     assert find_tokenizer(str(folder)) is not None

@@ -111,3 +111,8 @@ def first_faults(path: Path, read: Callable[[Path], object], seed: str, count: i
             faults.append(f"{name}: {fault}")
     path.write_bytes(data)
     return faults
+
+
+def check(faults: list[str]) -> None:
+    """Assert that there are none."""
+    assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:8])

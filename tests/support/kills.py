@@ -118,7 +118,7 @@ def _scripted(folder: Path, rules: Sequence[Mapping[str, Any]], records: Sequenc
 
 
 def _drt(folder: Path) -> list[object]:
-    return [*_scripted(folder, RULES, sentences(80)), "--min-steps", 2, "--in-flight", 8]
+    return [*_scripted(folder, RULES, sentences(50)), "--min-steps", 2, "--in-flight", 8]
 
 
 def _deeprag(folder: Path) -> list[object]:
