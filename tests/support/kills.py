@@ -22,7 +22,7 @@ from agentsys.models.wire import Reply
 from agentsys.recorder import current
 from tests.support.maths_policy import QUESTION, Policy, pupil
 from tests.support.paths import ROOT
-from tests.support.toys import RULES, LoggedChatModel, environment, sentences, write_lines
+from tests.support.toys import RULES, LoggedChatModel, TreeChatModel, environment, sentences, write_lines
 
 MAX_SECONDS: Final = 0.02
 """Longest time that a call takes."""
@@ -30,6 +30,15 @@ MAX_SECONDS: Final = 0.02
 
 class SlowChatModel(LoggedChatModel):
     """`langchain:tests.support.kills:SlowChatModel?script=FILE&log=FILE`: each call takes its own random time."""
+
+    async def complete(self, messages: Any, **kwargs: Any) -> Reply:
+        reply = await super().complete(messages, **kwargs)
+        await asyncio.sleep(random.SystemRandom().random() * MAX_SECONDS)
+        return reply
+
+
+class SlowTreeChatModel(TreeChatModel):
+    """`langchain:tests.support.kills:SlowTreeChatModel?log=FILE`: its calls take time after they are logged."""
 
     async def complete(self, messages: Any, **kwargs: Any) -> Reply:
         reply = await super().complete(messages, **kwargs)
@@ -134,7 +143,7 @@ def _deeprag(folder: Path) -> list[object]:
 def _longdpo(folder: Path) -> list[object]:
     requests = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(5)]
     search = ["--width", 3, "--depth", 3, "--eta", 1, "--simulations", 8, "--parallel", 3, "--lookahead", 2]
-    model = "langchain:tests.support.toys:TreeChatModel?log=LOG"
+    model = "langchain:tests.support.kills:SlowTreeChatModel?log=LOG"
     files = ["--model", model, "--input", write_lines(folder / "in.jsonl", requests), "--weights", "stated"]
     return [*files, *search, "--in-flight", 2]
 
