@@ -140,14 +140,19 @@ def read_rows(path: str | Path, needs: Needs, tokenizer: Any = None) -> dict[str
 
 
 def read_row_file(file: str | Path, tokenizer: Any = None) -> Dataset:
-    """All rows of a file. Raises TrainerError for ids of another tokenizer than `tokenizer`."""
+    """All rows of a file. Raises TrainerError for damaged rows, and for ids of another tokenizer than `tokenizer`."""
     import pyarrow.parquet as pq
     from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
 
     digest = (pq.read_schema(file).metadata or {}).get(TOKENIZER_KEY, b"").decode()
     if tokenizer is not None and digest and digest != tokenizer_digest(tokenizer):
         raise TrainerError(f"{file} holds ids of another tokenizer; make the rows with the same --student as here")
-    return Dataset.from_parquet(str(file))
+    try:
+        return Dataset.from_parquet(str(file))
+    except DatasetGenerationError as err:
+        cause = " ".join(str(err.__cause__ or err).split())[:200]
+        raise TrainerError(f"{file} is damaged: {cause}; make the rows again") from None
 
 
 def limit_length(rows: Dataset, options: RowOptions, name: str = "input_ids") -> Dataset:

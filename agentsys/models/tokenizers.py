@@ -20,10 +20,8 @@ class FolderTokenizer:
     """The tokenizer and chat template of a model folder (tokenizer.json and tokenizer_config.json)."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError if a file is missing and ValueError if there is no chat template."""
-        from tokenizers import Tokenizer as Encoder
-
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        """Raises FileNotFoundError if a file is missing and ValueError for a damaged one or no chat template."""
+        config = _read_object(folder / "tokenizer_config.json")
         separate = folder / "chat_template.jinja"
         template = separate.read_text(encoding="utf-8") if separate.exists() else config.get("chat_template")
         if not isinstance(template, str):
@@ -31,7 +29,7 @@ class FolderTokenizer:
         self.template = template
         self.special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token")}
         content = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        self._special = Encoder.from_str(content)
+        self._special = _read_encoder(content)
         self._plain = PlainEncoder(content)
         self.stop_ids = frozenset(self._read_stop_ids(folder))
         self._encode_plain = lru_cache(maxsize=2048)(lambda text: self._plain.encode(text)[0])
@@ -41,9 +39,12 @@ class FolderTokenizer:
 
     def _read_stop_ids(self, folder: Path) -> list[int]:
         generation = folder / "generation_config.json"
-        ids = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id", []) if generation.exists() else []
+        value = _read_object(generation).get("eos_token_id") if generation.exists() else None
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if any(type(i) is not int for i in ids):
+            raise ValueError(f"{generation}: eos_token_id is {excerpt(value)}")
         eos = self._special.token_to_id(self.special["eos_token"])
-        return [*(ids if isinstance(ids, list) else [ids]), *([eos] if eos is not None else [])]
+        return [*ids, *([] if eos is None else [eos])]
 
     async def encode(self, text: str, *, special: bool) -> list[int]:
         """See Tokenizer.encode. Takes about 0.1 ms per 300 tokens; results are cached."""
@@ -52,6 +53,23 @@ class FolderTokenizer:
     async def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer.decode."""
         return str(self._special.decode(list(ids), skip_special_tokens=False))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def _read_encoder(content: str) -> Any:
+    """The encoder of a tokenizer.json. Raises ValueError for a damaged one."""
+    from tokenizers import Tokenizer as Encoder
+
+    try:
+        return Encoder.from_str(content)
+    except Exception as err:  # the library raises Exception itself
+        raise ValueError(f"tokenizer.json: {err}") from None
 
 
 def _token_text(token: Any) -> str:
