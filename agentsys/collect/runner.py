@@ -384,10 +384,10 @@ def _interrupts(switch: Switch) -> Iterator[None]:
         nonlocal signals
         signals += 1
         switch.stop("interrupted")
-        if signals == 1:
+        if signals == 1 and switch.calls:
             calls = "1 call" if switch.calls == 1 else f"{switch.calls} calls"
             say(f"finishing {calls}, press Ctrl-C again to stop")
-        elif task is not None:
+        elif signals > 1 and task is not None:
             task.cancel()
 
     numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
