@@ -20,7 +20,7 @@ _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 _FLAG: Final = re.compile(r"(--)?[a-z][a-z0-9_-]*")
 _SETTINGS: Final = (*SETTINGS, "stop", "thinking")
-_OWN_FIELDS: Final = frozenset({"model", "messages", "prompt", "stream", "stream_options", *_SETTINGS})
+_OWN_FIELDS: Final = frozenset({"model", "messages", "prompt", "stream", "stream_options", "stop", *SETTINGS})
 _OWN_FLAGS: Final = frozenset({"model", "served-model-name", "host", "port", "max-model-len"})
 _IDENTITY_FLAGS: Final = (
     "dtype", "quantization", "kv-cache-dtype", "revision", "tokenizer", "chat-template", "hf-overrides", "rope-scaling",

@@ -19,6 +19,7 @@ import importlib
 import os
 import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -66,14 +67,24 @@ def split_spec(spec: str, default: str = DEFAULT_SPEC) -> tuple[str, dict[str, s
 def load_model(spec: str = DEFAULT_SPEC, *, default: str = DEFAULT_SPEC) -> BaseChatModel:
     """Return the chat model that a spec names. Nothing is started before the first request.
 
-    Equal specs return the same object; specs that differ only in sampling share one engine and its request limit.
+    Equal specs return the same object, unless the file that they name is another one or has changed; specs that differ
+    only in sampling share one engine and its request limit.
     Raises SpecError for an unknown form or option, and inside the Studio server for a spec that web pages must not use
     (see `served_to_browsers`).
     """
     base, options = split_spec(spec, default)
     if served_to_browsers():
         _refuse_unsafe(base, options)
-    return _load(base, tuple(options.items()))
+    return _load(base, tuple(options.items()), _file_version(base))
+
+
+def _file_version(base: str) -> tuple[str, int] | None:
+    """The whole path and the time of change of the file that a spec names, None if it names none."""
+    kind, _, name = base.partition(":")
+    if kind == "scripted" or name.endswith(".gguf"):
+        path = Path(os.path.expanduser(name)).absolute()
+        return str(path), path.stat().st_mtime_ns if path.is_file() else 0
+    return None
 
 
 def served_to_browsers() -> bool:
@@ -108,7 +119,7 @@ def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
 
 
 @lru_cache(maxsize=256)
-def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
+def _load(base: str, options: tuple[tuple[str, str], ...], file: tuple[str, int] | None) -> BaseChatModel:
     kind, _, rest = base.partition(":")
     settings = dict(options)
     if kind == "langchain":
@@ -124,12 +135,15 @@ def _load(base: str, options: tuple[tuple[str, str], ...]) -> BaseChatModel:
     engine_options = tuple((name, settings.pop(name)) for name in names)
     flags = take_flags(settings) if kind == "vllm" else ()
     sampling = check(settings) | ({"extra": extra} if extra else {})
-    return EndpointChatModel(engine=_make_engine(base, engine_options, flags), sampling=sampling)
+    return EndpointChatModel(engine=_make_engine(base, engine_options, flags, file), sampling=sampling)
 
 
 @lru_cache(maxsize=64)
 def _make_engine(
-    base: str, options: tuple[tuple[str, str], ...], flags: tuple[tuple[str, str], ...] = ()
+    base: str,
+    options: tuple[tuple[str, str], ...],
+    flags: tuple[tuple[str, str], ...] = (),
+    file: tuple[str, int] | None = None,
 ) -> EmbeddedEngine | RemoteEngine | ChildEngine:
     from agentsys.models.child import ChildEngine
     from agentsys.models.embedded import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, EmbeddedEngine

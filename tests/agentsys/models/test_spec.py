@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -416,3 +417,18 @@ def test_a_spec_is_echoed_in_one_short_line(spec: str) -> None:
         load_model(spec)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) <= 800
+
+
+async def test_a_file_is_known_by_its_whole_path_and_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "replies.jsonl").write_text(f'{{"replies": ["{name}"]}}\n')
+        monkeypatch.chdir(tmp_path / name)
+        model = load_model("scripted:replies.jsonl")
+        assert (await model.complete([{"content": "x"}])).text == name  # type: ignore[attr-defined]
+        assert load_model("scripted:replies.jsonl") is model
+    (tmp_path / "two" / "replies.jsonl").write_text('{"replies": ["changed"]}\n')
+    os.utime("replies.jsonl", (1, 1))
+    assert (await load_model("scripted:replies.jsonl").complete([{"content": "x"}])).text == "changed"  # type: ignore[attr-defined]
