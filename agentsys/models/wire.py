@@ -82,6 +82,8 @@ def build_payload(request: Request, dialect: Dialect, model: str, *, stream: boo
     The setting "extra" holds further fields of the body (`?extra.NAME=` in a spec); "thinking" becomes variables of the
     server's chat template, unless the prompt is rendered already.
     """
+    if not {"extra", "thinking"} & request.sampling.keys():
+        return _build_plain(request, dialect, model, stream=stream)
     plain = {name: value for name, value in request.sampling.items() if name not in ("extra", "thinking")}
     route, body = _build_plain(replace(request, sampling=plain), dialect, model, stream=stream)
     thinking = request.sampling.get("thinking")

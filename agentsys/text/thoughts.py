@@ -68,6 +68,8 @@ THOUGHT_START: Final = re.compile(rf"\s*(?:{_OPEN.pattern}|<\|channel\|>analysis
 _CHANNEL: Final = re.compile(
     r"\s*(?:<\|start\|>assistant)?<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
+_MARKS: Final = ("<", "[/", "[T", "[t", "◁")
+"""One of these is in every text with tags."""
 _MESSAGE_END: Final = re.compile(r"<\|end\|>|(?=<\|start\|>)")
 _BARE_CHANNELS: Final = re.compile(r"analysis(.*?)assistantfinal", re.DOTALL)
 """Channels in a text from which the server removed the special tokens."""
@@ -89,6 +91,8 @@ def split_thought(text: str, opened: Tags | None = None, mentions: Callable[[str
     tag. Then tags other than <think> are the form that it asks for, and a closing tag without an opening one may be
     part of the answer.
     """
+    if opened is None and not any(mark in text for mark in _MARKS) and not text.startswith("analysis"):
+        return Split(None, 0, len(text))  # most texts
     split = _split_channels(text, opened is HARMONY)
     if split is None and opened is not HARMONY:
         split = _split_tags(text, opened, mentions)
