@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 
@@ -42,6 +44,20 @@ def make_private_folder(folder: Path) -> None:
 def make_private_file(path: Path) -> None:
     """Create an empty file that only this user may read. One that exists is left as it is. Raises OSError."""
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+@contextmanager
+def hold_lock(folder: Path, refusal: Exception) -> Iterator[None]:
+    """Lock a folder for writing. Raises the refusal if another process holds the lock."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise refusal from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:

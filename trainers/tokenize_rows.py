@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from agentsys.models.plain import NotPlain, PlainEncoder
 from agentsys.models.thinking import end_prompt
-from agentsys.models.tokens import RolesRefused, TemplateRefused, template_pieces
+from agentsys.models.tokens import RolesRefused, TemplateRefused, group_system, template_pieces
 from agentsys.targets import call_key, count_shared
 from agentsys.text.thoughts import find_tags
 from agentsys.traces import Call, Segment, Target, Trace
@@ -189,10 +189,10 @@ class RowTokenizer:
         try:
             return messages, self._template_pieces(roles)
         except RolesRefused as err:
-            merged = _merge_system(messages)
-            if len(merged) == len(messages):
+            if "system" not in roles:
                 raise TrainerError(f"the student's chat template cannot be used: {err}") from None
-            return merged, self._template_pieces(tuple(role for role, _ in merged[:-1]))
+            merged = [(role, _join_pieces(messages, numbers)) for role, numbers in group_system(roles)]
+            return [*merged, messages[-1]], self._template_pieces(tuple(role for role, _ in merged))
 
     def _template_pieces(self, roles: tuple[str, ...], *, end: bool = True) -> tuple[str, ...]:
         """The template's text around messages; with `end`, a thought that it opens is closed: rows have the answer.
@@ -248,17 +248,10 @@ class _Piece:
 _Message = tuple[str, list[_Piece]]
 
 
-def _merge_system(messages: list[_Message]) -> list[_Message]:
-    """The messages with each system text before the next user message, after a blank line."""
-    merged: list[_Message] = []
-    waiting: list[_Piece] = []
-    for role, pieces in messages:
-        if role == "system":
-            waiting += [*pieces, _Piece("\n\n", False)]
-        else:
-            merged.append((role, [*waiting, *pieces] if role == "user" else pieces))
-            waiting = [] if role == "user" else waiting
-    return merged
+def _join_pieces(messages: Sequence[_Message], numbers: Sequence[int]) -> list[_Piece]:
+    """The pieces of several messages, with a blank line between two."""
+    first, *others = (messages[number][1] for number in numbers)
+    return [*first, *(piece for pieces in others for piece in (_Piece("\n\n", False), *pieces))]
 
 
 def _join_sources(*sources: IdsSource) -> IdsSource:

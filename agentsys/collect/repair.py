@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from filelock import FileLock, Timeout
 
 from agentsys import traces
 from agentsys.collect.damage import FAILED_FILES, Damage, find_damage
 from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, MANIFEST_VERSION, load_manifest
 from agentsys.collect.store import Finished
-from agentsys.paths import make_private_folder, replace_file, sync_file, sync_folder
+from agentsys.collect.summary import CALL_TOTALS, Summary
+from agentsys.paths import hold_lock, make_private_folder, replace_file, sync_file, sync_folder
 from agentsys.traces import RunFolderError
 
 DAMAGED: Final = "damaged"
@@ -33,20 +32,14 @@ def repair_run(folder: Path) -> tuple[list[str], bool]:
     Raises RunFolderError if it is no run, if a collector holds it, or if it has traces of a later version.
     """
     damage = find_damage(folder)  # before a lock file is made in what may be no run's folder
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RunFolderError(f"{folder}: another run is writing to this folder; wait for it, then repair") from None
-    try:
+    busy = RunFolderError(f"{folder}: another run is writing to this folder; wait for it, then repair")
+    with hold_lock(folder, busy):
         damage = find_damage(folder)
         if newer := next((one for one in damage if one.fix == "none"), None):
             raise RunFolderError(f"{newer}; nothing was repaired")
         lines = [str(one) for one in damage] + (_repair(folder, damage) if damage else [])
         left = find_damage(folder)
         return [*lines, *(f"still damaged: {one}" for one in left)], not left
-    finally:
-        lock.release()
 
 
 def _repair(folder: Path, damage: list[Damage]) -> list[str]:
@@ -131,18 +124,13 @@ def _rebuild(folder: Path, manifest: dict[str, Any], done: Finished) -> dict[str
 
     What a lost manifest had beyond that cannot be made again: the settings, the seconds and the cost.
     """
-    totals: Counter[str] = Counter()
+    summary = Summary(folder, "")
     runs = set()
     for trace in traces.read_finished(folder):
         runs.add(trace.run)
         for call in trace.calls:
-            if call.measured.get("cache_hit"):
-                totals["cache_hits"] += 1
-                continue
-            totals["calls"] += 1
-            totals["prompt_tokens"] += call.prompt_tokens
-            totals["completion_tokens"] += call.completion_tokens
-            totals["cached_tokens"] += call.measured.get("cached_tokens") or 0
+            summary.add_call(call)
+    totals = {name: count for name in CALL_TOTALS if (count := getattr(summary, name))}
     old = manifest.get("totals") or {}
     lost = {"version": MANIFEST_VERSION, "run": min(runs, default="")} if not manifest else {}
     return {

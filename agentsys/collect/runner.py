@@ -28,7 +28,7 @@ from agentsys.collect.manifest import MANIFEST_VERSION
 from agentsys.collect.options import RunOptions
 from agentsys.collect.resume import check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
-from agentsys.collect.summary import Summary, Watcher
+from agentsys.collect.summary import CALL_TOTALS, Summary, Watcher
 from agentsys.display import say
 from agentsys.models import EndpointDown
 from agentsys.models.cache import CacheError, RequestCache
@@ -342,11 +342,10 @@ class Run:
         summary = self.summary
         summary.seconds = time.perf_counter() - self._started
         self._saved = time.perf_counter()
-        names = ("calls", "cache_hits", "prompt_tokens", "completion_tokens", "cached_tokens", "seconds")
         before = self._manifest["before"]
         manifest = {name: value for name, value in self._manifest.items() if name != "before"}
         manifest["counts"] = {"kept": summary.kept, "dropped": summary.dropped, "failed": summary.failed}
-        manifest["totals"] = {name: before.get(name, 0) + getattr(summary, name) for name in names}
+        manifest["totals"] = {name: before.get(name, 0) + getattr(summary, name) for name in (*CALL_TOTALS, "seconds")}
         if summary.cost is not None:
             manifest["totals"]["cost"] = before.get("cost", 0.0) + summary.cost
         self.folder.write_manifest(manifest)

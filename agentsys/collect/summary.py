@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from agentsys.collect.limits import Price
 from agentsys.records import Record
 from agentsys.traces import Call, Outcome, Trace
+
+CALL_TOTALS: Final = ("calls", "cache_hits", "prompt_tokens", "completion_tokens", "cached_tokens")
+"""The fields of a Summary that count calls and their tokens."""
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ class Summary:
         self.calls += 1
         self.prompt_tokens += call.prompt_tokens
         self.completion_tokens += call.completion_tokens
-        self.cached_tokens += call.measured.get("cached_tokens", 0)
+        self.cached_tokens += call.measured.get("cached_tokens") or 0
 
 
 Watcher = Callable[[Summary, "Trace | Call | Record | None"], None]

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from agentsys.knowledge.embedders import Embedder, absolute_spec, close, make_embedder
 from agentsys.knowledge.manifest import Embedding, IndexSettings, Manifest, read_manifest, stamp_files, write_manifest
 from agentsys.knowledge.passages import KnowledgeError, Passages
 from agentsys.knowledge.sources import Document, Source, read_documents, split_document
 from agentsys.knowledge.store import Store, write_offsets
+from agentsys.paths import hold_lock
 from agentsys.records import BadRecord
 
 Watch = Callable[[str, int, int | None], None]
@@ -65,7 +63,9 @@ def build_index(
     documents = read_documents(source, fields)
     folder = Path(out).resolve()
     manifest = _prepare_manifest(folder, settings, embedder)
-    with _lock(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = KnowledgeError(f"{folder}: another build is writing here; wait for it, or choose another --out")
+    with hold_lock(folder, busy):
         if not manifest.passages:
             write_manifest(folder, manifest)
         store = _append_passages(documents, folder, settings, watch)
@@ -121,21 +121,6 @@ async def _dimension(embedder: Embedder) -> int:
         return int(check_vectors(await embedder.embed(["passage"]), 1, embedder).shape[1])
     finally:
         await close(embedder)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Create the folder and lock it for writing. Raises KnowledgeError if another build holds the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise KnowledgeError(f"{folder}: another build is writing here; wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _append_passages(

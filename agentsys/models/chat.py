@@ -218,21 +218,15 @@ class EndpointChatModel(AgentChatModel):
     async def complete(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> wire.Reply:
         """See AgentChatModel.complete. Raises ModelError, EndpointDown."""
         request, served = await self._build_request(messages, **kwargs)
-        return await self._request_reply(request, served, messages)
+        return await self._request_reply(request, served)
 
-    async def _request_reply(
-        self, request: wire.Request, served: Served, messages: Sequence[Mapping[str, Any]]
-    ) -> wire.Reply:
-        """The reply to a request, thought and answer apart; `messages` are those that the role wrote."""
-        if served.tokenizer is not None and thinking.needs_two_requests(request):
-            reply = await thinking.think_then_answer(
-                request, served.dialect, served.tokenizer, lambda part: self._send(part, served)
-            )
-        else:
-            reply = await self._send(request, served)
-        if request.prompt_ids is not None and len(request.messages) != len(messages) - _prefixes(messages):
-            reply.sent = {**(reply.sent or {}), "messages": request.messages}
-        return reply
+    async def _request_reply(self, request: wire.Request, served: Served) -> wire.Reply:
+        """The reply to a request, thought and answer apart."""
+        if served.tokenizer is None or not thinking.needs_two_requests(request):
+            return await self._send(request, served)
+        return await thinking.think_then_answer(
+            request, served.dialect, served.tokenizer, lambda part: self._send(part, served)
+        )
 
     async def _send(self, request: wire.Request, served: Served) -> wire.Reply:
         route, body = wire.build_payload(request, served.dialect, served.model, stream=False)
@@ -259,7 +253,7 @@ class EndpointChatModel(AgentChatModel):
         chat = [_message_to_dict(message) for message in messages]
         request, served = await self._build_request(chat, stop=stop, **kwargs)
         if thinking.needs_two_requests(request):
-            yield _last_chunk(await self._request_reply(request, served, chat), with_text=True)
+            yield _last_chunk(await self._request_reply(request, served), with_text=True)
             return
         route, body = wire.build_payload(request, served.dialect, served.model, stream=True)
         attempt = Attempt(served.endpoint, served.model, request, body)
@@ -321,11 +315,6 @@ def has_callbacks() -> bool:
     return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
 
 
-def _prefixes(messages: Sequence[Mapping[str, Any]]) -> int:
-    """1 if the last message is the beginning of the answer, else 0."""
-    return int(bool(messages) and messages[-1]["role"] == "assistant")
-
-
 def _last_chunk(reply: wire.Reply, *, with_text: bool = False) -> ChatGenerationChunk:
     text = reply.text if with_text else ""
     message = AIMessageChunk(content=text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
@@ -345,6 +334,8 @@ async def _finish_reply(
         served.endpoint.say(f"left out of replies: {reply.measured['left_out']}")
         measured |= reply.measured
     reply.sent = attempt.sent()
+    if request.is_merged:
+        reply.sent = {**(reply.sent or {}), "messages": request.messages}
     reply.measured = measured
 
 

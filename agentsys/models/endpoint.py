@@ -328,6 +328,8 @@ class Endpoint:
         Raises ModelError if the reply has tokens too, which cannot be masked.
         """
         secrets = self._loop_state().secrets
+        if not secrets:
+            return body
         raw = orjson.dumps(body) if raw is None else raw
         if not secrets.may_be_in(raw):
             return body

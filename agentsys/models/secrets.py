@@ -179,11 +179,15 @@ class SecretFilter:
         self._secrets = tuple(secret for secret in secrets if _is_random(secret))
         self._anchors = tuple({anchor.encode() for secret in self._secrets for anchor in _anchors(secret)})
 
+    def __bool__(self) -> bool:
+        """Whether there are secrets to look for."""
+        return bool(self._anchors)
+
     def may_be_in(self, raw: bytes) -> bool:
         """Whether a body may hold a secret."""
         if any(anchor in raw for anchor in self._anchors):
             return True
-        return bool(self._anchors) and b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None
+        return bool(self) and b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None
 
     def mask(self, value: Any) -> Any:
         """The JSON value with *** in place of the secrets in its texts and keys."""

@@ -65,11 +65,12 @@ async def render_prompt(tokenizer: Tokenizer, request: Request, *, answer_begins
     try:
         ids = await render(tokenizer, messages, variables, end)
     except RolesRefused:
-        messages = merge_system(messages)
-        if len(messages) == len(request.messages):
+        if not any(message["role"] == "system" for message in messages):
             raise
+        messages = merge_system(messages)
         ids = await render(tokenizer, messages, variables, end)
-    return replace(request, messages=messages, prompt_ids=ids, opened=tags if opened else None)
+    is_merged = messages is not request.messages
+    return replace(request, messages=messages, prompt_ids=ids, opened=tags if opened else None, is_merged=is_merged)
 
 
 async def split_reply(

@@ -106,16 +106,32 @@ def _split_at(text: str, marks: Sequence[str]) -> tuple[str, ...] | None:
 def merge_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with each system text before the next user message, after a blank line."""
     merged: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] == "system":
-            waiting.append(_text(message["content"]))
-        elif message["role"] == "user" and waiting:
-            merged.append({**message, "content": _put_before(waiting, message["content"])})
+    for role, numbers in group_system([message["role"] for message in messages]):
+        *systems, last = (messages[number] for number in numbers)
+        texts = [_text(message["content"]) for message in systems]
+        if last["role"] == "system":
+            merged.append({"role": role, "content": "\n\n".join([*texts, _text(last["content"])])})
+        else:
+            merged.append({**last, "content": _put_before(texts, last["content"]) if texts else last["content"]})
+    return merged
+
+
+def group_system(roles: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The messages that a template without a system role gets: the role of each, and the numbers of what it joins.
+
+    System texts join the next user message; without one, they are a user message at the end.
+    """
+    groups: list[tuple[str, list[int]]] = []
+    waiting: list[int] = []
+    for number, role in enumerate(roles):
+        if role == "system":
+            waiting.append(number)
+        elif role == "user":
+            groups.append((role, [*waiting, number]))
             waiting = []
         else:
-            merged.append(dict(message))
-    return [*merged, {"role": "user", "content": "\n\n".join(waiting)}] if waiting else merged
+            groups.append((role, [number]))
+    return [*groups, ("user", waiting)] if waiting else groups
 
 
 def _text(content: Any) -> str:

@@ -66,7 +66,8 @@ _REPLY: Final = Shape(Reply, "a reply")
 class Request:
     """A request to an engine: `prompt_ids` in token mode, `messages` in chat mode.
 
-    `opened`: the tags of a thought that the prompt opens.
+    `opened`: the tags of a thought that the prompt opens. `is_merged`: the template has no system role, and `messages`
+    have its texts in the users'.
     """
 
     sampling: Mapping[str, Any]
@@ -74,6 +75,7 @@ class Request:
     prompt_ids: list[int] | None = None
     schema: Mapping[str, Any] | None = None
     opened: Tags | None = None
+    is_merged: bool = False
 
 
 def build_payload(request: Request, dialect: Dialect, model: str, *, stream: bool) -> tuple[str, dict[str, Any]]:

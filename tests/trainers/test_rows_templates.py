@@ -53,6 +53,11 @@ def test_a_student_without_a_system_role_reads_its_text_before_the_user_s() -> N
     )
 
 
+def test_a_system_text_without_a_user_s_is_a_user_message() -> None:
+    text = text_of(composed("system", "assistant"), NO_SYSTEM + TEMPLATE)
+    assert text.startswith("<|im_start|>user\nThe system.<|im_end|>\n<|im_start|>assistant\n")
+
+
 def test_a_prompt_with_a_system_text_is_merged_when_a_call_is_retokenized() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Translate."}]
     call = make_call("draft", "A kettle.", messages=messages, ids=None, prompt_ids=None)

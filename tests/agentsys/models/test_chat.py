@@ -122,13 +122,18 @@ async def test_images_pass_through_and_use_the_chat_route(mode: FakeServer, conn
     assert reply.prompt_ids is None
 
 
+async def start_with_template(start_server: Start, tmp_path: Path, dialect: str, template: str) -> FakeServer:
+    root = str(write_model_folder(tmp_path / "toy-model", template))
+    return await start_server(dialect=dialect, root=root, template=template)
+
+
 @pytest.mark.parametrize("dialect", ["llamacpp", "vllm"])
 async def test_a_template_that_depends_on_the_content_means_chat_mode(
     start_server: Start, tmp_path: Path, connect, dialect: str
 ) -> None:
-    template = "{{ messages[0].content if messages[0].role == 'system' }}" + CHATML
-    root = str(write_model_folder(tmp_path / "toy-model", template))
-    server = await start_server(dialect=dialect, root=root, template=template)
+    server = await start_with_template(
+        start_server, tmp_path, dialect, "{{ messages[0].content if messages[0].role == 'system' }}" + CHATML
+    )
     model = connect(server)
     assert (await model.ainvoke(CHAT)).text == "fine"
     await model.ainvoke(CHAT[1:])
@@ -145,12 +150,14 @@ async def test_a_template_without_a_system_role_gets_its_text_before_the_user_s(
     start_server: Start, tmp_path: Path, connect, dialect: str
 ) -> None:
     template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}" + CHATML
-    root = str(write_model_folder(tmp_path / "toy-model", template))
-    server = await start_server(dialect=dialect, root=root, template=template)
+    server = await start_with_template(start_server, tmp_path, dialect, template)
     reply = reply_from_message(await connect(server).ainvoke(CHAT))
     merged = [{"role": "user", "content": f"{CHAT[0].content}\n\n{CHAT[1].content}"}]
     assert reply.sent == {"messages": merged}
     assert decode(reply.prompt_ids or []).startswith(f"<|im_start|>user\n{merged[0]['content']}<|im_end|>")
+    chunks = [chunk async for chunk in connect(server).astream(CHAT)]
+    [streamed] = [chunk.response_metadata["reply"] for chunk in chunks if "reply" in chunk.response_metadata]
+    assert streamed.sent == {"messages": merged}
 
 
 async def test_the_schema_is_passed_in_the_dialect_of_the_server(mode: FakeServer, connect) -> None:
