@@ -36,6 +36,16 @@ def test_a_custom_graph(tmp_path: Path, model: str) -> None:
     assert read_manifest(tmp_path / "run")["fingerprint"]["roles"]["greeter"]["prompt"] == GREETER.text.sha256
 
 
+def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**9, 0, -86400))
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    names = ["Ann", "Bob", "Cid"]
+    summary = collect(one_node(greet), names, tmp_path / "run", context=Context(model), options=UNCACHED)
+    assert (summary.kept, summary.failed) == (3, 0)
+    assert 0 <= summary.seconds < 60
+    assert all(0 <= trace.measured["seconds"] < 60 for trace in read_traces(tmp_path / "run"))
+
+
 def test_input_that_is_not_text_is_accepted(tmp_path: Path) -> None:
     class Numbers(typing.TypedDict):
         numbers: list[int]

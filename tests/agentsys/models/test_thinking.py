@@ -17,7 +17,9 @@ from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import RemoteEngine
 from agentsys.models.sampling import check
 from agentsys.models.scripted import ScriptedChatModel
-from agentsys.models.wire import Reply
+from agentsys.models.thinking import render_prompt, split_reply
+from agentsys.models.tokenizers import FolderTokenizer
+from agentsys.models.wire import Reply, Request
 from agentsys.prompt import Prompt
 from agentsys.roles import Role, RoleError
 from tests.support.chats import QUICK
@@ -206,8 +208,6 @@ async def test_ids_that_span_thought_and_answer_are_left_out(tmp_path: Path) -> 
         async def decode(self, ids: list[int]) -> str:
             return "".join(pieces[i] for i in ids)
 
-    from agentsys.models.thinking import split_reply
-
     await split_reply(reply, [{"role": "user", "content": "q"}], None, Tokens())  # type: ignore[arg-type]
     assert (reply.text, reply.reasoning, reply.ids, reply.logprobs) == ('"b"', "a", None, None)
     assert "token ids" in reply.measured["left_out"]
@@ -322,3 +322,13 @@ def test_a_setting_that_is_none(value: str) -> None:
 )
 def test_settings(value: Any, setting: Any) -> None:
     assert check({"thinking": value}) == {"thinking": setting}
+
+
+async def test_the_demonstrations_model_does_not_think(qwen_tokenizer: Path) -> None:
+    """Its template knows no thought (that of the 1.5B model is the same), so the setting changes nothing."""
+    tokenizer = FolderTokenizer(qwen_tokenizer)
+    request = Request({}, MESSAGES)
+    plain = await render_prompt(tokenizer, request)
+    for setting in ("off", "on", 100):
+        rendered = await render_prompt(tokenizer, Request({"thinking": setting}, MESSAGES))
+        assert (rendered.prompt_ids, rendered.opened) == (plain.prompt_ids, None)
