@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -154,6 +154,19 @@ class Role(Generic[T]):
                     messages = [*request, *_retry_messages(call.text, problem)]
         attempts = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
         raise RoleError(f"{self.name} ({key}): no usable reply in {attempts}: {problem}", tokens)
+
+    async def continue_call(
+        self, model: BaseChatModel, call: Call, ids: Sequence[int], *, key: str, sampling: Mapping[str, Any]
+    ) -> Call:
+        """Ask what follows `ids` as the beginning of a call's reply, without a schema; any reply is accepted.
+
+        `sampling` overrides the model spec's. Raises ModelError, CannotContinue or DuplicateKey.
+        """
+        role = replace(self, output=cast("Any", str), sampling=sampling)
+        if isinstance(model, AgentChatModel):
+            model = model.model_copy(update={"sampling": {**model.sampling, **sampling}})
+        with calling():
+            return await role._call(model, cast("list[Message]", call.messages), key, list(ids))
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:
         recorder = current.get()

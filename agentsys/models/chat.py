@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field
 from agentsys.models import plain, thinking, tokens, wire
 from agentsys.models.attempt import Attempt
 from agentsys.models.endpoint import Endpoint
-from agentsys.models.errors import EndpointDown, ModelError
+from agentsys.models.errors import CannotContinue, EndpointDown, ModelError
 from agentsys.models.faults import RequestRefused
 from agentsys.models.fields import BadReply, read_finish, read_reasoning, read_text
 from agentsys.models.sampling import DEFAULTS, check
@@ -129,6 +129,10 @@ class AgentChatModel(BaseChatModel):
         """Return the token ids of a plain text, or None if the tokenizer is unavailable."""
         return None
 
+    async def token_texts(self, ids: Sequence[int]) -> list[str] | None:
+        """Return the text of each token, or None if the tokenizer is unavailable."""
+        return None
+
     @property
     def records_in_progress(self) -> int | None:
         """How many records a run should keep in progress for this engine; None: slightly more than requests."""
@@ -166,6 +170,11 @@ class EndpointChatModel(AgentChatModel):
         served = await self.engine.serve()
         return await served.tokenizer.encode(text, special=False) if served.tokenizer else None
 
+    async def token_texts(self, ids: Sequence[int]) -> list[str] | None:
+        """See AgentChatModel.token_texts."""
+        served = await self.engine.serve()
+        return [await served.tokenizer.decode([token]) for token in ids] if served.tokenizer else None
+
     async def _build_request(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> tuple[wire.Request, Served]:
         served: Served = await self.engine.serve()
         sampling = self.settings(kwargs.get("sampling") or {})
@@ -201,13 +210,13 @@ class EndpointChatModel(AgentChatModel):
             return request
         if any(not isinstance(message["content"], str) for message in request.messages):
             if continue_ids:
-                raise ModelError(f"{served.name}: an answer can be continued only if all messages are plain text")
+                raise CannotContinue(f"{served.name}: an answer can be continued only if all messages are plain text")
             return request
         try:
             rendered = await thinking.render_prompt(served.tokenizer, request, answer_begins=bool(continue_ids))
         except tokens.TemplateRefused as err:
             if continue_ids:
-                raise ModelError(f"{served.name}: an answer cannot be continued: {err}") from None
+                raise CannotContinue(f"{served.name}: an answer cannot be continued: {err}") from None
             return request
         except plain.NotPlain as err:
             raise ModelError(f"{served.name}: {err}") from None

@@ -14,6 +14,10 @@ class ModelError(RuntimeError):  # Studio's server shows the message only of sub
     tokens: int = 0
 
 
+class CannotContinue(ModelError):
+    """A partial answer cannot be continued, because the prompt cannot be rendered into token ids."""
+
+
 class SpecError(ValueError):
     """A model spec that cannot be used: unknown form, unknown option, or not allowed in Studio.
 

@@ -82,6 +82,7 @@ class LlamaCppTokenizer:
     def __init__(self, endpoint: Endpoint, template: str, special: dict[str, str]) -> None:
         self._endpoint = endpoint
         self._ids: dict[tuple[str, bool], list[int]] = {}
+        self._texts: dict[int, str] = {}
         self.template = template
         self.special = special
         self.stop_ids: frozenset[int] = frozenset()
@@ -121,8 +122,13 @@ class LlamaCppTokenizer:
         return ids[0] if len(ids) == 1 else None
 
     async def decode(self, ids: Sequence[int]) -> str:
-        """See Tokenizer.decode. Costs one request of about a millisecond."""
-        return await self._endpoint.post("/detokenize", {"tokens": list(ids)}, parse=_read_content) if ids else ""
+        """See Tokenizer.decode. Costs one request of about a millisecond; single tokens are cached."""
+        if len(ids) == 1 and ids[0] in self._texts:
+            return self._texts[ids[0]]
+        text = await self._endpoint.post("/detokenize", {"tokens": list(ids)}, parse=_read_content) if ids else ""
+        if len(ids) == 1:
+            self._texts[ids[0]] = text
+        return text
 
 
 def _read_tokens(reply: Any) -> list[int]:

@@ -115,13 +115,13 @@ class Meeting(FromFile):
 
 
 class Unsure(FromFile):
-    """Reports each character as a token; at the first digit of a score, 7 is half as likely as the digit written."""
+    """Reports the number of a score as one token; another first digit, 7, is half as likely as the one written."""
 
     async def complete(self, messages: Any, **kwargs: Any) -> Reply:
         reply = await super().complete(messages, **kwargs)
-        at = reply.text.find('"score": ') + len('"score": ')
-        digit = {at} if kwargs["role"] == "evaluator" else set()
-        reply.top_tokens = [[c, "7"] if i in digit else [c] for i, c in enumerate(reply.text)]
-        odds = [math.log(2 / 3), math.log(1 / 3)]
-        reply.top_logprobs = [odds if i in digit else [0.0] for i in range(len(reply.text))]
+        before, place, rest = reply.text.partition('"score": ')
+        if kwargs["role"] == "evaluator":
+            number = rest.removesuffix("}")
+            reply.top_tokens = [[before], [place], [number, f"7{number[1:]}"], ["}"]]
+            reply.top_logprobs = [[0.0], [0.0], [math.log(2 / 3), math.log(1 / 3)], [0.0]]
         return reply
