@@ -17,6 +17,7 @@ from agentsys.models import SpecError, load_model
 from agentsys.models.spec import served_to_browsers
 from agentsys.prompt import Prompt
 from agentsys.roles import Answer, Role
+from agentsys.text.languages import language_name
 
 if TYPE_CHECKING:
     from langgraph.graph import StateGraph
@@ -72,6 +73,8 @@ class BaseContext:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 _check_highest(item, value)
         check_required(self)
+        if isinstance(self, LanguagePair):
+            self.check_languages()
 
     def at_least(self, **bounds: float) -> None:
         """Raises ValueError for the first of these knobs that is below its bound."""
@@ -110,8 +113,19 @@ class LanguagePair:
 
     @property
     def languages(self) -> dict[str, str]:
-        """{"source_language", "target_language"}."""
-        return {"source_language": self.source_language, "target_language": self.target_language}
+        """{"source_language", "target_language"}, codes as names ("Chinese" for "zh")."""
+        return {
+            "source_language": language_name(self.source_language),
+            "target_language": language_name(self.target_language),
+        }
+
+    def check_languages(self) -> None:
+        """Raises ValueError, which names the field, for what looks like a language code and is none."""
+        for name in ("source_language", "target_language"):
+            try:
+                language_name(getattr(self, name))
+            except ValueError as err:
+                raise ValueError(f"{name}: {err}") from None
 
 
 @lru_cache(maxsize=64)

@@ -12,10 +12,13 @@ import typer
 from agentsys.collect.command import CollectOptions, finish
 from agentsys.commands import command, knob, run_app
 from agentsys.display import show
-from agentsys.graphs.drt.mine import MiningContext, mine_books
+from agentsys.graphs.drt.mine import MiningContext, Reading, mine_books
+from agentsys.inputs.files import name_input
 from agentsys.records import InputError
 
-BookFiles = Annotated[list[Path], typer.Argument(metavar="BOOK", help="books as plain text in UTF-8")]
+BookFiles = Annotated[
+    list[Path], typer.Argument(metavar="BOOK", help="books as plain text; folders of .txt files; patterns")
+]
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,15 @@ class MiningOptions(CollectOptions):
             raise InputError("--field, --id-field: books have no columns; leave these options out")
 
 
-def main(books: BookFiles, run: MiningOptions, context: MiningContext) -> None:
+def main(books: BookFiles, run: MiningOptions, reading: Reading, context: MiningContext) -> None:
     """Stage A of the DRT paper (section 2.1): select sentences whose similes and metaphors need a free translation.
 
     Sentences of 10 to 100 words go to the miner. It keeps those with a figure of speech that a literal translation does
     not convey. They are written to sentences.jsonl in the output folder, for `agentsys collect drt --input`. An
     unfinished run in --out is resumed.
     """
-    run = replace(run, out=run.out or Path("runs") / f"drt-mine-{books[0].stem}")
-    summary, path, rows = mine_books(books, run, context, "sentences.jsonl")
+    run = replace(run, out=run.out or Path("runs") / f"drt-mine-{name_input(str(books[0]))}")
+    summary, path, rows = mine_books(books, reading, run, context, "sentences.jsonl")
     show(f"traces and data-set card: {summary.out}", f"sentences, for `agentsys collect drt --input`: {path}")
     finish(summary, run, rows)
 

@@ -1,4 +1,4 @@
-"""Language names and codes: "Chinese", "zh", "zh_CN", "zh-Hans" and "ENG" become comparable tags."""
+"""Language names and codes: "Chinese", "zh", "zh_CN", "zh-Hans" and "ENG" become comparable tags, and codes names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from agentsys.knowledge.passages import KnowledgeError
-
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*")
+_PLAIN_CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z]{4})?(?:[-_](?:[A-Za-z]{2}|[0-9]{3}))?")
+"""A language with a script and a territory: what is surely meant as a code, even if there is no such code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,37 @@ def known_language(name: str) -> Language:
     """Parse a code or a name like `language`. Raises KnowledgeError if it is neither."""
     parsed = language(name)
     if parsed is None:
+        from agentsys.knowledge.passages import KnowledgeError
+
         raise KnowledgeError(f"'{name}' is not a language; write a code such as en or zh-CN, or an English name")
     return parsed
+
+
+@lru_cache(maxsize=1024)
+def language_name(text: str) -> str:
+    """Return the English name of a code: "Chinese" for "zh", "Chinese (Traditional, Taiwan)" for "zh-TW".
+
+    Another text is returned as it is: a name, or a description such as "German as lawyers write it". Raises ValueError
+    for what looks like a code and is none.
+    """
+    code = text.strip()
+    if not _CODE.fullmatch(code):
+        return text
+    from langcodes import Language as Tag
+
+    try:
+        tag = Tag.get(code)
+        is_code = tag.is_valid() and not tag.language_name("en").startswith("Unknown language")
+    except ValueError:
+        is_code = False
+    if is_code:
+        script = tag.maximize().script if tag.territory else tag.script
+        if script and script != Tag.get(tag.language or "und").maximize().script:
+            tag = tag.update_dict({"script": script})
+        return str(tag.display_name("en"))
+    if _PLAIN_CODE.fullmatch(code):
+        raise ValueError(f"'{text}' is not a language code; write one such as zh or pt-BR, or the language's name")
+    return text
 
 
 def fitting_codes(target: Language, codes: Iterable[str]) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,16 @@ from agentsys.collect import Summary
 from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.config import without_config
 from agentsys.display import show
+from agentsys.graphs.drt.books import (
+    Book,
+    Paragraphs,
+    count_words,
+    find_books,
+    has_end,
+    language_code,
+    split_paragraphs,
+    split_sentences,
+)
 from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
@@ -32,24 +42,32 @@ MIN_WORDS: Final = 10
 MAX_WORDS: Final = 100
 """Shorter and longer sentences are dropped (step A2)."""
 
-LANGUAGE_CODES: Final = {
-    "english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "russian": "ru",
-}  # fmt: skip
-
 
 class MinerJudgement(BaseModel):
-    """The miner's reply: Q1 (any simile or metaphor?), a literal rendering, Q2 (is it suitable?)."""
+    """The miner's reply: Q1 (any simile or metaphor?), and for a sentence with one a literal rendering and Q2.
+
+    As in the paper, a sentence without a figure needs only the answer to Q1, and a suitable rendering no reason.
+    """
 
     figurative: bool
-    literal: str
-    suitable: bool
-    reason: str
+    literal: str = ""
+    suitable: bool | None = None
+    reason: str = ""
+
+
+def check_judgement(reply: MinerJudgement, inputs: Mapping[str, Any]) -> str | None:
+    """Return why a judgement is refused, or None: a figure of speech needs the rendering and Q2."""
+    if reply.figurative and (reply.suitable is None or not reply.literal.strip()):
+        return 'a figurative sentence needs "literal" and "suitable" too'
+    return None
 
 
 class Input(TypedDict):
-    """Graph input: one sentence."""
+    """Graph input: one sentence, and optionally the sentences around it."""
 
     text: str
+    before: NotRequired[str]
+    after: NotRequired[str]
 
 
 class State(Input):
@@ -60,12 +78,24 @@ class State(Input):
 
 
 @dataclass(frozen=True)
-class Books:
-    """Options of stage A: the books to mine before the run, and the miner's model and prompt."""
+class Reading:
+    """How books are read."""
 
     panel: ClassVar[str] = "Mining (stage A)"
 
-    book: list[Path] = knob((), "plain-text book to mine sentences from; may be repeated")
+    paragraphs: Paragraphs = knob(
+        "auto", "what separates paragraphs: blank lines or line ends; auto looks whether lines are wrapped at a width"
+    )
+    context_sentences: bool = knob(False, "show the miner the sentences before and after, and write them too")
+
+
+@dataclass(frozen=True)
+class Books(Reading):
+    """Options of stage A: the books to mine before the run, and the miner's model and prompt."""
+
+    book: list[Path] = knob(
+        (), "plain-text book to mine sentences from, a folder of .txt files or a pattern; may be repeated"
+    )
     miner_model: str = knob("", "model spec of the miner; empty: `model`")
     miner_prompt: str = knob("", "prompt text in place of prompts/drt/miner.md")
 
@@ -74,18 +104,19 @@ class Books:
 class Mining(System):
     """The role and the node of stage A."""
 
-    miner: Role[MinerJudgement] = Role("drt/miner", MinerJudgement, sampling={"temperature": 0.0, "max_tokens": 300})
+    miner: Role[MinerJudgement] = Role(
+        "drt/miner", MinerJudgement, check=check_judgement, sampling={"temperature": 0.0, "max_tokens": 300}
+    )
 
     async def judge(self, state: State, runtime: Runtime[MiningContext]) -> dict[str, Any]:
         """A3, A4: keep a sentence only if it is figurative and its literal rendering is unsuitable."""
         context = runtime.context
-        answer = await ask(context, self.miner, key="judge", text=state["text"], **context.languages)
+        around = {name: state.get(name, "") for name in ("before", "after")}
+        answer = await ask(context, self.miner, key="judge", text=state["text"], **around, **context.languages)
         judgement = answer.value
-        dropped = None
         if not judgement.figurative:
-            dropped = "no figure of speech"
-        elif judgement.suitable:
-            dropped = "literal is suitable"
+            return {"judgement": {"figurative": False}, "dropped": "no figure of speech"}
+        dropped = "literal is suitable" if judgement.suitable else None
         return {"judgement": judgement.model_dump(), "dropped": dropped}
 
     def builder(self) -> StateGraph[State, MiningContext, Input, State]:
@@ -113,7 +144,7 @@ def mine(books: Books, run: CollectOptions, context: Context) -> Path:
     settings = MiningContext(model=context.model, **miner_options, **context.languages)
     mining_run = replace(run, field=[], id_field="id", out=(run.out or Path("runs") / "drt") / "mined")
     with without_config():
-        summary, path, rows = mine_books(books.book, mining_run, settings, "mined.jsonl")
+        summary, path, rows = mine_books(books.book, books, mining_run, settings, "mined.jsonl")
     if summary.stopped:
         finish(summary, mining_run, rows)
         raise typer.Exit(130)
@@ -125,24 +156,27 @@ def mine(books: Books, run: CollectOptions, context: Context) -> Path:
 
 
 def mine_books(
-    books: Sequence[str | Path], run: CollectOptions, context: MiningContext, file: str
+    places: Sequence[str | Path], reading: Reading, run: CollectOptions, context: MiningContext, file: str
 ) -> tuple[Summary, Path, list[tuple[str, str]]]:
     """Mine books into the folder `run.out`, whose file of that name gets the kept sentences.
 
     Returns the run's summary, the file, and table rows of what was not judged. Raises InputError for a book that cannot
     be read, an unknown language and books without such a sentence, before anything is written.
     """
-    language_code(context.source_language)
-    for book in books:
-        _read_book(Path(book))
     counts: Counter[str] = Counter()
-    sentences = drop_repetitions(read_sentences(books, context.source_language, counts), counts)
+    sentences = drop_repetitions(read_sentences(places, context.source_language, counts, reading), counts)
     first = next(sentences, None)
     if first is None:
-        names = ", ".join(str(book) for book in books)
+        names = ", ".join(str(place) for place in places)
         raise InputError(f"{names}: no sentence of {MIN_WORDS} to {MAX_WORDS} words; give books as plain text")
     summary = run_with_view(graph, chain([first], sentences), run, context)
-    labels = {"sentences": "sentences read", "length": "  not of 10 to 100 words", "repeated": "  repeated"}
+    labels = {
+        "books": "books read",
+        "sentences": "sentences read",
+        "length": f"  not of {MIN_WORDS} to {MAX_WORDS} words",
+        "headings": "  without an end mark (headings, contents)",
+        "repeated": "  repeated",
+    }
     rows = [(label, f"{counts[name]:,}") for name, label in labels.items()]
     return summary, _write_sentences(summary.out, file), rows
 
@@ -159,53 +193,52 @@ def _write_sentences(folder: Path, name: str) -> Path:
 
 
 def read_sentences(
-    books: Sequence[str | Path], language: str, counts: Counter[str] | None = None
+    places: Sequence[str | Path],
+    language: str,
+    counts: Counter[str] | None = None,
+    reading: Reading | None = None,
 ) -> Iterator[dict[str, str]]:
-    """Sentences of 10 to 100 words, in order, with `source`. Raises InputError for a book that is not UTF-8 text.
+    """Sentences of 10 to 100 words of files, folders and patterns, one book at a time, with `source`.
 
-    `counts` counts the sentences read, and under "length" those that are shorter or longer.
+    With `reading.context_sentences` also `before` and `after`: the sentences around it in the book, "" at its ends.
+    `counts` counts books and sentences read, and under "length" and "headings" those left out. Raises InputError for an
+    unknown language, and for a book that cannot be read, before the first sentence.
     """
-    import sentencex
-
+    reading = reading or Reading()
     counts = Counter() if counts is None else counts
-    for book in map(Path, books):
-        for number, paragraph in enumerate(re.split(r"\n\s*\n", _read_book(book)), 1):
-            for sentence in sentencex.segment(language_code(language), " ".join(paragraph.split())):
-                counts["sentences"] += 1
-                if MIN_WORDS <= count_words(sentence) <= MAX_WORDS:
-                    yield {"text": sentence.strip(), "source": f"{book.name}, paragraph {number}"}
-                else:
-                    counts["length"] += 1
+    code, books = language_code(language), find_books(places)
+    return chain.from_iterable(_read_book(book, code, counts, reading) for book in books)
 
 
-def _read_book(book: Path) -> str:
-    try:
-        return book.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"book {book}: {getattr(err, 'strerror', None) or 'not UTF-8 text'}") from None
-
-
-def language_code(language: str) -> str:
-    """The ISO code of a language that is given by its English name or its code. Raises InputError for another name."""
-    code = LANGUAGE_CODES.get(language.casefold(), language.casefold())
-    if not re.fullmatch(r"[a-z]{2,3}", code):
-        raise InputError(
-            f"--source-language {language}: the language of the book is unknown; give its code, such as 'pt'"
-        )
-    return code
-
-
-def count_words(sentence: str) -> int:
-    """Number of words separated by spaces; in a script without spaces two characters count as one word."""
-    return len(sentence.split()) if " " in sentence.strip() else (len(sentence) + 1) // 2
+def _read_book(book: Book, code: str, counts: Counter[str], reading: Reading) -> Iterator[dict[str, str]]:
+    counts["books"] += 1
+    sentences: list[tuple[str, int]] = []
+    for number, paragraph in enumerate(split_paragraphs(book.read(), reading.paragraphs), 1):
+        units = split_sentences(paragraph, code)
+        counts["sentences"] += len(units)
+        sentences += [(unit, number) for unit in units if has_end(unit, code)]
+        counts["headings"] += sum(not has_end(unit, code) for unit in units)
+    for i, (sentence, number) in enumerate(sentences):
+        if not MIN_WORDS <= count_words(sentence) <= MAX_WORDS:
+            counts["length"] += 1
+            continue
+        record = {"text": sentence, "source": f"{book.name}, paragraph {number}"}
+        if reading.context_sentences:
+            record["before"] = sentences[i - 1][0] if i else ""
+            record["after"] = sentences[i + 1][0] if i + 1 < len(sentences) else ""
+        yield record
 
 
 def drop_repetitions(sentences: Iterable[dict[str, str]], counts: Counter[str]) -> Iterator[dict[str, str]]:
-    """Each sentence once, because books repeat themselves; `counts` counts the others under "repeated"."""
-    seen: set[str] = set()
+    """Each sentence once, because books repeat themselves; `counts` counts the others under "repeated".
+
+    Only digests are kept in memory: about 100 bytes per sentence.
+    """
+    seen: set[bytes] = set()
     for sentence in sentences:
-        if sentence["text"] in seen:
+        digest = hashlib.blake2b(sentence["text"].encode(), digest_size=12).digest()
+        if digest in seen:
             counts["repeated"] += 1
             continue
-        seen.add(sentence["text"])
+        seen.add(digest)
         yield sentence
