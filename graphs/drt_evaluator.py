@@ -28,7 +28,7 @@ from agentsys.evaluation.report import report_head
 from agentsys.evaluation.run import OutputOptions, SystemRun, collect_systems
 from agentsys.evaluation.sample import SampleOptions, read_sample
 from agentsys.graphs.drt import evaluator_measures as measures
-from agentsys.graphs.drt.evaluator_check import Context, graph
+from agentsys.graphs.drt.evaluator_check import Context, EvaluatorCheck
 from agentsys.graphs.drt.evaluator_measures import Pair
 from agentsys.records import BadRecord
 
@@ -56,6 +56,7 @@ def main(pairs: PairFile, sample: SampleOptions, context: Context, run: OutputOp
     out = run.folder(f"drt-evaluator-{test.file.stem}")
     fields = ("id", "text", "better", "worse", "source_language", "target_language")
     records = [{name: getattr(row, name) for name in fields} for row in test.rows]
+    graph = EvaluatorCheck().builder().compile(name="drt_evaluator")
     system = SystemRun("evaluator", graph, context, records, out / "evaluator")
     [(_, traces)] = collect_systems([system], run, out, "pair")
     by_id = {trace.id: measures.verdict_of(trace) for trace in traces}

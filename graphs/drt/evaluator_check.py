@@ -119,7 +119,3 @@ async def _settle(asked: Iterable[Awaitable[Answer[T]]]) -> list[Answer[T]]:
         if isinstance(answer, BaseException):
             raise answer
     return [answer for answer in answers if not isinstance(answer, BaseException)]
-
-
-builder = EvaluatorCheck().builder()
-graph = builder.compile(name="drt_evaluator")
