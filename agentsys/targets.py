@@ -13,7 +13,9 @@ from functools import partial
 from numbers import Real
 from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
-Kind = Literal["sft", "role", "step"]
+Kind = Literal["sft", "role", "step", "sft-plain"]
+COMPOSED: Final = ("sft", "sft-plain")
+"""The kinds whose segments are composed, not taken from one request."""
 ChatRole = Literal["system", "user", "assistant"]
 
 T = TypeVar("T", "Segment", "Target")
@@ -64,6 +66,7 @@ def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
 class Target:
     """A training example of a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
 
+    `sft-plain` is composed too: the answer of an `sft` target without its thought, for a baseline in rows of their own.
     `scores` holds the system's measures of it, for filters: {"score": 92.0, "rounds": 3}. A step target needs
     `margin`, by how much the chosen side is better. A list of segments becomes a tuple, and `scores=None` an empty
     mapping. Raises TargetError for a shape that no row can be made of.
@@ -134,7 +137,7 @@ def check_shape(target: Target) -> None:
     _check_scores(target.scores)
     if target.rejected and target.kind != "step":
         raise TargetError(f"a target of kind {target.kind} has no rejected side; make a pair a target of kind step")
-    {"sft": _check_sft, "role": _check_role, "step": _check_step}[target.kind](target)
+    {"role": _check_role, "step": _check_step}.get(target.kind, _check_sft)(target)
 
 
 def _check_segment(segment: Segment) -> None:
@@ -275,14 +278,14 @@ def call_key(segment: Segment, tree: Any) -> str | None:
 def _check_references(target: Target, replies: Mapping[str, Reply], tree: Any) -> None:
     for segment in (*target.segments, *(target.rejected or ())):
         reply = _reply_of(segment, replies, tree)
-        if reply and not reply.text and (segment.learned or target.kind != "sft"):
+        if reply and not reply.text and (segment.learned or target.kind not in COMPOSED):
             raise TargetError(f"call {reply.key}: the reply is empty")
         if reply and reply.error and segment.learned and segment in target.segments:
             raise TargetError(
                 f"the reply of call {reply.key} was refused ({reply.error}); refer to the reply that was used, whose "
                 "key is answer.call.key"
             )
-    if target.kind == "sft" and not any(_content(s, replies, tree) for s in target.segments if s.learned):
+    if target.kind in COMPOSED and not any(_content(s, replies, tree) for s in target.segments if s.learned):
         raise TargetError("the learned text of an sft target is empty")
     if target.kind == "step" and target.rejected:
         _check_sides(target, target.rejected, replies, tree)

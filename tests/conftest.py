@@ -130,30 +130,3 @@ def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (part / "config.json").write_text('{"model_type": "qwen2"}')
             part.rename(folder)
     return folder
-
-
-COMET = """
-def download_model(name):
-    if name == "gone":
-        raise FileNotFoundError("no such model: gone")
-    return name
-class Model:
-    scores = []
-    def predict(self, data, batch_size, gpus):
-        self.scores = [0.25 if pair["mt"] == pair["ref"] else 0.75 for pair in data]
-        print("noise on stdout")
-        return self
-def load_from_checkpoint(path):
-    return Model()
-"""
-
-
-@pytest.fixture
-def comet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for unbabel-comet (and torch) that the subprocess imports; its file can be rewritten."""
-    folder = tmp_path / "comet_path"
-    folder.mkdir()
-    (folder / "comet.py").write_text(COMET)
-    (folder / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    return folder / "comet.py"

@@ -14,8 +14,8 @@ from agentsys.trainers.processes import print_once
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["sft", "role", "step"]
-KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step")
+Kind = Literal["sft", "role", "step", "sft-plain"]
+KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step", "sft-plain")
 TOKENIZER_KEY: Final = b"agentsys.tokenizer"
 """Key in the Parquet schema's metadata: the digest of the tokenizer whose ids the rows hold."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from agentsys.commands import knob
+from agentsys.targets import COMPOSED
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_files import Row
 
@@ -79,7 +80,7 @@ class RowFilter:
 
         limit = self.filters.near_duplicates
         text = " ".join((row["text"] + row.get("rejected", "")).split())
-        prefix = "" if row["kind"] == "sft" and len(text) >= SHORT else row["input"]
+        prefix = "" if row["kind"] in COMPOSED and len(text) >= SHORT else row["input"]
         if row["kind"] == "step":  # the same decision after another prefix is a different pair
             prefix += hashlib.sha256(row["prompt"].encode()).hexdigest()
         sketch = MinHash(num_perm=128)

@@ -2,10 +2,10 @@
 
     python trainers/rows.py runs/drt --student qwen2.5-coder-0.5b --out rows
 
-writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` (composed,
-tokenized once with the student's template), `role` (one call, the engine's ids) and `step` (a preference pair, the
-engine's ids). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the systems
-that made them. docs/training.md describes every column.
+writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` and `sft-plain`
+(composed, tokenized once with the student's template), `role` (one call, the engine's ids) and `step` (a preference
+pair, the engine's ids). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the
+systems that made them. docs/training.md describes every column.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import typer
 
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
-from agentsys.targets import TargetError, check_target
+from agentsys.targets import COMPOSED, TargetError, check_target
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
 from agentsys.trainers.output import check_folder
@@ -86,7 +86,7 @@ def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenize
 
 
 def _text_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
-    tokenize = row_tokenizer.tokenize_composed if target.kind == "sft" else row_tokenizer.tokenize_role
+    tokenize = row_tokenizer.tokenize_composed if target.kind in COMPOSED else row_tokenizer.tokenize_role
     tokens = tokenize(target, trace)
     begin = tokens.learned.index(1) if 1 in tokens.learned else len(tokens.ids)
     decode = row_tokenizer.tokenizer.decode

@@ -1,11 +1,12 @@
 """Corpus BLEU and chrF with confidence intervals, and the paired comparison of two systems.
 
-BLEU (Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation") and chrF (Popović, 2015,
-"chrF: character n-gram F-score for automatic MT evaluation") are functions of sums over sentences. So the n-grams of
-each sentence are counted once, and a bootstrap resample (Koehn, 2004, "Statistical Significance Tests for Machine
-Translation Evaluation") only sums rows of a table. Values equal sacrebleu's `corpus_score` with its default settings,
-also with several references per sentence: BLEU then clips by the largest count and takes the closest length, chrF takes
-the reference with the highest score.
+BLEU (Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation"), spBLEU (BLEU of
+sentence pieces; Goyal et al., 2022, "The Flores-101 Evaluation Benchmark"), chrF (Popović, 2015, "chrF: character
+n-gram F-score for automatic MT evaluation") and chrF++ (Popović, 2017, "chrF++: words helping character n-grams") are
+functions of sums over sentences. So the n-grams of each sentence are counted once, and a bootstrap resample (Koehn,
+2004, "Statistical Significance Tests for Machine Translation Evaluation") only sums rows of a table. Values equal
+sacrebleu's `corpus_score` with its default settings, also with several references per sentence: BLEU then clips by the
+largest count and takes the closest length, chrF takes the reference with the highest score.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 Statistic = Callable[[Sequence[int]], float]
@@ -148,6 +151,11 @@ def ratio_statistic(counts: Sequence[tuple[float, int]]) -> Statistic:
     return statistic
 
 
+def mean_of(statistics: Sequence[Statistic]) -> Statistic:
+    """Return the statistic that averages statistics of the same items, such as those of several runs of a system."""
+    return lambda indices: fmean(statistic(indices) for statistic in statistics)
+
+
 def _pairs(hypotheses: Sequence[str], references: References) -> Iterator[tuple[str, list[str]]]:
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses but {len(references)} references; give one per sentence")
@@ -159,6 +167,12 @@ def _pairs(hypotheses: Sequence[str], references: References) -> Iterator[tuple[
     return zip(hypotheses, lists, strict=True)
 
 
+WORD_ORDER: Final = 2
+"""Order of the word n-grams of chrF++."""
+SPM_TOKENIZER: Final = "flores200"
+"""sacrebleu's tokenizer of spBLEU; it splits every language into sentence pieces."""
+
+
 def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
     """Return sacrebleu's signature of the BLEU that `score_corpus` computes, so that others can reproduce it.
 
@@ -166,9 +180,44 @@ def bleu_signature(language: str, references: Sequence[int] = (1,)) -> str:
     """
     from sacrebleu.metrics.bleu import BLEU
 
+    return str(BLEU(tokenize=bleu_tokenizer(language), references=_streams(references)).get_signature())
+
+
+def corpus_signatures(language: str, references: Sequence[int] = (1,)) -> dict[str, str]:
+    """Return sacrebleu's signatures of BLEU, chrF, chrF++ and, where its tokenizer is at hand, spBLEU."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    streams = _streams(references)
+    signatures = {
+        "BLEU": bleu_signature(language, references),
+        "chrF": str(CHRF(references=streams).get_signature()),
+        "chrF++": str(CHRF(word_order=WORD_ORDER, references=streams).get_signature()),
+    }
+    if not missing_pieces():
+        signatures["spBLEU"] = str(BLEU(tokenize=SPM_TOKENIZER, references=streams).get_signature())
+    return signatures
+
+
+def _streams(references: Sequence[int]) -> list[Any]:
+    """Placeholders for references, as sacrebleu takes them, of sentences with these numbers of references."""
     counts = sorted({*references})
-    streams: list[Any] = [["-" if i < count else None for count in counts] for i in range(counts[-1])]
-    return str(BLEU(tokenize=bleu_tokenizer(language), references=streams).get_signature())
+    return [["-" if i < count else None for count in counts] for i in range(counts[-1])]
+
+
+def missing_pieces() -> str:
+    """Return how to get the tokenizer of spBLEU, in one line; "" if it is at hand. Nothing is downloaded."""
+    from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+    from sacrebleu.utils import SACREBLEU_DIR
+
+    url = SPM_MODELS[SPM_TOKENIZER]["url"]
+    file = Path(SACREBLEU_DIR) / "models" / url.rpartition("/")[2]
+    fixes = []
+    if find_spec("sentencepiece") is None:
+        fixes.append("pip install sentencepiece")
+    if not file.is_file():
+        fixes.append(f"save {url} as {file}")
+    return " and ".join(fixes)
 
 
 def bleu_tokenizer(language: str) -> str:
@@ -178,12 +227,24 @@ def bleu_tokenizer(language: str) -> str:
     `ko-mecab` if they are installed, else `char`; `char` for Thai, Lao, Khmer, Burmese, Tibetan and others without
     spaces between words; `13a` for all others.
     """
+    tokenizer, _, installed = _usual_tokenizer(language)
+    return tokenizer if installed else "char"
+
+
+def missing_tokenizer(language: str) -> str:
+    """Return how to get the usual BLEU tokenizer of a language, for which `bleu_tokenizer` returns `char`; else ""."""
+    tokenizer, extra, installed = _usual_tokenizer(language)
+    return "" if installed else f"the usual tokenizer is {tokenizer}: pip install 'sacrebleu[{extra}]'"
+
+
+def _usual_tokenizer(language: str) -> tuple[str, str, bool]:
+    """The tokenizer that is usual for a language, the extra of sacrebleu that has it, and whether it is installed."""
     name = unicodedata.normalize("NFKC", language).casefold()
     words = set(re.split(r"[\W_]+", name))
     for names, native_names, tokenizer, modules in _TOKENIZERS:
         if words & set(names.split()) or re.search(native_names, name):
-            return tokenizer if all(map(find_spec, modules)) else "char"
-    return "13a"
+            return tokenizer, names.split()[0], all(map(find_spec, modules))
+    return "13a", "", True
 
 
 _CHINESE: Final = (
@@ -203,13 +264,18 @@ _TOKENIZERS: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
 tokenizer, and the modules that sacrebleu imports for it."""
 
 
-def bleu_statistic(hypotheses: Sequence[str], references: References, language: str) -> Statistic:
-    """Return the statistic BLEU-4, 0 to 100 (Papineni et al., 2002, section 2.3). Raises what `score_corpus` raises."""
+def bleu_statistic(
+    hypotheses: Sequence[str], references: References, language: str, *, tokenizer: str = ""
+) -> Statistic:
+    """Return the statistic BLEU-4, 0 to 100 (Papineni et al., 2002, section 2.3). Raises what `score_corpus` raises.
+
+    `tokenizer` is sacrebleu's name of another tokenizer than the language's: `SPM_TOKENIZER` for spBLEU.
+    """
     import numpy as np
     from sacrebleu.metrics.bleu import BLEU
 
     # effective_order only prevents a warning per sentence: the counts do not depend on it.
-    metric = BLEU(tokenize=bleu_tokenizer(language), effective_order=True)
+    metric = BLEU(tokenize=tokenizer or bleu_tokenizer(language), effective_order=True)
     scores = [metric.sentence_score(hypothesis, golds) for hypothesis, golds in _pairs(hypotheses, references)]
     table = np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores])
     order = metric.max_ngram_order
@@ -224,39 +290,16 @@ def bleu_statistic(hypotheses: Sequence[str], references: References, language: 
     return statistic
 
 
-def chrf_statistic(hypotheses: Sequence[str], references: References) -> Statistic:
-    """Return the statistic chrF2, 0 to 100. Raises what `chrf` raises."""
+def chrf_statistic(hypotheses: Sequence[str], references: References, *, word_order: int = 0) -> Statistic:
+    """Return the statistic chrF2, 0 to 100; with `word_order` 2 it is chrF++. Raises what `chrf` raises."""
     import numpy as np
-
-    rows = []
-    for hypothesis, golds in _pairs(hypotheses, references):
-        counts = [_chrf_counts(hypothesis, gold) for gold in golds]
-        rows.append(counts[0] if len(counts) == 1 else max(counts, key=lambda row: _chrf(np.array(row))))
-    table = np.array(rows)
-    return lambda indices: _chrf(table[indices].sum(axis=0))
-
-
-def _chrf_counts(hypothesis: str, reference: str) -> list[list[int]]:
-    """Return the numbers of n-grams of each order in the hypothesis, in the reference, and in both."""
     from sacrebleu.metrics.chrf import CHRF
-    from sacrebleu.metrics.helpers import extract_all_char_ngrams
 
-    ours, gold = (
-        extract_all_char_ngrams(text, CHRF.CHAR_ORDER, include_whitespace=False) for text in (hypothesis, reference)
+    metric = CHRF(word_order=word_order)
+    table = np.array(
+        [
+            metric._compute_segment_statistics(hypothesis, metric._extract_reference_info(golds))
+            for hypothesis, golds in _pairs(hypotheses, references)
+        ]
     )
-    # sacrebleu counts no hypothesis n-grams of an order that its reference is too short for.
-    return [[o.total() if g else 0, g.total(), (o & g).total()] for o, g in zip(ours, gold, strict=True)]
-
-
-def _chrf(counts: Any) -> float:
-    """Return chrF2 of summed counts, an array [orders, 3]."""
-    from sacrebleu.metrics.chrf import CHRF
-
-    ours, gold, both = counts.T
-    used = (ours > 0) & (gold > 0)
-    if not both.any():
-        return 0.0
-    precision = (both[used] / ours[used]).mean()
-    recall = (both[used] / gold[used]).mean()
-    weight = CHRF.BETA**2
-    return float(100 * (1 + weight) * precision * recall / (weight * precision + recall))
+    return lambda indices: float(metric._compute_f_score(table[indices].sum(axis=0).tolist()))

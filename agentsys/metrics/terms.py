@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from agentsys.text.chinese import to_simplified
+from agentsys.text.chinese import can_simplify, to_simplified
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,12 @@ class KnownTerm:
 
 @lru_cache(maxsize=4096)
 def normalize_text(text: str) -> str:
-    """Normalize a text for comparison: NFKC, simplified Chinese characters, casefolded, single spaces."""
-    return " ".join(to_simplified(unicodedata.normalize("NFKC", text)).casefold().split())
+    """Normalize a text for comparison: NFKC, simplified Chinese characters, casefolded, single spaces.
+
+    Without OpenCC, Chinese characters are left as they are.
+    """
+    script = to_simplified if can_simplify() else str
+    return " ".join(script(unicodedata.normalize("NFKC", text)).casefold().split())
 
 
 def mentions_any(translation: str, mentions: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""DRT's training targets: the long thought with its translation, the best draft's call, and pairs of drafts."""
+"""DRT's training targets: the translation with and without its long thought, the best draft's call, pairs of drafts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ STUDENT: Final = load_prompt("drt/student")
 
 
 def targets(state: State, thought: str, languages: Mapping[str, str]) -> list[Target]:
-    """The targets of a kept record: `sft` (long thought), `role` (best draft) and `step` (pairs of drafts)."""
+    """The targets of a kept record: `sft` (long thought), `role` (best draft), `step` (pairs of drafts), `sft-plain`.
+
+    The last is the paper's baseline "SFT w/o CoT": the translation alone, in the same chat format.
+    """
     steps = [state["steps"][i] for i in state["kept"]]
     best = next(step for step in steps if step["translation"] == state["trans"])
     prompt = masked(STUDENT.render({"text": state["text"], **languages}))
@@ -26,7 +29,8 @@ def targets(state: State, thought: str, languages: Mapping[str, str]) -> list[Ta
     scores = {"score": best["score"], "steps": float(len(steps)), "gain": best["score"] - steps[0]["score"]}
     sft = Target("sft", (*prompt, *answer), scores=scores)
     role = Target("role", (_prompt_of(best), _reply_of(best)), scores={"score": best["score"]})
-    return [sft, role, *(preference_pair(better, worse) for worse, better in _iter_improvements(steps))]
+    pairs = [preference_pair(better, worse) for worse, better in _iter_improvements(steps)]
+    return [sft, role, *pairs, Target("sft-plain", (*prompt, _reply_of(best)), scores=scores)]
 
 
 def preference_pair(better: RefinementStep, worse: RefinementStep) -> Target:

@@ -1,89 +1,78 @@
-"""The metrics of translations: BLEU, chrF, COMET, a judge's scores, terms; with intervals, and against a baseline.
+"""The metrics of translations: BLEU, chrF, COMET, judges' scores, terms; with intervals, and against a baseline.
 
 | metric | computed from | resampled |
 |---|---|---|
-| BLEU, chrF | all references of a sentence (agentsys/metrics/corpus.py) | sentences |
-| COMET | source, translation, first reference; in a separate environment | sentences |
+| BLEU, chrF, chrF++, spBLEU | all references of a sentence (agentsys/metrics/corpus.py) | sentences |
+| COMET models, by name | source, translation, first reference (comet.py) | sentences |
 | GRF, GRB, GEA | graphs/translate/system.py's judge | sentences |
+| MQM, preference | errors and comparisons of graphs/translate/judges.py | sentences |
+| document | the score of a whole document (graphs/translate/judges.py) | documents |
 | terms, m-ETA | terms and entities of a sentence (agentsys/metrics/terms.py) | sentences that have one |
 | consistency | terms that two sentences of a document share (agentsys/metrics/terms.py) | documents |
 
-All are from 0 to 100. A metric is computed over the sentences for which every system has it, so that a column compares
-the same sentences. A missing translation is not scored as an empty text: its sentence is left out for all systems.
+MQM is from -25 to 0, all others are from 0 to 100. A metric is computed over the sentences for which every system has
+it in all of its runs, so that a column compares the same sentences. A missing translation is not scored as an empty
+text: its sentence is left out for all systems. The value of a system that ran several times is the mean over its runs.
 """
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from statistics import stdev
 from typing import Any, Final
 
-import orjson
-
 from agentsys.evaluation.report import score_against
-from agentsys.graphs.translate.rows import TranslatedPair
+from agentsys.graphs.translate.rows import Pair, TranslatedPair
+from agentsys.installation import install_command
 from agentsys.metrics import terms as term_scores
 from agentsys.metrics.corpus import (
+    SPM_TOKENIZER,
+    WORD_ORDER,
     Statistic,
     bleu_statistic,
     chrf_statistic,
+    mean_of,
     mean_statistic,
+    missing_pieces,
     ratio_statistic,
 )
-from agentsys.records import InputError
-from agentsys.text.chinese import to_simplified
+from agentsys.text.chinese import can_simplify, has_chinese, to_simplified
 
+CORPUS: Final = ("BLEU", "chrF", "chrF++", "spBLEU")
 JUDGED: Final = ("GRF", "GRB", "GEA")
-METRICS: Final = ("BLEU", "chrF", "COMET", *JUDGED)
 TERM_METRICS: Final = ("terms", "m-ETA", "consistency")
 
-COMET_IMPORT: Final = "from comet import download_model, load_from_checkpoint"
-COMET_SCRIPT: Final = f"""
-import json, os, sys, torch
-{COMET_IMPORT}
-name, result = sys.argv[1:]
-model = load_from_checkpoint(name if os.path.exists(name) else download_model(name))
-scores = model.predict(json.load(sys.stdin), batch_size=8, gpus=int(torch.cuda.is_available())).scores
-with open(result, "w") as file:
-    json.dump([float(score) for score in scores], file)
-"""
-"""Runs in the environment of --comet-python: unbabel-comet's dependencies conflict with ours."""
-
 Scores = dict[str, dict[str, dict[str, Any]]]
-"""System -> metric -> {value, low, high, n, counted, difference}."""
+"""System -> metric -> {value, low, high, n, counted, difference}; of several runs also {runs, sd}."""
 Measurement = tuple[Statistic, int, int | None]
 """A metric as a statistic of resampled items, the number of items, and the number of terms it counts."""
+RowsById = dict[str, TranslatedPair]
+"""The rows of one run by the id of their pair."""
 
 
-def check_comet(python: Path) -> None:
-    """Raises InputError if that interpreter cannot import unbabel-comet."""
-    try:
-        tried = subprocess.run([python, "-c", COMET_IMPORT], capture_output=True, check=False)
-    except OSError as err:
-        raise InputError(f"--comet-python {python}: {err.strerror}; give a Python that has unbabel-comet") from None
-    if tried.returncode:
-        raise InputError(f"--comet-python {python}: unbabel-comet cannot be imported: {_last_line(tried.stderr)}")
+def find_limits(pairs: Sequence[Pair]) -> dict[str, str]:
+    """The metrics that cannot be computed of these pairs on this machine, with the reason and the fix."""
+    limits = {}
+    if pieces := missing_pieces():
+        limits["spBLEU"] = f"its tokenizer is not here: {pieces}"
+    if not any(pair.references for pair in pairs):
+        limits |= dict.fromkeys((*CORPUS, "GRB"), "the pairs have no reference")
+    if not can_simplify() and any(map(has_chinese, _terms_in(pairs))):
+        fix = f"Chinese terms are compared in one script by OpenCC: {install_command('knowledge')}"
+        limits |= dict.fromkeys(TERM_METRICS, fix)
+    return limits
 
 
-def add_comet(rows: Sequence[TranslatedPair], python: Path, model: str) -> str | None:
-    """Add COMET, times 100 as in DRT's paper, to the scores of rows that have a translation; returns why it failed."""
-    data = [{"src": row.pair.text, "mt": row.translation, "ref": row.pair.references[0]} for row in rows]
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "scores.json"
-        command: list[str | Path] = [python, "-c", COMET_SCRIPT, model, result]
-        done = subprocess.run(command, input=orjson.dumps(data), capture_output=True, check=False)
-        if done.returncode:
-            return f"{model} failed: {_last_line(done.stderr)}"
-        for row, score in zip(rows, orjson.loads(result.read_bytes()), strict=True):
-            row.scores["COMET"] = 100 * score
-    return None
+def limit_line(limits: Mapping[str, str]) -> str:
+    """A line for the metrics of terms that cannot be computed, which is known before any call; "" if they can."""
+    return f"no {', '.join(TERM_METRICS)}: {limits['terms']}" if "terms" in limits else ""
 
 
-def _last_line(output: bytes) -> str:
-    return (output.decode(errors="replace").strip().splitlines() or ["no message"])[-1].strip()
+def _terms_in(pairs: Iterable[Pair]) -> Iterable[str]:
+    for pair in pairs:
+        yield from (name for names in pair.mentions for name in names)
+        yield from (text for term in pair.terms for text in (term.source, *term.targets))
 
 
 def measure(
@@ -96,34 +85,67 @@ def measure(
 ) -> Scores:
     """The metrics of each system with 95 % bootstrap intervals, and the paired difference from the baseline.
 
-    `language` is that of the translations. `one_script` converts translations and references to simplified Chinese
-    before BLEU and chrF. A system without any translation does not restrict the sentences; a metric that no system has
-    is absent.
+    The rows of a system are those of all of its runs. `language` is that of the translations. `one_script` converts
+    translations and references to simplified Chinese before BLEU and chrF. A system without any translation does not
+    restrict the sentences; a metric that no system has is absent.
     """
     scores: Scores = {name: {} for name in systems}
     for metric in metrics:
-        rows_by_id = {name: {row.pair.id: row for row in rows if _has(row, metric)} for name, rows in systems.items()}
-        rows_by_id = {name: rows for name, rows in rows_by_id.items() if rows}
-        ids = [key for key in next(iter(rows_by_id.values()), ()) if all(key in rows for rows in rows_by_id.values())]
+        runs_by_name = {name: _runs_with(rows, metric) for name, rows in systems.items()}
+        runs_by_name = {name: runs for name, runs in runs_by_name.items() if runs}
         measurements = {
-            name: _measurement(metric, [rows[key] for key in ids], language, one_script)
-            for name, rows in rows_by_id.items()
+            name: [_measurement(metric, rows, language, one_script) for rows in runs]
+            for name, runs in _shared_rows(runs_by_name).items()
         }
-        of_baseline = measurements.get(baseline)
-        for name, measurement in measurements.items():
-            if measurement is not None:
-                rival = of_baseline[0] if of_baseline and name != baseline else None
-                statistic, n, counted = measurement
-                scores[name][metric] = {**score_against(statistic, n, rival), "counted": counted}
+        of_baseline = measurements.get(baseline, [])
+        for name, of_runs in measurements.items():
+            rivals = of_baseline if name != baseline else []
+            if score := _score(of_runs, rivals):
+                scores[name][metric] = score
     return scores
+
+
+def _runs_with(rows: Sequence[TranslatedPair], metric: str) -> list[RowsById]:
+    """The rows that have a metric, by run; a run without any is left out."""
+    runs: defaultdict[int, RowsById] = defaultdict(dict)
+    for row in rows:
+        if _has(row, metric):
+            runs[row.run][row.pair.id] = row
+    return list(runs.values())
+
+
+def _shared_rows(runs_by_name: Mapping[str, Sequence[RowsById]]) -> dict[str, list[list[TranslatedPair]]]:
+    """The rows of each run of each system for the pairs that all of them have, in one order."""
+    runs = [rows for of_system in runs_by_name.values() for rows in of_system]
+    ids = [key for key in next(iter(runs), ()) if all(key in rows for rows in runs)]
+    return {name: [[rows[key] for key in ids] for rows in of_system] for name, of_system in runs_by_name.items()}
+
+
+def _score(runs: Sequence[Measurement | None], baseline: Sequence[Measurement | None]) -> dict[str, Any] | None:
+    """The mean over the runs with its interval, tested against the mean over the baseline's runs."""
+    measured = [run for run in runs if run is not None]
+    if not measured:
+        return None
+    statistics = [statistic for statistic, _, _ in measured]
+    rivals = [statistic for statistic, _, _ in filter(None, baseline)]
+    _, n, counted = measured[0]
+    score = {**score_against(_mean(statistics), n, _mean(rivals) if rivals else None), "counted": counted}
+    if len(statistics) > 1:
+        values = [statistic(range(n)) for statistic in statistics]
+        score |= {"runs": values, "sd": stdev(values)}
+    return score
+
+
+def _mean(statistics: Sequence[Statistic]) -> Statistic:
+    return statistics[0] if len(statistics) == 1 else mean_of(statistics)
 
 
 def _has(row: TranslatedPair, metric: str) -> bool:
     if not row.translation:
         return False
     match metric:
-        case "BLEU" | "chrF":
-            return True
+        case "BLEU" | "chrF" | "chrF++" | "spBLEU":
+            return bool(row.pair.references)
         case "terms":
             return bool(row.pair.terms)
         case "m-ETA":
@@ -140,14 +162,25 @@ def _measurement(metric: str, rows: Sequence[TranslatedPair], language: str, one
         return (ratio_statistic(counts), len(counts), sum(total for _, total in counts)) if counts else None
     if not rows:
         return None
-    if metric not in ("BLEU", "chrF"):
+    if metric == "document":
+        by_document = {row.pair.document: row.scores[metric] for row in rows}
+        return mean_statistic(list(by_document.values())), len(by_document), None
+    if metric not in CORPUS:
         return mean_statistic([row.scores[metric] for row in rows]), len(rows), None
+    return _corpus_statistic(metric, rows, language, one_script), len(rows), None
+
+
+def _corpus_statistic(metric: str, rows: Sequence[TranslatedPair], language: str, one_script: bool) -> Statistic:
     script = to_simplified if one_script else str
     hypotheses = [script(str(row.translation)) for row in rows]
     references = [[script(reference) for reference in row.pair.references] for row in rows]
-    if metric == "BLEU":
-        return bleu_statistic(hypotheses, references, language), len(rows), None
-    return chrf_statistic(hypotheses, references), len(rows), None
+    match metric:
+        case "BLEU":
+            return bleu_statistic(hypotheses, references, language)
+        case "spBLEU":
+            return bleu_statistic(hypotheses, references, language, tokenizer=SPM_TOKENIZER)
+        case _:
+            return chrf_statistic(hypotheses, references, word_order=WORD_ORDER if metric == "chrF++" else 0)
 
 
 def _counts(metric: str, rows: Sequence[TranslatedPair]) -> Sequence[tuple[float, int]]:
@@ -165,22 +198,14 @@ def _counts(metric: str, rows: Sequence[TranslatedPair]) -> Sequence[tuple[float
     ]
 
 
-def absences(rows: Sequence[TranslatedPair], metrics: Iterable[str], *, comet: str, judge: bool) -> dict[str, str]:
-    """The reason why each metric may be absent; `rows` are those with a translation."""
-    if not rows:
-        return dict.fromkeys(metrics, "no translation to score")
-    reasons = {
-        "COMET": comet,
-        **dict.fromkeys(JUDGED, "no usable reply" if judge else "no --judge"),
-        "terms": "the pairs have no terms",
-        "m-ETA": "the pairs have no mentions",
-        "consistency": "no document has a term in two sentences",
-    }
-    return {name: reasons.get(name, "no sentence that every system translated") for name in metrics}
-
-
 def scripts_differ(rows: Sequence[TranslatedPair]) -> bool:
-    """Whether most references have traditional Chinese characters and most translations none, or the reverse."""
+    """Whether most references have traditional Chinese characters and most translations none, or the reverse.
+
+    False without OpenCC, and for rows without a reference.
+    """
+    rows = [row for row in rows if row.pair.references]
+    if not can_simplify():
+        return False
 
     def traditional(texts: Sequence[str]) -> bool:
         return 2 * sum(to_simplified(text) != text for text in texts) > len(texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +15,23 @@ from agentsys.commands import knob
 from agentsys.evaluation.run import OutputOptions
 from agentsys.evaluation.sample import Sample, SampleOptions, sample_rows
 from agentsys.graphs import translate
-from agentsys.graphs.translate.measures import check_comet
+from agentsys.graphs.translate.comet import DEFAULT_MODEL, check_comet, column_names
+from agentsys.graphs.translate.judging import Judging, Task
+from agentsys.graphs.translate.measures import CORPUS, JUDGED, TERM_METRICS
 from agentsys.graphs.translate.rows import Columns, Pair, read_pairs, with_terms
-from agentsys.graphs.translate.systems import SYSTEMS
+from agentsys.graphs.translate.systems import SYSTEMS, TranslationSystem, load_system
+from agentsys.installation import install_command
 from agentsys.knobs import check_required, split_names
+from agentsys.models.cache import default_path
 from agentsys.models.spec import DEFAULT_SPEC
+from agentsys.prompt import Prompt
 from agentsys.records import BadRecord, InputError
+from agentsys.roles import load_prompt
 from agentsys.terms.tmx import is_memory
+from agentsys.text.chinese import can_simplify
+
+STUDENTS = ("thought", "direct")
+"""The systems in DRT's chat format."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,16 @@ class SystemOptions:
     document_language: str = knob("", "RAGtrans' documents: zh uses the columns zh_doc and noisy_zh_doc; empty: doc")
     index: str = knob("", "ragtrans-retrieved: folder of an index that `python -m agentsys.knowledge build` wrote")
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "retriever of the index; empty: the best it has")
+    student_system: str = knob(
+        "", "system message of thought and direct: a text, or a file with it; empty: that of prompts/drt/student.md"
+    )
+    trained_on: list[Path] = knob((), "collect run that a model was trained on; no pair may be in it; may be repeated")
+    repeat: int = knob(1, "run each system this often, with other seeds; scores are means over the runs")
+
+    def __post_init__(self) -> None:
+        """Raises InputError for fewer than one run."""
+        if self.repeat < 1:
+            raise InputError(f"--repeat {self.repeat}: at least 1 is needed")
 
     def files(self) -> dict[str, Path]:
         """The files of existing translations by system name. Raises InputError."""
@@ -95,13 +115,47 @@ class SystemOptions:
             raise InputError(f"--systems: name some of {', '.join(SYSTEMS)}, or give existing --translations")
         if self.baseline and self.baseline not in names:
             raise InputError(f"--baseline {self.baseline}: this is not one of the systems; add it to --systems")
+        if self.student_system and not {*names} & {*STUDENTS}:
+            raise InputError(f"--student-system: only {' and '.join(STUDENTS)} use it; add one of them to --systems")
         return names
 
     def settings(self, data: DataOptions) -> dict[str, Any]:
         """What the context of a system can take from the command."""
         names = ("model", "sources", "document_language", "index", "retriever")
         languages = {"source_language": data.source_language, "target_language": data.target_language}
-        return {name: getattr(self, name) for name in names} | languages
+        return {name: getattr(self, name) for name in names} | languages | {"student_prompt": self.student_prompt()}
+
+    def student_prompt(self) -> str:
+        """prompts/drt/student.md with another system message; "" without one. Raises InputError and PromptError."""
+        if not self.student_system:
+            return ""
+        parts = [part for part in load_prompt("drt/student").parts if part.role != "system"]
+        messages = [("system", _read_text(self.student_system)), *((part.role, part.template) for part in parts)]
+        prompt = "".join(f"# {role}\n{text}\n" for role, text in messages)
+        return Prompt.parse(prompt, "--student-system").text
+
+    def load(self, data: DataOptions, pairs: Sequence[Pair], out: Path) -> list[TranslationSystem]:
+        """The systems that run, without those of --translations. Raises what `load_system` raises."""
+        settings, files = self.settings(data), self.files()
+        names = [name for name in self.names() if name not in files]
+        return [load_system(name, settings, pairs, out / name, self.repeat) for name in names]
+
+
+def _read_text(text_or_file: str) -> str:
+    """A text, or that of a file. Raises InputError for one word that is no file, and for a file that is not UTF-8."""
+    is_text = len(text_or_file.split()) > 1
+    try:
+        is_file = Path(text_or_file).is_file()
+        if is_text and not is_file:
+            return text_or_file
+        return Path(text_or_file).read_text(encoding="utf-8-sig").strip()
+    except OSError as err:
+        if is_text:  # too long for the name of a file
+            return text_or_file
+        fault = f"{err.strerror}; give a file, or a text of several words"
+        raise InputError(f"--student-system {text_or_file}: {fault}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--student-system {text_or_file}: not UTF-8 text; convert it") from None
 
 
 @dataclass(frozen=True)
@@ -110,23 +164,56 @@ class ScoreOptions:
 
     panel: ClassVar[str] = "Scores"
     judge: str = knob("", "model spec of the judge; empty: no GRF, GRB and GEA")
+    mqm: bool = knob(False, "the judge also lists errors with category and severity: the MQM score")
+    prefer: bool = knob(False, "the judge also compares each system with the baseline, in both orders")
+    judge_documents: bool = knob(False, "the judge also scores each document as a whole")
     comet_python: Path | None = knob(None, "a Python that has unbabel-comet; without it no COMET")
-    comet_model: str = knob("Unbabel/wmt22-comet-da", "COMET model: a name or a checkpoint")
+    comet_model: list[str] = knob((), f"COMET model: a name or a checkpoint; may be repeated; default: {DEFAULT_MODEL}")
     one_script: bool = knob(False, "convert translations and references to simplified Chinese before BLEU and chrF")
 
-    def check_comet(self) -> None:
-        """Raises InputError if --comet-python cannot import unbabel-comet."""
-        if self.comet_python:
-            check_comet(self.comet_python)
+    @property
+    def comet_columns(self) -> dict[str, str]:
+        """The COMET models by the names of their metrics; empty without --comet-python. Raises InputError."""
+        return column_names(self.comet_model or [DEFAULT_MODEL]) if self.comet_python else {}
 
-    def judge_context(self, data: DataOptions) -> translate.Context | None:
-        """The context of the judge; None without --judge. Raises SpecError."""
+    @property
+    def tasks(self) -> list[Task]:
+        """The judge's further tasks."""
+        chosen: dict[Task, bool] = {"mqm": self.mqm, "preference": self.prefer, "document": self.judge_documents}
+        return [task for task, is_chosen in chosen.items() if is_chosen]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics in the order of the report; COMET stands for its models if there are none."""
+        names = {"mqm": "MQM", "preference": "preference", "document": "document"}
+        judged = [names[task] for task in self.tasks]
+        return [*CORPUS, *(self.comet_columns or ["COMET"]), *JUDGED, *judged, *TERM_METRICS]
+
+    def check(self, pairs: Sequence[Pair], systems: Sequence[str]) -> None:
+        """Check before any call what can be checked. Raises InputError, which names the option and the fix."""
+        if self.comet_model and not self.comet_python:
+            raise InputError("--comet-model: name a Python that has unbabel-comet with --comet-python")
+        if self.comet_python:
+            _ = self.comet_columns
+            check_comet(self.comet_python)
+        flags = {"mqm": "--mqm", "preference": "--prefer", "document": "--judge-documents"}
+        if self.tasks and not self.judge:
+            raise InputError(f"{flags[self.tasks[0]]}: name the judge with --judge")
+        if self.prefer and len(systems) < 2:
+            raise InputError("--prefer compares systems with the baseline; give at least two")
+        if self.judge_documents and not any(pair.document for pair in pairs):
+            raise InputError("--judge-documents: no pair names its document; name the column with --document-field")
+        if self.one_script and not can_simplify():
+            raise InputError(f"--one-script needs OpenCC: {install_command('knowledge')}")
+
+    def judging(self, data: DataOptions, run: TranslationOutput) -> Judging | None:
+        """The judges of a run; None without --judge. Raises SpecError."""
         if not self.judge:
             return None
         source, target = data.languages
         context = translate.Context(model=self.judge, source_language=source, target_language=target)
         context_models(context)
-        return context
+        return Judging(context, self.tasks, run)
 
 
 @dataclass(frozen=True)
@@ -139,6 +226,11 @@ class TranslationOutput(OutputOptions):
     def run_options(self, folder: Path) -> RunOptions:
         """The options of a system's run: failed records are retried. Raises InputError."""
         return replace(super().run_options(folder), cache=self.cache)
+
+    @property
+    def cache_path(self) -> Path:
+        """The file of the request cache."""
+        return self.cache or default_path()
 
     @contextmanager
     def open_folder(self, default_name: str) -> Iterator[Path]:

@@ -1,68 +1,117 @@
-"""The report of a translation evaluation: the results of all systems, the files, and what is printed."""
+"""The report of a translation evaluation: the results of all systems, the files, and what is said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
-
-from agentsys.console import Console
-from agentsys.evaluation.report import number_cell, plain_printer, sample_order, unusable_lines, write_report
-from agentsys.graphs.translate.measures import (
-    METRICS,
-    TERM_METRICS,
-    Scores,
-    absences,
-    add_comet,
-    measure,
-    scripts_differ,
-)
+from agentsys.evaluation.report import write_report
+from agentsys.graphs.translate.comet import CometRun, add_comet
+from agentsys.graphs.translate.judges import Judges
+from agentsys.graphs.translate.judging import count_errors, count_preferences
+from agentsys.graphs.translate.measures import JUDGED, TERM_METRICS, measure, scripts_differ
 from agentsys.graphs.translate.options import ScoreOptions
-from agentsys.graphs.translate.rows import Pair, TranslatedPair, missing_lines, missing_of
-from agentsys.graphs.translate.systems import Cost, SystemResult
-from agentsys.metrics.corpus import bleu_signature
-
-ALL_METRICS = (*METRICS, *TERM_METRICS)
+from agentsys.graphs.translate.rows import Pair, TranslatedPair, missing_of
+from agentsys.graphs.translate.system import Translate
+from agentsys.graphs.translate.systems import SystemResult
+from agentsys.metrics.corpus import corpus_signatures, missing_tokenizer
+from agentsys.roles import Role
 
 
 def measure_results(
-    results: Mapping[str, SystemResult], baseline: str, language: str, options: ScoreOptions
+    results: Mapping[str, SystemResult],
+    baseline: str,
+    language: str,
+    options: ScoreOptions,
+    limits: Mapping[str, str],
+    cache: Path,
 ) -> dict[str, Any]:
-    """Score all systems: the keys of the report that depend on translations. COMET runs here."""
+    """Score all systems: the keys of the report that depend on translations. COMET runs here.
+
+    `limits` are the metrics that cannot be computed, and why. Raises CacheError.
+    """
     rows = {name: result.rows for name, result in results.items()}
-    translated = [row for row in chain.from_iterable(rows.values()) if row.translation]
-    failure = None
+    translated = [row for result in results.values() for row in result.translated]
+    comet: dict[str, CometRun] = {}
     if options.comet_python and translated:
-        failure = add_comet(translated, options.comet_python, options.comet_model)
-    scores = measure(rows, language, ALL_METRICS, baseline=baseline, one_script=options.one_script)
-    reasons = absences(translated, ALL_METRICS, comet=failure or "no --comet-python", judge=bool(options.judge))
+        comet = add_comet(translated, options.comet_python, options.comet_columns, cache)
+    metrics = [name for name in options.metrics if name not in limits]
+    scores = measure(rows, language, metrics, baseline=baseline, one_script=options.one_script)
     measured = set(chain.from_iterable(scores.values()))
+    reasons = absences(options, translated, limits, comet)
+    signatures = make_signatures(language, [row.pair for row in next(iter(rows.values()))], comet)
     return {
         "baseline": baseline,
-        "signature": bleu_signature(language, [len(row.pair.references) for row in next(iter(rows.values()))]),
+        "metrics": options.metrics,
+        "signature": signatures.get("BLEU", ""),
+        "signatures": {name: text for name, text in signatures.items() if name in measured},
+        "tokenizer": missing_tokenizer(language),
+        "comet": {name: asdict(run) for name, run in comet.items()},
         "systems": {name: _result_json(result, scores[name]) for name, result in results.items()},
         "absent": {name: reason for name, reason in reasons.items() if name not in measured},
         "scripts_differ": not options.one_script and scripts_differ(translated),
     }
 
 
+def absences(
+    options: ScoreOptions,
+    rows: Sequence[TranslatedPair],
+    limits: Mapping[str, str],
+    comet: Mapping[str, CometRun],
+) -> dict[str, str]:
+    """The reason why each metric may be absent; `rows` are those with a translation."""
+    if not rows:
+        return dict.fromkeys(options.metrics, "no translation to score")
+    judged = "no usable reply" if options.judge else "no --judge"
+    reasons = {
+        "COMET": "no --comet-python",
+        **{name: run.failed or "the model needs references" for name, run in comet.items()},
+        **dict.fromkeys((*JUDGED, "MQM", "preference", "document"), judged),
+        "terms": "the pairs have no terms",
+        "m-ETA": "the pairs have no mentions",
+        "consistency": "no document has a term in two sentences",
+        **limits,
+    }
+    return {name: reasons.get(name, "no sentence that every system translated") for name in options.metrics}
+
+
+def make_signatures(language: str, pairs: Sequence[Pair], comet: Mapping[str, CometRun]) -> dict[str, str]:
+    """What others need to compute each metric in the same way."""
+    counts = [len(pair.references) for pair in pairs if pair.references]
+    single, further = Translate(), Judges()
+    judges: dict[str, Role[Any]] = dict(zip(JUDGED, (single.grf, single.grb, single.gea), strict=True))
+    judges |= {"MQM": further.mqm, "preference": further.preference, "document": further.document}
+    return {
+        **(corpus_signatures(language, counts) if counts else {}),
+        **{name: run.signature for name, run in comet.items()},
+        **{name: _role_signature(role) for name, role in judges.items()},
+        **dict.fromkeys(TERM_METRICS, "match:exact|nfkc|casefold|script:t2s"),
+    }
+
+
+def _role_signature(role: Role[Any]) -> str:
+    sampling = "|".join(f"{name}:{value}" for name, value in role.sampling.items())
+    return f"prompt:{role.text.name}|sha256:{role.text.sha256[:8]}|{sampling}"
+
+
 def _result_json(result: SystemResult, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    translated = [row for row in result.rows if row.translation]
     thoughts = any(row.well_formed is not None for row in result.rows)
     return {
         "run": result.run,
         "file": result.file,
         "models": result.models,
         "sampling": result.sampling,
-        "translated": len(translated),
-        "well_formed": sum(bool(row.well_formed) for row in translated) if thoughts else None,
+        "repeats": result.repeats,
+        "translated": len(result.translated),
+        "well_formed": sum(bool(row.well_formed) for row in result.translated) if thoughts else None,
         **missing_of(result.rows),
         "cost": result.cost.as_json(),
         "metrics": metrics,
+        "errors": count_errors(result.rows),
+        "preference": count_preferences(result.rows),
     }
 
 
@@ -78,120 +127,18 @@ def write_results(
             "references": pair.references,
             "terms": pair.terms,
             "mentions": pair.mentions,
-            "systems": {name: _translation_json(result.rows[i]) for name, result in results.items()},
+            "systems": {name: _translations_json(result.rows[i :: len(pairs)]) for name, result in results.items()},
         }
         for i, pair in enumerate(pairs)
     )
     write_report(report, "translations.jsonl", lines, out)
 
 
-def _translation_json(row: TranslatedPair) -> dict[str, Any]:
-    return {"translation": row.translation, "reason": row.reason, "scores": row.scores}
-
-
-def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Print the conditions, the tables, and what is missing."""
-    say = plain_printer(console)
-    systems, absent = report["systems"], report["absent"]
-    for line in _condition_lines(report):
-        say(line)
-    scores: Scores = {name: result["metrics"] for name, result in systems.items()}
-    console.print(score_table(scores, absent))
-    for line in _counted_lines(scores):
-        say(line)
-    console.print(_cost_table(systems))
-    for line in (*_absent_lines(report), *unusable_lines(report, "translated"), *_missing_lines(systems)):
-        say(line)
-    if not report["settings"]["table_only"]:
-        say(f"numbers, translations and runs: {report['out']}")
-
-
-def _condition_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    settings = report["settings"]
-    judge = f"judge {settings['judge']}" if settings["judge"] else "no judge"
-    script = ", one script" if settings["one_script"] else ""
-    yield (
-        f"{settings['pairs']}, n={report['sentences']}{sample_order(settings)}; {settings['source_language']} to "
-        f"{settings['target_language']}; {judge}; BLEU {report['signature']}{script}; baseline {report['baseline']}"
-    )
-    total = report["sentences"] + len(report["unusable"])
-    for name, result in report["systems"].items():
-        sampling = "".join(f", {key} {value}" for key, value in result["sampling"].items())
-        origin = f"file {result['file']}" if result["file"] else f"model {', '.join(result['models'])}{sampling}"
-        yield f"{name}: {origin}; n={result['translated']} of {total}"
-    yield from report["term_sources"]
-
-
-def _absent_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The metrics that no system has (a table of one system shows them), and other limits of the comparison."""
-    absent = report["absent"] if len(report["systems"]) > 1 else {}
-    for reason in dict.fromkeys(absent.values()):
-        yield f"no {', '.join(name for name, of in absent.items() if of == reason)}: {reason}"
-    if report["scripts_differ"]:
-        yield "most references are in another Chinese script than most translations; --one-script converts both"
-    yield from report["leaks"]
-
-
-def _missing_lines(systems: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for name, result in systems.items():
-        if result["well_formed"] is not None:
-            yield f"{name}: {result['well_formed']} of {result['translated']} replies have the form of a long thought"
-        for line in missing_lines(result["missing"], result["unscored"]):
-            yield f"{name}: {line}"
-        cost = result["cost"] or {"truncated": 0}
-        if cost["truncated"]:
-            yield f"{name}: {cost['truncated']} of {cost['calls']} replies truncated at a token limit"
-
-
-def _counted_lines(scores: Scores) -> Iterator[str]:
-    """How many terms and sentences the term metrics count."""
-    kinds = {
-        "terms": "terms in {} sentences",
-        "m-ETA": "entities in {} sentences",
-        "consistency": "terms in {} documents",
-    }
-    for name, kind in kinds.items():
-        if score := next((of_system[name] for of_system in scores.values() if name in of_system), None):
-            yield f"{name}: {score['counted']} {kind.format(score['n'])}"
-
-
-def score_table(scores: Scores, absent: Mapping[str, str]) -> Table:
-    """One line per metric for one system; for several a block per metric, with the differences from the baseline."""
-    if len(scores) == 1:
-        return _single_table(next(iter(scores.values())), absent)
-    table = Table("metric", "system", "value, 95 %", "minus baseline, 95 %", "p", "n", box=SIMPLE, pad_edge=False)
-    for metric in ALL_METRICS:
-        by_system = {name: of_system[metric] for name, of_system in scores.items() if metric in of_system}
-        for i, (name, score) in enumerate(by_system.items()):
-            cells = ["" if i else metric, name, _cell(score, ""), *_difference_cells(score), str(score["n"])]
-            table.add_row(*cells, end_section=i == len(by_system) - 1)
-    return table
-
-
-def _single_table(scores: Mapping[str, Mapping[str, Any]], absent: Mapping[str, str]) -> Table:
-    table = Table("metric", "value", "95 % interval", "n")
-    for metric in ALL_METRICS:
-        if score := scores.get(metric):
-            value, low, high = (f"{score[end]:.2f}" for end in ("value", "low", "high"))
-            table.add_row(metric, value, f"{low} to {high}", str(score["n"]))
-        else:
-            table.add_row(metric, "absent", absent[metric], "0")
-    return table
-
-
-def _cell(score: Mapping[str, float], sign: str) -> str:
-    return f"{score['value']:{sign}.2f} [{score['low']:{sign}.1f}, {score['high']:{sign}.1f}]"
-
-
-def _difference_cells(score: Mapping[str, Any]) -> list[str]:
-    difference = score["difference"]
-    return [_cell(difference, "+"), f"{difference['p']:.3f}"] if difference else ["", ""]
-
-
-def _cost_table(systems: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The cost of each system per sentence, without the judges of this evaluation."""
-    table = Table("system", "translated", "calls per sentence", "prompt tokens", "completion tokens")
-    for name, result in systems.items():
-        means = (result["cost"] or {}).get("per_sentence", {})
-        table.add_row(name, str(result["translated"]), *(number_cell(means.get(part), 1) for part in Cost.PARTS))
-    return table
+def _translations_json(rows: Iterable[TranslatedPair]) -> dict[str, Any]:
+    """The translation of a pair; of several runs the first one, and all of them under `runs`."""
+    runs = [
+        {"translation": row.translation, "reason": row.reason, "scores": row.scores}
+        | ({} if row.errors is None else {"errors": row.errors})
+        for row in rows
+    ]
+    return runs[0] if len(runs) == 1 else {**runs[0], "runs": runs}

@@ -1,9 +1,9 @@
 """The sentence pairs of a translation test, source and references, and the translations of the sources.
 
 A file of pairs holds records (.jsonl, .json, .csv, .tsv, .parquet) or is a memory (.tmx, .xliff). The reference of
-a record is a text, a list of equivalent texts, or XC-Translate's list of {"translation", "mention"}. Optional fields:
-`mentions` (the acceptable names of each entity in the source), `terms` ({"source", "targets"}) and `document`, whose
-sentences are in the order of the file.
+a record is a text, a list of equivalent texts, or XC-Translate's list of {"translation", "mention"}; without it a
+pair is evaluated without a reference. Optional fields: `mentions` (the acceptable names of each entity in the source),
+`terms` ({"source", "targets"}) and `document`, whose sentences are in the order of the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.terms.tmx import is_memory
 
 if TYPE_CHECKING:
+    from agentsys.graphs.translate.judges import Error
     from agentsys.terms.sources import TermList
 
 RECORDS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -39,7 +40,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A sentence and its references: `location` is "pairs.jsonl:12", `number` counts the file's pairs.
+    """A sentence and its references, which may be none: `location` is "pairs.jsonl:12", `number` counts the pairs.
 
     `mentions` are the acceptable names of each entity in it, `data` the record's other fields.
     """
@@ -60,7 +61,7 @@ class TranslatedPair:
     """A system's translation of a pair and its scores; `reason` is why there is no translation.
 
     `unscored` gives the reason for each missing score of a judge. `well_formed` is None unless the system writes a long
-    thought.
+    thought. `run` counts the repetitions of the system from 1. `errors` are those that the judge lists, None unasked.
     """
 
     pair: Pair
@@ -69,6 +70,8 @@ class TranslatedPair:
     well_formed: bool | None = None
     scores: dict[str, float] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
+    run: int = 1
+    errors: list[Error] | None = None
 
 
 class _Unusable(ValueError):
@@ -145,6 +148,17 @@ def missing_of(rows: Iterable[TranslatedPair]) -> dict[str, list[dict[str, Any]]
     }
 
 
+def reference_line(pairs: Sequence[Pair], column: str) -> str:
+    """A line for pairs without a reference; "" if all have one."""
+    count = sum(not pair.references for pair in pairs)
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(pairs)} pairs have no field {column!r} (the reference) and are evaluated without one, so "
+        "without BLEU, chrF and GRB; if another column has it, name it with --reference-field COLUMN"
+    )
+
+
 def missing_lines(missing: Iterable[Mapping[str, Any]], unscored: Iterable[Mapping[str, Any]]) -> list[str]:
     """The most common reasons why translations or scores are missing, one per line."""
     reasons = Counter(f"missing: {entry['reason']}" for entry in missing)
@@ -200,11 +214,7 @@ def _pair(name: str, number: int, record: Record, columns: Columns) -> Pair:
     """Raises _Unusable."""
     data = dict(record.data)
     reference = data.pop(columns.reference, None)
-    if reference is None:
-        names = ", ".join(repr(key) for key in record.data)
-        column = repr(columns.reference)
-        raise _Unusable(f"no field {column} (for the reference) in {names}; name it with --reference-field COLUMN")
-    references, mentions = _references(reference, columns.reference)
+    references, mentions = ((), ()) if reference is None else _references(reference, columns.reference)
     document = data.pop(columns.document, None)
     return Pair(
         id=name,

@@ -96,6 +96,8 @@ class Translate(System):
             plain = await ask(context, self.translator, key="translate", text=state["text"], **context.languages)
             return {"translation": plain.value}
         answer = await ask(context, self.student, key="translate", text=state["text"], **context.languages)
+        if context.style == "direct":
+            return {"translation": answer.value}
         thought = f"<thought>{answer.call.reasoning}</thought>" if answer.call.reasoning else ""
         translation, well_formed = parse_thought(thought + answer.value)
         if not translation:
@@ -137,7 +139,9 @@ class Context(BaseContext, LanguagePair):
     """Models, prompts and options of a run."""
 
     model: str = knob("embedded", "model spec of the translator, and of every judge without its own", required=True)
-    style: Literal["plain", "thought"] = knob("plain", "a plain translation, or <thought> and <output> as in DRT")
+    style: Literal["plain", "thought", "direct"] = knob(
+        "plain", "a plain translation; DRT's chat format with <thought> and <output>, or with the translation alone"
+    )
     judge: bool = knob(True, "whether to ask the judges")
     source_language: str = knob("English", "language of the texts", required=True)
     target_language: str = knob("Chinese", "language of the translations", required=True)

@@ -2,7 +2,8 @@
 
 | system | what it is |
 |---|---|
-| plain, thought | a plain prompt; a student that writes DRT's long thought first (graphs/translate/system.py) |
+| plain | a plain prompt (graphs/translate/system.py) |
+| thought, direct | DRT's chat format: a student that writes the long thought first, or the translation alone |
 | rag | everything that CRAT retrieves in the prompt: no judge and no graph |
 | crat, crat-judge, crat-graph | CRAT; CRAT without the judge; CRAT without the graph (graphs/crat/system.py) |
 | ragtrans-none, -golden, -noisy, -retrieved | RAGtrans' settings of its document (graphs/ragtrans/system.py) |
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from agentsys.collect import RunOptions
+from agentsys.collect.fingerprint import context_models
 from agentsys.collect.limits import Spending
 from agentsys.evaluation.run import SystemRun
 from agentsys.graphs import translate
@@ -62,8 +64,9 @@ def _with_document(pair: Pair, context: Any) -> dict[str, Any]:
 
     Raises InputError if the pair has no such document.
     """
-    several = len(pair.references) > 1
-    record: dict[str, Any] = {"text": pair.text, "reference": [*pair.references] if several else pair.references[0]}
+    record: dict[str, Any] = {"text": pair.text}
+    if pair.references:
+        record["reference"] = [*pair.references] if len(pair.references) > 1 else pair.references[0]
     if not (column := context.document_column):
         return record
     if column not in pair.data:
@@ -84,9 +87,10 @@ def _crat(**options: Any) -> SystemSpec:
 
 SYSTEMS: Final[Mapping[str, SystemSpec]] = {
     "plain": SystemSpec("agentsys.graphs.translate.system", {"judge": False}),
-    "thought": SystemSpec(
-        "agentsys.graphs.translate.system", {"judge": False, "style": "thought"}, translator="student"
-    ),
+    **{
+        style: SystemSpec("agentsys.graphs.translate.system", {"judge": False, "style": style}, translator="student")
+        for style in ("thought", "direct")
+    },
     "rag": _crat(judge=False, graph=False),
     "crat": _crat(),
     "crat-judge": _crat(judge=False),
@@ -133,7 +137,10 @@ class Cost:
 
 @dataclass(slots=True)
 class SystemResult:
-    """The translations of a system, the run or file (by its SHA-256) they are from, and its conditions and cost."""
+    """The translations of a system, the run or file (by its SHA-256) they are from, and its conditions and cost.
+
+    `rows` are those of all repetitions, in order; `repeats` is their number.
+    """
 
     rows: list[TranslatedPair]
     run: str
@@ -141,15 +148,22 @@ class SystemResult:
     models: list[str] = field(default_factory=list)
     sampling: dict[str, Any] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    repeats: int = 1
+
+    @property
+    def translated(self) -> list[TranslatedPair]:
+        """The rows with a translation."""
+        return [row for row in self.rows if row.translation]
 
 
 @dataclass(frozen=True, slots=True)
 class TranslationSystem:
-    """A system that is ready to run. `units` are the inputs of its graph by id, each with the pairs it translates."""
+    """A system that is ready to run. `units` are the pairs and the repetition of each record of its graph, by id."""
 
     spec: SystemSpec
     run: SystemRun
-    units: dict[str, tuple[dict[str, Any], list[Pair]]]
+    units: dict[str, tuple[list[Pair], int]]
+    repeats: int
 
     @property
     def uses_sources(self) -> bool:
@@ -159,28 +173,33 @@ class TranslationSystem:
     def result(self, pairs: Sequence[Pair], traces: Iterable[Trace]) -> SystemResult:
         """The translations of the pairs from the traces of the run."""
         cost = Cost()
-        rows: dict[str, TranslatedPair] = {}
+        rows: dict[tuple[int, str], TranslatedPair] = {}
         for trace in traces:
-            members = self.units[trace.id][1]
+            members, repeat = self.units[trace.id]
             cost.add(trace, len(members))
-            rows |= {row.pair.id: row for row in translations_in(trace, members)}
+            for row in translations_in(trace, members):
+                row.run = repeat
+                rows[repeat, row.pair.id] = row
         manifest = self.run.manifest()
         models = manifest["fingerprint"]["models"]
         role = manifest["fingerprint"]["roles"].get(self.spec.translator, {})
         return SystemResult(
-            rows=[rows[pair.id] for pair in pairs],
+            rows=[rows[repeat, pair.id] for repeat in range(1, self.repeats + 1) for pair in pairs],
             run=manifest["run"],
             models=sorted({model["name"] for model in models.values()}),
             sampling={**role.get("sampling", {}), **models.get("model", {}).get("sampling", {})},
             cost=cost,
+            repeats=self.repeats,
         )
 
 
-def load_system(name: str, settings: Mapping[str, Any], pairs: Sequence[Pair], folder: Path) -> TranslationSystem:
+def load_system(
+    name: str, settings: Mapping[str, Any], pairs: Sequence[Pair], folder: Path, repeats: int = 1
+) -> TranslationSystem:
     """A system over these pairs, without any call; its context gets the settings that it has fields for.
 
-    Raises InputError for an unknown system, a graph that cannot be imported and a missing option, and what the context
-    raises.
+    Each repetition has records of its own, whose id is part of a call's seed. Raises InputError for an unknown system,
+    a graph that cannot be imported, a missing option and a fixed seed with repetitions, and what the context raises.
     """
     if name not in SYSTEMS:
         raise InputError(f"--systems: there is no '{name}'; there are {', '.join(SYSTEMS)}")
@@ -192,9 +211,23 @@ def load_system(name: str, settings: Mapping[str, Any], pairs: Sequence[Pair], f
     allowed = {item.name for item in fields(module.Context)}
     options = {name: value for name, value in settings.items() if name in allowed}
     context = spec.prepare(module.Context(**{**options, **spec.options}))
-    units = dict(units_of(spec, context, pairs))
-    run = SystemRun(name, module.graph, context, [record for record, _ in units.values()], folder)
-    return TranslationSystem(spec, run, units)
+    if repeats > 1:
+        check_seeds(context)
+    units: dict[str, tuple[list[Pair], int]] = {}
+    records = []
+    for repeat in range(1, repeats + 1):
+        for key, (record, members) in units_of(spec, context, pairs):
+            key = key if repeat == 1 else f"{key} (run {repeat})"
+            records.append({**record, "id": key})
+            units[key] = members, repeat
+    return TranslationSystem(spec, SystemRun(name, module.graph, context, records, folder), units, repeats)
+
+
+def check_seeds(context: Any) -> None:
+    """Raises InputError for a model whose spec fixes the seed: all repetitions would be equal."""
+    for model in context_models(context).values():
+        if "seed" in model.sampling:
+            raise InputError("--repeat: the model's spec has a seed, with which all runs are equal; leave it out")
 
 
 def units_of(
@@ -238,15 +271,27 @@ def judge_translations(
 ) -> None:
     """Let the judge of graphs/translate/system.py score the rows that have a translation; scores are written into them.
 
-    A record's id contains its translation: a document that has grown may have another translation of a sentence. If a
-    record fails, its translation is kept without scores. Raises what `SystemRun.collect` raises.
+    A record's id contains its translation: a document that has grown may have another translation of a sentence, and
+    equal translations of two repetitions are judged once. If a record fails, its translation is kept without scores.
+    Raises what `SystemRun.collect` raises.
     """
-    by_id = {f"{row.pair.id} {record_id({'translation': row.translation})}": row for row in rows if row.translation}
-    records = [
-        {"id": name, "text": row.pair.text, "reference": row.pair.references[0], "translation": row.translation}
-        for name, row in by_id.items()
-    ]
+    by_id = group_by_translation(rows)
+    records = []
+    for name, (row, *_) in by_id.items():
+        reference = {"reference": row.pair.references[0]} if row.pair.references else {}
+        records.append({"id": name, "text": row.pair.text, **reference, "translation": row.translation})
     for trace in SystemRun("judge", translate.graph, context, records, folder).collect(options, spending):
-        row, result = by_id[trace.id], trace.result or {}
-        row.scores = result.get("scores", {})
-        row.unscored = dict.fromkeys(JUDGED, trace.reason) if trace.reason else result.get("unscored", {})
+        result = trace.result or {}
+        for row in by_id[trace.id]:
+            names = [name for name in JUDGED if name != "GRB" or row.pair.references]
+            row.scores |= result.get("scores", {})
+            row.unscored |= dict.fromkeys(names, trace.reason) if trace.reason else result.get("unscored", {})
+
+
+def group_by_translation(rows: Iterable[TranslatedPair]) -> dict[str, list[TranslatedPair]]:
+    """The rows that have a translation, by a record's id made of the pair and the translation."""
+    by_id: dict[str, list[TranslatedPair]] = {}
+    for row in rows:
+        if row.translation:
+            by_id.setdefault(f"{row.pair.id} {record_id({'translation': row.translation})}", []).append(row)
+    return by_id

@@ -46,7 +46,7 @@ def said(text: str, learned: bool = True) -> Segment:
 
 
 SHAPES: dict[str, tuple[str, Any, Any, Any, str]] = {
-    "kind": ("dpo", (USER, ANSWER), None, {}, "'dpo' is no kind of target; the kinds are sft, role, step"),
+    "kind": ("dpo", (USER, ANSWER), None, {}, "'dpo' is no kind of target; the kinds are sft, role, step, sft-plain"),
     "chat role": ("sft", (Segment("tool", False, text="x"), ANSWER), None, {}, "'tool' is no chat role"),  # type: ignore[arg-type]
     "score": ("sft", (USER, ANSWER), None, {"score": float("nan")}, "the score 'score' is nan; a score is a finite"),
     "no score": ("sft", (USER, ANSWER), None, {"score": None}, "the score 'score' is None"),

@@ -100,8 +100,8 @@ def test_targets_point_at_calls(run: Runner) -> None:
     thought = {"role": "narrator", "replies": ["First [1], later [3], and after all [2]"]}
     trace = run(script_rules((50, 80, 60), [TEXTS[0], TEXTS[0], TEXTS[2]], again, thought), max_rounds=2)
     texts = {call.key: call.text for call in trace.calls}
-    sft, role, step = trace.targets
-    assert (sft.kind, role.kind, step.kind) == ("sft", "role", "step")
+    sft, role, step, plain = trace.targets
+    assert (sft.kind, role.kind, step.kind, plain.kind) == ("sft", "role", "step", "sft-plain")
     learned = "".join(segment.text or texts[str(segment.call)] for segment in sft.segments if segment.learned)
     result = result_of(trace)
     assert learned == f"<thought>\n{result['thought']}\n</thought>\n<output>\n{result['trans']}\n</output>"
@@ -114,3 +114,6 @@ def test_targets_point_at_calls(run: Runner) -> None:
     assert pair == [["draft", "refine/1#1"], ["draft", "draft"]], "after the same prompt, the better draft"
     assert dict(step.scores) == {"chosen": 80, "rejected": 50, "margin": 30}
     assert (sft.scores["score"], sft.scores["steps"], sft.scores["gain"]) == (80, 3, 30)
+    assert plain.segments[:-1] == sft.segments[: len(prompt)], "the same chat format"
+    assert (plain.segments[-1].learned, texts[str(plain.segments[-1].call)]) == (True, result["trans"]), "no thought"
+    assert plain.scores == sft.scores and plain.rejected is None

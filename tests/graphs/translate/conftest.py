@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentsys.graphs.translate_evaluate import main
+from tests.support.comet import write_comet
 from tests.support.evaluations import Run, run_command
 from tests.support.toys import write_lines
 from tests.support.translations import CALLS, FAILING, MODEL, PAIRS, TRUNCATED
@@ -26,3 +27,9 @@ def run(
         return run_command(main, capsys, "--pairs", pairs, "--model", MODEL, *options)
 
     return call
+
+
+@pytest.fixture
+def comet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file comet.py of a stand-in for unbabel-comet."""
+    return write_comet(tmp_path / "comet_path", monkeypatch)

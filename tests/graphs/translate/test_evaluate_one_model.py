@@ -167,6 +167,7 @@ def test_translations_from_text_lines(run: Run, tmp_path: Path) -> None:
     assert code == 0 and "file " in output and not list((tmp_path / "out").rglob("traces*"))
     assert report["metrics"]["BLEU"]["value"] == pytest.approx(100) and report["metrics"]["chrF"]["n"] == 3
     absent = read_report(tmp_path / "out")["absent"]
+    assert absent.pop("spBLEU").startswith("its tokenizer is not here: ")
     assert absent == {"COMET": "no --comet-python"} | dict.fromkeys(("GRF", "GRB", "GEA"), "no --judge") | {
         "terms": "the pairs have no terms",
         "m-ETA": "the pairs have no mentions",
@@ -219,14 +220,14 @@ def test_pairs_of_the_same_words_are_all_scored(run: Run, model: str, pairs: Pat
 
 
 def test_a_bad_pair_costs_itself(run: Run, model: str, pairs: Path, tmp_path: Path) -> None:
-    write(pairs, [*PAIRS, "{broken", {"en": "No reference."}, PAIRS[0]])
+    write(pairs, [*PAIRS, "{broken", {"en": "No text in it.", "zh": " "}, PAIRS[0]])
     code, output, _ = run(*PLAIN, "--model", model, "--out", tmp_path / "out")
     report, _ = read(tmp_path / "out")
     assert code == 3 and report["translated"] == 3 and "n=3 of 6" in output
     unusable = read_report(tmp_path / "out")["unusable"]
     reasons = [(entry["source"].rpartition(":")[2], entry["reason"]) for entry in unusable]
     assert [line for line, _ in reasons] == ["4", "5", "6"]
-    assert "--reference-field COLUMN" in reasons[1][1] and "duplicate" in reasons[2][1]
+    assert "field 'zh' holds no text" in reasons[1][1] and "duplicate" in reasons[2][1]
 
 
 def test_a_judge_that_fails_costs_its_score_alone(run: Run, tmp_path: Path) -> None:
@@ -285,8 +286,8 @@ def test_parse_thought(reply: str, expected: tuple[str, bool]) -> None:
 def test_comet_in_a_separate_environment(run: Run, model: str, comet: Path, tmp_path: Path) -> None:
     code, _, _ = run(*PLAIN, "--model", model, "--comet-python", sys.executable, "--out", tmp_path / "out")
     report, translations = read(tmp_path / "out")
-    assert code == 0 and report["metrics"]["COMET"]["value"] == pytest.approx((25 + 75 + 75) / 3)
-    assert [line["scores"]["COMET"] for line in translations] == [25, 75, 75]
+    assert code == 0 and report["metrics"]["wmt22-comet-da"]["value"] == pytest.approx((25 + 75 + 75) / 3)
+    assert [line["scores"]["wmt22-comet-da"] for line in translations] == [25, 75, 75]
 
 
 def test_comet_that_cannot_be_imported_stops_before_the_first_call(
@@ -367,6 +368,6 @@ def test_it_runs_as_a_script(model: str, pairs: Path) -> None:
     options = ["--pairs", pairs, "--source-field", "en", "--reference-field", "zh", *PLAIN, "--model", model]
     command = [sys.executable, ROOT / "graphs" / "translate_evaluate.py", *options]
     run = subprocess.run([*command, "--table-only"], capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and "BLEU" in run.stdout and run.stderr == "plain (1 of 1)\n"
+    assert run.returncode == 0 and "BLEU" in run.stdout and run.stderr.startswith("plain (1 of 1)\n")
     run = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert run.returncode == 0 and "--comet-python" in run.stdout
