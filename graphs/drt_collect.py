@@ -16,6 +16,7 @@ from agentsys.commands import command, run_app
 from agentsys.display import show
 from agentsys.graphs.drt.mine import Books, mine
 from agentsys.graphs.drt.system import Context, graph
+from agentsys.inputs.files import name_input
 from agentsys.records import InputError
 from agentsys.traces import read_traces
 
@@ -55,7 +56,7 @@ def main(run: CollectOptions, context: Context, books: Books) -> None:
     if (books.miner_model or books.miner_prompt) and not books.book:
         raise InputError("--miner-model and --miner-prompt need a book to mine; add --book FILE")
     source = books.book[0] if books.book else run.input
-    run = replace(run, out=run.out or Path("runs") / (f"drt-{source.stem}" if source else "drt"))
+    run = replace(run, out=run.out or Path("runs") / (f"drt-{name_input(str(source))}" if source else "drt"))
     records = run.input
     if books.book:
         records = mine(books, run, context)

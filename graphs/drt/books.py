@@ -27,7 +27,9 @@ _WRAPPED_SHARE: Final = 0.3
 """Lines are wrapped if at least this share of the line ends is inside a sentence: over half in books, else near 0."""
 _WIDTH_SHARE: Final = 0.85
 """A line is full if it and the next word are longer than this share of the width."""
-_CHAPTER: Final = re.compile(r"(?:chapter|book|part|act|scene|letter|volume|stave)\b|[IVXLC]+\.?$", re.IGNORECASE)
+_CHAPTER: Final = re.compile(
+    r"(?:chapter|book|part|act|scene|letter|volume|stave)\s+[\divxlc]+\b|[\divxlc]+(?:[.:]|$)", re.IGNORECASE
+)
 _NO_SPACE_AFTER: Final = re.compile(r"(?:--|—|[^\W\d_]-)$")
 _CJK: Final = rf"[{SPACELESS}\u3000-\u303f\uff00-\uffef]"
 _CJK_END, _CJK_START = re.compile(rf"{_CJK}$"), re.compile(_CJK)
@@ -155,17 +157,17 @@ def _split_headings(lines: list[str]) -> Iterator[list[str]]:
 
 
 def _is_heading(lines: Sequence[str]) -> bool:
-    """Whether a block's first line ends early and looks like a title, and the lines after it are wrapped, unlike verse.
+    """Whether a block's first line ends early and looks like a title, and what follows is wrapped, unlike verse.
 
-    Only languages with capital letters: the line after a title begins with one.
+    Only in languages with capital letters: the line after a title begins with one.
     """
     first, *rest = lines
-    width = max(map(len, rest))
-    if _is_full(first, rest[0], width) or (len(rest) > 1 and not _is_full(rest[0], rest[1], width)):
+    letter = re.search(r"[^\W_]", rest[0])
+    if _is_full(first, rest[0], max(map(len, rest))) or letter is None or not letter[0].isupper():
         return False
-    if not rest[0].lstrip("\"'“‘«„_(—-").lstrip()[:1].isupper():
-        return False
-    return first[-1].isalnum() or first.isupper() or bool(_CHAPTER.match(first))
+    if first.isupper() or _CHAPTER.match(first):
+        return True
+    return first[-1].isalnum() and (len(rest) == 1 or _is_full(rest[0], rest[1], max(map(len, rest))))
 
 
 def _join_lines(lines: Sequence[str]) -> str:

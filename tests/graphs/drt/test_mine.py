@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from agentsys.collect import RunOptions, collect
-from agentsys.graphs.drt.mine import MiningContext, graph, read_sentences
+from agentsys.graphs.drt.mine import Mining, MiningContext, graph, read_sentences
 from agentsys.traces import read_traces
 from tests.support.drt import TEXT, TEXTS, script_rules
 from tests.support.toys import call_drt, one_error, write_lines
@@ -45,7 +46,6 @@ def test_mining_keeps_what_is_figurative_and_unsuitable(tmp_path: Path) -> None:
         ("a", (True, False), ("kept", None)),
         ("b", (True, True), ("dropped", "literal is suitable")),
         ("c", (False, True), ("dropped", "no figure of speech")),
-        ("d", (False, False), ("dropped", "no figure of speech")),
     ]:
         script = write_lines(
             tmp_path / f"{name}.jsonl", [{"role": "miner", "replies": [judgement(figurative, suitable)]}]
@@ -55,6 +55,51 @@ def test_mining_keeps_what_is_figurative_and_unsuitable(tmp_path: Path) -> None:
         [trace] = read_traces(tmp_path / name)
         assert (trace.outcome, trace.reason) == outcome
         assert "German" in trace.calls[0].messages[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome", "judged"),
+    [
+        ({"figurative": False}, "dropped", {"figurative": False}),
+        ({"figurative": False, "literal": "", "suitable": None, "reason": "x"}, "dropped", {"figurative": False}),
+        (
+            {"figurative": True, "literal": "直译", "suitable": True},
+            "dropped",
+            {"figurative": True, "literal": "直译", "suitable": True, "reason": ""},
+        ),
+        ({"figurative": True}, "failed", None),
+        ({"figurative": True, "literal": " ", "suitable": False}, "failed", None),
+        ({"figurative": True, "literal": "直译"}, "failed", None),
+    ],
+)
+def test_a_verdict_has_only_what_it_needs(
+    tmp_path: Path, reply: dict[str, Any], outcome: str, judged: dict[str, Any] | None
+) -> None:
+    script = write_lines(tmp_path / "miner.jsonl", [{"role": "miner", "replies": [json.dumps(reply)]}])
+    context = MiningContext(f"scripted:{script}")
+    summary = collect(graph, [TEXT], tmp_path / "run", context=context, options=RunOptions(no_cache=True))
+    assert getattr(summary, outcome) == 1
+    assert [(trace.result or {}).get("judgement") for trace in read_traces(tmp_path / "run")] == [judged] * bool(judged)
+    if outcome == "failed":
+        failure = (tmp_path / "run" / "failed.jsonl").read_text()
+        assert r"a figurative sentence needs \"literal\" and \"suitable\" too" in failure
+
+
+def test_the_schema_lets_a_verdict_end_after_the_first_answer() -> None:
+    schema = Mining().miner.schema
+    assert schema is not None and schema["required"] == ["figurative"]
+    assert [*schema["properties"]] == ["figurative", "literal", "suitable", "reason"]
+
+
+def test_the_miner_sees_the_sentences_around(tmp_path: Path) -> None:
+    script = write_lines(tmp_path / "miner.jsonl", [{"role": "miner", "replies": [judgement(False, False)]}])
+    records = [{"text": "T.", "before": "B.", "after": ""}, {"text": "U."}]
+    context = MiningContext(f"scripted:{script}", source_language="pt", target_language="zh-TW")
+    collect(graph, records, tmp_path / "run", context=context, options=RunOptions(no_cache=True))
+    traces = {trace.input["text"]: trace.calls[0].messages for trace in read_traces(tmp_path / "run")}
+    assert traces["T."][-1]["content"] == "Sentence to judge: T.\nThe sentence before it, only for context: B.\n"
+    assert traces["U."][-1]["content"] == "U."
+    assert "from Portuguese into Chinese (Traditional, Taiwan)" in traces["U."][0]["content"]
 
 
 def test_a_book_goes_through_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +113,8 @@ def test_a_book_goes_through_the_whole_command(tmp_path: Path, capsys: pytest.Ca
     miner = write_lines(tmp_path / "miner.jsonl", [{"role": "miner", "replies": [judgement(True, False)]}])
     miner_options = ["--miner-model", f"scripted:{miner}", "--miner-prompt", prompt]
     folders = ["--out", out, "--cache", tmp_path / "c"]
-    options = ["--model", f"scripted:{script}", *miner_options, "--book", book, *folders, "--min-steps", 2]
+    options = ["--profile", "paper", "--model", f"scripted:{script}", *miner_options]
+    options += ["--book", book, *folders, "--min-steps", 2]
     code, printed, err = call_drt(capsys, *options)
     assert code == 3, err  # the sentence without "like" fails the check of the key words
     mined_records = [orjson.loads(line) for line in (out / "mined" / "mined.jsonl").read_bytes().splitlines()]
@@ -93,12 +139,12 @@ def test_a_book_goes_through_the_whole_command(tmp_path: Path, capsys: pytest.Ca
     ("book", "language", "message"),
     [
         ("missing.txt", "English", "book missing.txt: No such file or directory"),
-        (".", "English", "book .: Is a directory"),
+        ("folder", "English", "book folder: the folder has no .txt file; give books as plain text"),
         ("latin.txt", "English", "book latin.txt: not UTF-8 text"),
         (
             "good.txt",
-            "Klingon tongue",
-            "--source-language Klingon tongue: the language of the book is unknown; give its code, such as 'pt'",
+            "Elvish tongue",
+            "--source-language Elvish tongue: the language of the book is unknown; give its code, such as 'pt'",
         ),
     ],
 )
@@ -111,6 +157,7 @@ def test_a_book_that_cannot_be_read_is_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
     Path("good.txt").write_text(words(12))
     Path("latin.txt").write_bytes(words(12).encode() + b" caf\xe9")
     script = write_lines(Path("replies.jsonl"), script_rules((95,)))

@@ -52,7 +52,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 
 def test_the_kept_sentences_of_books_are_written_with_their_judgements(mine: Command) -> None:
     code, out, err = mine("one.txt", "two.txt")
-    assert (code, err) == (0, "")
+    assert code == 0, err
     folder = Path("runs/drt-mine-one")
     lines = lines_of(folder / "sentences.jsonl")
     assert sorted((line["text"], line["source"]) for line in lines) == [
@@ -63,17 +63,39 @@ def test_the_kept_sentences_of_books_are_written_with_their_judgements(mine: Com
     assert {trace.id for trace in read_traces(folder)} == {line["id"] for line in lines}
     assert all(line["figurative"] and not line["suitable"] and line["reason"] == "on Her" for line in lines)
     rows = dict([cell.strip(" ") for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line)
-    assert {
-        name: rows[name] for name in ("kept", "dropped", "sentences read", "not of 10 to 100 words", "repeated")
-    } == {
+    names = ("kept", "dropped", "books read", "sentences read", "not of 10 to 100 words", "repeated")
+    assert {name: rows[name] for name in names} == {
         "kept": "3",
         "dropped": "0",
+        "books read": "2",
         "sentences read": "5",
         "not of 10 to 100 words": "1",
         "repeated": "1",
     }
     assert "runs/drt-mine-one/sentences.jsonl" in out
     assert (folder / "prompts" / "miner.md").exists()
+
+
+def test_a_folder_of_books_with_the_sentences_around(mine: Command) -> None:
+    Path("books").mkdir()
+    for name in ("one.txt", "two.txt"):
+        Path(name).rename(f"books/{name}")
+    assert mine("books", "--context-sentences")[0] == 0
+    lines = lines_of(Path("runs/drt-mine-books/sentences.jsonl"))
+    assert [(line["before"], line["text"], line["after"]) for line in lines] == [
+        ("", LIKE, PLAIN),
+        (LIKE, PLAIN, "Too short."),
+        ("", ICE, ""),
+    ]
+    assert mine("books/t*.txt", "--out", "two")[0] == 0
+    assert [line["text"] for line in lines_of(Path("two/sentences.jsonl"))] == [ICE]
+
+
+def test_lines_as_paragraphs_can_be_forced(mine: Command) -> None:
+    Path("three.txt").write_text("A Night\n" + LIKE.replace(" like", "\nlike"))
+    mine("three.txt", "--out", "auto")
+    assert [line["text"] for line in lines_of(Path("auto/sentences.jsonl"))] == [LIKE]
+    assert mine("three.txt", "--paragraphs", "lines", "--out", "lines")[0] == 2
 
 
 def test_the_table_says_why_sentences_were_dropped(mine: Command) -> None:
@@ -102,7 +124,7 @@ def test_failed_sentences_are_exit_code_3(mine: Command) -> None:
 def test_its_file_is_the_input_of_the_next_stage(mine: Command, capsys: pytest.CaptureFixture[str]) -> None:
     mine("one.txt", "--limit", 1, "--out", "mined")
     script = write_lines(Path("replies.jsonl"), script_rules((50, 95), TEXTS))
-    options = ["--model", f"scripted:{script}", "--min-steps", 2, "--no-cache", "--out", "run"]
+    options = ["--profile", "paper", "--model", f"scripted:{script}", "--min-steps", 2, "--no-cache", "--out", "run"]
     code, _, err = call_drt(capsys, *options, "--input", "mined/sentences.jsonl")
     assert code == 0, err
     [record] = lines_of(Path("run/records.jsonl"))
@@ -119,7 +141,10 @@ def test_its_file_is_the_input_of_the_next_stage(mine: Command, capsys: pytest.C
         (["one.txt", "--field", "text=a"], "--field, --id-field: books have no columns; leave these options out"),
         (["one.txt", "--id-field", "nr"], "--field, --id-field: books have no columns; leave these options out"),
         (["one.txt", "--target-language", ""], "target_language: it is empty; give the language of the literal"),
-        (["one.txt", "--source-language", "Old Norse"], "the language of the book is unknown; give its code"),
+        (["one.txt", "--source-language", "Elvish"], "the language of the book is unknown; give its code"),
+        (["one.txt", "--source-language", "jp"], "source_language: 'jp' is not a language code; write one such as zh"),
+        (["one.txt", "--target-language", "cn"], "target_language: 'cn' is not a language code; write one such as zh"),
+        (["*.tex"], "book *.tex: no file matches this pattern"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(mine: Command, arguments: list[str], message: str) -> None:
