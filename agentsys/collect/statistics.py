@@ -76,7 +76,7 @@ class RoleUse:
         self.prompt_tokens += call.prompt_tokens
         self.completion_tokens += call.completion_tokens
         self.requested_again += call.error is not None
-        self.truncated += call.finish == "length"
+        self.truncated += call.finish == "length" and call.sampling.get("max_tokens") != 1  # 1: a token is all it asks
         if call.measured.get("cache_hit"):
             self.from_cache += 1
         else:
