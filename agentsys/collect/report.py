@@ -8,17 +8,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from agentsys.collect.summary import Summary
+from agentsys.collect.excerpts import describe_outcome, describe_record, full_texts, main_text, shorten
+from agentsys.collect.summary import EngineTimes, Summary
 from agentsys.console import Console
 from agentsys.display import plain
 from agentsys.records import Record
-from agentsys.traces import Call, Trace
+from agentsys.traces import Call, Trace, read_traces
 
 LINE_SECONDS: Final = 10.0
 """Seconds between two progress lines where stderr is not a terminal."""
+FIRST_RECORDS: Final = 20
+"""Finished records that have a line each; later ones have one line every LINE_SECONDS."""
+LIVE_CHARS: Final = 500
+"""Longest text in the live display, which the width of the terminal cuts further."""
+SHOW_RECORD_BELOW: Final = 100
+"""A run of fewer records shows a kept record in full at its end."""
 MAX_REASONS: Final = 10
 """Reasons that the table shows below each outcome."""
 
@@ -36,24 +45,48 @@ def pair_rows(margins: Sequence[float], calls: int, tokens: int) -> list[tuple[s
     ]
 
 
-class ProgressView:
-    """A watcher for `collect`: a progress bar on a terminal, elsewhere a line every LINE_SECONDS."""
+class _Bar(Progress):
+    """A progress bar with lines of text below it, cut off at the width of the terminal."""
 
-    def __init__(self, total: int | None = None) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Progress(
+    lines: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See rich.progress.Progress.get_renderables."""
+        yield self.make_tasks_table(self.tasks)
+        for line in self.lines:
+            yield Text(plain(line), no_wrap=True, overflow="ellipsis")
+
+
+class ProgressView:
+    """A watcher for `collect`: progress, the records in progress and the finished ones.
+
+    A terminal has a bar with the remaining time, the counts, and the text of the record that started last. Elsewhere
+    there is a line with the same counts every LINE_SECONDS. Both have a line for each of the first FIRST_RECORDS
+    records that finish, and one every LINE_SECONDS after that.
+
+    `total` is the number of records, None if it is unknown.
+    """
+
+    def __init__(self, total: int | None = None, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar = _Bar(
             SpinnerColumn(),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[line]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total, line="starting the model")
-        self._started_records = self._finished_records = 0
-        self._start_time = self._last_line_time = time.perf_counter()
+        self._bar.lines = ["starting the model"]
+        self._total = total
+        self._task = self._bar.add_task("", total=total, left="")
+        self._texts: dict[str, str] = {}
+        """Text of each record in progress, by id."""
+        self._finished_records = 0
+        self._start_time = self._last_line_time = self._last_record_time = time.perf_counter()
+        self._first_record_time: float | None = None
 
     def __enter__(self) -> ProgressView:
         self._bar.start()
@@ -64,21 +97,63 @@ class ProgressView:
 
     def __call__(self, summary: Summary, event: Trace | Call | Record | None) -> None:
         """See runner.Watcher."""
-        self._started_records += isinstance(event, Record)
-        self._finished_records += isinstance(event, Trace)
         now = time.perf_counter()
-        elapsed = now - self._start_time
-        rate = summary.completion_tokens / max(elapsed, 1e-9)
-        line = (
-            f"{self._started_records - self._finished_records} in progress, {summary.kept} kept, "
-            f"{summary.dropped} dropped, {summary.failed} failed, {summary.calls + summary.cache_hits} calls, "
-            f"{summary.completion_tokens} tokens, {rate:.0f}/s"
-        )
+        if isinstance(event, Record):
+            self._texts[event.id] = main_text(event.data)
+            self._first_record_time = self._first_record_time or now
+        elif isinstance(event, Trace):
+            self._texts.pop(event.id, None)
+            self._finished_records += 1
+            self._print_record(event, now)
         if not self._bar.disable:
-            self._bar.update(self._task, completed=self._finished_records + summary.skipped, line=line)
+            done = summary.processed + summary.skipped
+            self._bar.update(self._task, completed=done, left=self._describe_left(summary, now))
+            current = f"now: {shorten(next(reversed(self._texts.values())), LIVE_CHARS)}" if self._texts else ""
+            self._bar.lines = [self._describe_counts(summary, now), current]
         elif now - self._last_line_time > LINE_SECONDS:
             self._last_line_time = now
-            self._console.print(f"{elapsed:.0f} s: {self._finished_records} records done, {line}", soft_wrap=True)
+            self._print_line(summary, now)
+
+    def _print_record(self, trace: Trace, now: float) -> None:
+        if self._finished_records <= FIRST_RECORDS or now - self._last_record_time > LINE_SECONDS:
+            self._last_record_time = now
+            text = Text(describe_record(trace))
+            if self._console.is_terminal:
+                self._console.print(text, no_wrap=True, overflow="ellipsis")
+            else:
+                self._console.print(text, soft_wrap=True)
+
+    def _print_line(self, summary: Summary, now: float) -> None:
+        total = "" if self._total is None else f" of {self._total}"
+        left = self._describe_left(summary, now)
+        self._console.print(
+            f"{now - self._start_time:.0f} s: {summary.processed + summary.skipped}{total} records done, "
+            f"{f'{left}, ' if left else ''}{self._describe_counts(summary, now)}",
+            soft_wrap=True,
+        )
+
+    def _describe_counts(self, summary: Summary, now: float) -> str:
+        """Counts, and tokens per second since the first record started."""
+        seconds = max(now - (self._first_record_time or now), 1e-9)
+        return (
+            f"{len(self._texts)} in progress, {summary.kept} kept, {summary.dropped} dropped, {summary.failed} failed, "
+            f"{summary.calls + summary.cache_hits} calls, {summary.completion_tokens:,} tokens; "
+            f"{summary.completion_tokens / seconds:.0f} tokens/s generated, {summary.read_tokens / seconds:.0f} read"
+        )
+
+    def _describe_left(self, summary: Summary, now: float) -> str:
+        """The remaining time at the mean speed of the records that this run finished; "" if it is unknown."""
+        if self._total is None or not self._finished_records or self._first_record_time is None:
+            return ""
+        records = max(0, self._total - summary.processed - summary.skipped)
+        return f"about {_duration((now - self._first_record_time) / self._finished_records * records)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def print_summary(
@@ -99,6 +174,26 @@ def print_summary(
             _print_table(console, summary, extra)
     if summary.failed:
         console.print(f"failed records, with reasons: {summary.out / 'failed.jsonl'}", soft_wrap=True)
+    if summary.processed:
+        _print_kept_record(console, summary)
+        console.print(f"data card: {summary.out / 'README.md'}", soft_wrap=True)
+
+
+def _print_kept_record(console: Console, summary: Summary) -> None:
+    """Print the first kept record in full after a short run, which is somebody's look at what the method does."""
+    if summary.kept and summary.processed < SHOW_RECORD_BELOW:
+        trace = next((trace for trace in read_traces(summary.out) if trace.outcome == "kept"), None)
+        if trace is not None:
+            console.print(_encodable(f"\nrecord {trace.id} ({describe_outcome(trace)})", console))
+            for name, text in full_texts(trace).items():
+                console.print(_encodable(f"\n{name}: {text}", console))
+            console.print()
+
+
+def _encodable(text: str, console: Console) -> str:
+    """The text with escapes for characters that the console's encoding lacks, as in a pipe on Windows."""
+    encoding = getattr(console.file, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def describe_nothing(summary: Summary, source: str) -> str:
@@ -128,12 +223,27 @@ def _rows(summary: Summary, cache: Path | None, extra: Sequence[tuple[str, str]]
             f"{summary.prompt_tokens:,} prompt ({summary.cached_tokens:,} prefix-cached), {tokens:,} completion",
         ),
         *([] if summary.cost is None else [("cost", f"{summary.cost:,.4f}")]),
-        ("tokens per second", f"{tokens / max(summary.seconds, 1e-9):.1f}"),
+        ("tokens per second", _rates(tokens, summary.seconds, summary.read_tokens, summary.seconds)),
+        *_engine_rows(summary.engine),
         ("seconds", f"{summary.seconds:.1f}"),
     ]
     if cache is not None and cache.exists():
         rows.append(("request cache", f"{cache.stat().st_size / 1e6:.1f} MB in {cache}"))
     return rows
+
+
+def _engine_rows(engine: EngineTimes) -> list[tuple[str, str]]:
+    if not engine.generation_seconds:
+        return []
+    rates = _rates(engine.generated_tokens, engine.generation_seconds, engine.read_tokens, engine.read_seconds)
+    return [("  per sequence, by the engine", rates)]
+
+
+def _rates(generated: int, generation_seconds: float, read: int, read_seconds: float) -> str:
+    """Tokens per second generated, and prompt tokens per second read (those of the prefix cache are not counted)."""
+    return (
+        f"{generated / max(generation_seconds, 1e-9):.1f} generated, {read / max(read_seconds, 1e-9):.1f} prompt read"
+    )
 
 
 def _reason_rows(reasons: Mapping[str, int]) -> list[tuple[str, int]]:

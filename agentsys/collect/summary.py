@@ -17,13 +17,35 @@ CALL_TOTALS: Final = ("calls", "cache_hits", "prompt_tokens", "completion_tokens
 
 
 @dataclass(slots=True)
+class EngineTimes:
+    """Tokens of the replies that carry the engine's own times, and the sum of those times in seconds.
+
+    `read_tokens` are prompt tokens that were not in the engine's prefix cache. Times of sequences that an engine works
+    on together overlap, so that the rates are those of one sequence.
+    """
+
+    read_tokens: int = 0
+    read_seconds: float = 0.0
+    generated_tokens: int = 0
+    generation_seconds: float = 0.0
+
+    def add(self, call: Call, read_tokens: int) -> None:
+        """Count a paid call, if its server returned times (`Call.measured`)."""
+        if "generation_seconds" in call.measured:
+            self.read_tokens += read_tokens
+            self.read_seconds += call.measured["prompt_seconds"]
+            self.generated_tokens += call.completion_tokens
+            self.generation_seconds += call.measured["generation_seconds"]
+
+
+@dataclass(slots=True)
 class Summary:
     """How a run ended. `kept`, `dropped` and `failed` count the whole folder; everything else counts this run only.
 
     `out` is the folder, `run` the run's id, `processed` the records finished now and `skipped` those finished earlier.
     `dropped_reasons` and `failed_reasons` count each reason, `calls` the paid ones (without cache hits), `seconds` is
     the wall time, and `stopped` says why the run ended early ("interrupted", "token budget"), or None. `price` is what
-    tokens cost.
+    tokens cost, `engine` has the engine's own times where its server returns them.
     """
 
     out: Path
@@ -43,6 +65,12 @@ class Summary:
     seconds: float = 0.0
     stopped: str | None = None
     price: Price | None = None
+    engine: EngineTimes = field(default_factory=EngineTimes)
+
+    @property
+    def read_tokens(self) -> int:
+        """Prompt tokens that the engine read: all but those of its prefix cache."""
+        return self.prompt_tokens - self.cached_tokens
 
     @property
     def cost(self) -> float | None:
@@ -70,7 +98,9 @@ class Summary:
         self.calls += 1
         self.prompt_tokens += call.prompt_tokens
         self.completion_tokens += call.completion_tokens
-        self.cached_tokens += call.measured.get("cached_tokens") or 0
+        cached_tokens = call.measured.get("cached_tokens") or 0
+        self.cached_tokens += cached_tokens
+        self.engine.add(call, call.prompt_tokens - cached_tokens)
 
 
 Watcher = Callable[[Summary, "Trace | Call | Record | None"], None]

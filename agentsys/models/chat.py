@@ -339,9 +339,9 @@ async def _finish_reply(
     await thinking.split_reply(reply, request.messages, request.opened, served.tokenizer)
     if reply.cached_tokens is not None:
         measured["cached_tokens"] = reply.cached_tokens
-    if reply.measured:
-        served.endpoint.say(f"left out of replies: {reply.measured['left_out']}")
-        measured |= reply.measured
+    if left_out := reply.measured.get("left_out"):
+        served.endpoint.say(f"left out of replies: {left_out}")
+    measured |= reply.measured
     reply.sent = attempt.sent()
     if request.is_merged:
         reply.sent = {**(reply.sent or {}), "messages": request.messages}

@@ -131,6 +131,20 @@ def read_count(value: Any) -> int | None:
     return None
 
 
+def read_timings(value: Any) -> dict[str, float]:
+    """The engine's own times of a reply in seconds: `prompt_seconds` and `generation_seconds`; empty without them.
+
+    llama.cpp measures them without waiting in its queue; `prompt_seconds` is for the prompt's tokens that were not in
+    its prefix cache.
+    """
+    if not isinstance(value, Mapping):
+        return {}
+    times = {"prompt_seconds": value.get("prompt_ms"), "generation_seconds": value.get("predicted_ms")}
+    if any(type(ms) not in (int, float) or not 0 <= ms < math.inf for ms in times.values()):
+        return {}
+    return {name: round(ms / 1000, 4) for name, ms in times.items()}
+
+
 def read_list(value: Any) -> list[Any]:
     """A list, or an empty one for null. Raises BadReply."""
     if not value:

@@ -250,7 +250,7 @@ def _ended(ids: Sequence[int], tokenizer: Tokenizer) -> int:
 
 def _sum_measured(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     measured = {**second, **{name: value for name, value in first.items() if name not in second}}
-    for name in ("seconds", "queued_seconds", "retries"):
+    for name in ("seconds", "queued_seconds", "retries", "prompt_seconds", "generation_seconds"):
         if name in first and name in second:
             measured[name] = round(first[name] + second[name], 4)
     return measured

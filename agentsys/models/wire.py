@@ -194,11 +194,14 @@ class ReplyBuilder:
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
         self._cached: int | None = None
+        self._timings: dict[str, float] = {}
 
     def add(self, body: Any) -> str:
         """Add one piece and return its text. Raises BadReply."""
         if type(body) is not dict:
             raise BadReply(f"not a reply: {fields.excerpt(body)}")
+        if timings := body.get("timings"):
+            self._timings = fields.read_timings(timings)
         if "content" in body and "choices" not in body:
             return self._add_llamacpp(body)
         return self._add_openai(body)
@@ -304,6 +307,7 @@ class ReplyBuilder:
             reasoning="".join(self._reasoning) or None,
             token_texts=self._token_texts or None,
             cached_tokens=self._cached,
+            measured=dict(self._timings),
         )
         if not is_complete:
             reply.measured["left_out"] = "log-probabilities that are no numbers"

@@ -1,48 +1,189 @@
-"""Progress of a run: lines where there is no terminal."""
+"""Progress of a run: a bar on a terminal, lines elsewhere, and a line for each finished record."""
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
 
-from agentsys.collect import RunOptions, collect
+from agentsys.collect import RunOptions, Summary, collect, report
+from agentsys.collect.command import CollectOptions, count_records, run_with_view
 from agentsys.collect.report import ProgressView
-from tests.support.toys import call_drt, one_node, sentences, write_lines
+from agentsys.console import Console
+from agentsys.records import Record
+from tests.support.calls import make_call, make_trace
+from tests.support.toys import sentences, write_lines
+
+OPTIONS = RunOptions(no_cache=True, in_flight=1)
 
 
-def test_progress_is_written_while_a_run_works(
+@pytest.fixture(autouse=True)
+def one_record_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentsys.collect.runner.RECORDS_PER_REQUEST", 1)
+
+
+class State(TypedDict, total=False):
+    text: str
+    dropped: str
+    trans: str
+    steps: list[Any]
+
+
+def translator(node: Any) -> Any:
+    """A graph of one node, whose result is that of a system with scored steps."""
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    return builder.compile(name="toy")
+
+
+async def echo(state: Mapping[str, Any]) -> dict[str, Any]:
+    text = str(state["text"])
+    return {"dropped": "dull"} if "dull" in text else {"trans": text.upper(), "steps": [{"score": len(text)}]}
+
+
+def terminal(width: int = 60) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+
+
+def screen(console: Console) -> list[str]:
+    """What was written, without the codes that move the cursor."""
+    assert isinstance(console.file, io.StringIO)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue().replace("\r", "\n")).split("\n")
+
+
+def test_each_finished_record_is_a_line_while_a_run_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not on a terminal: the node of the next record reads what was written so far."""
+    seen: list[str] = []
+
+    async def listen(state: Mapping[str, Any]) -> dict[str, Any]:
+        seen.append(capsys.readouterr().err)
+        return await echo(state)
+
+    records = [{"id": "a", "text": "ox"}, {"id": "b", "text": "dull"}, {"id": "c", "text": "c" * 99}]
+    with ProgressView() as view:
+        collect(translator(listen), records, tmp_path / "run", options=OPTIONS, watch=view)
+    assert seen == ["", "a kept, score 2: ox → OX\n", "b dropped (dull): dull\n"]
+    assert capsys.readouterr().err == f"c kept, score 99: {'c' * 59}… → {'C' * 59}…\n"
+
+
+def test_after_the_first_records_there_is_a_line_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not on a terminal: lines on stderr, which the node of the next record reads here."""
-    lines: list[str] = []
-
-    async def listen(state: Any) -> dict[str, Any]:
-        lines.append(capsys.readouterr().err)
-        return {"reply": "fine"}
-
-    def run(name: str) -> str:
-        lines.clear()
-        options = RunOptions(no_cache=True, in_flight=1)
-        with ProgressView() as view:
-            collect(one_node(listen), [f"t{i}" for i in range(6)], tmp_path / name, options=options, watch=view)
-        return "".join(lines)
-
-    assert run("short") + capsys.readouterr().err == ""  # it ends before the first line
-    monkeypatch.setattr("agentsys.collect.report.LINE_SECONDS", 0)
-    assert re.search(r"^\d+ s: 1 records done, 1 in progress, 1 kept, ", run("long"), re.MULTILINE)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"\d+ s: 6 records done, 0 in progress, 6 kept, 0 dropped, 0 failed, 0 calls, .*/s", last)
+    monkeypatch.setattr(report, "FIRST_RECORDS", 2)
+    with ProgressView() as view:
+        collect(translator(echo), list("abcde"), tmp_path / "run", options=OPTIONS, watch=view)
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_a_command_shows_its_progress(
-    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_lines_have_counts_total_and_remaining_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("agentsys.collect.report.LINE_SECONDS", 0)
+    monkeypatch.setattr(report, "LINE_SECONDS", 0)
+    with ProgressView(total=3) as view:
+        collect(translator(echo), list("abc"), tmp_path / "run", options=OPTIONS, watch=view)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "records done" in line]
+    assert re.match(r"\d+ s: 0 of 3 records done, 1 in progress, 0 kept, ", lines[0])
+    assert re.match(r"\d+ s: 1 of 3 records done, about 0 s left, 0 in progress, 1 kept, ", lines[1])
+    assert re.fullmatch(
+        r"\d+ s: 3 of 3 records done, about 0 s left, 0 in progress, 3 kept, 0 dropped, 0 failed, 0 calls, 0 tokens; "
+        r"0 tokens/s generated, 0 read",
+        lines[-1],
+    )
+
+
+def test_a_terminal_shows_the_bar_the_record_and_its_result(tmp_path: Path) -> None:
+    console = terminal()
+    seen: list[str] = []
+
+    async def listen(state: Mapping[str, Any]) -> dict[str, Any]:
+        view._bar.refresh()
+        seen.append("\n".join(screen(console)))
+        return await echo(state)
+
+    records = [{"id": "a", "text": "ox"}, {"id": "b", "text": "long " * 50}]
+    with ProgressView(total=2, console=console) as view:
+        collect(translator(listen), records, tmp_path / "run", options=OPTIONS, watch=view)
+    assert "0/2" in seen[0] and "now: ox" in seen[0] and "0 kept" in seen[0]
+    assert "1/2" in seen[1] and "now: long long" in seen[1] and "a kept, score 2: ox → OX" in seen[1]
+    assert "about" in seen[1] and "left" in seen[1]
+    lines = screen(console)
+    assert any("2/2" in line for line in lines)
+    assert max(map(len, lines)) <= 60  # cut off, never wrapped
+    assert any(line.startswith("now: long") and line.endswith("…") for line in lines)
+
+
+def test_texts_cannot_control_the_terminal(tmp_path: Path) -> None:
+    console = terminal()
+    with ProgressView(total=1, console=console) as view:
+        collect(translator(echo), ["[bold]a\x1b]0;title\x07"], tmp_path / "run", options=OPTIONS, watch=view)
+    assert isinstance(console.file, io.StringIO)
+    assert "\x1b]0;" not in console.file.getvalue() and "[bold]a\\x1b]0;title" in console.file.getvalue()
+
+
+def test_the_rates_are_those_of_tokens_generated_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 120.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    console = Console(file=io.StringIO(), width=200)
+    view = ProgressView(console=console)
+    summary = Summary(tmp_path, "run")
+    view(summary, Record("a", {"text": "t"}, "item:1"))
+    call = make_call("k", prompt_tokens=500, completion_tokens=30, measured={"cached_tokens": 100})
+    summary.add_call(call)
+    monkeypatch.setattr(report, "LINE_SECONDS", 0)
+    view(summary, call)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith("1 calls, 30 tokens; 3 tokens/s generated, 40 read\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1 h 30 min"), (7260, "2 h 01 min")],
+)
+def test_remaining_times_are_rounded(
+    tmp_path: Path, seconds: float, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, seconds / 2])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(report, "LINE_SECONDS", -1)
+    console = Console(file=io.StringIO(), width=200)
+    view = ProgressView(total=3, console=console)
+    summary = Summary(tmp_path, "run")
+    view(summary, Record("a", {}, "item:1"))
+    summary.add_record("kept", None)
+    view(summary, make_trace(id="a"))
+    assert isinstance(console.file, io.StringIO)
+    assert f"1 of 3 records done, about {text} left" in console.file.getvalue()
+
+
+def test_a_command_knows_the_total(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "LINE_SECONDS", 0)
     records = write_lines(tmp_path / "in.jsonl", sentences(2))
-    code, out, err = call_drt(capsys, "--model", model, "--input", records, "--out", tmp_path / "run", "--no-cache")
-    assert code == 0
-    assert "1 records done" in err and "2 records done" in err
-    assert "records done" not in out
+    options = CollectOptions(no_cache=True, input=records, out=tmp_path / "run")
+    run_with_view(translator(echo), options.input, options, None)
+    captured = capsys.readouterr()
+    assert "1 of 2 records done" in captured.err and "2 of 2 records done" in captured.err
+    assert captured.out == ""
+
+
+def test_records_are_counted_where_that_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = tmp_path / "in.jsonl"
+    lines.write_text('{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}')
+    assert count_records(lines, None) == count_records(str(lines), 5) == 3
+    assert count_records(lines, 2) == 2
+    assert count_records(["a", "b"], None) == 2 and count_records(["a", "b"], 1) == 1
+    table = tmp_path / "in.csv"
+    table.write_text("text\na\n")
+    for source in (table, "-", "hf:name", tmp_path, tmp_path / "missing.jsonl", iter("ab")):
+        assert count_records(source, None) is None
+        assert count_records(source, 7) == 7
+    monkeypatch.setattr("agentsys.collect.command.MAX_COUNTED_BYTES", 3)
+    assert count_records(lines, None) is None and count_records(lines, 2) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import warnings
@@ -19,6 +20,7 @@ from agentsys.collect.report import describe_nothing, print_summary
 from agentsys.commands import command, run_app
 from agentsys.graphs.crat.measures import summarize
 from agentsys.traces import read_traces
+from tests.support.calls import make_call
 from tests.support.greeter import UNCACHED
 from tests.support.toys import one_error, one_node, write_lines
 
@@ -70,7 +72,61 @@ def test_each_outcome_has_its_reasons_below_it(call: Command) -> None:
     assert rows[3] == ("failed", "2")
     assert rows[4][0].startswith("  LookupError: [bold]fail ")  # no markup, no control characters
     assert "\\x1b" in rows[4][0] and rows[4][1] == "1"
-    assert out.rstrip().endswith("failed records, with reasons: run/failed.jsonl")
+    assert "\nfailed records, with reasons: run/failed.jsonl\n" in out
+
+
+def test_a_short_run_ends_with_a_kept_record_and_the_data_card(call: Command) -> None:
+    _, out, _ = call("drop", "keep \x1b[2Jthis", "keep that")
+    _, _, end = out.partition("└")
+    assert end.splitlines()[1:] == [
+        "",
+        "record keep \\x1b[2Jthis (kept)",
+        "",
+        "text: keep \\x1b[2Jthis",
+        "",
+        "reply: fine",
+        "",
+        "data card: run/README.md",
+    ]
+
+
+def test_a_long_run_or_one_without_kept_records_shows_none(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, _ = call("drop")
+    assert "record " not in out and out.endswith("data card: run/README.md\n")
+    monkeypatch.setattr("agentsys.collect.report.SHOW_RECORD_BELOW", 2)
+    _, out, _ = call("keep", "keep 2")
+    assert "record keep" not in out and out.endswith("data card: run/README.md\n")
+
+
+def test_a_record_is_shown_on_a_console_without_its_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", file)
+    summary = collect(one_node(choosy), ["月"], tmp_path / "run", options=UNCACHED)
+    print_summary(summary, None)
+    file.flush()
+    assert b"text: \\u6708" in file.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_rates_of_the_engine_are_beside_those_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    summary = Summary(tmp_path, "id", processed=1, dropped=1, seconds=10.0)
+    times = {"prompt_seconds": 2.0, "generation_seconds": 4.0}
+    for measured in ({**times, "cached_tokens": 50}, {}, {**times, "cache_hit": True}):
+        summary.add_call(make_call("k", prompt_tokens=150, completion_tokens=60, measured=measured))
+    print_summary(summary, None)
+    rows = {name.strip(): value.strip() for name, value in cells(capsys.readouterr().out)}
+    assert rows["tokens per second"] == "12.0 generated, 25.0 prompt read"
+    assert rows["per sequence, by the engine"] == "15.0 generated, 50.0 prompt read"
+
+
+def test_without_times_of_the_engine_there_is_no_row_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary(Summary(tmp_path, "id", processed=1, dropped=1, seconds=10.0), None)
+    out = capsys.readouterr().out
+    assert "tokens per second" in out and "per sequence" not in out
 
 
 def test_reasons_are_counted_by_outcome_and_together(tmp_path: Path) -> None:
