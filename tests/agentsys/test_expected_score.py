@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from pydantic import BaseModel
 
 from agentsys import logprobs
 from agentsys.logprobs import expected_score
+from agentsys.models import load_model
 from agentsys.models.cache import RequestCache
 from agentsys.models.errors import EndpointDown
 from agentsys.prompt import Prompt
@@ -18,6 +22,7 @@ from agentsys.recorder import Recorder, current
 from agentsys.roles import Role
 from agentsys.traces import Call
 from tests.support.number_models import OPENING, NumberModel
+from tests.support.servers import Answer, encode, write_model_folder
 
 
 class Score(BaseModel):
@@ -123,7 +128,7 @@ def test_unlikely_digits_are_not_continued(monkeypatch: pytest.MonkeyPatch) -> N
     assert call.measured["expected_within"] == pytest.approx(0.0005 * 27, abs=0.001)
 
 
-def test_requests_are_recorded_and_come_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_requests_are_recorded_and_come_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cache = RequestCache(tmp_path / "cache.sqlite")
     numbers = {90: 0.5, 70: 0.3, 50: 0.2}
     runs = []
@@ -224,3 +229,25 @@ def test_the_bound_counts_what_is_not_among_the_alternatives(seed: int, monkeypa
     value, call = score_of(NumberModel(numbers=numbers, merged=merged, calls=[]), monkeypatch)
     assert value is not None
     assert 0 < abs(value - mean_of(numbers)) <= call.measured["expected_within"] < 15
+
+
+@pytest.mark.parametrize("dialect", ["llamacpp", "vllm"])
+async def test_what_a_server_is_asked(dialect: str, start_server: Any, tmp_path: Path) -> None:
+    """One token after the same ids, without the schema, with no more alternatives than vLLM allows."""
+    chosen = math.exp(-0.25)  # what this server says of each token that it writes
+    server = await start_server(
+        dialect=dialect,
+        root=str(write_model_folder(tmp_path / "model")),
+        plan=lambda seen: Answer(f"{OPENING}95}}", alternatives={"7": math.log(1 - chosen)}),
+    )
+    context = SimpleNamespace(judge_model="", model=f"{server.url}?max_tokens=50")
+    model = load_model(context.model)
+    answer = await ROLE.answer(model, key="k")
+    value = await expected_score(context, ROLE, answer.call, 95)
+    await model.aclose()
+    assert value == pytest.approx(chosen * (chosen * 95 + (1 - chosen) * 97) + (1 - chosen) * 77)
+    first, second = server.bodies
+    assert second["prompt"] == [*first["prompt"], *encode(f"{OPENING}7")]
+    assert "json_schema" not in second and "structured_outputs" not in second
+    assert second["n_predict" if dialect == "llamacpp" else "max_tokens"] == 1
+    assert second["n_probs" if dialect == "llamacpp" else "logprobs"] == 20
