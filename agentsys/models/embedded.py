@@ -14,11 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
+from agentsys.display import say
 from agentsys.installation import install_command
 from agentsys.models import weights
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel
 from agentsys.models.errors import EndpointDown, SpecError
+from agentsys.models.load import measure_other_load
 
 T = TypeVar("T")
 
@@ -26,6 +28,8 @@ EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates in parallel."""
 EMBEDDED_CONTEXT: Final = 8192
 """Context length in tokens of each sequence."""
+BUSY_CORES: Final = 0.6
+"""Cores that other processes use above which the engine leaves them one."""
 
 
 @dataclass
@@ -125,7 +129,24 @@ def _llamacpp_threads() -> int | None:
             raise SpecError(f"LLAMA_ARG_THREADS={threads}: give a number of threads")
         return int(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return None if cores == os.cpu_count() else cores
+    return _leave_core() if cores == os.cpu_count() else cores
+
+
+def _leave_core() -> int | None:
+    """One thread less than cores if other processes use a core or most of one; None if they do not.
+
+    llama.cpp's threads wait for each other after every operation. One that shares its core holds up all of them: beside
+    one busy process, two threads on two cores generate half as much as one thread.
+    """
+    cores = os.cpu_count() or 1
+    load = measure_other_load() if cores > 1 else None
+    if load is None or load < BUSY_CORES:
+        return None
+    say(
+        f"other processes use {load:.1f} of {cores} cores: the embedded engine starts with {cores - 1} "
+        f"thread{'s' * (cores > 2)} (LLAMA_ARG_THREADS={cores} uses all cores)"
+    )
+    return cores - 1
 
 
 @lru_cache(maxsize=4)
@@ -139,8 +160,7 @@ def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     params.n_parallel = slots
     params.n_ctx = slots * context
     params.kv_unified = False
-    params.cpuparams.poll = params.cpuparams_batch.poll = 0  # waiting threads sleep: with polling, any other busy
-    # process on the machine slows generation from 23 to between 1 and 6 tokens/s (measured on two cores)
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0  # without OpenMP, waiting threads sleep and do not poll
     if threads := _llamacpp_threads():
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = -1

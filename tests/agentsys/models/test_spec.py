@@ -387,6 +387,7 @@ def test_threads_of_the_embedded_engine(
     monkeypatch.setenv("LLAMA_ARG_THREADS", variable)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: cores)
+    monkeypatch.setattr("agentsys.models.embedded.measure_other_load", lambda: 0.1)
     assert _llamacpp_threads() == threads
 
 
