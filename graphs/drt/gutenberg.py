@@ -15,23 +15,22 @@ _START: Final = re.compile(
     _LINE,
 )
 """The header's last line; a long title makes it several lines."""
-_SMALL_PRINT: Final = re.compile(r"^[ \t]*\**[ \t]*END[ *]*(?:OF )?THE SMALL PRINT.*$", _LINE)
+_SMALL_PRINT: Final = re.compile(r"^[ \t]*(?:\*+[ \t]*)?END[ *]*(?:OF )?THE SMALL PRINT.*$", _LINE)
 """The last line of older headers."""
 _END: Final = re.compile(
-    r"^[ \t]*(?:\*{3}[ \t]*END OF (?:THE |THIS )?PROJECT GUTENBERG|\**[ \t]*End of (?:the |this )?Project Gutenberg"
-    r"|\**[ \t]*This is the end of the Project Gutenberg|Ende (?:dieses |des )?Proje[ck]t Gutenberg"
-    r"|Fin (?:de |du )?(?:ce )?Projec?t Gutenberg)",
+    r"^[ \t]*(?:\*+[ \t]*)?(?:(?:This is the )?end of (?:the |this )?Project Gutenberg"
+    r"|Ende (?:dieses |des )?Proje[ck]t Gutenberg|Fin (?:de |du )?(?:ce )?Projec?t Gutenberg)",
     _LINE,
 )
 _HEADER: Final = re.compile(r"Project Gutenberg(?:['’]s)? (?:E-?(?:book|text)|edition)|gutenberg\.(?:org|net)", _LINE)
 """What only Project Gutenberg's texts say in their first lines."""
 _FRONT_MATTER: Final = re.compile(
-    r"project gutenberg|distributed proofread|^\s*this e-?(?:text|book) is for the use of"
-    r"|^\s*(?:title|author|translator|editor|illustrator|release date|posting date|last updated|language|credits"
+    r"project gutenberg|distributed proofread|^[ \t]*this e-?(?:text|book) is for the use of"
+    r"|^[ \t]*(?:title|author|translator|editor|illustrator|release date|posting date|last updated|language|credits"
     r"|character set encoding|original publication):"
-    r"|^\s*(?:produced|transcribed|e-?text prepared|this e-?(?:text|book) was (?:produced|prepared|created))"
+    r"|^[ \t]*(?:produced|transcribed|e-?text prepared|this e-?(?:text|book) was (?:produced|prepared|created))"
     r" (?:by|from)\b"
-    r"|^\s*\[(?:e-?text|e-?book) ?#\d+\]",
+    r"|^[ \t]*\[(?:e-?text|e-?book) ?#\d+\]",
     _LINE,
 )
 _FRONT_PARAGRAPHS: Final = 30
@@ -51,7 +50,7 @@ _PAGE: Final = re.compile(
 )
 _REMOVED: Final = "\ue000"
 """Stands for a removed note until the white space around it is set right. Private use: in no text."""
-_PLACE: Final = re.compile(rf"(\s*)(?:{_REMOVED}(\s*))+")
+_PLACE: Final = re.compile(rf"(?<!\s)\s*(?:{_REMOVED}\s*)+")
 
 _MARK: Final = r"\[([1-9]\d{0,2}|[A-Z]|[*†‡])\]"
 _BODY: Final = re.compile(rf"[ \t]*{_MARK}")

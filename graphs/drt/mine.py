@@ -36,6 +36,7 @@ from agentsys.graphs.drt.system import Context
 from agentsys.records import InputError
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options, sequence_graph
+from agentsys.text.scripts import language_scripts, scripts_of
 from agentsys.traces import read_traces
 
 MIN_WORDS: Final = 10
@@ -169,12 +170,13 @@ def mine_books(
     if first is None:
         names = ", ".join(str(place) for place in places)
         raise InputError(f"{names}: no sentence of {MIN_WORDS} to {MAX_WORDS} words; give books as plain text")
+    check_script(first, context.source_language)
     summary = run_with_view(graph, chain([first], sentences), run, context)
     labels = {
         "books": "books read",
         "sentences": "sentences read",
         "length": f"  not of {MIN_WORDS} to {MAX_WORDS} words",
-        "headings": "  without an end mark (headings, contents)",
+        "headings": "  no end mark (headings, contents)",
         "repeated": "  repeated",
     }
     rows = [(label, f"{counts[name]:,}") for name, label in labels.items()]
@@ -227,6 +229,16 @@ def _read_book(book: Book, code: str, counts: Counter[str], reading: Reading) ->
             record["before"] = sentences[i - 1][0] if i else ""
             record["after"] = sentences[i + 1][0] if i + 1 < len(sentences) else ""
         yield record
+
+
+def check_script(sentence: Mapping[str, str], language: str) -> None:
+    """Raises InputError for a sentence in a script in which its language is not written: the option is another's."""
+    expected, actual = language_scripts(language), scripts_of(sentence["text"])
+    if expected and actual and not expected & actual:
+        raise InputError(
+            f"--source-language {language}: {sentence['source']} is written in {' and '.join(sorted(actual))} letters; "
+            "give the language of the books"
+        )
 
 
 def drop_repetitions(sentences: Iterable[dict[str, str]], counts: Counter[str]) -> Iterator[dict[str, str]]:

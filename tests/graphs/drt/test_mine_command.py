@@ -144,6 +144,10 @@ def test_its_file_is_the_input_of_the_next_stage(mine: Command, capsys: pytest.C
         (["one.txt", "--source-language", "Elvish"], "the language of the book is unknown; give its code"),
         (["one.txt", "--source-language", "jp"], "source_language: 'jp' is not a language code; write one such as zh"),
         (["one.txt", "--target-language", "cn"], "target_language: 'cn' is not a language code; write one such as zh"),
+        (
+            ["one.txt", "--source-language", "zh"],
+            "--source-language zh: one.txt, paragraph 1 is written in Latin letters; give the language of the books",
+        ),
         (["*.tex"], "book *.tex: no file matches this pattern"),
     ],
 )
