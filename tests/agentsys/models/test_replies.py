@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -205,6 +206,33 @@ def test_what_is_no_json(raw: bytes) -> None:
 )  # fmt: skip
 def test_a_damaged_reply_in_the_cache_is_a_miss(reply: bytes) -> None:
     assert load_reply(reply) is None
+
+
+# Times
+
+
+TIMES = {"prompt_ms": 1500, "predicted_ms": 250.04}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": "Hi", "stop": True, "tokens": [1], "timings": TIMES},
+        {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "timings": TIMES},
+    ],
+)
+def test_the_engine_s_own_times_are_measured(body: dict[str, Any]) -> None:
+    reply = parse_reply(body, Request({}, []))
+    assert reply.measured == {"prompt_seconds": 1.5, "generation_seconds": 0.25}
+
+
+@pytest.mark.parametrize(
+    "timings", [None, [], "1", {}, {"prompt_ms": 1}, TIMES | {"prompt_ms": -1}, TIMES | {"prompt_ms": math.nan},
+                TIMES | {"predicted_ms": "1"}, TIMES | {"predicted_ms": math.inf}],
+)  # fmt: skip
+def test_unusable_times_are_left_out(timings: Any) -> None:
+    reply = parse_reply({"content": "Hi", "stop": True, "timings": timings}, Request({}, []))
+    assert (reply.text, reply.measured) == ("Hi", {})
 
 
 # Lists of models
