@@ -18,6 +18,7 @@ from agentsys.graphs.drt.books import (
     split_paragraphs,
     split_sentences,
 )
+from agentsys.graphs.drt.gutenberg import clean
 from agentsys.graphs.drt.mine import Reading, drop_repetitions, read_sentences
 from agentsys.records import InputError
 
@@ -79,6 +80,14 @@ def test_no_character_is_lost(text: str, code: str) -> None:
     sentences = split_sentences(text, code)
     assert "".join(sentences).replace(" ", "") == text.replace(" ", "")
     assert all(sentence == sentence.strip() != "" for sentence in sentences)
+
+
+@given(st.text(max_size=60), st.sampled_from(["en", "de", "zh", "hi", "th", "xx"]))
+def test_any_text_can_be_read(text: str, code: str) -> None:
+    for paragraph in split_paragraphs(clean(text)):
+        sentences = split_sentences(paragraph, code)
+        assert "".join(sentences).replace(" ", "") == paragraph.replace(" ", "")
+        assert all(count_words(sentence) >= 0 and has_end(sentence, code) in (True, False) for sentence in sentences)
 
 
 def test_a_long_speech_is_not_one_sentence() -> None:
