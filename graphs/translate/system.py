@@ -96,13 +96,11 @@ class Translate(System):
             plain = await ask(context, self.translator, key="translate", text=state["text"], **context.languages)
             return {"translation": plain.value}
         answer = await ask(context, self.student, key="translate", text=state["text"], **context.languages)
-        if context.style == "direct":
-            return {"translation": answer.value}
         thought = f"<thought>{answer.call.reasoning}</thought>" if answer.call.reasoning else ""
         translation, well_formed = parse_thought(thought + answer.value)
         if not translation:
             raise NoTranslation(f"no translation in the reply of {answer.call.completion_tokens} tokens")
-        return {"translation": translation, "well_formed": well_formed}
+        return {"translation": translation} | ({"well_formed": well_formed} if context.style == "thought" else {})
 
     async def judge(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """GRF, GEA and, with a reference, GRB. If a judge fails, only its score is missing."""

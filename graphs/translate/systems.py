@@ -49,7 +49,9 @@ class SystemSpec:
 
 def _with_sources(context: Any) -> Any:
     from agentsys.graphs.crat.state import with_digest
+    from agentsys.terms.item import require_modules
 
+    require_modules("networkx", "opencc")
     return with_digest(context)
 
 

@@ -41,6 +41,8 @@ REPLIES = {
     "substituter": "流感",
     "back_translator": "flu",
     "invariance": '{"first": "a disease", "last": "a disease", "same": true}',
+    "mqm": '{"errors": []}',
+    "document": '{"reason": "it reads as one text", "score": 75}',
     "counterfactual": '{"reason": "none", "changes": false, "better": "entry"}',
 }
 CALLS: list[str] = []
@@ -73,11 +75,19 @@ def respond(messages: Sequence[Mapping[str, Any]], call: dict[str, Any]) -> str:
     if role == "identifier":
         terms = [{"term": "flu", "kind": "domain"}] if "flu" in pair["text"] else []
         return json.dumps({"terms": terms})
+    if role == "preference":
+        return json.dumps({"reason": "so", "better": preferred(text, pair)})
     if role == "student":
         return f"<thought>Hmm.</thought><output>{TRANSLATIONS['student'][pair['id']]}</output>"
     if role == "translator":
         return TRANSLATIONS["crat" if "/" in call["key"] else "plain"][pair["id"]]
     return REPLIES[role]
+
+
+def preferred(text: str, pair: Mapping[str, Any]) -> str:
+    """The judge prefers a translation that is a reference; of two others, or two references, the first one it sees."""
+    first, second = text.rpartition("First translation:\n")[2].split("\n\nSecond translation:\n")
+    return "second" if second.strip() in pair["trans"] and first.strip() not in pair["trans"] else "first"
 
 
 MODEL = f"langchain:{__name__}:Translator"

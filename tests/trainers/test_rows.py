@@ -58,6 +58,17 @@ def test_a_composed_target_is_rendered_with_the_template() -> None:
     assert row["ids_source"] == "rendered"
 
 
+def test_targets_without_a_thought_are_rows_of_their_own(student: Path, tmp_path: Path) -> None:
+    with_thought = sft_target("Say it.", ("Thought. ", True), ("Answer.", True))
+    plain = Target("sft-plain", sft_target("Say it.", ("Answer.", True)).segments, scores={"score": 90.0})
+    run = run_folder(tmp_path / "run", make_trace("a", [], [with_thought, plain]))
+    report = make_rows([run], TargetOptions(str(student), tmp_path / "rows"), Filters(validation=0))
+    assert dict(report.rows) == {("sft", "train"): 1, ("sft-plain", "train"): 1}
+    [row] = pq.read_table(tmp_path / "rows" / "sft-plain" / "train.parquet").to_pylist()
+    assert (row["kind"], row["text"], row["ids_source"]) == ("sft-plain", "Answer.", "rendered")
+    assert learned_text(row) == "Answer.<|im_end|>"
+
+
 def test_retrieved_text_inside_an_answer_is_masked() -> None:
     row = make_row([], [sft_target("Ask.", ("I look it up.\n", True), ("[a document]\n", False), ("So it is.", True))])
     assert "document" not in learned_text(row)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -24,8 +25,12 @@ from agentsys.metrics.corpus import (
     bootstrap,
     chrf,
     chrf_statistic,
+    corpus_signatures,
+    mean_of,
     mean_statistic,
     mean_with_interval,
+    missing_pieces,
+    missing_tokenizer,
     paired_bootstrap,
     ratio_statistic,
     score_corpus,
@@ -131,8 +136,87 @@ CORPORA = {
 def test_values_equal_sacrebleu(name: str) -> None:
     hypotheses, references = CORPORA[name]
     assert bleu(hypotheses, references, "English") == BLEU().corpus_score(hypotheses, [references]).score
-    expected = CHRF().corpus_score(hypotheses, [references]).score
-    assert chrf(hypotheses, references) == pytest.approx(expected, rel=1e-12)
+    for order in (0, 2):
+        expected = CHRF(word_order=order).corpus_score(hypotheses, [references]).score
+        statistic = chrf_statistic(hypotheses, references, word_order=order)
+        assert statistic(range(len(hypotheses))) == pytest.approx(expected, rel=1e-12)
+    assert chrf(hypotheses, references) == chrf_statistic(hypotheses, references)(range(len(hypotheses)))
+
+
+def test_chrf_with_words_has_a_value_of_its_own() -> None:
+    hypotheses = add_noise(ENGLISH)
+    assert chrf_statistic(hypotheses, ENGLISH, word_order=2)(range(5)) < chrf(hypotheses, ENGLISH) - 1
+
+
+PIECES = """
+class SentencePieceProcessor:
+    def Load(self, path):
+        assert open(path).read() == "model"
+    def EncodeAsPieces(self, line):
+        text = "".join(line.split())
+        return [text[i : i + 2] for i in range(0, len(text), 2)]
+"""
+"""A stand-in for the module sentencepiece: pieces of two characters."""
+
+
+@pytest.fixture
+def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tokenizer's file of spBLEU in sacrebleu's folder, which is a temporary one."""
+    from sacrebleu.tokenizers import tokenizer_spm
+
+    (tmp_path / "sentencepiece.py").write_text(PIECES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sentencepiece", raising=False)
+    for module in (tokenizer_spm, sys.modules["sacrebleu.utils"]):
+        monkeypatch.setattr(module, "SACREBLEU_DIR", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / "flores200sacrebleuspm"
+    file.write_text("model")
+    return file
+
+
+def test_bleu_of_sentence_pieces(pieces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hypotheses = add_noise(CHINESE)
+    assert missing_pieces() == ""
+    expected = BLEU(tokenize="flores200").corpus_score(hypotheses, [CHINESE]).score
+    assert bleu_statistic(hypotheses, CHINESE, "zh", tokenizer="flores200")(range(5)) == expected != 0
+    assert expected != bleu(hypotheses, CHINESE, "zh") and "tok:flores200" in corpus_signatures("zh")["spBLEU"]
+
+
+def test_the_tokenizer_is_never_downloaded(pieces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces.unlink()
+    assert missing_pieces() == f"save https://tinyurl.com/flores200sacrebleuspm as {pieces}"
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    assert (
+        missing_pieces() == f"pip install sentencepiece and save https://tinyurl.com/flores200sacrebleuspm as {pieces}"
+    )
+    assert corpus_signatures("zh").keys() == {"BLEU", "chrF", "chrF++"}
+    assert not pieces.exists()
+
+
+def test_signatures_name_references_and_word_order() -> None:
+    signatures = corpus_signatures("German", [1, 3])
+    assert signatures["BLEU"] == bleu_signature("German", [1, 3]) and "nrefs:var" in signatures["chrF"]
+    assert "nw:0" in signatures["chrF"] and "nw:2" in signatures["chrF++"]
+
+
+@pytest.mark.parametrize(
+    ("language", "extra", "tokenizer"), [("Japanese", "ja", "ja-mecab"), ("한국어", "ko", "ko-mecab")]
+)
+def test_a_language_whose_tokenizer_is_missing_says_how_to_get_it(
+    language: str, extra: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentsys.metrics.corpus.find_spec", lambda name: None)
+    assert bleu_tokenizer(language) == "char"
+    assert missing_tokenizer(language) == f"the usual tokenizer is {tokenizer}: pip install 'sacrebleu[{extra}]'"
+    assert not any(map(missing_tokenizer, ("Chinese", "Thai", "Khmer", "Lao", "Burmese", "German")))
+    monkeypatch.setattr("agentsys.metrics.corpus.find_spec", lambda name: True)
+    assert bleu_tokenizer(language) == tokenizer and missing_tokenizer(language) == ""
+
+
+def test_mean_of_statistics() -> None:
+    statistic = mean_of([mean_statistic([1, 3]), mean_statistic([5, 11])])
+    assert statistic([0, 1]) == 5 and statistic([1, 1]) == 7
 
 
 @pytest.mark.parametrize(
