@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 
 import orjson
 import typer
+from rich import box
 from rich.table import Table
 
 from agentsys.collect.manifest import read_manifest
@@ -172,12 +173,13 @@ def print_report(sections: Iterable[Section], console: Console, title: str = "")
     if title:
         console.print(title, soft_wrap=True)
     for section in sections:
-        table = Table(title=section.title, title_justify="left", title_style="bold", show_header=any(section.columns))
+        table = Table(box=box.SIMPLE_HEAD, show_header=any(section.columns), show_edge=False, collapse_padding=True)
         for place, column in enumerate(section.columns):
             table.add_column(column, justify="right" if place else "left", overflow="fold")
         for row in section.rows:
             table.add_row(*row)
         console.print()
+        console.print(section.title, style="bold")
         console.print(table)
         if section.note:
             console.print(section.note)

@@ -169,31 +169,31 @@ class RunStatistics:
 
     def _cost(self) -> Section:
         use, kept = self.all_calls, self.outcomes["kept"]
-        rows = [("calls", f"{use.calls:,} ({use.from_cache:,} from the request cache)")]
+        rows = [("calls", f"{use.calls:,}", f"{self.kept.calls:,}")]
+        rows.append(("  from the request cache", f"{use.from_cache:,}", f"{self.kept.from_cache:,}"))
         for name, label in _PER_RECORD.items():
+            values = [getattr(calls, name) for calls in (use, self.kept)]
             if kept:
-                own = getattr(self.kept, name) / kept
-                cell = f"{getattr(use, name) / kept:,.1f} ({own:,.1f} in the kept records themselves)"
-                rows.append((f"{label} per kept record", cell))
+                rows.append((f"{label} per kept record", *(f"{value / kept:,.1f}" for value in values)))
             elif self.records:
-                rows.append((f"{label} per record", f"{getattr(use, name) / self.records:,.1f}"))
+                rows.append((f"{label} per record", f"{values[0] / self.records:,.1f}", "-"))
         if seconds := self.totals.get("seconds"):
-            rows.append(("wall seconds", f"{seconds:,.1f}"))
-            rows.append(("completion tokens per second", f"{self.totals.get('completion_tokens', 0) / seconds:,.1f}"))
+            rate = self.totals.get("completion_tokens", 0) / seconds
+            rows.append(("wall time", format_seconds(seconds), ""))
+            rows.append(("completion tokens per second", f"{rate:,.1f}", ""))
         if "cost" in self.totals:
-            rows.append(("cost", f"{self.totals['cost']:,.4f}"))
-        return Section("Calls and tokens", ("", ""), rows)
+            rows.append(("cost", f"{self.totals['cost']:,.4f}", ""))
+        return Section("Calls and tokens", ("", "all records", "kept alone"), rows)
 
     def _role_table(self) -> Section:
         columns = (
-            *("role", "calls", "per record", "prompt tokens", "completion tokens"),
-            *("requested again", "truncated", "seconds per call"),
+            *("role", "calls", "prompt tokens", "completion tokens", "requested again"),
+            *("truncated", "seconds per call"),
         )
         rows = [
             (
                 role,
                 f"{use.calls:,}",
-                f"{use.calls / self.records:.2f}",
                 f"{use.prompt_tokens:,}",
                 f"{use.completion_tokens:,}",
                 f"{use.requested_again:,} ({percent(use.requested_again, use.calls)})",

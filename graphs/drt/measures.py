@@ -28,22 +28,22 @@ SHARE_MARGIN: Final = 0.1
 LABELS: Final = {
     "characters": "characters",
     "words": "words outside the drafts",
-    "target_letters": "letters of the target's script",
-    "target_share": "their share of the characters, %",
+    "target_letters": "target-script letters",
+    "target_share": "share of target letters, %",
     "paragraphs": "paragraphs",
-    "drafts": "distinct drafts quoted in full",
+    "drafts": "distinct full drafts",
     "draft_mentions": "quotations of full drafts",
-    "draft_share": "share of the text that is drafts, %",
-    "assessments": "words that say what is good",
-    "source_terms": "source words quoted in paragraph 1",
+    "draft_share": "share of full drafts, %",
+    "assessments": "words of praise",
+    "source_terms": "source terms, paragraph 1",
 }
 """The counted measures, in the order of the tables."""
 YES_NO: Final = {
-    "opening": 'opens with "I start by", "I begin"',
-    "filler": 'has "Hmm", "Wait" or "Let me"',
+    "opening": 'opens "I start", "I begin"',
+    "filler": 'fillers: "Hmm", "Wait"',
     "key_words": 'names "key words"',
     "has_answer": "contains the answer",
-    "ends_in_answer": "the last draft is the answer",
+    "ends_in_answer": "ends in the answer",
 }
 """The yes-or-no measures, whose mean is a share of the thoughts."""
 

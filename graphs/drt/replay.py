@@ -122,5 +122,9 @@ class OtherSettings:
             self.counts[name]["rounds"] += rounds
 
     def data(self) -> list[dict[str, Any]]:
-        """One object per rule: its name, settings and counts."""
-        return [{"name": name, **asdict(rule), **self.counts[name]} for name, rule in self.rules]
+        """One object per rule: its name, settings and counts. No rule for a kind of score that no trace has."""
+        return [
+            {"name": name, **asdict(rule), **self.counts[name]}
+            for name, rule in self.rules
+            if rule.score == self.own.score or self.counts[name]["kept"] + self.counts[name]["dropped"]
+        ]

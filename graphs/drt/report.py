@@ -204,7 +204,10 @@ class DRTStatistics:
             for k, (total, n) in sorted(self.distances.items())
         ]
         columns = ("refinement", "records", "characters", "paper")
-        return Section("Edit distance of kept steps", columns, rows)
+        return Section("Edit distance of kept steps", columns, rows, self._order_note())
+
+    def _order_note(self) -> str:
+        return "Candidates are in the order of their scores." if self.rule.refiner == "candidates" else ""
 
     def _stops(self) -> Section:
         rows = [(stop, f"{n:,}", percent(n, self.records)) for stop, n in self.stops.most_common()]
@@ -213,9 +216,9 @@ class DRTStatistics:
     def _by_rounds(self) -> Section:
         means = self.by_rounds.rows()
         width = max((len(row) for _, _, row in means), default=0)
-        rows = [(f"at least {n}", f"{count:,}", *_cells(row, width)) for n, count, row in means]
-        columns = ("rounds", "records", "draft", *(f"round {k}" for k in range(1, width)))
-        note = "Each row has the same records in all its columns: compare within a row."
+        rows = [(str(n), f"{count:,}", *_cells(row, width)) for n, count, row in means]
+        columns = ("rounds", "records", "draft", *_count_columns("round", width - 1))
+        note = "Each row: the records with at least so many rounds, the same ones in all columns."
         return Section("Mean score after each round", columns, rows, note)
 
     def _by_steps(self) -> Section:
@@ -226,19 +229,18 @@ class DRTStatistics:
             rows.append((str(n), f"{count:,}", *_cells(row, width)))
             if n in PAPER_SCORES and self.rule.evaluator == "score":
                 rows.append(("  paper", "", *_cells(PAPER_SCORES[n], width)))
-        columns = ("scored drafts", "records", *(f"draft {k}" for k in range(1, width + 1)))
-        note = "Candidates are in the order of their scores." if self.rule.refiner == "candidates" else ""
-        return Section("Mean score of the steps of kept records (figure 4)", columns, rows, note)
+        columns = ("drafts", "records", *_count_columns("draft", width))
+        title = "Mean score of the steps of kept records (figure 4)"
+        return Section(title, columns, rows, self._order_note())
 
     def _other_settings(self) -> Section:
         rows = []
-        for name, _ in self.other_settings.rules:
-            counts = self.other_settings.counts[name]
-            is_open = "at least " if counts["open"] else ""
+        for counts in self.other_settings.data():
+            is_open = ">= " if counts["open"] else ""
             rounds = counts["rounds"] / max(self.records, 1)
             kept, dropped = (f"{n:,} ({percent(n, self.records)})" for n in (counts["kept"], counts["dropped"]))
-            rows.append((name, kept, dropped, f"{counts['open']:,}", f"{is_open}{rounds:.2f}"))
-        columns = ("setting", "pass the filter", "dropped", "cannot tell", "rounds per record")
+            rows.append((counts["name"], kept, dropped, f"{counts['open']:,}", f"{is_open}{rounds:.2f}"))
+        columns = ("setting", "pass the filter", "dropped", "cannot tell", "rounds")
         note = (
             "Replayed on the drafts of the traces, without calls. Cannot tell: the setting asks for more rounds "
             "than the run made, or for a score that its traces do not have. A record that passes the filter still "
@@ -273,14 +275,15 @@ def thought_section(shape: ThoughtShape) -> Section:
     verdicts = compare_shape(summary)
     rows = []
     for name, label in {**LABELS, **YES_NO}.items():
-        low, high = released_range(name, released)
+        bounds = released_range(name, released)
         scale, unit = (1.0, "") if name in LABELS else (100.0, " %")
-        mean = f"{scale * summary[name]['mean']:,.1f}{unit}" if name in summary else "-"
-        spread = f"{summary[name]['p5']:,.1f} to {summary[name]['p95']:,.1f}" if "p5" in summary.get(name, {}) else "-"
+        here = summary.get(name, {})
+        mean = f"{_short(scale * here['mean'])}{unit}" if here else "-"
+        spread = f"{_short(here['p5'])} to {_short(here['p95'])}" if "p5" in here else "-"
+        range_cell = " to ".join(_short(scale * bound) for bound in bounds) + unit
         verdict = ("yes" if verdicts[name] else "NO") if name in verdicts else "-"
-        cells = (f"{scale * released[name]['mean']:,.1f}{unit}", f"{scale * low:,.1f} to {scale * high:,.1f}{unit}")
-        rows.append((label, mean, spread, *cells, verdict))
-    columns = ("measure", "mean here", "5 to 95 % here", "released mean", "released range", "in range")
+        rows.append((label, mean, spread, f"{_short(scale * released[name]['mean'])}{unit}", range_cell, verdict))
+    columns = ("measure", "mean", "5 to 95 %", "released", "its range", "in range")
     note = (
         "Range: the 5th to the 95th percentile of the released thoughts (English to Chinese); of shares, ten points "
         "around theirs. A dash: the measure does not apply to this pair of languages."
@@ -297,7 +300,7 @@ def file_sections(path: str | Path) -> list[Section]:
     summary = shape.summary()
     points = [name for name in next(iter(summary.values())) if name != "mean"]
     rows = [
-        (label, *(f"{summary[name][point]:,.1f}" for point in ("mean", *points)))
+        (label, *(_short(summary[name][point]) for point in ("mean", *points)))
         for name, label in LABELS.items()
         if name in summary
     ]
@@ -324,6 +327,16 @@ def _one_kind_note(kinds: Sequence[str]) -> str:
 
 def _mean_rows(means: Means, name: str) -> list[dict[str, Any]]:
     return [{name: n, "records": count, "means": [round(mean, 2) for mean in row]} for n, count, row in means.rows()]
+
+
+def _short(number: float) -> str:
+    """A number with one decimal below 100, and none above."""
+    return f"{number:,.0f}" if abs(number) >= 99.95 else f"{number:.1f}"
+
+
+def _count_columns(word: str, count: int) -> list[str]:
+    """Columns "draft 1", "2", "3", ..."""
+    return [word + " 1", *map(str, range(2, count + 1))] if count > 0 else []
 
 
 def _cells(means: Sequence[float], width: int) -> list[str]:

@@ -117,11 +117,11 @@ def test_other_settings(folder: Path) -> None:
     rows = {row[0]: row[1:] for row in table(folder, "What other").rows}
     assert rows["this run"] == ("3 (75 %)", "1 (25 %)", "0", "2.00")
     assert rows["threshold 80"] == ("1 (25 %)", "3 (75 %)", "0", "1.50")
-    assert rows["threshold 95"] == ("2 (50 %)", "0 (0 %)", "2", "at least 2.00")
+    assert rows["threshold 95"] == ("2 (50 %)", "0 (0 %)", "2", ">= 2.00")
     assert rows["max rounds 2"] == ("2 (50 %)", "2 (50 %)", "0", "1.75")
-    assert rows["max rounds 8"] == ("2 (50 %)", "1 (25 %)", "1", "at least 2.00")
+    assert rows["max rounds 8"] == ("2 (50 %)", "1 (25 %)", "1", ">= 2.00")
     assert rows["min steps 2"] == ("4 (100 %)", "0 (0 %)", "0", "2.00")
-    assert rows["score expected"] == ("3 (75 %)", "0 (0 %)", "1", "at least 2.00")
+    assert rows["score expected"] == ("3 (75 %)", "0 (0 %)", "1", ">= 2.00")
 
 
 def test_candidates(tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_the_shape_of_thoughts(folder: Path) -> None:
     assert measures["characters"]["in_range"] is False
     assert measures["characters"]["released"]["mean"] == 1733.0625
     rows = {row[0]: row[1:] for row in table(folder, "Shape of 3").rows}
-    assert rows["distinct drafts quoted in full"] == ("3.0", "3.0 to 3.0", "3.5", "3.0 to 5.0", "yes")
-    assert rows["characters"][2:] == ("1,733.1", "1,286.8 to 2,333.1", "NO")
-    assert rows['has "Hmm", "Wait" or "Let me"'] == ("0.0 %", "-", "0.0 %", "0.0 to 10.0 %", "yes")
+    assert rows["distinct full drafts"] == ("3.0", "3.0 to 3.0", "3.5", "3.0 to 5.0", "yes")
+    assert rows["characters"][2:] == ("1,733", "1,287 to 2,333", "NO")
+    assert rows['fillers: "Hmm", "Wait"'] == ("0.0 %", "-", "0.0 %", "0.0 to 10.0 %", "yes")
 
 
 def test_measures_that_do_not_apply_have_a_dash(tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_measures_that_do_not_apply_have_a_dash(tmp_path: Path) -> None:
     )
     folder = write_run(tmp_path / "run", [record], KNOBS)
     rows = {row[0]: row[1:] for row in table(folder, "Shape").rows}
-    assert rows["letters of the target's script"][:2] == ("-", "-")
-    assert rows["distinct drafts quoted in full"][0] == "3.0"
+    assert rows["target-script letters"][:2] == ("-", "-")
+    assert rows["distinct full drafts"][0] == "3.0"
 
 
 def test_the_headline(folder: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_file_of_thoughts_has_percentiles_and_the_test(tmp_path: Path) -> None
     records = [{"text": TEXT, "trans": DRAFTS[n - 1], "thought": thought_of(DRAFTS[:n])} for n in (3, 5)]
     percentiles, test = file_sections(write_lines(tmp_path / "t.jsonl", records))
     assert percentiles.columns == ("measure", "mean", "1 %", "5 %", "25 %", "50 %", "75 %", "95 %", "99 %")
-    assert dict((row[0], row[1:]) for row in percentiles.rows)["distinct drafts quoted in full"] == (
+    assert dict((row[0], row[1:]) for row in percentiles.rows)["distinct full drafts"] == (
         "4.0", "3.0", "3.1", "3.5", "4.0", "4.5", "4.9", "5.0"
     )  # fmt: skip
     assert test.title == "Shape of 2 thoughts"
