@@ -30,6 +30,7 @@ COLLECT: Final = {
 EVALUATE: Final = {
     "translate": ("agentsys.graphs.translate_evaluate", "translation systems side by side"),
     "drt-evaluator": ("agentsys.graphs.drt_evaluator", "DRT's evaluator on pairs of which one is known to be better"),
+    "translate-human": ("agentsys.graphs.translate_human", "sheets of translations for annotators, and their scores"),
     "deeprag": ("agentsys.graphs.deeprag_evaluate", "answers with and without retrieval"),
     "longdpo": ("agentsys.graphs.longdpo_evaluate", "long texts: length and quality (LongBench-Write)"),
     "maths": ("agentsys.graphs.maths_evaluate", "answers to maths questions"),

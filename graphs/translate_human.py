@@ -54,7 +54,7 @@ class KeyOptions:
     """The key of the sheets."""
 
     panel: ClassVar[str] = "Key"
-    key: Path | None = knob(None, "key.csv that `export` wrote; human.json is written beside it")
+    key: Path | None = knob(None, "key.csv that `export` wrote; human.json is written to its folder")
 
 
 def export(options: SheetOptions) -> None:

@@ -6,7 +6,8 @@
   or the second place cancels out.
 - *Document*: the judge sees all sentences of a document with their translations, and scores them from 0 to 100.
 
-The judges of single translations (GRF, GRB, GEA) are in system.py; judging.py runs all of them.
+The judges of single translations (GRF, GRB, GEA) are in system.py; judging.py runs all of them. Studio does not serve
+this graph, whose inputs are finished translations of several systems.
 """
 
 from __future__ import annotations

@@ -139,13 +139,14 @@ def _terms_on_both_sides(pair: Pair, lists: Sequence[TermList]) -> tuple[KnownTe
 
 def missing_of(rows: Iterable[TranslatedPair]) -> dict[str, list[dict[str, Any]]]:
     """`missing`: pairs without a translation, and why; `unscored`: translations without a judge's score, and why."""
-    rows = list(rows)
-    return {
-        "missing": [
-            {"id": row.pair.id, "source": row.pair.location, "reason": row.reason} for row in rows if row.reason
-        ],
-        "unscored": [{"id": row.pair.id, "reasons": row.unscored} for row in rows if row.unscored],
-    }
+    missing, unscored = [], []
+    for row in rows:
+        name = {"id": row.pair.id} | ({"run": row.run} if row.run > 1 else {})
+        if row.reason:
+            missing.append({**name, "source": row.pair.location, "reason": row.reason})
+        if row.unscored:
+            unscored.append({**name, "reasons": row.unscored})
+    return {"missing": missing, "unscored": unscored}
 
 
 def reference_line(pairs: Sequence[Pair], column: str) -> str:

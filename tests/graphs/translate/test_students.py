@@ -23,8 +23,8 @@ def messages(folder: Path) -> list[dict[str, str]]:
 def test_another_system_message(run: Run, tmp_path: Path) -> None:
     """The user's message and the inference settings are those of the published example."""
     (tmp_path / "system.txt").write_text(f"{THINKER}\n", encoding="utf-8")
-    given = (THINKER, tmp_path / "system.txt", "You are a thinker.")
-    for number, system in enumerate(given):
+    systems = (THINKER, tmp_path / "system.txt", "You are a thinker.")
+    for number, system in enumerate(systems):
         out = tmp_path / str(number)
         assert run("--systems", "thought", "--student-system", system, "--out", out, "--limit", 1)[0] == 0
         expected = "You are a thinker." if number == 2 else THINKER
