@@ -64,10 +64,11 @@ class ProgressView:
     there is a line with the same counts every LINE_SECONDS. Both have a line for each of the first FIRST_RECORDS
     records that finish, and one every LINE_SECONDS after that.
 
-    `total` is the number of records, None if it is unknown.
+    `total` is the number of records, None if it is unknown; without `show_records` finished records have no line.
     """
 
-    def __init__(self, total: int | None = None, console: Console | None = None) -> None:
+    def __init__(self, total: int | None = None, console: Console | None = None, *, show_records: bool = True) -> None:
+        self._show_records = show_records
         self._console = console or Console(stderr=True)
         self._bar = _Bar(
             SpinnerColumn(),
@@ -104,7 +105,8 @@ class ProgressView:
         elif isinstance(event, Trace):
             self._texts.pop(event.id, None)
             self._finished_records += 1
-            self._print_record(event, now)
+            if self._show_records:
+                self._print_record(event, now)
         if not self._bar.disable:
             done = summary.processed + summary.skipped
             self._bar.update(self._task, completed=done, left=self._describe_left(summary, now))

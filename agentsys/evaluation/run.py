@@ -105,7 +105,7 @@ class SystemRun:
             return iter(())
         spending = spending or Spending(options.cost_budget)
         options = replace(options, cost_budget=spending.left)
-        with ProgressView(total=len(self.records)) as view:
+        with ProgressView(total=len(self.records), show_records=False) as view:
             summary = collect(self.graph, self.records, self.folder, context=self.context, options=options, watch=view)
         if summary.cost is not None:
             spending.cost += summary.cost
