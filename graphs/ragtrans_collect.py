@@ -31,7 +31,12 @@ class BuildPaths:
 
     panel: ClassVar[str] = "Input and output"
     out: Path = knob(Path("data/ragtrans"), "output folder; an earlier benchmark in it is replaced")
-    pages: Path | None = knob(None, "page records: id, lang, title, paragraphs, links")
+    pages: list[Path] = knob(
+        (),
+        "pages: a file or folder of Wikipedia dumps (id, url, title, text), hf:wikimedia/wikipedia:CONFIG, or page "
+        "records; repeatable",
+    )
+    langlinks: Path | None = knob(None, "links from the pages in --source to those in other languages: id, lang, title")
     tmx: list[Path] = knob((), "translation memory from the source language; repeatable, units are joined by id")
 
 
@@ -47,7 +52,7 @@ class MixOptions:
 
 def build(paths: BuildPaths, benchmark: BenchmarkOptions, clic: CLICOptions) -> None:
     """Build training, validation and test sets, the tasks' records, and passages for an index. Calls no model."""
-    report = build_benchmark(paths.pages, paths.tmx, benchmark, clic, paths.out)
+    report = build_benchmark(paths.pages, paths.tmx, benchmark, clic, paths.out, paths.langlinks)
     save_config(paths.out)
     print_report(report, paths.out)
 
@@ -66,6 +71,8 @@ def print_report(report: Report, out: Path) -> None:
     console.print("tags: " + ", ".join(f"{tag} {count:,}" for tag, count in sorted(report.tags.items())))
     for name, count in report.counts.items():
         console.print(f"{name}: {count:,}", highlight=False)
+    if report.note:
+        say(report.note)
     if report.failed:
         say(f"{report.failed:,} page records failed, with reasons: {out / 'failed.jsonl'}")
         raise typer.Exit(3)

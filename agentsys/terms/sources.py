@@ -1,19 +1,23 @@
-"""Sources of knowledge about terms: term lists, dictionaries, translation memories, passages, and custom objects.
+"""Sources of knowledge about terms: term lists, dictionaries, memories, passages, Wikipedia, and custom objects.
 
-A source is an object with a name and `look_up`. `load_sources` loads four kinds from specs, which are strings:
+A source is an object with a name and `look_up`. `load_sources` loads six kinds from specs, which are strings:
 
     terms:FILE       bilingual term list: CSV, TSV, JSONL, XLSX, TBX, XLIFF (agentsys.terms.lists)
     dictionary:FILE  headwords with translations, glosses or both, in the same formats
     tmx:FILE         translation memory: TMX, XLIFF (agentsys.terms.tmx)
     passages:FOLDER  index folder (agentsys.knowledge.load_retriever)
+    wiki:PATH        Wikipedia dump: file, folder or pattern (agentsys.terms.titles)
+    python:MODULE:CLASS  a class of your own (agentsys.terms.custom)
 
 A file may be compressed (.gz, .bz2, .xz).
 For terms: and dictionary:, columns with unusual names are given as `terms:FILE.csv?source=COL&target=COL`.
+`wiki:PATH?langlinks=FILE` names a file of links between languages.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
@@ -22,11 +26,14 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
-from agentsys.knowledge.index import allowed_path, load_retriever
+from agentsys.inputs.files import find_address
+from agentsys.knowledge.index import allowed_path, index_digest, load_retriever
 from agentsys.knowledge.passages import Hit, KnowledgeError, Retriever
+from agentsys.terms.custom import custom_file, load_custom
 from agentsys.terms.index import TermIndex, forms, is_acronym, term_key
 from agentsys.terms.item import Item, require_modules
 from agentsys.terms.lists import Counts, TermList, read_list
+from agentsys.terms.titles import Titles, WikiSource, open_titles
 from agentsys.terms.tmx import Unit, read_units
 from agentsys.terms.units import FaultCounter
 from agentsys.text.languages import Language, best_code, known_language
@@ -41,7 +48,7 @@ EXCERPT: Final = 300
 """Length of a passage's excerpt around the term, in characters."""
 
 _STOPS: Final = ".。"
-_KINDS: Final = "terms:FILE, dictionary:FILE, tmx:FILE or passages:FOLDER"
+_KINDS: Final = "terms:FILE, dictionary:FILE, tmx:FILE, wiki:PATH, passages:FOLDER or python:MODULE:CLASS"
 _READING: Final = threading.Lock()
 
 
@@ -61,7 +68,7 @@ def load_sources(specs: Sequence[str | TermSource], source_language: str, target
     Languages are codes or names. This reads files: from an event loop, call it with asyncio.to_thread. Equal arguments
     return the same sources until a file changes. Raises KnowledgeError if a spec, a language or a file cannot be used;
     inside the LangGraph server also for a file that $AGENTSYS_TERM_SOURCES (paths separated by commas) does not list,
-    or an index folder that $AGENTSYS_INDEXES does not list.
+    an index folder that $AGENTSYS_INDEXES does not list, or a class.
     """
     if isinstance(specs, str):
         raise KnowledgeError(f"sources are a list of specs, not the string {specs!r:.80}; write [{specs!r:.80}]")
@@ -75,7 +82,7 @@ def source_summary(specs: Sequence[str], source_language: str, target_language: 
 
     Raises what `load_sources` raises.
     """
-    files = [spec for spec in specs if not spec.startswith("passages:")]
+    files = [spec for spec in specs if not spec.startswith(("passages:", "python:"))]
     lines = []
     for source in load_sources(files, source_language, target_language) if files else ():
         if isinstance(counts := getattr(source, "counts", None), Counts):
@@ -89,7 +96,29 @@ def source_summary(specs: Sequence[str], source_language: str, target_language: 
             details = "".join(f", {count:,} {note}" for note, count in notes.items() if count)
             details += f"; for example {counts.faults[0]}" if counts.faults else ""
             lines.append(f"{source.name}: {counts.items:,} entries{details}")
+        elif isinstance(source, WikiSource):
+            lines.append(source.summary)
     return lines
+
+
+def sources_digest(specs: Sequence[str]) -> str:
+    """Return 16 hex digits that identify the content of specs' sources, which `load_sources` has loaded.
+
+    Of a class it is the file of its module. Raises KnowledgeError.
+    """
+    digest = hashlib.sha256()
+    for spec in specs:
+        kind, _, rest = spec.partition(":")
+        path = Path(rest.partition("?")[0]).expanduser()
+        if kind == "passages":
+            digest.update(index_digest(path).encode())
+        elif kind == "wiki":
+            digest.update(_open_wiki(rest).digest.encode())
+        elif kind != "python":
+            digest.update(path.read_bytes())
+        elif file := custom_file(rest):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 class TranslationMemory:
@@ -213,6 +242,11 @@ def _load(spec: str, source: Language, target: Language) -> TermSource:
     kind, _, rest = spec.strip().partition(":")
     if kind == "passages" and rest:
         return PassageSource(load_retriever(rest), f"passages:{Path(rest).name}")
+    if kind == "wiki" and rest:
+        return WikiSource(f"wiki:{Path(rest.partition('?')[0]).name}", _open_wiki(rest), source, target)
+    if kind == "python" and rest:
+        source_of_user: TermSource = load_custom(rest)
+        return source_of_user
     if kind not in ("terms", "dictionary", "tmx") or not rest:
         raise KnowledgeError(f"'{spec}' is not a term source; use {_KINDS}")
     name, _, query = rest.partition("?")
@@ -224,6 +258,20 @@ def _load(spec: str, source: Language, target: Language) -> TermSource:
         raise KnowledgeError(f"{name}: cannot be read ({err.strerror}); check the path") from None
     with _READING:
         return _read(kind, path, columns, source, target, (state.st_mtime_ns, state.st_size))
+
+
+def _open_wiki(rest: str) -> Titles:
+    """Open what follows `wiki:`; the same object until a file changes. Raises KnowledgeError."""
+    name, _, query = rest.partition("?")
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    links = settings.pop("langlinks", None)
+    if settings or links == "":
+        raise KnowledgeError(f"wiki:{rest}: write wiki:PATH or wiki:PATH?langlinks=FILE")
+    if remote := [path for path in (name, links) if path and (path.startswith("hf:") or find_address(path))]:
+        raise KnowledgeError(f"wiki:{remote[0]}: a dump must be on this computer; give a file, a folder or a pattern")
+    paths = [allowed_path(path, "AGENTSYS_TERM_SOURCES") for path in (name, links) if path is not None]
+    with _READING:
+        return open_titles(*paths)
 
 
 @lru_cache(maxsize=16)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final, Literal
 
 from agentsys.graphs.crat.candidates import make_candidates
@@ -78,6 +79,13 @@ def facts_by_node(state: State) -> dict[str, list[str]]:
         return {}
     graph = TransKG.from_json(data)
     return {decision["node"]: graph.facts(decision["surface"])[:MAX_FACTS] for decision in state["decisions"]}
+
+
+def sentence_facts(sentence: Sentence, facts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Internal knowledge about all terms of a sentence, at most MAX_FACTS lines: of each term the first, and so on."""
+    lists = [facts.get(mention.get("node", ""), []) for mention in sentence["mentions"]]
+    lines = (line for row in zip_longest(*lists) for line in row if line)
+    return list(dict.fromkeys(lines))[:MAX_FACTS]
 
 
 def find_decisions(sentence: Sentence, decisions: Sequence[Decision]) -> list[int]:

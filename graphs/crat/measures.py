@@ -20,6 +20,7 @@ def summarize(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     counts: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     for trace in traces:
         counts["documents"] += 1
         counts["calls"] += len(trace.calls)
@@ -29,31 +30,43 @@ def summarize(traces: Iterable[Trace]) -> list[tuple[str, str]]:
             kinds.update(mention["kind"] for mention in sentence["mentions"])
             counts.update({name: len(sentence[name]) for name in ("invented", "nested", "faults")})
         for decision in result.get("decisions", []):
-            _count_decision(decision, counts)
+            _count_decision(decision, counts, sources)
+        edges = (result.get("graph") or {}).get("edges", [])
+        counts["relations"] += sum("item" not in edge for edge in edges)
         for rendered in result.get("rendered", []):
             statuses[rendered["status"]] += 1
             counts["repaired"] += rendered["repaired"]
             counts.update({name: len(rendered[name]) for name in ("missing", "left", "checked")})
-    return _rows(counts, kinds, statuses)
+    return _rows(counts, kinds, statuses, sources)
 
 
-def _count_decision(decision: dict[str, Any], counts: Counter[str]) -> None:
+def _count_decision(decision: dict[str, Any], counts: Counter[str], sources: Counter[str]) -> None:
+    """Count a decision, and in `sources` its candidates by source."""
     counts["decisions"] += 1
     counts["faults"] += len(decision["faults"])
     counts["second retrievals"] += decision["retrievals"] - 1
     counts["candidates"] += len(decision["candidates"])
     counts["accepted"] += any(candidate["accepted"] for candidate in decision["candidates"])
     counts.update(f"rejected: {candidate['rejected_by']}" for candidate in decision["candidates"])
+    counts["judged"] += sum(candidate["relevant"] is not None for candidate in decision["candidates"])
+    counts["with candidates"] += bool(decision["candidates"])
+    for candidate in decision["candidates"]:
+        sources.update({source.partition(":")[0] for source in candidate["sources"]})
 
 
-def _rows(counts: Counter[str], kinds: Counter[str], statuses: Counter[str]) -> list[tuple[str, str]]:
+def _rows(
+    counts: Counter[str], kinds: Counter[str], statuses: Counter[str], sources: Counter[str]
+) -> list[tuple[str, str]]:
     sentences = statuses.total() or 1
     return [
         ("sentences", f"{statuses.total()} in {counts['documents']} documents ({_list_counts(statuses) or 'none'})"),
         ("terms found", f"{kinds.total()} ({_list_counts(kinds) or 'none'})"),
         ("  dropped", f"{counts['invented']} invented, {counts['nested']} inside longer ones"),
+        ("relations in the texts", f"{counts['relations']}"),
         ("terms decided", f"{counts['decisions']}, {counts['second retrievals']} of them after a second retrieval"),
         ("  candidates", f"{counts['candidates']}; accepted for {counts['accepted']} terms"),
+        ("  their sources", f"{_list_counts(sources) or 'none'}; for {counts['with candidates']} terms"),
+        ("  judged", f"{counts['judged']}"),
         ("  rejected by", ", ".join(f"{check} {counts[f'rejected: {check}']}" for check in CHECKS)),
         (
             "accepted terms in translations",

@@ -106,7 +106,7 @@ class Retrieval(System):
 
 
 async def _look_up(source: TermSource, terms: Sequence[str], text: str) -> list[list[Item]]:
-    """The items of a source for each term. Raises KnowledgeError where it does not return a list for each."""
+    """The items of a source for each term. Raises KnowledgeError where it does not return a list of them for each."""
     lists: Any = await source.look_up(terms, text)
     if not isinstance(lists, list | tuple) or len(lists) != len(terms):
         count = len(lists) if isinstance(lists, list | tuple) else type(lists).__name__
@@ -114,4 +114,12 @@ async def _look_up(source: TermSource, terms: Sequence[str], text: str) -> list[
             f"source {source.name}: look_up must return a list of items for each term, an empty one for an unknown "
             f"term; expected {len(terms)} lists, got {count}"
         )
+    for term, items in zip(terms, lists, strict=True):
+        values = items if isinstance(items, list | tuple) else [items]
+        if values is not items or not all(isinstance(item, Item) for item in values):
+            kind = type(next((item for item in values if not isinstance(item, Item)), items)).__name__
+            raise KnowledgeError(
+                f"source {source.name}: look_up must return lists of agentsys.terms.item.Item; for '{term}' there is "
+                f"an object of type {kind}"
+            )
     return list(lists)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar
 
 from pydantic import BaseModel, Field
@@ -14,12 +12,11 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agentsys.knobs import split_names
-from agentsys.knowledge import index_digest
 from agentsys.knowledge.passages import KnowledgeError
 from agentsys.prompt import one_line
 from agentsys.systems import BaseContext, LanguagePair, knob
 from agentsys.terms.item import Kind
-from agentsys.terms.sources import PassageSource, load_sources
+from agentsys.terms.sources import PassageSource, load_sources, sources_digest
 
 CONTEXT_DEPENDENT: Final = ("polysemy", "low_conf")
 """Kinds of terms that can mean something else in another sentence of the same document."""
@@ -233,7 +230,11 @@ class Knobs(BaseContext, LanguagePair):
 
     source_language: str = knob("English", "language of the texts", required=True)
     target_language: str = knob("Chinese", "language of the translations", required=True)
-    sources: str = knob("", "knowledge sources: specs such as terms:FILE.csv, separated by commas")
+    sources: str = knob(
+        "",
+        "knowledge sources, separated by commas: terms:FILE, dictionary:FILE, tmx:FILE, wiki:PATH, "
+        "passages:FOLDER, python:MODULE:CLASS",
+    )
     sources_digest: SkipJsonSchema[str] = knob("", "digest of the sources' content; set by the command", hidden=True)
     llm_source: bool = knob(True, "ask a model as a source too", old_name="informed")
     signals: Literal["both", "identifier", "confidence"] = knob(
@@ -248,12 +249,15 @@ class Knobs(BaseContext, LanguagePair):
     retrieve_again: bool = knob(
         True, "retrieve once more, under other names, if no candidate is accepted", old_name="again"
     )
+    relations: bool = knob(False, "show the translator what the text states about its terms, with the graph on")
     repair: bool = knob(True, "repair a translation that lacks an accepted term, once")
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(candidates=1, confidence=0)
+        if self.relations and not self.graph:
+            raise ValueError("relations: they are in the knowledge graph, which is off; turn graph on or relations off")
 
     @property
     def specs(self) -> list[str]:
@@ -280,9 +284,4 @@ def with_digest(context: K) -> K:
     if not context.specs:
         return context
     load_sources(context.specs, context.source_language, context.target_language)
-    digest = hashlib.sha256()
-    for spec in context.specs:
-        kind, _, rest = spec.partition(":")
-        path = Path(rest.partition("?")[0]).expanduser()
-        digest.update(index_digest(path).encode() if kind == "passages" else path.read_bytes())
-    return replace(context, sources_digest=digest.hexdigest()[:16])
+    return replace(context, sources_digest=sources_digest(context.specs))

@@ -10,7 +10,7 @@ what the paper leaves open and what was chosen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from typing import Any, Final, Literal, TypeVar, cast
@@ -29,6 +29,7 @@ from agentsys.graphs.crat.document import (
     make_decisions,
     may_differ,
     select_decisions,
+    sentence_facts,
 )
 from agentsys.graphs.crat.judge import CausalJudge
 from agentsys.graphs.crat.retrieval import Retrieval
@@ -185,7 +186,8 @@ class CRAT(System):
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The translation of one sentence with the accepted entries. Raises RoleError."""
-        rendered = await self.translate_sentence(runtime.context, state["document"][0], 0, state["decisions"])
+        facts = facts_by_node(state)
+        rendered = await self.translate_sentence(runtime.context, state["document"][0], 0, state["decisions"], facts)
         return {"rendered": [rendered]}
 
     async def check(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -206,7 +208,7 @@ class CRAT(System):
         async def finish(i: int) -> tuple[list[Decision], SentenceTranslation]:
             shared = [await deciding[index] for index in find_decisions(document[i], state["decisions"])]
             own = await self._adapt_decisions(context, document[i], shared, facts)
-            rendered = await self.translate_sentence(context, document[i], i, [*own, *shared])
+            rendered = await self.translate_sentence(context, document[i], i, [*own, *shared], facts)
             return own, await self.repair_sentence(context, document[i], i, rendered)
 
         # The decisions too: if a sentence fails early, those that only it waited for still have to end.
@@ -291,14 +293,23 @@ class CRAT(System):
         return await self.decide(context, text, {**own, "candidates": [result, *others]}, facts)
 
     async def translate_sentence(
-        self, context: Context, sentence: Sentence, i: int, decisions: Sequence[Decision]
+        self,
+        context: Context,
+        sentence: Sentence,
+        i: int,
+        decisions: Sequence[Decision],
+        facts: Mapping[str, Sequence[str]],
     ) -> SentenceTranslation:
-        """Translate sentence i with its terms' accepted entries, or with all if the judge is off. Raises RoleError."""
+        """Translate sentence i with its terms' accepted entries, or with all if the judge is off. Raises RoleError.
+
+        `facts` is internal knowledge by node, which the option `relations` adds.
+        """
         if sentence["already"]:
             return _translation(sentence["text"], "already in the target language")
         own_decisions = select_decisions(sentence, decisions)
         entries = [entry for decision in own_decisions for entry in _entries(context, decision)]
-        inputs = {"text": sentence["text"], "entries": entries, **context.languages}
+        relations = sentence_facts(sentence, facts) if context.relations else []
+        inputs = {"text": sentence["text"], "entries": entries, "relations": relations, **context.languages}
         answer = await ask(context, self.translator, key=f"translate/{i}", **inputs)
         accepted = [candidate for decision in own_decisions if (candidate := accepted_candidate(decision))]
         targets = [str(candidate["item"]["target"]).strip() for candidate in accepted]

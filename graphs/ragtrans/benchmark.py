@@ -46,7 +46,8 @@ class Report:
     """Figures of a benchmark.
 
     `records` are counts by file name without the suffix, `tags` by tag, `counts` of left-out texts and the like;
-    `failed` is the number of unusable page records, `topics` the number of topics by split.
+    `failed` is the number of unusable page records, `topics` the number of topics by split; `note` says what is
+    missing, "" for nothing.
     """
 
     records: Mapping[str, int]
@@ -55,19 +56,55 @@ class Report:
     failed: int
     languages: Sequence[str]
     topics: Mapping[str, int]
+    note: str = ""
 
 
-def open_corpus(pages: str | Path | None, tmx: Sequence[str | Path], options: BenchmarkOptions) -> Corpus:
+def open_corpus(
+    pages: Sequence[str | Path],
+    tmx: Sequence[str | Path],
+    options: BenchmarkOptions,
+    langlinks: str | Path | None = None,
+) -> Corpus:
     """The corpus of pages or of translation memories. Raises InputError for neither or both, or a missing language."""
-    if (pages is None) == (not tmx):
-        raise InputError("give either --pages, a file of page records, or --tmx, one or more translation memories")
+    if bool(pages) == bool(tmx):
+        raise InputError("give either --pages, files of pages, or --tmx, one or more translation memories")
+    if langlinks is not None and not pages:
+        raise InputError("--langlinks: it links pages; give --pages, or leave it out")
     codes = list(dict.fromkeys([options.source, options.target, *options.language]))
-    corpus: Corpus = Pages(Path(pages)) if pages else Units([*map(Path, tmx)], codes, options.length_ratio)
+    corpus: Corpus
+    memories = [*map(Path, tmx)]
+    corpus = Pages(pages, langlinks, options.source) if pages else Units(memories, codes, options.length_ratio)
     languages = corpus.languages()
-    for name, code in (("source", options.source), ("target", options.target), *(("language", c) for c in codes[2:])):
+    # Without pages in the target language there are still sources, which `collect --style rated` translates.
+    needed = [("source", options.source), *(("language", code) for code in options.language)]
+    for name, code in needed if pages else [*needed, ("target", options.target)]:
         if code not in languages:
             raise InputError(f"--{name} {code}: no text in this language; use one of {', '.join(languages)}")
     return corpus
+
+
+def missing_links(corpus: Corpus, options: BenchmarkOptions) -> str:
+    """What pages without links between languages lack, and what is built nevertheless, in one line; "" otherwise."""
+    if not isinstance(corpus, Pages) or corpus.has_links():
+        return ""
+    languages = corpus.languages()
+    source = options.source
+    if languages == [source]:
+        lack = f"all pages are in {source}: give pages in other languages too, and --langlinks FILE (id, lang, title)"
+    else:
+        lack = (
+            f"no link between the pages in {', '.join(languages)}: give --langlinks FILE (id, lang, title), or pages "
+            "with the field langlinks"
+        )
+    return f"{lack}; built without: relevant documents in {source} only, and neither clic nor clrd records"
+
+
+def sample_topics(sizes: Mapping[str, int], options: BenchmarkOptions) -> Mapping[str, int]:
+    """`--limit` topics, chosen at random; all of them if there is no limit or no more."""
+    if options.limit is None or options.limit >= len(sizes):
+        return sizes
+    names = random.Random(f"{options.seed}/limit").sample(sorted(sizes), options.limit)
+    return {name: sizes[name] for name in names}
 
 
 def split_topics(sizes: Mapping[str, int], options: BenchmarkOptions) -> Iterator[tuple[Split, str]]:
@@ -84,16 +121,17 @@ def split_topics(sizes: Mapping[str, int], options: BenchmarkOptions) -> Iterato
 
 
 def build_benchmark(
-    pages: str | Path | None,
+    pages: Sequence[str | Path],
     tmx: Sequence[str | Path],
     options: BenchmarkOptions,
     clic: CLICOptions,
     out: str | Path,
+    langlinks: str | Path | None = None,
 ) -> Report:
     """Build a benchmark from pages or translation memories. Raises InputError for an unusable corpus or option."""
     from agentsys.knowledge.embedders import close, make_embedder
 
-    corpus = open_corpus(pages, tmx, options)
+    corpus = open_corpus(pages, tmx, options, langlinks)
     embedder = make_embedder(clic.embedding) if clic.embedding else None
 
     async def write() -> Report:
@@ -120,7 +158,8 @@ async def write_benchmark(
     report.json              the figures and settings
     """
     languages = options.language or corpus.languages()
-    splits = {name: split for split, name in split_topics(corpus.sizes(options.source), options)}
+    sizes = sample_topics(corpus.sizes(options.source), options)
+    splits = {name: split for split, name in split_topics(sizes, options)}
     sampler = Sampler(corpus, options, languages, splits)
     with BenchmarkFiles(out) as files:
         for name, split in splits.items():
@@ -134,7 +173,8 @@ async def write_benchmark(
             files.write("failed", {"source": bad.source, "reason": bad.reason})
         counts = {name: n for name, n in (corpus.counts + sampler.counts).items() if n}
         topics = Counter[str](splits.values())
-        report = Report(dict(files.counts), dict(files.tags), counts, len(corpus.failed), languages, dict(topics))
+        note = missing_links(corpus, options)
+        report = Report(dict(files.counts), dict(files.tags), counts, len(corpus.failed), languages, dict(topics), note)
         if not files.counts["train"] and not files.counts["unlabeled"]:
             raise InputError(f"no training sample: {counts}; add pages, or reduce --test and --validation")
         files.write("report", {**asdict(report), "settings": {**asdict(options), **asdict(clic)}})

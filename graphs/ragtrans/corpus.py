@@ -5,9 +5,12 @@ A page record is one page in one language, as in a Wikipedia dump:
     {"id": "en/Berlin", "lang": "en", "title": "Berlin", "paragraphs": ["the lead", "..."], "links": {"zh": "zh/柏林"},
      "references": {"zh": "a translation of the lead, if there is one"}}
 
-`links` names the same page in other languages; one direction is enough. Pages are stored in a temporary file, so that a
-dump need not fit into memory. In a translation memory (TMX) the units of one document are a page: `tuid="wiki_9:12"` is
-unit 12 of the document wiki_9. Equal ids in several bilingual files make the corpus multi-parallel.
+`links` names the same page in other languages; one direction is enough. A row of the data set `wikimedia/wikipedia`,
+{"id", "url", "title", "text"}, is a page too (graphs/ragtrans/wikipedia.py); its links are by title. Pages are stored
+in a temporary file, so that a dump need not fit into memory.
+
+In a translation memory (TMX) the units of one document are a page: `tuid="wiki_9:12"` is unit 12 of the document
+wiki_9. Equal ids in several bilingual files make the corpus multi-parallel.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Protocol
 
+from agentsys.graphs.ragtrans.wikipedia import is_dump_row, page_id, to_page
 from agentsys.records import BadRecord, InputError, Record, read_records
+from agentsys.terms.wikipedia import clean_title, read_langlinks
 
 SMOOTHING: Final = 10
 """Characters added to both lengths of a pair: smooths the ratio of short texts."""
@@ -86,41 +91,93 @@ class Corpus(Protocol):
 
 
 class Pages:
-    """Page records. Raises InputError if the file cannot be read or has no page."""
+    """Pages of files: page records, and rows of Wikipedia dumps. Raises InputError for a file without a usable page."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, paths: Sequence[str | Path], langlinks: str | Path | None = None, source: str = "en") -> None:
+        """`langlinks` is a file of links from the pages in the language `source` (agentsys.terms.wikipedia)."""
         self.counts: Counter[str] = Counter()
         self.failed: list[BadRecord] = []
         self._db = sqlite3.connect("")  # a temporary file, deleted with the connection
         self._db.executescript(
-            "CREATE TABLE page (id TEXT PRIMARY KEY, lang TEXT, body TEXT); CREATE TABLE link (one TEXT, other TEXT);"
+            "CREATE TABLE page (id TEXT PRIMARY KEY, lang TEXT, title TEXT, body TEXT);"
+            "CREATE TABLE link (one TEXT, other TEXT); CREATE TABLE langlink (one TEXT, lang TEXT, title TEXT);"
         )
-        for record in read_records(path, required=("lang",)):
-            self._add(record)
-        self._db.executescript("CREATE INDEX lang ON page (lang); CREATE INDEX one ON link (one);")
-        if not self.languages():
-            raise InputError(f"{path}: no usable page; {self.failed[0].reason if self.failed else 'it is empty'}")
+        for path in paths:
+            before = self.counts["pages"]
+            for record in read_records(path):
+                self._add(record)
+            if self.counts["pages"] == before:
+                raise InputError(f"{path}: no usable page; {self.failed[-1].reason if self.failed else 'it is empty'}")
+        if langlinks is not None:
+            self._read_links(langlinks, source)
+        self._link_titles()
+        self._db.executescript("CREATE INDEX by_lang ON page (lang); CREATE INDEX one ON link (one);")
         self._by_language: dict[str, list[str]] = {}
 
     def _add(self, record: Record | BadRecord) -> None:
-        fault = record.reason if isinstance(record, BadRecord) else page_fault(record.data)
-        if not isinstance(record, BadRecord) and not fault:
-            data = record.data
-            body = {name: data.get(name) for name in ("title", "paragraphs", "references")}
-            body["paragraphs"] = [text.strip() for text in data["paragraphs"] if text.strip()]
-            row = (record.id, data["lang"], json.dumps(body, ensure_ascii=False))
+        data: Mapping[str, Any] = {}
+        fault = record.reason if isinstance(record, BadRecord) else ""
+        if not isinstance(record, BadRecord):
+            is_row = is_dump_row(record.data)
             try:
-                self._db.execute("INSERT INTO page VALUES (?, ?, ?)", row)
-            except sqlite3.IntegrityError:
-                fault = f"duplicate: two pages have the id {record.id}"
-            else:
-                pairs = [(record.id, other) for other in (data.get("links") or {}).values()]
-                pairs += [(other, one) for one, other in pairs]
-                self._db.executemany("INSERT INTO link VALUES (?, ?)", pairs)
+                data = to_page(record.data, record.id) if is_row else {**record.data, "id": record.id}
+            except ValueError as err:
+                fault = str(err)
+            if is_row and data and not data["paragraphs"]:
+                self.counts["pages without a paragraph, such as lists"] += 1  # in a dump they are no fault
+                return
+        fault = fault or page_fault(data) or self._store(data)
         if fault:
             self.failed.append(BadRecord(record.source, fault))
         else:
             self.counts["pages"] += 1
+
+    def _store(self, data: Mapping[str, Any]) -> str:
+        """Write a page and its links; returns why it cannot be used, "" if it can."""
+        name, lang = str(data["id"]), str(data["lang"])
+        body = {field: data.get(field) for field in ("title", "paragraphs", "references")}
+        body["paragraphs"] = [text.strip() for text in data["paragraphs"] if text.strip()]
+        row = (name, lang, clean_title(data.get("title") or ""), json.dumps(body, ensure_ascii=False))
+        try:
+            self._db.execute("INSERT INTO page VALUES (?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError:
+            return f"duplicate: two pages have the id {name}"
+        pairs = [(name, other) for other in (data.get("links") or {}).values()]
+        pairs += [(other, one) for one, other in pairs]
+        self._db.executemany("INSERT INTO link VALUES (?, ?)", pairs)
+        titles = [(name, *link) for link in (data.get("langlinks") or {}).items()]
+        self._db.executemany("INSERT INTO langlink VALUES (?, ?, ?)", titles)
+        return ""
+
+    def _read_links(self, langlinks: str | Path, source: str) -> None:
+        for link in read_langlinks(langlinks):
+            if isinstance(link, BadRecord):
+                self.failed.append(link)
+            else:
+                row = (page_id(source, link.id), link.lang, link.title)
+                self._db.execute("INSERT INTO langlink VALUES (?, ?, ?)", row)
+
+    def _link_titles(self) -> None:
+        """Turn links by title into links by id; those to pages that are not in the files are counted."""
+        [count] = self._db.execute("SELECT count(*) FROM langlink").fetchone()
+        if not count:
+            return
+        self._db.executescript(
+            "CREATE INDEX by_title ON page (lang, title);"
+            "CREATE TABLE pair AS SELECT DISTINCT langlink.one, page.id AS other FROM langlink"
+            " JOIN page AS own ON own.id = langlink.one"
+            " JOIN page ON page.lang = langlink.lang AND page.title = langlink.title;"
+            "INSERT INTO link SELECT one, other FROM pair; INSERT INTO link SELECT other, one FROM pair;"
+        )
+        [linked] = self._db.execute("SELECT count(*) FROM pair").fetchone()
+        self.counts["links between languages"] = linked
+        self.counts["links from or to pages that are not in the files"] = count - linked
+        self._db.executescript("DROP TABLE pair; DROP TABLE langlink; DROP INDEX by_title;")
+
+    def has_links(self) -> bool:
+        """Whether any page has a version in another language."""
+        query = "SELECT 1 FROM link JOIN page AS a ON a.id = one JOIN page AS b ON b.id = other WHERE a.lang != b.lang"
+        return self._db.execute(f"{query} LIMIT 1").fetchone() is not None
 
     def languages(self) -> list[str]:
         """See Corpus."""
@@ -143,7 +200,9 @@ class Pages:
         self, topic: Topic, lang: str, rng: random.Random, excluded: Collection[str] = ()
     ) -> Version | None:
         """See Corpus."""
-        ids = self._by_language.setdefault(lang, self._ids(lang))
+        if lang not in self._by_language:
+            self._by_language[lang] = self._ids(lang)
+        ids = self._by_language[lang]
         own = topic.versions.get(lang)
         for name in rng.sample(ids, min(len(ids), 10)):
             version = _version(self._body(name))
@@ -170,6 +229,8 @@ class Pages:
 
 def page_fault(data: Mapping[str, Any]) -> str:
     """Why a page record cannot be used, in one line that names the fix; "" if it can."""
+    if not isinstance(data.get("lang"), str) or not data["lang"].strip():
+        return "no field 'lang' with a code such as en, and no 'url' on wikipedia.org that tells it; add one of them"
     if not _CODE.fullmatch(data["lang"]):
         return f"field 'lang' is {data['lang']!r:.40}; write a code such as en or zh-CN"
     paragraphs = data.get("paragraphs")

@@ -39,6 +39,7 @@ class BenchmarkOptions:
     noisy: float = knob(0.5, "share of training samples whose document is from another page, 0-1")
     test: float = knob(0.1, "share of sources in the test set, by whole pages, 0-1")
     validation: float = knob(0.05, "share of sources in the validation set, by whole pages, 0-1")
+    limit: int | None = knob(None, "number of source pages (TMX: documents), chosen at random; by default all")
     length_ratio: float = knob(2.0, "TMX: leave out texts this many times longer or shorter than the median ratio")
     seed: int = knob(0, "random seed")
 
@@ -49,6 +50,8 @@ class BenchmarkOptions:
                 raise InputError(f"--{name} {getattr(self, name):g}: give a share from 0 to 1")
         if self.test + self.validation >= 1:
             raise InputError("--test and --validation leave no training samples; give smaller shares")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit {self.limit}: at least 1 is needed")
         if self.document_tokens < 1 or self.length_ratio <= 1:
             raise InputError("--document-tokens must be at least 1, --length-ratio above 1")
         if self.source == self.target:

@@ -39,7 +39,7 @@ def write_pages(tmp_path: Path, count: int = 4) -> Path:
 
 def make_sampler(file: Path, **options: Any) -> Sampler:
     benchmark = BenchmarkOptions(**options)
-    corpus = open_corpus(file, [], benchmark)
+    corpus = open_corpus([file], [], benchmark)
     return Sampler(corpus, benchmark, benchmark.language or corpus.languages())
 
 
@@ -77,6 +77,6 @@ def write_memories(tmp_path: Path, sizes: Mapping[str, int], **changes: str) -> 
 
 def build_files(tmp_path: Path, name: str = "out", **options: Any) -> Path:
     benchmark = BenchmarkOptions(test=0.1, validation=0.1, **options)
-    corpus = open_corpus(None, write_memories(tmp_path, SIZES), benchmark)
+    corpus = open_corpus([], write_memories(tmp_path, SIZES), benchmark)
     asyncio.run(write_benchmark(corpus, benchmark, CLICOptions(), tmp_path / name))
     return tmp_path / name

@@ -96,6 +96,7 @@ def test_documents_become_traces_graphs_and_a_table(workspace: Workspace) -> Non
         "3 invented, 0 inside longer ones",
         "2, 0 of them after a second retrieval",
         "4; accepted for 2 terms",
+        "terms.csv 2, model 2; for 2 terms",
         "relevance 0, substitution 0, invariance 2, counterfactual 0, failed call 0",
         "3 of 3 (2 missing at first, 2 sentences repaired)",
     ):

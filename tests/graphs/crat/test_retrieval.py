@@ -9,6 +9,7 @@ import pytest
 
 from agentsys.graphs.crat.system import Context
 from agentsys.graphs.crat.transkg import TransKG
+from agentsys.knowledge.passages import KnowledgeError
 from agentsys.terms.item import Item
 from tests.support.crat import (
     MONEY,
@@ -119,3 +120,17 @@ async def test_a_run_closes_its_passage_sources(monkeypatch: pytest.MonkeyPatch)
     await Context(sources="passages:index, terms:nowhere.csv").aclose()
     assert remote.closed == 1
     await Context(sources="terms:nowhere.csv", source_language="nonsense").aclose()
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"), [([["河岸"], []], "str"), ([{"target": "河岸"}, []], "dict"), ([[], [None]], "NoneType")]
+)
+async def test_a_source_that_returns_other_objects_is_one_line(run: Runner, returned: Any, kind: str) -> None:
+    class Wrong:
+        name = "wrong"
+
+        async def look_up(self, terms: Any, sentence: str) -> Any:
+            return returned
+
+    with pytest.raises(KnowledgeError, match=f"source wrong: look_up must return lists .* an object of type {kind}"):
+        await run(Script(), crat=with_source(Wrong()))

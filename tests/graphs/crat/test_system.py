@@ -55,6 +55,7 @@ def test_an_entry_without_a_translation_is_explained_to_the_translator() -> None
         "target_language": "Chinese",
         "text": "The bank cut its APR.",
         "entries": entries,
+        "relations": [],
     }
     request = CRAT().translator.prompt.render(inputs)[-1]["content"]
     assert "- bank = 河岸\n- APR: a rate\n" in request

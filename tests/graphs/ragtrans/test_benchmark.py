@@ -98,7 +98,7 @@ def test_sources_without_a_reference_go_to_another_file(tmp_path: Path) -> None:
         make_page(f"p{i}", "zh") for i in range(6)
     ]
     benchmark = BenchmarkOptions(test=0.2, validation=0.0)
-    corpus = open_corpus(write_lines(tmp_path / "pages.jsonl", rows), [], benchmark)
+    corpus = open_corpus([write_lines(tmp_path / "pages.jsonl", rows)], [], benchmark)
     report = asyncio.run(write_benchmark(corpus, benchmark, CLICOptions(), tmp_path / "out"))
     assert report.records["unlabeled"] == 5
     assert report.counts["test samples without a translation or a document"] == 1

@@ -27,7 +27,7 @@ ZH = "埃尔姆松德港由来自北方群岛的渔民于一八七一年建成�
 
 
 def test_versions_are_found_by_links_in_either_direction(tmp_path: Path) -> None:
-    corpus = Pages(write_pages(tmp_path))
+    corpus = Pages([write_pages(tmp_path)])
     assert corpus.languages() == ["de", "en", "zh"]
     assert corpus.sizes("en") == dict.fromkeys(["en/p0", "en/p1", "en/p2", "en/p3"], 1)
     topic = corpus.topic("en/p2")
@@ -119,7 +119,7 @@ def test_a_page_of_a_hundred_thousand_characters_is_truncated_and_counted(tmp_pa
 def test_pages_that_cannot_be_used_are_failed_records(tmp_path: Path, record: Row, reason: str) -> None:
     good = read_lines(write_pages(tmp_path))
     file = write_lines(tmp_path / "pages.jsonl", [*good, record])
-    corpus = Pages(file)
+    corpus = Pages([file])
     [bad] = corpus.failed
     assert reason in bad.reason
     assert bad.source == f"{file}:{len(good) + 1}"
@@ -127,7 +127,7 @@ def test_pages_that_cannot_be_used_are_failed_records(tmp_path: Path, record: Ro
 
 
 def test_excluded_pages_are_recognized_by_their_links(tmp_path: Path) -> None:
-    corpus = Pages(write_pages(tmp_path))
+    corpus = Pages([write_pages(tmp_path)])
     for lang in ("en", "zh", "de"):
         for seed in range(20):
             version = corpus.sample_other(corpus.topic("en/p0"), lang, random.Random(seed), {"en/p1", "en/p2"})
