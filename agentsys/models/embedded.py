@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from agentsys.display import say
 from agentsys.installation import install_command
@@ -36,7 +36,6 @@ BUSY_CORES: Final = 0.6
 class EmbeddedEngine:
     """llama.cpp inside this process, serving on loopback. It lives until the process ends, as a start takes seconds."""
 
-    records_per_request: ClassVar[float] = 1.0  # a slot keeps the prefix of its record
     weights: str
     slots: int = EMBEDDED_SLOTS
     context: int = EMBEDDED_CONTEXT
@@ -56,6 +55,17 @@ class EmbeddedEngine:
     def capacity(self) -> int:
         """Sequences that the engine generates in parallel."""
         return self.slots
+
+    @property
+    def records_per_request(self) -> float:
+        """Records in progress per slot: one record for two cores, so that the other slots keep prompts.
+
+        On two cores several sequences at once are not faster, but the roles of several records drive each other's
+        prompts out of the slots: one record in progress read 45 % fewer prompt tokens than four (DRT, three records),
+        and the first record is finished much sooner.
+        """
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(max(cores // 2, 1), self.slots) / self.slots
 
     def set_in_flight(self, in_flight: int) -> None:
         """Do nothing: the limit is the number of slots, and further requests would only queue in the engine."""

@@ -139,10 +139,13 @@ def read_timings(value: Any) -> dict[str, float]:
     """
     if not isinstance(value, Mapping):
         return {}
-    times = {"prompt_seconds": value.get("prompt_ms"), "generation_seconds": value.get("predicted_ms")}
-    if any(type(ms) not in (int, float) or not 0 <= ms < math.inf for ms in times.values()):
-        return {}
-    return {name: round(ms / 1000, 4) for name, ms in times.items()}
+    times: dict[str, float] = {}
+    for name, key in (("prompt_seconds", "prompt_ms"), ("generation_seconds", "predicted_ms")):
+        milliseconds = value.get(key)
+        if type(milliseconds) not in (int, float) or not 0 <= (milliseconds or 0) < math.inf:
+            return {}
+        times[name] = round((milliseconds or 0) / 1000, 4)
+    return times
 
 
 def read_list(value: Any) -> list[Any]:

@@ -1,16 +1,11 @@
-"""DRT's state P(s), the replies of its roles, and the checks that those replies must pass."""
+"""DRT's state P(s) and the replies of its roles."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
-
-ATTEMPT: Final = re.compile(r"[\"“「]?\[(\d+)\][\"”」]?")
-"""How the narrator quotes an attempt: [1], with or without quotation marks."""
 
 
 class Keyword(BaseModel):
@@ -23,7 +18,7 @@ class Keyword(BaseModel):
 class Keywords(BaseModel):
     """Word-level translation, step B1."""
 
-    keywords: Annotated[list[Keyword], Field(min_length=1, max_length=8)]
+    keywords: Annotated[list[Keyword], Field(min_length=1)]
 
 
 class Evaluation(BaseModel):
@@ -40,12 +35,32 @@ class Comparison(BaseModel):
     better: Literal["first", "second"]
 
 
+class Version(BaseModel):
+    """What a short thought says before and after it quotes a translation."""
+
+    lead: str
+    judgement: str
+
+
+class ShortThought(BaseModel):
+    """The parts of a short thought between which the translations stand, in their order and once more at the end."""
+
+    keywords: str
+    versions: list[Version]
+    decision: str
+
+
 class RefinementStep(TypedDict):
-    """One <t_k, f_k, s_k> of the trace P(s); `key` is the key of the call that wrote t_k."""
+    """One <t_k, f_k, s_k> of the trace P(s); `key` is the key of the call that wrote t_k.
+
+    `score` is the one that was used: the stated or the expected score, both of which are kept where they are known.
+    """
 
     translation: str
     feedback: str
     score: float
+    stated: NotRequired[float]
+    expected: NotRequired[float]
     reason: str
     key: str
 
@@ -81,38 +96,3 @@ class Output(TypedDict):
     stop: NotRequired[str]
     dropped: NotRequired[str | None]
     targets: NotRequired[list[dict[str, Any]]]
-
-
-def occurs_in(keyword: Keyword, text: str) -> bool:
-    """Whether the sentence contains the key word, in upper or lower case."""
-    return keyword.word.casefold() in text.casefold()
-
-
-def check_keywords(reply: Keywords, inputs: Mapping[str, Any]) -> str | None:
-    """Return why the key words are refused, or None: at least one must occur in the sentence."""
-    if any(occurs_in(keyword, inputs["text"]) for keyword in reply.keywords):
-        return None
-    return "copy the words from the sentence"
-
-
-def check_refinement(translation: str, inputs: Mapping[str, Any]) -> str | None:
-    """Return why a refined translation is refused, or None: it must be new, and not only the part under criticism."""
-    earlier = [step["translation"] for step in inputs["steps"]]
-    if len(translation) < len(earlier[0]) / 2:
-        return "it is not the whole sentence; translate all of it"
-    return "it repeats an earlier version; change the words that were criticised" if translation in earlier else None
-
-
-def check_thought(thought: str, inputs: Mapping[str, Any]) -> str | None:
-    """Return why a thought is refused, or None: it quotes every attempt, ends with the decision, copies no notes."""
-    if re.search(r"^\W*(\[\d+\] =|wrong with \[|decided on:)", thought, re.MULTILINE):
-        return "retell the notes in sentences of your own, do not copy their lines"
-    quotes = ATTEMPT.findall(thought)
-    quoted = {int(number) for number in quotes}
-    attempts = set(range(1, len(inputs["steps"]) + 1))
-    if missing := sorted(attempts - quoted):
-        return f"the attempts {', '.join(f'[{i}]' for i in missing)} are missing; quote each one in its place"
-    if quoted - attempts:
-        return f"there are only {len(attempts)} attempts"
-    decision = inputs["decision"]
-    return None if quotes[-1] == str(decision) else f"end with the decision, [{decision}]"

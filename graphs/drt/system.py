@@ -7,30 +7,47 @@ retells them as a long thought. docs/drt.md lists the departures from the paper.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from agentsys.graphs.drt.checks import (
+    check_advice,
+    check_keywords,
+    check_refinement,
+    check_source,
+    find_difference,
+    is_usable,
+)
+from agentsys.graphs.drt.profiles import PROFILES, ProfileName, Refiner, Score, Thought, find_examples
 from agentsys.graphs.drt.state import (
-    ATTEMPT,
     Comparison,
     Evaluation,
     Input,
     Keywords,
     Output,
     RefinementStep,
+    ShortThought,
     State,
-    check_keywords,
-    check_refinement,
-    check_thought,
-    occurs_in,
 )
 from agentsys.graphs.drt.targets import targets
+from agentsys.graphs.drt.thought import (
+    check_long_thought,
+    check_short_thought,
+    clean,
+    compose_short_thought,
+    insert_translations,
+)
 from agentsys.logprobs import expected_score
 from agentsys.roles import Answer, Role, RoleError
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options
+
+T = TypeVar("T")
+
+SAMPLED: Final = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 400}
 
 
 @dataclass(frozen=True)
@@ -38,88 +55,78 @@ class DRT(System):
     """DRT's roles and nodes. `DRT(advisor=Role("my_advisor.md"))` replaces a role."""
 
     keywords: Role[Keywords] = Role(
-        "drt/keywords", Keywords, check=check_keywords, sampling={"temperature": 0.3, "max_tokens": 300}
+        "drt/keywords", Keywords, check=check_keywords, sampling={"temperature": 0.3, "max_tokens": 600}
     )
-    draft: Role[str] = Role("drt/draft", sampling={"temperature": 0.5, "max_tokens": 400})
-    advisor: Role[str] = Role("drt/advisor", sampling={"temperature": 0.5, "max_tokens": 200})
+    draft: Role[str] = Role("drt/draft", check=check_refinement, sampling={"temperature": 0.5, "max_tokens": 400})
+    candidate: Role[str] = Role("drt/candidate", check=check_refinement, sampling=SAMPLED)
+    advisor: Role[str] = Role("drt/advisor", check=check_advice, sampling={"temperature": 0.5, "max_tokens": 800})
+    contrast: Role[str] = Role("drt/contrast", sampling={"temperature": 0.3, "max_tokens": 120})
     evaluator: Role[Evaluation] = Role(
-        "drt/evaluator", Evaluation, sampling={"temperature": 0.0, "max_tokens": 200, "logprobs": 10}
+        "drt/evaluator", Evaluation, sampling={"temperature": 0.0, "max_tokens": 300, "logprobs": 20}
     )
     comparer: Role[Comparison] = Role("drt/comparer", Comparison, sampling={"temperature": 0.0, "max_tokens": 200})
-    refiner: Role[str] = Role(
-        "drt/refiner",
-        check=check_refinement,
-        sampling={"temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.1, "max_tokens": 400},
-    )
+    refiner: Role[str] = Role("drt/refiner", check=check_refinement, sampling={**SAMPLED, "repetition_penalty": 1.1})
+    rewriter: Role[str] = Role("drt/rewriter", check=check_refinement, sampling=SAMPLED)
     narrator: Role[str] = Role(
-        "drt/narrator",
-        check=check_thought,
-        sampling={"temperature": 0.5, "max_tokens": 1000, "repetition_penalty": 1.05},
+        "drt/narrator", check=check_long_thought, sampling={"temperature": 0.5, "max_tokens": 2500}
+    )
+    short_narrator: Role[ShortThought] = Role(
+        "drt/short_narrator", ShortThought, check=check_short_thought, sampling={"temperature": 0.5, "max_tokens": 700}
     )
 
     async def pick_keywords(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """B1: s -> (W_src, W_tgt)."""
-        answer = await ask(
-            runtime.context, self.keywords, key="keywords", text=state["text"], **runtime.context.languages
-        )
-        keywords = {k.word: k.model_dump() for k in answer.value.keywords if occurs_in(k, state["text"])}
+        """B1: s -> (W_src, W_tgt). Pairs that are no translation are left out."""
+        context = runtime.context
+        check_source(state["text"], context.source_language)
+        inputs = {"text": state["text"], **context.languages}
+        answer = await _ask(context, self.keywords, "keywords", state)
+        keywords = {pair.word: pair.model_dump() for pair in answer.value.keywords if is_usable(pair, inputs)}
         # A thread of Studio may still hold the values of an earlier sentence.
         empty: dict[str, Any] = {"steps": [], "kept": [], "stop": "", "dropped": None, "targets": []}
         return {**empty, "keywords": [*keywords.values()]}
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """B2: the preliminary translation t_0."""
-        answer = await ask(
-            runtime.context,
-            self.draft,
-            key="draft",
-            text=state["text"],
-            keywords=state["keywords"],
-            **runtime.context.languages,
-        )
+        """B2: the preliminary translation t_0, a literal one."""
+        try:
+            answer = await _ask(runtime.context, self.draft, "draft", state, keywords=state["keywords"], steps=[])
+        except RoleError as err:
+            return {"dropped": f"no usable draft: {_last_reason(err)}"}
         return {"steps": [_new_step(answer)]}
 
     async def advise(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """B3a: feedback f_k on t_k."""
+        """B3a: feedback f_k on t_k. Without usable feedback the rounds end."""
         *before, step = state["steps"]
-        answer = await ask(
-            runtime.context,
-            self.advisor,
-            key=f"advise/{len(before)}",
-            text=state["text"],
-            translation=step["translation"],
-            **runtime.context.languages,
-        )
+        key = f"advise/{len(before)}"
+        try:
+            answer = await _ask(runtime.context, self.advisor, key, state, translation=step["translation"])
+        except RoleError as err:
+            return {"stop": f"advisor: {_last_reason(err)}"}
         return {"steps": [*before, {**step, "feedback": answer.value}]}
 
     async def evaluate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """B3b: score s_k of t_k, given f_k. A repeated translation keeps its earlier score."""
+        """B3b: score s_k of t_k, given f_k if there is one. A repeated translation keeps its earlier score."""
         context = runtime.context
         *before, step = state["steps"]
         twin = next((old for old in before if old["translation"] == step["translation"]), None)
         if twin is not None:
             step = {**step, "score": twin["score"], "reason": "the same words as before"}
         elif context.evaluator == "pairwise":
-            step = await self._compare_with_previous(state["text"], before, step, context)
+            step = await self._compare_with_previous(state, before, step, context)
         else:
-            answer = await ask(
-                context,
-                self.evaluator,
-                key=f"evaluate/{len(before)}",
-                text=state["text"],
-                translation=step["translation"],
-                feedback=step["feedback"],
-                **context.languages,
-            )
-            score = float(answer.value.score)
+            inputs = {"translation": step["translation"], "feedback": step["feedback"]}
+            answer = await _ask(context, self.evaluator, f"evaluate/{len(before)}", state, **inputs)
+            score = stated = float(answer.value.score)
+            step = {**step, "stated": stated, "reason": answer.value.reason}
             if context.score == "expected":
-                score = round(await expected_score(context, self.evaluator, answer.call, score), 1)
-            step = {**step, "score": score, "reason": answer.value.reason}
-        stop = _stop_reason(step["score"], len(before), context)
-        return {"steps": [*before, step]} | ({"stop": stop} if stop else {})
+                expected = await expected_score(context, self.evaluator, answer.call, stated)
+                if expected is not None:
+                    score = step["expected"] = round(expected, 1)
+            step["score"] = score
+        steps = [*before, step]
+        return {"steps": steps, "stop": state.get("stop") or _stop_reason(steps, context)}
 
     async def _compare_with_previous(
-        self, text: str, before: list[RefinementStep], step: RefinementStep, context: Context
+        self, state: State, before: list[RefinementStep], step: RefinementStep, context: Context
     ) -> RefinementStep:
         """Pairwise: s_(k-1) + 1 if t_k beats t_(k-1) in both orders, s_(k-1) - 1 if it loses both, else s_(k-1)."""
         if not before:
@@ -128,15 +135,7 @@ class DRT(System):
         pairs = [(last["translation"], step["translation"]), (step["translation"], last["translation"])]
         answers = await asyncio.gather(
             *(
-                ask(
-                    context,
-                    self.comparer,
-                    key=f"compare/{len(before)}/{order}",
-                    text=text,
-                    first=first,
-                    second=second,
-                    **context.languages,
-                )
+                _ask(context, self.comparer, f"compare/{len(before)}/{order}", state, first=first, second=second)
                 for order, (first, second) in enumerate(pairs)
             ),
             return_exceptions=True,  # wait for both, so that the trace does not depend on timing
@@ -150,50 +149,74 @@ class DRT(System):
         return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": verdicts[0].reason}
 
     async def refine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1). If the refiner fails, the rounds end."""
-        steps = state["steps"]
-        try:
-            answer = await ask(
-                runtime.context,
-                self.refiner,
-                key=f"refine/{len(steps)}",
-                text=state["text"],
-                keywords=state["keywords"],
-                steps=steps,
-                **runtime.context.languages,
-            )
-        except RoleError as err:
-            return {"stop": f"refiner: {str(err).rsplit(': ', 1)[-1]}"}
-        return {"steps": [*steps, _new_step(answer)]}
+        """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1); or one more candidate.
+
+        Where the dialogue gives nothing new, the last translation and its feedback are asked about in one turn. If that
+        fails too, the rounds end.
+        """
+        context, steps = runtime.context, state["steps"]
+        if context.refiner == "candidates":
+            roles, key = [self.candidate], f"candidate/{len(steps)}"
+        else:
+            roles, key = [self.refiner, self.rewriter], f"refine/{len(steps)}"
+        reason = ""
+        for role in roles:
+            name = key if role is roles[0] else f"rewrite/{len(steps)}"
+            try:
+                answer = await _ask(context, role, name, state, keywords=state["keywords"], steps=steps)
+            except RoleError as err:
+                reason = f"{role.name}: {_last_reason(err)}"
+            else:
+                return {"steps": [*steps, _new_step(answer)]}
+        return {"stop": reason}
 
     async def select(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """C1, C2: drop steps with an unchanged score, then records with too few remaining steps."""
+        """C1, C2: drop steps with an unchanged score, then records with too few remaining steps.
+
+        Candidates are first put in the order of their scores.
+        """
         context = runtime.context
         steps = state["steps"]
-        kept = [i for i in range(len(steps)) if i == 0 or round(steps[i]["score"]) != round(steps[i - 1]["score"])]
+        if context.refiner == "candidates":
+            steps = sorted(steps, key=lambda step: step["score"])
+        kept = changed_steps([step["score"] for step in steps], context.score_step)
         best = max(kept, key=lambda i: steps[i]["score"])
         n = len(kept) if context.count_draft else len(kept) - 1
-        selection = {"kept": kept, "trans": steps[best]["translation"]}
+        selection = {"steps": steps, "kept": kept, "trans": steps[best]["translation"]}
         return selection | ({"dropped": f"{n} of {context.min_steps} steps left"} if n < context.min_steps else {})
 
+    async def compare(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Feedback on each kept candidate but the best: what the next one does better. It may be missing."""
+        steps = [*state["steps"]]
+        for worse, better in zip(state["kept"], state["kept"][1:], strict=False):
+            first, second = steps[worse]["translation"], steps[better]["translation"]
+            words = dict(zip(("weak", "better"), find_difference(first, second), strict=True))
+            try:
+                answer = await _ask(
+                    runtime.context, self.contrast, f"contrast/{worse}", state, first=first, second=second, **words
+                )
+            except RoleError:
+                continue
+            feedback = f'"{words["weak"]}" became "{words["better"]}". {answer.value.strip()}'
+            steps[worse] = {**steps[worse], "feedback": feedback}
+        return {"steps": steps}
+
     async def narrate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-        """C3, C4: retell the kept steps as a long thought that decides on the best-scored translation."""
+        """C3, C4: retell the kept steps as a thought that decides on the best-scored translation."""
         context = runtime.context
-        kept = [state["steps"][i]["translation"] for i in state["kept"]]
+        steps = [state["steps"][i] for i in state["kept"]]
+        translations = [step["translation"] for step in steps]
+        decision = translations.index(state["trans"]) + 1
+        notes: dict[str, Any] = {"keywords": state["keywords"], "steps": steps, "decision": decision}
         try:
-            answer = await ask(
-                context,
-                self.narrator,
-                key="narrate",
-                text=state["text"],
-                keywords=state["keywords"],
-                steps=[state["steps"][i] for i in state["kept"]],
-                decision=kept.index(state["trans"]) + 1,
-                **context.languages,
-            )
+            if context.thought == "short":
+                parts = (await _ask(context, self.short_narrator, "narrate", state, **notes)).value
+                thought = compose_short_thought(parts, translations, decision)
+            else:
+                text = (await _ask(context, self.narrator, "narrate", clean(state), **clean(notes))).value
+                thought = insert_translations(text, translations)
         except RoleError as err:
-            return {"dropped": f"no usable thought: {str(err).rsplit(': ', 1)[-1]}"}
-        thought = ATTEMPT.sub(lambda quote: f'"{kept[int(quote[1]) - 1]}"', answer.value)
+            return {"dropped": f"no usable thought: {_last_reason(err)}"}
         learned = targets(state, thought, context.languages)
         return {"thought": thought, "targets": [asdict(target) for target in learned]}
 
@@ -206,20 +229,18 @@ class DRT(System):
         builder.add_node("evaluate", self.evaluate)
         builder.add_node("refine", self.refine)
         builder.add_node("select", self.select)
+        builder.add_node("compare", self.compare)
         builder.add_node("narrate", self.narrate)
         builder.add_edge(START, "pick_keywords")
         builder.add_edge("pick_keywords", "translate")
-        builder.add_edge("translate", "advise")
+        builder.add_conditional_edges("translate", _after_draft, ["advise", "evaluate", END])
         builder.add_edge("advise", "evaluate")
         builder.add_conditional_edges(
             "evaluate", lambda state: "select" if state.get("stop") else "refine", ["select", "refine"]
         )
-        builder.add_conditional_edges(
-            "refine", lambda state: "select" if state.get("stop") else "advise", ["advise", "select"]
-        )
-        builder.add_conditional_edges(
-            "select", lambda state: END if state.get("dropped") else "narrate", ["narrate", END]
-        )
+        builder.add_conditional_edges("refine", _after_refinement, ["advise", "evaluate", "select"])
+        builder.add_conditional_edges("select", _after_selection, ["compare", "narrate", END])
+        builder.add_edge("compare", "narrate")
         builder.add_edge("narrate", END)
         return builder
 
@@ -227,40 +248,113 @@ class DRT(System):
 @dataclass(frozen=True)
 @role_options(DRT)
 class Context(BaseContext, LanguagePair):
-    """Options of a run: the paper's settings, and a model and a prompt for each role."""
+    """Options of a run, and a model and a prompt for each role. What is left open has the value of the profile.
 
-    source_language: str = knob("English", "language of the sentences", required=True)
-    target_language: str = knob("Chinese", "language of the translations", required=True)
+    `left_open` has the options that were left open, as they were given.
+    """
+
+    left_open: ClassVar[Mapping[str, Any]] = {}
+
+    profile: ProfileName | None = knob(
+        None,
+        "values of the options left open: `paper`, the method as published, or `small`, for small models; the default "
+        "is `small` for the shipped sentences and `paper` otherwise",
+    )
+    source_language: str = knob("", "language of the sentences; empty: the profile's (paper: English; small: Chinese)")
+    target_language: str = knob(
+        "", "language of the translations; empty: the profile's (paper: Chinese; small: English)"
+    )
+    refiner: Refiner | None = knob(
+        None, "refine in a dialogue with the advisor (paper), or sample candidates and rank them (small)"
+    )
+    thought: Thought | None = knob(None, "a long thought in prose (paper), or a short one (small)")
     evaluator: Literal["score", "pairwise"] = knob(
         "score", "score each translation by the rubric, or compare it with the previous one"
     )
-    score: Literal["stated", "expected"] = knob(
-        "expected", "the score in the reply, or its expected value over the token probabilities"
+    score: Score | None = knob(
+        None, "the score in the reply (paper), or its expected value over the token probabilities (small)"
+    )
+    score_step: float | None = knob(
+        None,
+        "scores that round to the same multiple of this are equal, step C1 (paper: 1, whole numbers; small: 0.1)",
+        highest_in_studio=100,
     )
     threshold: float = knob(
-        90.0, "stop refining at this score, 0-100 (the paper does not report its value)", highest=100
+        90.0, "stop the dialogue at this score, 0-100 (the paper does not report its value)", highest=100
     )
-    max_rounds: int = knob(
-        3, "stop after this many refinements (the paper does not report its value)", highest_in_studio=64
+    max_rounds: int | None = knob(
+        None, "refinements, or further candidates, at most (paper: 8; small: 5)", highest_in_studio=64
     )
     min_steps: int = knob(3, "drop a record with fewer remaining steps (step C2)", highest_in_studio=1000)
     count_draft: bool = knob(True, "count the first draft as a step in min_steps")
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
+        profile = PROFILES.get(self.profile or "paper")
+        values = {"profile": "paper", **asdict(profile)} if profile else {}
+        left_open = {name: getattr(self, name) for name in values if getattr(self, name) in ("", None)}
+        object.__setattr__(self, "left_open", left_open)
+        for name in left_open:
+            object.__setattr__(self, name, values[name])
         super().__post_init__()
-        self.at_least(threshold=0, max_rounds=0, min_steps=1)
+        self.at_least(threshold=0, max_rounds=0, min_steps=1, score_step=0.1)
+        if self.refiner == "candidates" and self.evaluator == "pairwise":
+            raise ValueError("evaluator: pairwise compares each draft with the one before: add refiner dialogue")
+
+    def with_default_profile(self, profile: ProfileName) -> Context:
+        """The context with what was left open taken from this profile, unless a profile was given."""
+        if "profile" not in self.left_open:
+            return self
+        changes: dict[str, Any] = {**self.left_open, "profile": profile}
+        return replace(self, **changes)
+
+
+async def _ask(context: Context, role: Role[T], key: str, state: State, **inputs: Any) -> Answer[T]:
+    """Ask a role about the sentence of a state, in the languages of a context and with the example for them."""
+    examples = find_examples(context.source_language, context.target_language)
+    return await ask(context, role, key=key, text=state["text"], examples=examples, **context.languages, **inputs)
 
 
 def _new_step(answer: Answer[str]) -> RefinementStep:
-    return {"translation": answer.value, "feedback": "", "score": 0.0, "reason": "", "key": answer.call.key}
+    return {"translation": answer.value.strip(), "feedback": "", "score": 0.0, "reason": "", "key": answer.call.key}
 
 
-def _stop_reason(score: float, rounds: int, context: Context) -> str | None:
-    """B3d: the pre-set threshold or the pre-set maximum of rounds."""
-    if context.evaluator == "score" and score >= context.threshold:
+def _last_reason(error: RoleError) -> str:
+    return str(error).rsplit(": ", 1)[-1]
+
+
+def changed_steps(scores: Sequence[float], score_step: float | None = None) -> list[int]:
+    """C1: indices of the steps whose score differs from that of the step before, rounded to a multiple of a step."""
+    rounded = [round(score / (score_step or 1.0)) for score in scores]
+    return [i for i, score in enumerate(rounded) if i == 0 or score != rounded[i - 1]]
+
+
+def _stop_reason(steps: Sequence[RefinementStep], context: Context) -> str:
+    """B3d: the pre-set threshold or maximum of rounds; enough candidates of different scores. "" if there is none."""
+    scores = [step["score"] for step in steps]
+    if context.refiner == "candidates":
+        needed = context.min_steps + (not context.count_draft)
+        if len(changed_steps(sorted(scores), context.score_step)) >= needed:
+            return "enough candidates"
+    elif context.evaluator == "score" and scores[-1] >= context.threshold:
         return "threshold"
-    return "max_rounds" if rounds >= context.max_rounds else None
+    return "max_rounds" if context.max_rounds is not None and len(steps) > context.max_rounds else ""
+
+
+def _after_draft(state: State, runtime: Runtime[Context]) -> str:
+    return END if state.get("dropped") else _after_refinement(state, runtime)
+
+
+def _after_refinement(state: State, runtime: Runtime[Context]) -> str:
+    if state.get("stop"):
+        return "select"
+    return "evaluate" if runtime.context.refiner == "candidates" else "advise"
+
+
+def _after_selection(state: State, runtime: Runtime[Context]) -> str:
+    if state.get("dropped"):
+        return END
+    return "compare" if runtime.context.refiner == "candidates" else "narrate"
 
 
 builder = DRT().builder()

@@ -37,9 +37,11 @@ def reply_to(body: Mapping[str, Any]) -> str:
         return '{"keywords": [{"word": "lamp", "translation": "灯"}]}'
     if role == "evaluator":
         return json.dumps({"reason": "so", "score": 40 + number % 60})
+    if role == "advisor":
+        return 'The word "译文" is stiff; write "翻译" instead.'
     if role == "narrator":
-        quotes = " ".join(f"[{i}]" for i in range(1, request.count("译文") + 1))
-        return f"{quotes}, so [{request.split()[-1]}]"
+        marks = [f"I try ⟦{i}⟧." for i in range(1, request.count("译文") + 1)]
+        return "\n\n".join(["I begin.", *marks, "It is good.", f"So ⟦{request.split()[-1]}⟧"])
     return f"译文{number}"
 
 

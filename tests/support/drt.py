@@ -14,7 +14,7 @@ from agentsys.graphs.drt.system import DRT, Context, graph
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.traces import Call, Trace, load
-from tests.support.toys import evaluation, write_lines
+from tests.support.toys import evaluation, thought_with_marks, write_lines
 
 TEXT = "The lamp shone like a small moon."
 TEXTS = ["第一次的译文", "第二次的译文", "第三次的译文", "第四次的译文", "第五次的译文"]
@@ -27,20 +27,32 @@ def script_rules(scores: Sequence[int] = (), texts: Sequence[str] = TEXTS, *firs
     rounds: list[Rule] = []
     for k, text in enumerate(texts):
         rounds.append({"role": "draft" if k == 0 else "refiner", "key": f"refine/{k}" if k else "*", "replies": [text]})
-        rounds.append({"role": "advisor", "key": f"advise/{k}", "replies": [f"advice {k}"]})
+        rounds.append({"role": "advisor", "key": f"advise/{k}", "replies": [advice(k)]})
     scored = [
         {"role": "evaluator", "key": f"evaluate/{k}", "replies": [evaluation(score)]} for k, score in enumerate(scores)
     ]
     thoughts = [
-        {"role": "narrator", "key": f"narrate{'#' * bool(n)}{n or ''}", "replies": [thought_quoting(n + 2)]}
+        {"role": "narrator", "key": f"narrate{'#' * bool(n)}{n or ''}", "replies": [thought_with_marks(n + 2)]}
         for n in range(3)
     ]
     return [*first, {"role": "keywords", "replies": [KEYWORDS]}, *rounds, *scored, *thoughts]
 
 
-def thought_quoting(count: int) -> str:
-    """A narrator's reply that quotes the attempts 1 to `count`."""
-    return "I begin. " + " Then ".join(f"I try [{i}]." for i in range(1, count + 1))
+def advice(k: int) -> str:
+    """The advisor's reply in round k, which quotes words of every text and proposes others."""
+    return f'advice {k}: "译文" is stiff; write "翻译{k}" instead.'
+
+
+def small_rules() -> list[Rule]:
+    """Replies of the roles that only a run with --profile small has, in addition to `script_rules`."""
+    versions = [{"lead": f"Version {i}:", "judgement": "It is good."} for i in range(1, 3)]
+    thought = {"keywords": "I start.", "versions": versions, "decision": "I keep"}
+    return [
+        *({"role": "candidate", "key": f"candidate/{k}", "replies": [TEXTS[k]]} for k in range(1, len(TEXTS))),
+        {"role": "contrast", "replies": ["It reads better."]},
+        {"role": "rewriter", "replies": [TEXTS[1]]},
+        {"role": "short_narrator", "replies": [json.dumps(thought)]},
+    ]
 
 
 def comparer_rules(*verdicts: tuple[str, str]) -> list[Rule]:
@@ -68,7 +80,11 @@ class Runner:
         spec = f"langchain:{__name__}:{kind}?script={script}" if kind else f"scripted:{script}"
         out = self.folder / f"run{self.runs}"
         collect(
-            drt, [{"id": "r", "text": TEXT}], out, context=context(spec, **knobs), options=RunOptions(no_cache=True)
+            drt,
+            [{"id": "r", "text": TEXT}],
+            out,
+            context=context(spec, **{"max_rounds": 3, **knobs}),
+            options=RunOptions(no_cache=True),
         )
         lines = [line for file in sorted(out.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
         [line] = lines

@@ -28,21 +28,32 @@ from tests.support.paths import ROOT
 
 PYTHON_PATH = os.pathsep.join([str(ROOT / "tests" / "support" / "offline"), str(ROOT)])
 COMMAND = ROOT / "graphs" / "drt_collect.py"
+ROUNDS = ("--max-rounds", "3")
+"""As many refinements as RULES has replies for; a test's own option comes later and wins."""
 
 
 def evaluation(score: int) -> str:
     return json.dumps({"reason": "as it is", "score": score})
 
 
+def thought_with_marks(count: int) -> str:
+    """A narrator's reply of four paragraphs or more, which quotes the translations 1 to `count` and ends with the last."""
+    middle = [f"I try ⟦{i}⟧. It is better." for i in range(1, count)]
+    filler = ["It is accurate, but stiff."] * (2 - len(middle))
+    return "\n\n".join(["I start by identifying the keywords.", *middle, *filler, f"I decide on ⟦{count}⟧"])
+
+
 RULES: list[dict[str, Any]] = [
     {"role": "keywords", "replies": ['{"keywords": [{"word": "like", "translation": "像"}]}']},
     {"role": "draft", "replies": ["初稿甲", "初稿乙"]},
-    {"role": "advisor", "replies": ["It is word for word.", "Nobody says that.", "The image is lost."]},
+    {"role": "advisor", "replies": ['"稿" is word for word; "译" reads better.', 'Nobody says "稿", but "译文".']},
     {"role": "evaluator", "replies": [*map(evaluation, (40, 55, 60, 70, 80, 85, 93)), "not JSON at all"]},
     {"role": "refiner", "replies": [f"改稿{i}" for i in range(9)]},
-    {"role": "narrator", "key": "narrate", "replies": ["First [1], then [2]."]},
-    {"role": "narrator", "key": "narrate#1", "replies": ["First [1], then [2], then [3]."]},
-    {"role": "narrator", "key": "narrate#2", "replies": ["First [1], then [2], then [3], then [4]."]},
+    {"role": "rewriter", "replies": [f"另稿{i}" for i in range(9)]},
+    *(
+        {"role": "narrator", "key": f"narrate#{n}" if n else "narrate", "replies": [thought_with_marks(n + 2)]}
+        for n in range(3)
+    ),
 ]
 """With these replies DRT keeps, drops and asks again; a sentence without "like" fails: it lacks the keyword."""
 
@@ -137,7 +148,7 @@ def environment(cache: Path, more: Mapping[str, str] | None = None) -> dict[str,
 def start_drt(cache: Path, *options: object, **settings: Any) -> subprocess.Popen[str]:
     """Start `python graphs/drt_collect.py <options>`."""
     return subprocess.Popen(
-        [sys.executable, str(COMMAND), *map(str, options)],
+        [sys.executable, str(COMMAND), *ROUNDS, *map(str, options)],
         env=environment(cache, settings.pop("env", None)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -159,7 +170,7 @@ def call_drt(capsys: Any, *options: object) -> tuple[int, str, str]:
     from agentsys.graphs.drt_collect import main
 
     capsys.readouterr()
-    code = run_app(command(main), [str(option) for option in options])
+    code = run_app(command(main), [*ROUNDS, *map(str, options)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -168,7 +179,7 @@ def fork_drt(*options: object, output: Path) -> BaseProcess:
     """Start the command in a process forked after its imports; stdout and stderr go to a file."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["agentsys.graphs.drt_collect", "uvloop"])
-    process = processes.Process(target=_run_forked, args=([str(option) for option in options], str(output)))
+    process = processes.Process(target=_run_forked, args=([*ROUNDS, *map(str, options)], str(output)))
     process.start()
     return process
 

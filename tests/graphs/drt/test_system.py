@@ -14,7 +14,18 @@ from agentsys.graphs.drt.system import DRT, Context
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
 from agentsys.systems import System, ask, role_options
-from tests.support.drt import TEXT, TEXTS, Runner, call_of, comparer_rules, compile_drt, result_of, script_rules
+from tests.support.drt import (
+    TEXT,
+    TEXTS,
+    Runner,
+    advice,
+    call_of,
+    comparer_rules,
+    compile_drt,
+    result_of,
+    script_rules,
+    small_rules,
+)
 from tests.support.toys import evaluation, write_lines
 
 
@@ -38,7 +49,7 @@ def test_rounds_end_at_the_threshold_or_the_maximum(
     assert result["stop"] == stop
     assert [step["score"] for step in result["steps"]] == list(scores)
     assert [step["translation"] for step in result["steps"]] == TEXTS[: rounds + 1]
-    assert [step["feedback"] for step in result["steps"]] == [f"advice {k}" for k in range(rounds + 1)]
+    assert [step["feedback"] for step in result["steps"]] == [advice(k) for k in range(rounds + 1)]
     roles = [call.role for call in trace.calls]
     assert (roles.count("refiner"), roles.count("advisor"), roles.count("evaluator")) == (
         rounds,
@@ -55,7 +66,7 @@ def test_the_translator_sees_the_dialogue(run: Runner) -> None:
     assert TEXT in turns[0]["content"]
     assert "like = 像" in turns[0]["content"]
     assert [turn["content"] for turn in turns[1::2]] == TEXTS[:2]
-    assert [turn["content"].splitlines()[0] for turn in turns[2::2]] == ["advice 0", "advice 1"]
+    assert [turn["content"].splitlines()[0] for turn in turns[2::2]] == [advice(0), advice(1)]
     assert turns[0] == call_of(trace, "draft").messages[-1]  # the dialogue continues the prompt of the first draft
 
 
@@ -99,13 +110,40 @@ def test_a_refinement_that_repeats_is_asked_for_again(run: Runner) -> None:
 
 
 def test_a_refiner_that_fails_ends_the_rounds(run: Runner) -> None:
-    stubborn = {"role": "refiner", "key": "refine/2*", "replies": [TEXTS[0]]}
+    stubborn = {"role": "re*", "key": "re*/2*", "replies": [TEXTS[0]]}
     trace = run(script_rules((50, 60), TEXTS, stubborn), min_steps=2)
     assert trace.outcome == "kept"
-    assert result_of(trace)["stop"].startswith("refiner: it repeats")
+    assert result_of(trace)["stop"].startswith("rewriter: it repeats")
     assert [step["translation"] for step in result_of(trace)["steps"]] == TEXTS[:2]
-    short = {"role": "refiner", "key": "refine/1*", "replies": ["译"]}
-    assert result_of(run(script_rules((50,), TEXTS, short)))["stop"].startswith("refiner: it is not the whole sentence")
+    short = {"role": "re*", "key": "re*/1*", "replies": ["译"]}
+    assert result_of(run(script_rules((50,), TEXTS, short)))["stop"].startswith(
+        "rewriter: it is not the whole sentence"
+    )
+
+
+def test_a_dialogue_that_repeats_itself_is_asked_in_one_turn(run: Runner) -> None:
+    repeats = {"role": "refiner", "key": "refine/1*", "replies": [TEXTS[0]]}
+    rewrite = {"role": "rewriter", "key": "rewrite/1", "replies": [TEXTS[1]]}
+    trace = run(script_rules((50, 95), TEXTS, repeats, rewrite), min_steps=2)
+    assert [step["key"] for step in result_of(trace)["steps"]] == ["draft", "rewrite/1"]
+    request = call_of(trace, "rewrite/1").messages
+    assert [message["role"] for message in request] == ["system", "user"]
+    assert TEXTS[0] in request[1]["content"] and advice(0) in request[1]["content"]
+
+
+def test_an_advisor_without_quotations_ends_the_rounds(run: Runner) -> None:
+    vague = {"role": "advisor", "key": "advise/1*", "replies": ["It could be better."]}
+    trace = run(script_rules((50, 60), TEXTS, vague), min_steps=2)
+    assert result_of(trace)["stop"] == ("advisor: quote the words of the translation that you mean, in quotation marks")
+    assert [step["score"] for step in result_of(trace)["steps"]] == [50, 60], "the last draft is still scored"
+    assert "Comment" not in call_of(trace, "evaluate/1").messages[-1]["content"]
+
+
+def test_a_sentence_without_a_usable_draft_is_dropped(run: Runner) -> None:
+    english = {"role": "draft", "replies": ["The lamp 像月亮 shone."]}
+    trace = run(script_rules((), TEXTS, english))
+    assert trace.outcome == "dropped"
+    assert str(trace.reason).startswith("no usable draft: it leaves ")
 
 
 def test_a_repeated_translation_keeps_its_score(run: Runner) -> None:
@@ -158,16 +196,24 @@ def test_the_context_has_a_model_and_a_prompt_for_each_role() -> None:
     names = {field.name for field in fields(Context)}
     assert {f"{role}_{option}" for role in ROLES for option in ("model", "prompt")} < names
     assert all(field.metadata["description"] for field in fields(Context))
-    assert len(ROLES) == 7
+    assert len(ROLES) == 11
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_takes_its_own_model_and_prompt(run: Runner, tmp_path: Path, role: str) -> None:
-    replies = script_rules((50, 95), TEXTS, *comparer_rules(("second", "first")))
+    replies = script_rules((50, 95), TEXTS, *comparer_rules(("second", "first")), *small_rules())
     other = write_lines(tmp_path / "other.jsonl", [*replies, {"role": "nobody", "replies": ["nothing"]}])
     knobs = {f"{role}_model": f"scripted:{other}?temperature=0.33", f"{role}_prompt": "# user\nMARK {{ text }}"}
-    evaluator = "pairwise" if role == "comparer" else "score"
-    trace = run(replies, evaluator=evaluator, max_rounds=1, min_steps=2, **knobs)
+    if role == "comparer":
+        knobs["evaluator"] = "pairwise"
+    elif role in ("candidate", "contrast"):
+        knobs["refiner"] = "candidates"
+    elif role == "short_narrator":
+        knobs["thought"] = "short"
+    elif role == "rewriter":
+        replies = [{"role": "refiner", "replies": [TEXTS[0]]}, *replies]
+
+    trace = run(replies, max_rounds=1, min_steps=2, **knobs)
     assert trace.outcome == "kept"
     with_own_prompt = {call.role for call in trace.calls if call.messages[0]["content"] == f"MARK {TEXT}"}
     with_own_model = {call.role for call in trace.calls if call.sampling["temperature"] == 0.33}
@@ -205,4 +251,6 @@ def test_options_out_of_range_are_refused(knobs: dict[str, Any], message: str) -
 
 
 def test_a_step_has_the_documented_fields() -> None:
-    assert set(RefinementStep.__annotations__) == {"translation", "feedback", "score", "reason", "key"}
+    assert set(RefinementStep.__annotations__) == {
+        *("translation", "feedback", "score", "stated", "expected", "reason", "key")
+    }

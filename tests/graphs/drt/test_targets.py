@@ -52,15 +52,18 @@ def test_the_answer_is_the_best_scored_draft(run: Runner, scores: Sequence[int],
     trace = run(script_rules(scores), max_rounds=2)
     assert result_of(trace)["trans"] == TEXTS[best]
     notes = call_of(trace, "narrate").messages[-1]["content"]
-    assert f"decided on: [{best + 1}]" in notes
+    assert f"Final translation: ⟦{best + 1}⟧" in notes
     assert all(text in notes for text in TEXTS[:3])
 
 
-def test_quotes_in_the_thought_become_the_attempts(run: Runner) -> None:
-    thought = {"role": "narrator", "replies": ['“[1]” is stiff. Then [2], better than [1]. "[3]" it is.']}
-    trace = run(script_rules((50, 60, 70), TEXTS, thought), max_rounds=2)
-    first, second, third = (f'"{text}"' for text in TEXTS[:3])
-    assert result_of(trace)["thought"] == f"{first} is stiff. Then {second}, better than {first}. {third} it is."
+def test_a_translation_stands_where_it_is_first_quoted_and_at_the_decision(run: Runner) -> None:
+    reply = '“⟦1⟧” is stiff.\n\nThen ⟦ 2 ⟧, better than ⟦1⟧.\n\nAnd "⟦3⟧": it beats ⟦2⟧ and ⟦3⟧.\n\nI keep ⟦3⟧.'
+    trace = run(script_rules((50, 60, 70), TEXTS, {"role": "narrator", "replies": [reply]}), max_rounds=2)
+    first, second, third = TEXTS[:3]
+    assert result_of(trace)["thought"] == (
+        f"{first} is stiff.\n\nThen {second}, better than the first translation.\n\n"
+        f"And {third}: it beats the second translation and the third translation.\n\nI keep {third}."
+    )
 
 
 def test_a_thought_quotes_kept_steps_only(run: Runner) -> None:
@@ -73,11 +76,13 @@ def test_a_thought_quotes_kept_steps_only(run: Runner) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        "Only [1] and [3].",
-        "[1], [2], [3] and [4].",
-        "No quote at all.",
-        "[1], [3], and I decide on [2].",
-        "[1], [2]\n[3] = copied from the notes\ndecided on: [3]",
+        "Only ⟦1⟧.\n\nIt is stiff.\n\nIt is not.\n\nAnd ⟦3⟧.",
+        "⟦1⟧,\n\n⟦2⟧,\n\n⟦3⟧\n\nand ⟦4⟧.",
+        "No quote.\n\nNo quote.\n\nNo quote.\n\nNo quote at all.",
+        "⟦1⟧,\n\n⟦3⟧,\n\nthen\n\nI decide on ⟦2⟧.",
+        "⟦1⟧,\n\n⟦2⟧\n\n⟦3⟧ = copied from the notes\n\nI keep ⟦3⟧",
+        "I try ⟦1⟧.\n\nThen ⟦2⟧.\n\nI keep ⟦3⟧.",
+        "I try ⟦1⟧.\n\n- Then ⟦2⟧.\n\nIt is better.\n\nI keep ⟦3⟧.",
     ],
 )
 def test_a_thought_with_wrong_quotes_is_asked_for_again_and_then_dropped(run: Runner, wrong: str) -> None:
@@ -97,7 +102,7 @@ def test_a_thought_with_wrong_quotes_is_asked_for_again_and_then_dropped(run: Ru
 
 def test_targets_point_at_calls(run: Runner) -> None:
     again = {"role": "refiner", "key": "refine/1#1", "replies": [TEXTS[1]]}
-    thought = {"role": "narrator", "replies": ["First [1], later [3], and after all [2]"]}
+    thought = {"role": "narrator", "replies": ["First ⟦1⟧.\n\nLater ⟦3⟧.\n\nIt is worse.\n\nAfter all ⟦2⟧"]}
     trace = run(script_rules((50, 80, 60), [TEXTS[0], TEXTS[0], TEXTS[2]], again, thought), max_rounds=2)
     texts = {call.key: call.text for call in trace.calls}
     sft, role, step, plain = trace.targets
