@@ -118,6 +118,33 @@ def test_the_command_reports_the_entries_of_each_source(workspace: Workspace) ->
     assert f"tmx:m.tmx: 1 entries, 2 {unused}\n" in out
 
 
+def test_a_dump_and_a_class_of_the_user_are_sources(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = {"id": "7", "title": "Scotia", "text": "Scotia is a cold land.", "langlinks": {"zh": "斯科舍 (土地)"}}
+    dump = write_lines(workspace.folder / "dump.jsonl", [page])
+    module = workspace.folder / "my_crat_sources.py"
+    module.write_text(
+        "from agentsys.terms.item import Item\n\n\nclass Mine:\n    name = 'mine'\n\n"
+        "    async def look_up(self, terms, sentence):\n"
+        "        return [[Item(t, '斯科提亚', '', '', 'mine:1')] for t in terms]\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(workspace.folder)
+    sources = ["--sources", f"wiki:{dump.name},python:my_crat_sources:Mine", "--no-llm-source", "--relations"]
+    code, out, err = workspace(*sources, "--limit", 1)
+    assert code == 0, err
+    assert "wiki:dump.jsonl: 1 pages, 1 titles in other languages\n" in out
+    assert "wiki 1, mine 1; for 1 terms" in out
+    [trace] = workspace.traces().values()
+    [decision] = (trace.result or {})["decisions"]
+    verdicts = [(c["item"]["source"], c["item"]["target"], c["rejected_by"]) for c in decision["candidates"]]
+    assert verdicts == [("wiki:7", "斯科舍", ""), ("mine:1", "斯科提亚", "invariance")]
+    [call] = [call for call in trace.calls if call.role == "translator"]
+    assert "- Scotia = 斯科舍\nNotes on terms:\n- Scotia - is - cold\n" in str(call.messages[-1]["content"])
+    module.write_text(module.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    code, _, err = workspace(*sources)
+    assert code == 2 and "knobs.sources_digest" in one_error(err)
+
+
 def test_a_run_is_resumed_but_not_with_another_term_list(workspace: Workspace) -> None:
     sources = ("--sources", f"terms:{workspace.list}")
     workspace("--limit", 1, *sources)
@@ -134,6 +161,9 @@ def test_a_run_is_resumed_but_not_with_another_term_list(workspace: Workspace) -
     [
         (["--sources", "terms:nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--sources", "web:x"], "is not a term source"),
+        (["--sources", "wiki:nowhere.jsonl"], "nowhere.jsonl: no such file; check the path"),
+        (["--sources", "python:nowhere_at_all:Mine"], "no module nowhere_at_all"),
+        (["--relations", "--no-graph"], "relations: they are in the knowledge graph, which is off"),
         (["--candidates", 0], "candidates: 0 is below 1"),
         (["--signals", "none"], "signals"),
         (["--graphs", __file__], "it is a file; name a folder"),
