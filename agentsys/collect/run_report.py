@@ -102,7 +102,8 @@ def _join(
 def _statistics_of_system(system: str, manifest: Mapping[str, Any]) -> list[Statistics]:
     """The statistics of the paper's folder with the system's name, if it has a module `report`."""
     package = f"agentsys.graphs.{system}"
-    if not system.isidentifier() or find_spec(package) is None or find_spec(f"{package}.report") is None:
+    spec = find_spec(package) if system.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations or find_spec(f"{package}.report") is None:
         return []
     statistics: Statistics = importlib.import_module(f"{package}.report").statistics(manifest)
     return [statistics]

@@ -169,7 +169,7 @@ class RunStatistics:
 
     def _cost(self) -> Section:
         use, kept = self.all_calls, self.outcomes["kept"]
-        rows = [("calls", f"{use.calls:,}", f"{self.kept.calls:,}")]
+        rows: list[tuple[str, ...]] = [("calls", f"{use.calls:,}", f"{self.kept.calls:,}")]
         rows.append(("  from the request cache", f"{use.from_cache:,}", f"{self.kept.from_cache:,}"))
         for name, label in _PER_RECORD.items():
             values = [getattr(calls, name) for calls in (use, self.kept)]

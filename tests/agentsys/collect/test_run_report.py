@@ -58,7 +58,7 @@ def test_the_papers_folder_of_the_system_adds_its_own(drt_run: Path) -> None:
     assert data["drt"]["settings"]["score"] == "stated"
 
 
-@pytest.mark.parametrize("system", ["no_such_paper", "a.b", "crat"])
+@pytest.mark.parametrize("system", ["no_such_paper", "a.b", "crat", "drt_mine"])
 def test_a_system_without_a_report_has_the_general_part(system: str, tmp_path: Path) -> None:
     record = trace("a", steps_of(60))
     record.system = system
