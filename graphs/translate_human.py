@@ -21,6 +21,7 @@ import typer
 from rich.table import Table
 
 from agentsys.commands import command, knob, run_app
+from agentsys.config import save_config
 from agentsys.console import Console
 from agentsys.display import show
 from agentsys.evaluation.report import number_cell
@@ -70,6 +71,7 @@ def export(options: SheetOptions) -> None:
     folder = options.evaluation if options.evaluation.is_dir() else options.evaluation.parent
     out = options.out or folder / "human"
     write_sheet(items, criteria, out)
+    save_config(out)
     show(f"{len(items)} sentences with {len(items[0].translations)} translations each: {out / SHEET}")
     show(f"the systems behind the numbers, not for the annotators: {out / KEY}")
 

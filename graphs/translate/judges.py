@@ -128,7 +128,7 @@ def mqm_score(errors: Sequence[Error]) -> float:
     A non-translation is critical, whatever the judge says of its severity.
     """
     penalties = sorted(map(_penalty, errors), reverse=True)
-    return -float(min(sum(penalties[:COUNTED_ERRORS]), MAX_PENALTY))
+    return 0.0 - min(sum(penalties[:COUNTED_ERRORS]), MAX_PENALTY)
 
 
 def _penalty(error: Error) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agentsys.evaluation.report import write_report
 from agentsys.graphs.translate.comet import CometRun, add_comet
-from agentsys.graphs.translate.judges import Judges
+from agentsys.graphs.translate.judges import COUNTED_ERRORS, MAX_PENALTY, WEIGHTS, Judges
 from agentsys.graphs.translate.judging import count_errors, count_preferences
 from agentsys.graphs.translate.measures import JUDGED, TERM_METRICS, measure, scripts_differ
 from agentsys.graphs.translate.options import ScoreOptions
@@ -88,8 +88,14 @@ def make_signatures(language: str, pairs: Sequence[Pair], comet: Mapping[str, Co
         **(corpus_signatures(language, counts) if counts else {}),
         **{name: run.signature for name, run in comet.items()},
         **{name: _role_signature(role) for name, role in judges.items()},
-        **dict.fromkeys(TERM_METRICS, "match:exact|nfkc|casefold|script:t2s"),
+        "MQM": f"{_role_signature(further.mqm)}|{_MQM}",
+        **{name: f"match:{match}|nfkc|casefold|script:t2s" for name, match in _MATCHES.items()},
     }
+
+
+_MQM: Final = f"weights:{'/'.join(map(str, WEIGHTS.values()))}|worst:{COUNTED_ERRORS}|max:{MAX_PENALTY}"
+_MATCHES: Final = dict(zip(TERM_METRICS, ("words", "substring", "words"), strict=True))
+"""How each metric of terms looks for a translation of a term."""
 
 
 def _role_signature(role: Role[Any]) -> str:

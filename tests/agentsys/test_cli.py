@@ -159,8 +159,19 @@ def test_a_run_of_a_folder_runs_again(own_folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in COMMANDS if name not in ("collect ragtrans", "train miniplm", *TOOLS)),
-        *("collect ragtrans tasks", "train miniplm chunk", "train miniplm train", "index build", "rows"),
+        *(
+            name
+            for name in COMMANDS
+            if name not in ("collect ragtrans", "evaluate translate-human", "train miniplm", *TOOLS)
+        ),
+        *(
+            "collect ragtrans tasks",
+            "evaluate translate-human export",
+            "train miniplm chunk",
+            "train miniplm train",
+            "index build",
+            "rows",
+        ),
     ],
 )
 def test_every_command_that_a_run_yaml_names_is_started(

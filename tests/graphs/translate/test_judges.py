@@ -50,7 +50,9 @@ def test_errors_are_listed_and_counted(run: Run, tmp_path: Path, monkeypatch: py
         "categories": {"accuracy/mistranslation": {"major": 4}, "fluency/grammar": {"minor": 4}},
     }  # fmt: skip
     assert "accuracy/mistranslation" in output and "0/4/0" in output
-    assert report["signatures"]["MQM"].startswith("prompt:mqm|sha256:") and "MQM: prompt:mqm" in output
+    signature = report["signatures"]["MQM"]
+    assert signature.startswith("prompt:mqm|sha256:") and signature.endswith("|weights:25/5/1/0|worst:5|max:25")
+    assert f"MQM: {signature}" in output
     lines = read_lines(tmp_path / "out" / "translations.jsonl")
     assert lines[0]["systems"]["plain"]["errors"] == listed
     calls = len(CALLS)
