@@ -65,6 +65,11 @@ def is_usable(keyword: Keyword, inputs: Mapping[str, Any]) -> bool:
     return not find_foreign(rendering, inputs)
 
 
+def drop_repeated_renderings(translation: str) -> str:
+    """The renderings of a key word, which " / " separates, each once."""
+    return " / ".join(dict.fromkeys(rendering.strip() for rendering in translation.split(" / ")))
+
+
 def check_keywords(reply: Keywords, inputs: Mapping[str, Any]) -> str | None:
     """Return why the key words are refused, or None: at least one must occur in the sentence."""
     if any(occurs_in(keyword, inputs["text"]) for keyword in reply.keywords):
@@ -98,14 +103,11 @@ def check_refinement(translation: str, inputs: Mapping[str, Any]) -> str | None:
     """Return why a refined translation is refused, or None: as `check_draft`, and it must be new and whole."""
     if reason := check_draft(translation, inputs):
         return reason
-    earlier = [step["translation"].strip() for step in inputs["steps"]]
+    earlier = [step["translation"] for step in inputs["steps"]]
     if earlier and len(translation) < len(earlier[0]) / 2:
         return "it is not the whole sentence; translate all of it"
-    return (
-        "it repeats an earlier version; change the words that were criticised"
-        if translation.strip() in earlier
-        else None
-    )
+    is_repeated = any(_normalize(translation) == _normalize(version) for version in earlier)
+    return "it repeats an earlier version; change the words that were criticised" if is_repeated else None
 
 
 def check_advice(feedback: str, inputs: Mapping[str, Any]) -> str | None:

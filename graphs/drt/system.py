@@ -19,6 +19,7 @@ from agentsys.graphs.drt.checks import (
     check_keywords,
     check_refinement,
     check_source,
+    drop_repeated_renderings,
     find_difference,
     is_usable,
 )
@@ -58,7 +59,7 @@ class DRT(System):
         "drt/keywords", Keywords, check=check_keywords, sampling={"temperature": 0.3, "max_tokens": 600}
     )
     draft: Role[str] = Role("drt/draft", check=check_refinement, sampling={"temperature": 0.5, "max_tokens": 400})
-    candidate: Role[str] = Role("drt/candidate", check=check_refinement, sampling=SAMPLED)
+    candidate: Role[str] = Role("drt/candidate", check=check_refinement, sampling={**SAMPLED, "temperature": 0.7})
     advisor: Role[str] = Role("drt/advisor", check=check_advice, sampling={"temperature": 0.5, "max_tokens": 800})
     contrast: Role[str] = Role("drt/contrast", sampling={"temperature": 0.3, "max_tokens": 120})
     evaluator: Role[Evaluation] = Role(
@@ -80,10 +81,11 @@ class DRT(System):
         check_source(state["text"], context.source_language)
         inputs = {"text": state["text"], **context.languages}
         answer = await _ask(context, self.keywords, "keywords", state)
-        keywords = {pair.word: pair.model_dump() for pair in answer.value.keywords if is_usable(pair, inputs)}
+        pairs = {pair.word: pair.translation for pair in answer.value.keywords if is_usable(pair, inputs)}
+        keywords = [{"word": word, "translation": drop_repeated_renderings(text)} for word, text in pairs.items()]
         # A thread of Studio may still hold the values of an earlier sentence.
         empty: dict[str, Any] = {"steps": [], "kept": [], "stop": "", "dropped": None, "targets": []}
-        return {**empty, "keywords": [*keywords.values()]}
+        return {**empty, "keywords": keywords}
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B2: the preliminary translation t_0, a literal one."""

@@ -37,7 +37,7 @@ def evaluation(score: int) -> str:
 
 
 def thought_with_marks(count: int) -> str:
-    """A narrator's reply of four paragraphs or more, which quotes the translations 1 to `count` and ends with the last."""
+    """A narrator's reply of at least four paragraphs, which quotes the translations 1 to `count` in order."""
     middle = [f"I try ⟦{i}⟧. It is better." for i in range(1, count)]
     filler = ["It is accurate, but stiff."] * (2 - len(middle))
     return "\n\n".join(["I start by identifying the keywords.", *middle, *filler, f"I decide on ⟦{count}⟧"])

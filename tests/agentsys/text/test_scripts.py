@@ -9,8 +9,11 @@ from agentsys.text.scripts import language_scripts, letter_runs, script_of, scri
 
 @pytest.mark.parametrize(
     ("character", "script"),
-    [("a", "Latin"), ("é", "Latin"), ("壶", "Han"), ("の", "Kana"), ("カ", "Kana"), ("한", "Hangul"), ("ж", "Cyrillic")]
-    + [("α", "Greek"), ("ع", "Arabic"), ("ש", "Hebrew"), ("ก", "Thai"), ("1", ""), ("。", ""), (" ", ""), ("'", "")],
+    [
+        *(("a", "Latin"), ("é", "Latin"), ("壶", "Han"), ("の", "Kana"), ("カ", "Kana"), ("한", "Hangul")),
+        *(("ж", "Cyrillic"), ("α", "Greek"), ("ع", "Arabic"), ("ש", "Hebrew"), ("ก", "Thai")),
+        *(("1", ""), ("。", ""), (" ", ""), ("'", "")),
+    ],
 )
 def test_the_script_of_a_character(character: str, script: str) -> None:
     assert script_of(character) == script

@@ -88,6 +88,9 @@ def test_a_refinement_is_new_and_as_whole_as_the_first() -> None:
     inputs = {**TO_CHINESE, "steps": steps}
     assert check_refinement("水壶像老管家一样咳了一声，艾达笑了。", inputs) is None
     assert "repeats" in str(check_refinement(" 水壶像个老管家似的咳了一声，艾达笑了。\n", inputs))
+    assert "repeats" in str(check_refinement("水壶像个老管家似的咳了一声；艾达笑了！", inputs)), (
+        "only other punctuation"
+    )
     assert "not the whole sentence" in str(check_refinement("水壶像个老管家。", inputs))
 
 
