@@ -123,7 +123,7 @@ class SystemOptions:
         """What the context of a system can take from the command."""
         names = ("model", "sources", "document_language", "index", "retriever")
         languages = {"source_language": data.source_language, "target_language": data.target_language}
-        return {name: getattr(self, name) for name in names} | languages | {"student_prompt": self.student_prompt()}
+        return {name: getattr(self, name) for name in names} | languages
 
     def student_prompt(self) -> str:
         """prompts/drt/student.md with another system message; "" without one. Raises InputError and PromptError."""
@@ -137,8 +137,12 @@ class SystemOptions:
     def load(self, data: DataOptions, pairs: Sequence[Pair], out: Path) -> list[TranslationSystem]:
         """The systems that run, without those of --translations. Raises what `load_system` raises."""
         settings, files = self.settings(data), self.files()
-        names = [name for name in self.names() if name not in files]
-        return [load_system(name, settings, pairs, out / name, self.repeat) for name in names]
+        student = settings | {"student_prompt": self.student_prompt()}
+        return [
+            load_system(name, student if name in STUDENTS else settings, pairs, out / name, self.repeat)
+            for name in self.names()
+            if name not in files
+        ]
 
 
 def _read_text(text_or_file: str) -> str:

@@ -35,8 +35,11 @@ def test_another_system_message(run: Run, tmp_path: Path) -> None:
         ]
     sampling = read_report(tmp_path / "0")["systems"]["thought"]["sampling"]
     assert sampling == {"temperature": 0.1, "repetition_penalty": 1.05, "max_tokens": 2048}
-    run("--systems", "thought", "--out", tmp_path / "own", "--limit", 1)
-    assert "philosopher" in messages(tmp_path / "own" / "thought")[0]["content"]
+    run("--systems", "plain", "--out", tmp_path / "own", "--limit", 1)
+    options = ["--systems", "plain,thought", "--student-system", THINKER, "--out", tmp_path / "own", "--limit", 1]
+    assert run(*options)[0] == 0, "it is no option of plain, whose run resumes"
+    run("--systems", "thought", "--out", tmp_path / "own2", "--limit", 1)
+    assert "philosopher" in messages(tmp_path / "own2" / "thought")[0]["content"]
 
 
 @pytest.mark.parametrize(
