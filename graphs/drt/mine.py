@@ -57,9 +57,14 @@ class MinerJudgement(BaseModel):
 
 
 def check_judgement(reply: MinerJudgement, inputs: Mapping[str, Any]) -> str | None:
-    """Return why a judgement is refused, or None: a figure of speech needs the rendering and Q2."""
-    if reply.figurative and (reply.suitable is None or not reply.literal.strip()):
+    """Return why a judgement is refused, or None: one with a figure needs Q2, and a rendering in the target's script."""
+    if not reply.figurative:
+        return None
+    if reply.suitable is None or not reply.literal.strip():
         return 'a figurative sentence needs "literal" and "suitable" too'
+    expected = language_scripts(inputs["target_language"])
+    if expected and not expected & scripts_of(reply.literal):
+        return f'write "literal" in {inputs["target_language"]}'
     return None
 
 

@@ -23,7 +23,7 @@ ICE = "The old teacher was made of ice from his shoes to his voice."
 
 
 def judge(text: str, figurative: bool, suitable: bool, kind: str = "replies") -> dict[str, object]:
-    reply = json.dumps({"figurative": figurative, "literal": "x", "suitable": suitable, "reason": f"on {text[:3]}"})
+    reply = json.dumps({"figurative": figurative, "literal": "直译", "suitable": suitable, "reason": f"on {text[:3]}"})
     return {"role": "miner", "key": "judge", kind: [reply]}
 
 
