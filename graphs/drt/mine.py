@@ -57,7 +57,7 @@ class MinerJudgement(BaseModel):
 
 
 def check_judgement(reply: MinerJudgement, inputs: Mapping[str, Any]) -> str | None:
-    """Return why a judgement is refused, or None: one with a figure needs Q2, and a rendering in the target's script."""
+    """Return why a judgement is refused, or None: with a figure it needs Q2 and a rendering in the target's script."""
     if not reply.figurative:
         return None
     if reply.suitable is None or not reply.literal.strip():

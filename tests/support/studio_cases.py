@@ -97,7 +97,7 @@ REMEMBERED = {
     "sub_query": SUB_QUERIES[0], "retrieved": False, "passages": [], "answer": MEMORY,
     "decision": {"retrieve": False, "log_p_retrieve": None, "log_p_parametric": -0.25, "stated": True},
 }  # fmt: skip
-JUDGED = {"figurative": True, "literal": "空教堂里的钟", "suitable": False, "reason": "A bell is loud."}
+JUDGED = {"figurative": True, "literal": "空教堂里的钟 (Glocke)", "suitable": False, "reason": "A bell is loud."}
 STEPS = [step(DRAFTS[0], 60, "draft"), step(DRAFTS[1], 75, "refine/1"), step(DRAFTS[2], 92, "refine/2")]
 CASES = {
     "drt": Case(

@@ -68,7 +68,7 @@ def structured(seen: Seen, last: str) -> Behavior | None:
         case ["long", "short"]:
             return as_json(long="She was born there.", short="Torby" if FOUND in last else "Lund")
         case ["figurative", "literal", "reason", "suitable"]:
-            return as_json(figurative=True, literal="空教堂里的钟", suitable=False, reason="A bell is loud.")
+            return as_json(figurative=True, literal="空教堂里的钟 (Glocke)", suitable=False, reason="A bell is loud.")
         case ["accuracy", "insight", *_]:
             return as_json(**dict.fromkeys(PRINCIPLES, 4))
         case ["accuracy", "analysis", *grades]:
