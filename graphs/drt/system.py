@@ -161,11 +161,12 @@ class DRT(System):
             roles, key = [self.candidate], f"candidate/{len(steps)}"
         else:
             roles, key = [self.refiner, self.rewriter], f"refine/{len(steps)}"
+        inputs = {"translation": steps[-1]["translation"], "feedback": steps[-1]["feedback"]}
         reason = ""
         for role in roles:
             name = key if role is roles[0] else f"rewrite/{len(steps)}"
             try:
-                answer = await _ask(context, role, name, state, keywords=state["keywords"], steps=steps)
+                answer = await _ask(context, role, name, state, keywords=state["keywords"], steps=steps, **inputs)
             except RoleError as err:
                 reason = f"{role.name}: {_last_reason(err)}"
             else:

@@ -19,9 +19,10 @@ RULES = [
     {"role": "keywords", "replies": ['{"keywords": [{"word": "a", "translation": "一"}]}']},
     {"role": "evaluator", "key": "evaluate/0", "replies": ['{"reason": "stiff", "score": 50}']},
     {"role": "evaluator", "replies": ['{"reason": "better", "score": 60}']},
-    {"role": "narrator", "replies": ["First [1]. Then [2]"]},
+    {"role": "narrator", "replies": ["I begin.\n\nFirst ⟦1⟧.\n\nIt is stiff.\n\nThen ⟦2⟧"]},
     {"role": "draft", "replies": ["一个译文"]},
     {"role": "refiner", "replies": ["另一个译文"]},
+    {"role": "candidate", "replies": ["另一个译文"]},
     {"replies": ["some words"]},
 ]
 
