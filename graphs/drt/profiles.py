@@ -11,9 +11,6 @@ import orjson
 
 from agentsys.text.languages import language
 
-Refiner = Literal["dialogue", "candidates"]
-Score = Literal["stated", "expected"]
-Thought = Literal["long", "short"]
 ProfileName = Literal["small", "paper"]
 
 
@@ -23,10 +20,10 @@ class Profile:
 
     source_language: str
     target_language: str
-    refiner: Refiner
-    score: Score
+    refiner: Literal["dialogue", "candidates"]
+    score: Literal["stated", "expected"]
     score_step: float
-    thought: Thought
+    thought: Literal["long", "short"]
     max_rounds: int
 
 

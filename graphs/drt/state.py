@@ -72,8 +72,9 @@ class Input(TypedDict):
 
 
 class State(Input):
-    """P(s) as it grows (step B4)."""
+    """P(s) as it grows (step B4); `refiner` is the run's, since the route through the graph depends on it."""
 
+    refiner: NotRequired[str]
     keywords: NotRequired[list[dict[str, str]]]
     steps: NotRequired[list[RefinementStep]]
     kept: NotRequired[list[int]]

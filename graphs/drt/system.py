@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from langgraph.graph import END, START, StateGraph
@@ -23,7 +23,7 @@ from agentsys.graphs.drt.checks import (
     find_difference,
     is_usable,
 )
-from agentsys.graphs.drt.profiles import PROFILES, ProfileName, Refiner, Score, Thought, find_examples
+from agentsys.graphs.drt.profiles import PROFILES, ProfileName, find_examples
 from agentsys.graphs.drt.state import (
     Comparison,
     Evaluation,
@@ -85,7 +85,7 @@ class DRT(System):
         keywords = [{"word": word, "translation": drop_repeated_renderings(text)} for word, text in pairs.items()]
         # A thread of Studio may still hold the values of an earlier sentence.
         empty: dict[str, Any] = {"steps": [], "kept": [], "stop": "", "dropped": None, "targets": []}
-        return {**empty, "keywords": keywords}
+        return {**empty, "refiner": context.refiner, "keywords": keywords}
 
     async def translate(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B2: the preliminary translation t_0, a literal one."""
@@ -258,47 +258,50 @@ class Context(BaseContext, LanguagePair):
 
     left_open: ClassVar[Mapping[str, Any]] = {}
 
-    profile: ProfileName | None = knob(
-        None,
-        "values of the options left open: `paper`, the method as published, or `small`, for small models; the default "
-        "is `small` for the shipped sentences and `paper` otherwise",
+    profile: Literal["auto", "paper", "small"] = knob(
+        "auto",
+        "values of the options left open: `paper`, the method as published, or `small`, for small models; `auto` is "
+        "`small` for the shipped sentences and `paper` otherwise",
     )
     source_language: str = knob("", "language of the sentences; empty: the profile's (paper: English; small: Chinese)")
     target_language: str = knob(
         "", "language of the translations; empty: the profile's (paper: Chinese; small: English)"
     )
-    refiner: Refiner | None = knob(
-        None, "refine in a dialogue with the advisor (paper), or sample candidates and rank them (small)"
+    refiner: Literal["profile", "dialogue", "candidates"] = knob(
+        "profile", "refine in a dialogue with the advisor (paper), or sample candidates and rank them (small)"
     )
-    thought: Thought | None = knob(None, "a long thought in prose (paper), or a short one (small)")
+    thought: Literal["profile", "long", "short"] = knob(
+        "profile", "a long thought in prose (paper), or a short one (small)"
+    )
     evaluator: Literal["score", "pairwise"] = knob(
         "score", "score each translation by the rubric, or compare it with the previous one"
     )
-    score: Score | None = knob(
-        None, "the score in the reply (paper), or its expected value over the token probabilities (small)"
+    score: Literal["profile", "stated", "expected"] = knob(
+        "profile", "the score in the reply (paper), or its expected value over the token probabilities (small)"
     )
-    score_step: float | None = knob(
-        None,
-        "scores that round to the same multiple of this are equal, step C1 (paper: 1, whole numbers; small: 0.1)",
+    score_step: float = knob(
+        0.0,
+        "scores that round to the same multiple of this are equal, step C1; 0: the profile's (paper: 1, whole numbers; "
+        "small: 0.1)",
         highest_in_studio=100,
     )
     threshold: float = knob(
         90.0, "stop the dialogue at this score, 0-100 (the paper does not report its value)", highest=100
     )
-    max_rounds: int | None = knob(
-        None, "refinements, or further candidates, at most (paper: 8; small: 5)", highest_in_studio=64
+    max_rounds: int = knob(
+        -1, "refinements, or further candidates, at most; -1: the profile's (8)", highest_in_studio=64
     )
     min_steps: int = knob(3, "drop a record with fewer remaining steps (step C2)", highest_in_studio=1000)
     count_draft: bool = knob(True, "count the first draft as a step in min_steps")
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
-        profile = PROFILES.get(self.profile or "paper")
-        values = {"profile": "paper", **asdict(profile)} if profile else {}
-        left_open = {name: getattr(self, name) for name in values if getattr(self, name) in ("", None)}
+        name = "paper" if self.profile == "auto" else self.profile
+        values = {"profile": name, **asdict(PROFILES[name])} if name in PROFILES else {}
+        left_open = {option: _OPEN[option] for option in values if getattr(self, option) == _OPEN[option]}
         object.__setattr__(self, "left_open", left_open)
-        for name in left_open:
-            object.__setattr__(self, name, values[name])
+        for option in left_open:
+            object.__setattr__(self, option, values[option])
         super().__post_init__()
         self.at_least(threshold=0, max_rounds=0, min_steps=1, score_step=0.1)
         if self.refiner == "candidates" and self.evaluator == "pairwise":
@@ -310,6 +313,10 @@ class Context(BaseContext, LanguagePair):
             return self
         changes: dict[str, Any] = {**self.left_open, "profile": profile}
         return replace(self, **changes)
+
+
+_OPEN: Final = {item.name: item.default for item in fields(Context)}
+"""The value of each option that means: left open."""
 
 
 async def _ask(context: Context, role: Role[T], key: str, state: State, **inputs: Any) -> Answer[T]:
@@ -326,9 +333,9 @@ def _last_reason(error: RoleError) -> str:
     return str(error).rsplit(": ", 1)[-1]
 
 
-def changed_steps(scores: Sequence[float], score_step: float | None = None) -> list[int]:
+def changed_steps(scores: Sequence[float], score_step: float = 1.0) -> list[int]:
     """C1: indices of the steps whose score differs from that of the step before, rounded to a multiple of a step."""
-    rounded = [round(score / (score_step or 1.0)) for score in scores]
+    rounded = [round(score / score_step) for score in scores]
     return [i for i, score in enumerate(rounded) if i == 0 or score != rounded[i - 1]]
 
 
@@ -341,23 +348,23 @@ def _stop_reason(steps: Sequence[RefinementStep], context: Context) -> str:
             return "enough candidates"
     elif context.evaluator == "score" and scores[-1] >= context.threshold:
         return "threshold"
-    return "max_rounds" if context.max_rounds is not None and len(steps) > context.max_rounds else ""
+    return "max_rounds" if len(steps) > context.max_rounds else ""
 
 
-def _after_draft(state: State, runtime: Runtime[Context]) -> str:
-    return END if state.get("dropped") else _after_refinement(state, runtime)
+def _after_draft(state: State) -> str:
+    return END if state.get("dropped") else _after_refinement(state)
 
 
-def _after_refinement(state: State, runtime: Runtime[Context]) -> str:
+def _after_refinement(state: State) -> str:
     if state.get("stop"):
         return "select"
-    return "evaluate" if runtime.context.refiner == "candidates" else "advise"
+    return "evaluate" if state.get("refiner") == "candidates" else "advise"
 
 
-def _after_selection(state: State, runtime: Runtime[Context]) -> str:
+def _after_selection(state: State) -> str:
     if state.get("dropped"):
         return END
-    return "compare" if runtime.context.refiner == "candidates" else "narrate"
+    return "compare" if state.get("refiner") == "candidates" else "narrate"
 
 
 builder = DRT().builder()

@@ -69,7 +69,8 @@ class Case:
 def step(
     translation: str, score: float, key: str, feedback: str = ADVICE, reason: str = "The image."
 ) -> dict[str, Any]:
-    return {"translation": translation, "feedback": feedback, "score": score, "reason": reason, "key": key}
+    scores = {"score": score, "stated": score}
+    return {"translation": translation, "feedback": feedback, **scores, "reason": reason, "key": key}
 
 
 def looked_up(sub_query: str, answer: str, decided: bool = True) -> dict[str, Any]:
@@ -101,7 +102,12 @@ JUDGED = {"figurative": True, "literal": "空教堂里的钟 (Glocke)", "suitabl
 STEPS = [step(DRAFTS[0], 60, "draft"), step(DRAFTS[1], 75, "refine/1"), step(DRAFTS[2], 92, "refine/2")]
 CASES = {
     "drt": Case(
-        conditional={("evaluate", "refine"), ("evaluate", "select"), ("select", "narrate"), ("select", "__end__")},
+        conditional={
+            *(("translate", "advise"), ("translate", "evaluate"), ("translate", "__end__")),
+            *(("evaluate", "refine"), ("evaluate", "select")),
+            *(("refine", "advise"), ("refine", "evaluate"), ("refine", "select")),
+            *(("select", "compare"), ("select", "narrate"), ("select", "__end__")),
+        },
         tokens_from={"pick_keywords", "translate", "advise", "evaluate", "refine", "narrate"},
         result={"steps": STEPS, "trans": DRAFTS[2], "stop": "threshold"},
         changed={

@@ -15,7 +15,7 @@ DRAFTS = ["她的笑声是空教堂里的钟。", "她的笑声像空教堂里�
 EDITED = "她笑，如空教堂里的钟。"
 REPAIRED = "她的笑声是空教堂里的钟声。"
 SCORES = {DRAFTS[0]: 60, DRAFTS[1]: 75, DRAFTS[2]: 92}
-ADVICE = "The bell should be heard, not seen."
+ADVICE = 'The word "钟" is silent; "余音" lets the bell be heard.'
 QUESTION = "In which town was the inventor Ada Brandt born?"
 SUB_QUERIES = ["Who is Ada Brandt?", "Where was Ada Brandt born?"]
 PASSAGES = [
@@ -111,8 +111,10 @@ def reply_to(seen: Seen) -> Behavior:
         return Answer(text)
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")
-    if attempts := sorted(set(re.findall(r"\[\d\]", last))):
-        return Answer("First I write " + ", then ".join(attempts) + ".")
+    if decision := re.search(r"Final translation: (⟦\d⟧)", last):
+        others = sorted({*re.findall(r"⟦\d⟧", last)} - {decision[1]})
+        paragraphs = ["I start.", *(f"I try {mark}." for mark in others), "It is better.", "It is good."]
+        return Answer("\n\n".join([*paragraphs, f"I keep {decision[1]}"]))
     if any(translation in last for translation in (*DRAFTS, EDITED)):
         return Answer(ADVICE)
     return Answer(DRAFTS[min(2, sum(message["content"] in (*DRAFTS, EDITED) for message in messages))])

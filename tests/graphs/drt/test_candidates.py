@@ -89,7 +89,7 @@ def test_data_holds_no_mark() -> None:
 
 
 def test_what_is_left_open_has_the_value_of_the_profile() -> None:
-    assert Context() == Context(profile="paper")
+    assert Context() == Context(profile="paper") == Context(profile="auto", max_rounds=8, score_step=1)
     context = Context(max_rounds=2, target_language="French")
     assert (context.refiner, context.score, context.thought, context.max_rounds) == ("dialogue", "stated", "long", 2)
     small = context.with_default_profile("small")
