@@ -24,6 +24,10 @@ NOTES: Final = re.compile(
     r"|[(（\[]\s*(?:translator'?s\s+)?(?:notes?|注|译注|译者注)\s*[:：]|```|\*\*"
 )
 """Notes and markup around a translation."""
+REFUSAL: Final = re.compile(
+    r"(?i)can(?:not|['’]t) (?:assist|help) (?:you )?with (?:that|this)|as an ai\b|作为一个?(?:AI|人工智能)"
+)
+"""A model's refusal."""
 WRAPPED: Final = re.compile(r"[\"“「『].*[\"”」』]", re.DOTALL)
 """A text in quotation marks."""
 TAG: Final = re.compile(r"</?[A-Za-z][\w:-]*[^<>]*>|⟦|⟧")
@@ -80,11 +84,11 @@ def check_keywords(reply: Keywords, inputs: Mapping[str, Any]) -> str | None:
 def check_draft(translation: str, inputs: Mapping[str, Any]) -> str | None:
     """Return why a translation is refused, or None.
 
-    It must be the whole sentence and nothing else: no note, no tag, no word of the source language but names and
-    quotations, and neither much shorter nor much longer than the sentence.
+    It must be the whole sentence and nothing else: no note, tag or refusal, no word of the source language but names
+    and quotations, and neither much shorter nor much longer than the sentence.
     """
     text = inputs["text"]
-    for pattern, name in ((NOTES, "a note"), (TAG, "a tag")):
+    for pattern, name in ((NOTES, "a note"), (TAG, "a tag"), (REFUSAL, "a refusal")):
         if (match := pattern.search(translation)) and match[0] not in text:
             return f"it has {name} ({match[0].strip()}); give the translation alone"
     if WRAPPED.fullmatch(translation.strip()) and not WRAPPED.fullmatch(text.strip()):

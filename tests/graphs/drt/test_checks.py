@@ -70,6 +70,8 @@ def test_translations_that_pass(inputs: dict[str, Any], translation: str) -> Non
         (TO_CHINESE, "水壶像个老管家似的咳了一声，艾达笑了。（注：比喻）", "it has a note"),
         (TO_CHINESE, "<think>壶</think>水壶像个老管家似的咳了一声，艾达笑了。", r"it has a tag \(<think>\)"),
         (TO_CHINESE, "水壶像个老管家似的咳了一声，⟦1⟧艾达笑了。", "it has a tag"),
+        (TO_ENGLISH, "I'm sorry, but I can't assist with that.", "it has a refusal"),
+        (TO_CHINESE, "抱歉，作为一个人工智能，我不能翻译这句话。", "it has a refusal"),
         (TO_CHINESE, "水壶像个老管家似的咳了一声。\n\n艾达笑了。", "it has several lines"),
         (TO_CHINESE, "“水壶像个老管家似的咳了一声，艾达笑了。”", "it is in quotation marks"),
         (TO_CHINESE, "水壶咳。", "it is not the whole sentence"),
