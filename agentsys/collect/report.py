@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -50,7 +49,7 @@ class _Bar(Progress):
 
     lines: Sequence[str] = ()
 
-    def get_renderables(self) -> Iterable[RenderableType]:
+    def get_renderables(self) -> Iterable[Any]:
         """See rich.progress.Progress.get_renderables."""
         yield self.make_tasks_table(self.tasks)
         for line in self.lines:
@@ -119,7 +118,7 @@ class ProgressView:
     def _print_record(self, trace: Trace, now: float) -> None:
         if self._finished_records <= FIRST_RECORDS or now - self._last_record_time > LINE_SECONDS:
             self._last_record_time = now
-            text = Text(describe_record(trace))
+            text = Text(plain(describe_record(trace)))
             if self._console.is_terminal:
                 self._console.print(text, no_wrap=True, overflow="ellipsis")
             else:

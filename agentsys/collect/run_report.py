@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 import orjson
 import typer
-from rich import box
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from agentsys.collect.manifest import read_manifest
@@ -174,7 +174,7 @@ def print_report(sections: Iterable[Section], console: Console, title: str = "")
     if title:
         console.print(title, soft_wrap=True)
     for section in sections:
-        table = Table(box=box.SIMPLE_HEAD, show_header=any(section.columns), show_edge=False, collapse_padding=True)
+        table = Table(box=SIMPLE_HEAD, show_header=any(section.columns), show_edge=False, collapse_padding=True)
         for place, column in enumerate(section.columns):
             table.add_column(column, justify="right" if place else "left", overflow="fold")
         for row in section.rows:

@@ -24,15 +24,14 @@ class Profile:
     score: Literal["stated", "expected"]
     score_step: float
     thought: Literal["long", "short"]
-    max_rounds: int
 
 
 PROFILES: Final[dict[ProfileName, Profile]] = {
-    "small": Profile("Chinese", "English", "candidates", "expected", 0.1, "short", 8),
-    "paper": Profile("English", "Chinese", "dialogue", "stated", 1.0, "long", 8),
+    "small": Profile("Chinese", "English", "candidates", "expected", 0.1, "short"),
+    "paper": Profile("English", "Chinese", "dialogue", "stated", 1.0, "long"),
 }
 """`small` is for models of a few billion parameters: docs/drt.md says what was measured. `paper` is the method as it
-was published, for strong models. The paper does not report its maximum of rounds; its data has up to 8 steps."""
+was published, for strong models."""
 
 
 @lru_cache(maxsize=64)

@@ -263,9 +263,11 @@ class Context(BaseContext, LanguagePair):
         "values of the options left open: `paper`, the method as published, or `small`, for small models; `auto` is "
         "`small` for the shipped sentences and `paper` otherwise",
     )
-    source_language: str = knob("", "language of the sentences; empty: the profile's (paper: English; small: Chinese)")
+    source_language: str = knob(
+        "profile", "language of the sentences (profile paper: English; small: Chinese)", required=True
+    )
     target_language: str = knob(
-        "", "language of the translations; empty: the profile's (paper: Chinese; small: English)"
+        "profile", "language of the translations (profile paper: Chinese; small: English)", required=True
     )
     refiner: Literal["profile", "dialogue", "candidates"] = knob(
         "profile", "refine in a dialogue with the advisor (paper), or sample candidates and rank them (small)"
@@ -289,7 +291,9 @@ class Context(BaseContext, LanguagePair):
         90.0, "stop the dialogue at this score, 0-100 (the paper does not report its value)", highest=100
     )
     max_rounds: int = knob(
-        -1, "refinements, or further candidates, at most; -1: the profile's (8)", highest_in_studio=64
+        8,
+        "stop after this many refinements or further candidates (the paper does not report its value)",
+        highest_in_studio=64,
     )
     min_steps: int = knob(3, "drop a record with fewer remaining steps (step C2)", highest_in_studio=1000)
     count_draft: bool = knob(True, "count the first draft as a step in min_steps")

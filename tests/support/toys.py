@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -195,11 +196,18 @@ def _run_forked(options: list[str], output: str) -> None:
 
 
 def one_error(err: str) -> str:
-    """The message of a command's error; asserts that stderr has this one line only."""
+    """The message of a command's error; asserts that stderr has this one line, and lines of finished records, only."""
     assert "Traceback" not in err, err
+    err = without_record_lines(err)
     assert err.startswith("error: "), err
     assert err.count("\n") == 1, err
     return err.removeprefix("error: ").strip()
+
+
+def without_record_lines(err: str) -> str:
+    """A command's stderr without the lines that the progress view prints for finished records."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if not re.match(r"\S+ (kept|dropped|failed)[ ,:(]", line))
 
 
 class Input(TypedDict):

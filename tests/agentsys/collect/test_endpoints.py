@@ -84,7 +84,7 @@ async def test_the_limit_on_requests_in_flight_is_reached_and_kept(
 
 
 def test_an_endpoint_that_goes_down_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    records = write_lines(tmp_path / "in.jsonl", [{"id": f"r{i}", "text": f"t{i}"} for i in range(30)])
+    records = write_lines(tmp_path / "in.jsonl", sentences(30, 1000))
     arguments = ["--input", records, "--out", tmp_path / "run", "--cache", tmp_path / "c.sqlite", "--in-flight", 2]
 
     with served(plan=lambda seen: Answer(drt_reply(seen))) as server:
@@ -145,8 +145,13 @@ def drt_reply(seen: Seen) -> str:
         return json.dumps({"keywords": [{"word": question.split()[0], "translation": "词"}]})
     if "score" in schema.get("properties", {}):
         return json.dumps({"reason": "so so", "score": random.Random(question).randrange(30, 100)})
-    if quotes := sorted(set(re.findall(r"\[\d+\]", question))):
-        return "I think of " + " and then of ".join(quotes)
+    if decision := re.search(r"Final translation: (⟦\d+⟧)", question):
+        marks = sorted({*re.findall(r"⟦\d+⟧", question)} - {decision[1]})
+        return "\n\n".join(
+            ["I begin.", *(f"I think of {mark}" for mark in marks), "So.", "Well.", f"I keep {decision[1]}"]
+        )
+    if "Assess the translation." in question:
+        return '"译文" is stiff; write "翻译".'
     return f"译文{random.Random(str(seen.body)).randrange(10**6)}"
 
 

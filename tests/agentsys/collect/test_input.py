@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from agentsys.traces import read_traces
-from tests.support.toys import RULES, call_drt, evaluation, one_error, run_drt, write_lines
+from tests.support.toys import RULES, call_drt, evaluation, one_error, run_drt, without_record_lines, write_lines
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
 
@@ -236,7 +236,7 @@ def test_a_wrong_option_is_one_line(command: Command, options: list[str], pieces
 
 
 def test_an_undefined_variable_ends_the_run_at_once(command: Command) -> None:
-    write_lines(Path("in.jsonl"), [{"id": f"r{i}", "text": f"{i} {GOOD}"} for i in range(50)])
+    write_lines(Path("in.jsonl"), [{"id": f"r{i}", "text": f"{i} {GOOD}"} for i in range(10)])
     Path("mine.md").write_text("# user\nMend {{ translation }} in the mood {{ mood }}")
     code, _, err = command("--input", "in.jsonl", "--advisor-prompt", "mine.md", "--in-flight", 1)
     assert code == 2
@@ -247,7 +247,7 @@ def test_an_undefined_variable_ends_the_run_at_once(command: Command) -> None:
     assert failures() == {}
     Path("mine.md").write_text("# user\nMend {{ translation }}")  # no record is finished, so the prompt may change
     assert command("--input", "in.jsonl", "--advisor-prompt", "mine.md")[0] == 0
-    assert len(kept()) == 50
+    assert len(kept()) == 10
 
 
 @pytest.mark.parametrize(
@@ -263,6 +263,6 @@ def test_exit_codes_of_the_real_command(tmp_path: Path, script: Path, options: l
         assert one_error(err).startswith("'nonsense:x' is not a model spec; use ")
         assert not (tmp_path / "run").exists()
     else:
-        assert err == ""
+        assert without_record_lines(err) == ""
         assert "kept" in out
         assert (tmp_path / "run" / "traces-00000.jsonl").exists()

@@ -74,7 +74,7 @@ def test_the_exit_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
 
     with pytest.raises(typer.Exit) as end:
         run_guarded(work)
-    assert end.value.exit_code == 2 and "\nerror: 20 records" in capsys.readouterr().err
+    assert end.value.exit_code == 2 and "error: 20 records" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_the_manifest_adds_up(run_folder: Path, calls: Callable[[], int]) -> Non
     assert {trace.run for trace in traces} == {manifest["run"]}
     assert set(manifest["fingerprint"]["roles"]) == {
         "keywords", "draft", "advisor", "evaluator", "comparer", "refiner", "narrator",
+        "candidate", "contrast", "rewriter", "short_narrator",
     }  # fmt: skip
     assert manifest["fingerprint"]["knobs"]["target_language"] == "German"
 

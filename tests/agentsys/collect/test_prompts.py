@@ -86,6 +86,7 @@ def test_roles_that_share_a_prompt_file_have_a_file_each(tmp_path: Path, model: 
     drt = DRT(advisor=Role(prompt), draft=Role(prompt, name="x"))
     collect(drt.builder().compile(name="drt"), [], tmp_path / "run", context=DrtContext(model=model), options=UNCACHED)
     names = {"keywords", "draft", "advisor", "evaluator", "comparer", "refiner", "narrator"}
+    names |= {"candidate", "contrast", "rewriter", "short_narrator"}
     assert {path.stem for path in (tmp_path / "run" / "prompts").iterdir()} == names
     assert set(read_manifest(tmp_path / "run")["fingerprint"]["roles"]) == names
 

@@ -87,7 +87,7 @@ def test_the_cache_stays_within_its_limit_while_a_run_fills_it(
 
     def size(name: str, *options: object) -> int:
         code = call_drt(capsys, *arguments, "--out", tmp_path / name, *options)[0]
-        assert code == 0
+        assert code in (0, 3), "a record without a usable score fails"
         return sum(file.stat().st_size for file in tmp_path.glob("cache.sqlite*"))
 
     full_size, paid = size("one"), calls()

@@ -35,7 +35,7 @@ def engine(spec: str) -> Any:
     return model.engine
 
 
-def test_embedded(tmp_path: Path) -> None:
+def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = engine("embedded")
     assert isinstance(default, EmbeddedEngine)
     assert (default.weights, default.slots, default.context) == (DEFAULT, EMBEDDED_SLOTS, EMBEDDED_CONTEXT)
@@ -45,7 +45,9 @@ def test_embedded(tmp_path: Path) -> None:
     (tmp_path / "my.gguf").write_bytes(b"GGUF")
     custom = engine(f"embedded:{tmp_path}/my.gguf?slots=2&context=512")
     assert (custom.weights, custom.slots, custom.context) == (f"{tmp_path}/my.gguf", 2, 512)
-    assert load_model("embedded?slots=2").records_in_progress == 2
+    for cores, records in ((1, 1), (2, 1), (4, 2), (64, 2)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert load_model("embedded?slots=2").records_in_progress == records, cores
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,9 @@ def test_data_holds_no_mark() -> None:
 
 
 def test_what_is_left_open_has_the_value_of_the_profile() -> None:
-    assert Context() == Context(profile="paper") == Context(profile="auto", max_rounds=8, score_step=1)
+    assert Context() == Context(profile="paper") == Context(profile="auto", score="stated", score_step=1)
     context = Context(max_rounds=2, target_language="French")
-    assert (context.refiner, context.score, context.thought, context.max_rounds) == ("dialogue", "stated", "long", 2)
+    assert (context.refiner, context.score, context.thought) == ("dialogue", "stated", "long")
     small = context.with_default_profile("small")
     assert (small.profile, small.refiner, small.score, small.score_step) == ("small", "candidates", "expected", 0.1)
     assert (small.max_rounds, small.source_language, small.target_language) == (2, "Chinese", "French")

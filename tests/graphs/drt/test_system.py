@@ -241,7 +241,7 @@ def test_languages_are_variables(run: Runner) -> None:
     [
         ({"threshold": 400}, "threshold: 400 is above 100"),
         ({"threshold": float("nan")}, "threshold: nan is not a finite number"),
-        ({"max_rounds": -2}, "max_rounds: -2 is below 0"),
+        ({"max_rounds": -1}, "max_rounds: -1 is below 0"),
         ({"min_steps": 0}, "min_steps: 0 is below 1"),
     ],
 )
