@@ -59,7 +59,7 @@ class DRT(System):
         "drt/keywords", Keywords, check=check_keywords, sampling={"temperature": 0.3, "max_tokens": 600}
     )
     draft: Role[str] = Role("drt/draft", check=check_refinement, sampling={"temperature": 0.5, "max_tokens": 400})
-    candidate: Role[str] = Role("drt/candidate", check=check_refinement, sampling={**SAMPLED, "temperature": 0.7})
+    candidate: Role[str] = Role("drt/candidate", check=check_refinement, sampling={**SAMPLED, "temperature": 0.8})
     advisor: Role[str] = Role("drt/advisor", check=check_advice, sampling={"temperature": 0.5, "max_tokens": 800})
     contrast: Role[str] = Role("drt/contrast", sampling={"temperature": 0.3, "max_tokens": 120})
     evaluator: Role[Evaluation] = Role(
@@ -153,18 +153,15 @@ class DRT(System):
     async def refine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1); or one more candidate.
 
-        Where the dialogue gives nothing new, the last translation and its feedback are asked about in one turn. If that
-        fails too, the rounds end.
+        Where that gives nothing new, the last translation and its feedback are asked about in one turn. If that fails
+        too, the rounds end.
         """
         context, steps = runtime.context, state["steps"]
-        if context.refiner == "candidates":
-            roles, key = [self.candidate], f"candidate/{len(steps)}"
-        else:
-            roles, key = [self.refiner, self.rewriter], f"refine/{len(steps)}"
+        roles = {"candidate": self.candidate} if context.refiner == "candidates" else {"refine": self.refiner}
         inputs = {"translation": steps[-1]["translation"], "feedback": steps[-1]["feedback"]}
         reason = ""
-        for role in roles:
-            name = key if role is roles[0] else f"rewrite/{len(steps)}"
+        for key, role in (roles | {"rewrite": self.rewriter}).items():
+            name = f"{key}/{len(steps)}"
             try:
                 answer = await _ask(context, role, name, state, keywords=state["keywords"], steps=steps, **inputs)
             except RoleError as err:

@@ -46,6 +46,17 @@ def test_candidates_are_sampled_until_enough_scores_differ(run: Runner) -> None:
     assert len(result_of(small(run, (95, 50, 60)))["steps"]) == 3, "no threshold ends it"
 
 
+def test_a_repeated_candidate_is_asked_for_in_other_words(run: Runner) -> None:
+    repeats = {"role": "candidate", "key": "candidate/1*", "replies": [TEXTS[0]]}
+    trace = run([repeats, *small_rules(), *script_rules((40, 55, 70))], refiner="candidates")
+    assert [step["key"] for step in result_of(trace)["steps"]] == ["draft", "rewrite/1", "candidate/2"]
+    request = call_of(trace, "rewrite/1").messages[-1]["content"]
+    assert TEXTS[0] in request and "Comment" not in request
+    stubborn = {"role": "rewriter", "replies": [TEXTS[0]]}
+    trace = run([repeats, stubborn, *small_rules(), *script_rules((40,))], refiner="candidates")
+    assert result_of(trace)["stop"].startswith("rewriter: it repeats an earlier version")
+
+
 def test_a_failing_contrast_leaves_the_feedback_empty(run: Runner) -> None:
     empty = {"role": "contrast", "replies": [""]}
     trace = run([empty, *small_rules(), *script_rules((40, 55, 70))], refiner="candidates")
