@@ -174,9 +174,12 @@ async def test_without_a_tokenizer_the_chat_route_is_used(spec: str) -> None:
 
 def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Path) -> None:
     """A complete run: whatever this small model writes, every record ends, and prompts share their prefixes."""
-    context = Context(
-        model=spec, max_rounds=1, min_steps=1, evaluator_model="?max_tokens=200", narrator_model="?max_tokens=80"
-    )
+    shorter = {
+        "evaluator_model": "?max_tokens=200",
+        "advisor_model": "?max_tokens=100",
+        "narrator_model": "?max_tokens=80",
+    }
+    context = Context(model=spec, max_rounds=1, min_steps=1, **shorter)
     before = asyncio.run(prefix_hits(spec))
     records = ["The moon hung over the bay like a coin.", "His word was a door without a lock."]
     options = RunOptions(in_flight=8, cache=tmp_path / "cache.sqlite")
@@ -197,7 +200,9 @@ def test_the_command_starts_vllm_and_stops_it(tmp_path: Path) -> None:
     before = serving_processes()
     records = write_lines(tmp_path / "records.jsonl", [{"text": "The moon hung over the bay like a coin."}])
     model = f"vllm:{FOLDER}?context=4096"
-    limits = ["--max-rounds", 1, "--min-steps", 1, "--evaluator-model", "?max_tokens=200", "--in-flight", 256]
+    limits = ["--max-rounds", 1, "--min-steps", 1, "--in-flight", 256]
+    for role, tokens in {"evaluator": 200, "advisor": 100, "narrator": 80}.items():
+        limits += [f"--{role}-model", f"?max_tokens={tokens}"]
     files = ["--input", records, "--out", tmp_path / "out"]
     code, output, err = run_drt(tmp_path / "cache", "--model", model, *files, *limits, timeout=600)
     assert code in (0, 3), err  # this small model may write replies that make the record fail
