@@ -5,8 +5,6 @@ Each pair is scored by the evaluator, without a comment, and compared by the com
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypeVar
 
@@ -15,9 +13,9 @@ from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
 from agentsys.graphs.drt.state import Comparison, Evaluation
-from agentsys.graphs.drt.system import DRT
+from agentsys.graphs.drt.system import DRT, gather_answers
 from agentsys.logprobs import expected_score
-from agentsys.roles import Answer, Role, RoleError
+from agentsys.roles import Role, RoleError
 from agentsys.systems import BaseContext, LanguagePair, System, ask, knob, role_options, sequence_graph
 from agentsys.text.languages import language_name
 
@@ -64,7 +62,7 @@ class EvaluatorCheck(System):
         inputs = {"text": state["text"], "feedback": "", **_languages(state, context)}
         sides = {"better": state["better"], "worse": state["worse"]}
         try:
-            answers = await _settle(
+            answers = await gather_answers(
                 ask(context, self.evaluator, key=f"evaluate/{side}", translation=translation, **inputs)
                 for side, translation in sides.items()
             )
@@ -84,7 +82,7 @@ class EvaluatorCheck(System):
         inputs = {"text": state["text"], **_languages(state, context)}
         orders = [(state["better"], state["worse"]), (state["worse"], state["better"])]
         try:
-            answers = await _settle(
+            answers = await gather_answers(
                 ask(context, self.comparer, key=f"compare/{order}", first=first, second=second, **inputs)
                 for order, (first, second) in enumerate(orders)
             )
@@ -110,12 +108,3 @@ def _languages(state: State, context: Context) -> dict[str, str]:
     """The languages of a pair, codes as names."""
     own = {name: language_name(str(state.get(name) or "")) for name in context.languages}
     return {name: own[name] or default for name, default in context.languages.items()}
-
-
-async def _settle(asked: Iterable[Awaitable[Answer[T]]]) -> list[Answer[T]]:
-    """Wait for all, so that the trace does not depend on timing, then raise the first error."""
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return [answer for answer in answers if not isinstance(answer, BaseException)]

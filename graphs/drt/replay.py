@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from agentsys.graphs.drt.system import changed_steps
+from agentsys.graphs.drt.system import changed_steps, stop_reason
 
 Kind = Literal["stated", "expected"]
 Verdict = Literal["kept", "dropped", "open"]
@@ -51,11 +51,7 @@ class Rule:
 
     def stops(self, scores: Sequence[float]) -> bool:
         """B3d: whether the rounds end after these scores."""
-        if self.refiner == "candidates":
-            enough = self.counted_steps(changed_steps(sorted(scores), self.score_step)) >= self.min_steps
-        else:
-            enough = self.evaluator == "score" and scores[-1] >= self.threshold
-        return enough or len(scores) > self.max_rounds
+        return bool(stop_reason(scores, self))
 
     def select(self, scores: Sequence[float]) -> list[int]:
         """C1: indices of the steps that stay; candidates are first put in the order of their scores."""

@@ -7,9 +7,9 @@ retells them as a long thought. docs/drt.md lists the departures from the paper.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -125,7 +125,7 @@ class DRT(System):
                     score = step["expected"] = round(expected, 1)
             step["score"] = score
         steps = [*before, step]
-        return {"steps": steps, "stop": state.get("stop") or _stop_reason(steps, context)}
+        return {"steps": steps, "stop": state.get("stop") or stop_reason([step["score"] for step in steps], context)}
 
     async def _compare_with_previous(
         self, state: State, before: list[RefinementStep], step: RefinementStep, context: Context
@@ -135,20 +135,12 @@ class DRT(System):
             return {**step, "score": 0.0, "reason": "the first draft"}
         last = before[-1]
         pairs = [(last["translation"], step["translation"]), (step["translation"], last["translation"])]
-        answers = await asyncio.gather(
-            *(
-                _ask(context, self.comparer, f"compare/{len(before)}/{order}", state, first=first, second=second)
-                for order, (first, second) in enumerate(pairs)
-            ),
-            return_exceptions=True,  # wait for both, so that the trace does not depend on timing
+        old_first, new_first = await gather_answers(
+            _ask(context, self.comparer, f"compare/{len(before)}/{order}", state, first=first, second=second)
+            for order, (first, second) in enumerate(pairs)
         )
-        verdicts = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            verdicts.append(answer.value)
-        wins = [verdicts[0].better == "second", verdicts[1].better == "first"]
-        return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": verdicts[0].reason}
+        wins = [old_first.value.better == "second", new_first.value.better == "first"]
+        return {**step, "score": last["score"] + sum(wins) - 1.0, "reason": old_first.value.reason}
 
     async def refine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """B3c: t_k from the whole dialogue t_0, f_0, ..., t_(k-1), f_(k-1); or one more candidate.
@@ -326,6 +318,15 @@ async def _ask(context: Context, role: Role[T], key: str, state: State, **inputs
     return await ask(context, role, key=key, text=state["text"], examples=examples, **context.languages, **inputs)
 
 
+async def gather_answers(asked: Iterable[Awaitable[Answer[T]]]) -> list[Answer[T]]:
+    """Wait for all, so that the trace does not depend on timing, then raise the first error."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
 def _new_step(answer: Answer[str]) -> RefinementStep:
     return {"translation": answer.value.strip(), "feedback": "", "score": 0.0, "reason": "", "key": answer.call.key}
 
@@ -340,16 +341,34 @@ def changed_steps(scores: Sequence[float], score_step: float = 1.0) -> list[int]
     return [i for i, score in enumerate(rounded) if i == 0 or score != rounded[i - 1]]
 
 
-def _stop_reason(steps: Sequence[RefinementStep], context: Context) -> str:
+class StopRule(Protocol):
+    """The settings that end the rounds: a run's Context, or those of a replay."""
+
+    @property
+    def evaluator(self) -> str: ...
+    @property
+    def refiner(self) -> str: ...
+    @property
+    def score_step(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def max_rounds(self) -> int: ...
+    @property
+    def min_steps(self) -> int: ...
+    @property
+    def count_draft(self) -> bool: ...
+
+
+def stop_reason(scores: Sequence[float], rule: StopRule) -> str:
     """B3d: the pre-set threshold or maximum of rounds; enough candidates of different scores. "" if there is none."""
-    scores = [step["score"] for step in steps]
-    if context.refiner == "candidates":
-        needed = context.min_steps + (not context.count_draft)
-        if len(changed_steps(sorted(scores), context.score_step)) >= needed:
+    if rule.refiner == "candidates":
+        needed = rule.min_steps + (not rule.count_draft)
+        if len(changed_steps(sorted(scores), rule.score_step)) >= needed:
             return "enough candidates"
-    elif context.evaluator == "score" and scores[-1] >= context.threshold:
+    elif rule.evaluator == "score" and scores[-1] >= rule.threshold:
         return "threshold"
-    return "max_rounds" if len(steps) > context.max_rounds else ""
+    return "max_rounds" if len(scores) > rule.max_rounds else ""
 
 
 def _after_draft(state: State) -> str:
