@@ -33,7 +33,9 @@ class DRTOptions(CollectOptions):
     """The options of a DRT run. Raises InputError for a pilot without records and for one with another limit."""
 
     pilot: int | None = knob(
-        None, "run the first N records only, then report what the method does and what the whole input would take"
+        None,
+        "run the first N records only, then report what the method does and what the whole input would take",
+        once=True,
     )
 
     def __post_init__(self) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from agentsys.graphs.drt_collect import DRTOptions
+from agentsys.options import names_meant_once
 from agentsys.traces import read_traces
 from tests.support.drt import TEXT, TEXTS, script_rules, small_rules
 from tests.support.toys import call_drt, evaluation, one_error, read_failed, read_manifest, write_lines
@@ -106,6 +108,7 @@ def test_a_pilot_runs_the_first_records_and_reports(tmp_path: Path, capsys: pyte
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["records"]["kept"], report["projection"]["records"]) == (2, 40)
     assert "40 records" in printed
+    assert "pilot" in names_meant_once([DRTOptions]), "a rerun, or the same command without it, takes all records"
     for more, message in ((["--limit", 3], "--pilot and --limit"), ([], "--pilot 0: give a number")):
         code, _, err = call_drt(capsys, *options, "--pilot", 2 if more else 0, *more)
         assert code == 2 and message in one_error(err)
