@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from langchain_core.runnables.config import var_child_runnable_config
 
 from agentsys.models.cache import RequestCache
 from agentsys.traces import Call
@@ -66,6 +67,8 @@ class Recorder:
     on_call: Callable[[Call], None] = field(default=lambda call: None)
     generation: int = 0
     calls: list[Call] = field(default_factory=list)
+    tasks: dict[str, str] = field(default_factory=dict)
+    """The id of the graph's task that made each call, by the call's key."""
     _keys: set[str] = field(default_factory=set)
 
     @property
@@ -84,7 +87,16 @@ class Recorder:
     def add(self, call: Call) -> None:
         """Record a finished call and report it to the run."""
         self.calls.append(call)
+        if task := _current_task():
+            self.tasks[call.key] = task
         self.on_call(call)
+
+
+def _current_task() -> str | None:
+    """The id of the running task of a graph, of the outer one in a subgraph; None outside a graph."""
+    config = var_child_runnable_config.get()
+    namespace = (config or {}).get("metadata", {}).get("langgraph_checkpoint_ns", "")
+    return namespace.split("|")[0].rpartition(":")[2] or None
 
 
 current: ContextVar[Recorder | None] = ContextVar("agentsys_recorder", default=None)

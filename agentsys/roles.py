@@ -31,6 +31,7 @@ from agentsys.models.wire import Reply, load_reply
 from agentsys.prompt import Message, Prompt
 from agentsys.recorder import Recorder, calling, current, identity, seed_of
 from agentsys.studio import count_call
+from agentsys.telemetry import Span, call_span, role_span
 from agentsys.traces import Call
 
 T = TypeVar("T")
@@ -136,16 +137,23 @@ class Role(Generic[T]):
         `key` names the call within its record and is unique there. `continue_ids` are the token ids of a partial
         answer; the reply continues exactly these. Raises RoleError, ModelError, PromptError or DuplicateKey.
         """
+        with role_span(self.name, key) as span:
+            return await self._ask_until_usable(model, key, list(continue_ids), inputs, span)
+
+    async def _ask_until_usable(
+        self, model: BaseChatModel, key: str, continue_ids: list[int], inputs: Mapping[str, Any], span: Span
+    ) -> Answer[T]:
         request = self.text.render(inputs)
         messages = request
         problem, tokens = "", 0
         for attempt in range(self.attempts):
             with calling():
-                call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, list(continue_ids))
+                call = await self._call(model, messages, f"{key}#{attempt}" if attempt else key, continue_ids)
             try:
                 return Answer(self._parse(call, inputs), call)
             except _Unusable as err:
                 call.error = problem = str(err)
+                span.add_refusal(call)
                 tokens += call.completion_tokens
                 has_prefix = request[-1]["role"] == "assistant" or bool(continue_ids)
                 if isinstance(err, _Unwanted) or has_prefix:
@@ -165,7 +173,7 @@ class Role(Generic[T]):
         role = replace(self, output=cast("Any", str), sampling=sampling)
         if isinstance(model, AgentChatModel):
             model = model.model_copy(update={"sampling": {**model.sampling, **sampling}})
-        with calling():
+        with calling(), role_span(self.name, key):
             return await role._call(model, cast("list[Message]", call.messages), key, list(ids))
 
     async def _call(self, model: BaseChatModel, messages: list[Message], key: str, continue_ids: list[int]) -> Call:

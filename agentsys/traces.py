@@ -20,14 +20,16 @@ from agentsys.shapes import Shape
 from agentsys.targets import Segment, Target, TargetError, masked, stored_target, target_from
 
 __all__ = [
-    "VERSION", "Call", "Outcome", "RunFolderError", "Segment", "Target", "TargetError", "Trace", "dump", "failed_file",
-    "load", "masked", "read_finished", "read_traces", "shards", "sort_key", "strip_measured", "target_from",
+    "VERSION", "Call", "Outcome", "RunFolderError", "Segment", "Step", "Target", "TargetError", "Trace", "dump",
+    "failed_file", "load", "masked", "read_finished", "read_traces", "shards", "sort_key", "strip_measured",
+    "target_from",
 ]  # fmt: skip
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The trace format that this package writes; it reads this version and all earlier ones.
 
-Version 2 has the outcome *failed* for records that could not be processed; version 1 had *rejected*.
+Version 3 has the record's path through the graph. Version 2 has the outcome *failed* for records that could not be
+processed; version 1 had *rejected*.
 """
 
 NO_SHARD: Final = "not the name of a shard, which is traces-NNNNN.jsonl"
@@ -96,8 +98,26 @@ class Call:
 
 
 @dataclass(slots=True)
+class Step:
+    """A node of the graph that a record went through: the keys of its calls, and what it wrote to the state.
+
+    `in_result` names values that the record's result has too (or its targets, its tree), `omitted` those above 20 kB
+    and those that JSON cannot hold.
+    """
+
+    node: str
+    calls: list[str] = field(default_factory=list)
+    update: dict[str, Any] = field(default_factory=dict)
+    in_result: list[str] = field(default_factory=list)
+    omitted: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Trace:
-    """What happened to one record: its calls, search tree, result, targets and lineage."""
+    """What happened to one record: its calls, path, search tree, result, targets and lineage.
+
+    `path` is None in traces of version 1 and 2.
+    """
 
     id: str
     system: str
@@ -110,6 +130,7 @@ class Trace:
     targets: list[Target]
     calls: list[Call]
     tree: list[dict[str, Any]] | None = None
+    path: list[Step] | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
@@ -126,6 +147,7 @@ class RefusedInput:
 
 _TRACE: Final = Shape(Trace, "a trace")
 _CALL: Final = Shape(Call, "a call")
+_STEP: Final = Shape(Step, "a step")
 _REFUSED: Final = Shape(RefusedInput, "a refused input")
 
 
@@ -165,6 +187,9 @@ def parse(line: bytes | str) -> dict[str, Any]:
     for number, call in enumerate(raw["calls"]):
         if fault := _CALL.fault(call):
             raise ValueError(f"not a trace: in calls[{number}], {fault}")
+    for number, step in enumerate(raw.get("path") or ()):
+        if fault := _STEP.fault(step):
+            raise ValueError(f"not a trace: in path[{number}], {fault}")
     try:
         raw["targets"] = [stored_target(target) for target in raw["targets"]]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -173,7 +198,9 @@ def parse(line: bytes | str) -> dict[str, Any]:
 
 
 def _trace_from(raw: dict[str, Any]) -> Trace:
-    return Trace(**{**raw, "calls": [Call(**call) for call in raw["calls"]]})
+    path = raw.get("path")
+    steps = None if path is None else [Step(**step) for step in path]
+    return Trace(**{**raw, "calls": [Call(**call) for call in raw["calls"]], "path": steps})
 
 
 def read_traces(folder: str | Path) -> Iterator[Trace]:

@@ -14,7 +14,7 @@ from agentsys.traces import RunFolderError, Trace, read_traces, shards
 
 ROW_GROUP: Final = 1000
 """Rows of one row group; at most these are in memory."""
-JSON_COLUMNS: Final = ("input", "result", "targets", "calls", "tree", "measured")
+JSON_COLUMNS: Final = ("input", "result", "targets", "calls", "tree", "path", "measured")
 """Columns whose structure differs between records; each value is a JSON text."""
 
 

@@ -26,6 +26,7 @@ from agentsys.collect.fingerprint import context_models, fingerprint, make_conte
 from agentsys.collect.limits import FailureCounter, FailureLimit, Price, allowed_in_flight
 from agentsys.collect.manifest import MANIFEST_VERSION
 from agentsys.collect.options import RunOptions
+from agentsys.collect.path import GraphRun
 from agentsys.collect.resume import check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.collect.summary import CALL_TOTALS, Summary, Watcher
@@ -38,6 +39,7 @@ from agentsys.prompt import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
 from agentsys.targets import Target, check_targets, target_from
+from agentsys.telemetry import record_span
 from agentsys.traces import Call, Trace
 
 RECORDS_PER_REQUEST: Final = 1.5
@@ -228,13 +230,15 @@ class Run:
                 self._add_bad_input(record, record.reason)
             elif self._is_due(record):
                 self._watch(self.summary, record)
-                trace = await self._run_record(record)
-                if trace is not None and not (trace.outcome == "failed" and self._failure_counter.problem):
-                    trace = self._append(trace, record)
-                    self.summary.failed -= self._done.finish(record.id, is_failed=trace.outcome == "failed")
-                    self.summary.add_record(trace.outcome, trace.reason)
-                    self._count_failure(trace.reason if trace.outcome == "failed" else None)
-                    self._after(trace)
+                with record_span(record.id, self.graph.name, self.summary.run) as span:
+                    trace = await self._run_record(record)
+                    if trace is not None and not (trace.outcome == "failed" and self._failure_counter.problem):
+                        trace = self._append(trace, record)
+                        self.summary.failed -= self._done.finish(record.id, is_failed=trace.outcome == "failed")
+                        self.summary.add_record(trace.outcome, trace.reason)
+                        self._count_failure(trace.reason if trace.outcome == "failed" else None)
+                        self._after(trace)
+                    span.add_trace(trace)
             await asyncio.sleep(0)  # a long run of finished records must not block the other workers
             if self.switch.reason:
                 return
@@ -298,11 +302,12 @@ class Run:
         recorder = Recorder(record.id, self.cache, self.switch, self._after_call, generation)
         token = current.set(recorder)
         started = time.perf_counter()
+        graph_run = GraphRun()
         output: dict[str, Any] = {}
         targets: list[Target] = []
         error, traceback = "", ""
         try:
-            output = await self.graph.ainvoke(record.data, {"recursion_limit": 10_000}, context=self.context)
+            output = await graph_run.run(self.graph, record.data, self.context)
             targets = [target_from(target) for target in output.get("targets") or ()]
             check_targets(targets, recorder.calls, output.get("tree"))
         except Stopped:
@@ -335,6 +340,7 @@ class Run:
             targets=[] if error else targets,
             calls=recorder.calls,
             tree=output.get("tree"),
+            path=graph_run.path(recorder.tasks, {} if error else output),
             measured=measured,
         )
 

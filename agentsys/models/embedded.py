@@ -20,7 +20,7 @@ from agentsys.models import weights
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel
 from agentsys.models.errors import EndpointDown, SpecError
-from agentsys.models.load import measure_other_load
+from agentsys.models.load import ThreadChoice, count_cores
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ EMBEDDED_SLOTS: Final = 4
 """Sequences that the embedded engine generates in parallel."""
 EMBEDDED_CONTEXT: Final = 8192
 """Context length in tokens of each sequence."""
-BUSY_CORES: Final = 0.6
-"""Cores that other processes use above which the engine leaves them one."""
+DRAIN_SECONDS: Final = 60.0
+"""Seconds to wait for the requests in flight before the engine changes its threads; else it tries again later."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class EmbeddedEngine:
     slots: int = EMBEDDED_SLOTS
     context: int = EMBEDDED_CONTEXT
     _remote: RemoteEngine | None = None
-    _server: Any = None
+    _server: LlamaServer | None = None
     _lock: LoopLock = field(default_factory=LoopLock)
 
     async def serve(self) -> ServedModel:
@@ -49,7 +49,19 @@ class EmbeddedEngine:
             async with self._lock():
                 if self._remote is None:
                     self._remote = await _run_in_daemon(self._start)
+        elif not self._lock().locked() and self._server is not None and self._server.revise_threads():
+            async with self._lock():
+                await self._restart(self._server)
         return await self._remote.serve()
+
+    async def _restart(self, server: LlamaServer) -> None:
+        """Start the server again between two requests, with another number of threads."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS) as limit, server.endpoint.paused():
+                limit.reschedule(None)
+                await _run_in_daemon(server.restart)
+        except TimeoutError:
+            server.keep_threads()
 
     @property
     def capacity(self) -> int:
@@ -75,11 +87,10 @@ class EmbeddedEngine:
             path = weights.find(self.weights)
         except weights.WeightsError as err:
             raise EndpointDown(str(err)) from None
-        server = self._server = _start_llamacpp(str(path), self.slots, self.context)  # kept alive by this engine
+        server = self._server = _find_server(str(path), self.slots, self.context)  # kept alive by this engine
         entry = weights.CATALOG.get(self.weights)
         revision = entry.sha256[:16] if entry else _file_revision(path)
-        endpoint = Endpoint([server.listening_address], in_flight=self.slots, timeout=1800)
-        return RemoteEngine(endpoint, name=entry.name if entry else path.stem, revision=revision)
+        return RemoteEngine(server.endpoint, name=entry.name if entry else path.stem, revision=revision)
 
     async def aclose(self) -> None:
         """Close the connections; the engine stays up for the next run in this process."""
@@ -130,37 +141,69 @@ def _file_revision(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _llamacpp_threads() -> int | None:
-    """Threads of the embedded engine: $LLAMA_ARG_THREADS, as in llama.cpp's own commands, or the cores that this
-    process may use if those are not all. None: llama.cpp's default, which counts all cores. Raises SpecError.
+class LlamaServer:
+    """llama.cpp's server in this process. It starts again on its port when the load asks for other threads.
+
+    llama.cpp cannot change them while it runs. A start takes 1 to 3 s, and what the slots hold of prompts is lost.
+    """
+
+    def __init__(self, path: str, slots: int, context: int) -> None:
+        """Start it. Raises EndpointDown, or SpecError for a wrong $LLAMA_ARG_THREADS."""
+        self._settings = (path, slots, context)
+        self._threads = _read_threads()
+        self._choice = ThreadChoice(count_cores()) if self._threads is None and count_cores() > 1 else None
+        if self._choice is not None:
+            self._choice.start()
+            if self._choice.threads is not None:
+                self._say("starts")
+            self._threads = self._choice.threads
+        self._server = _start_llamacpp(*self._settings, threads=self._threads)
+        self.endpoint = Endpoint([self._server.listening_address], in_flight=slots, timeout=1800)
+
+    def revise_threads(self) -> bool:
+        """Whether the load of the last seconds asks for another number of threads, which `restart` takes."""
+        return self._choice is not None and self._choice.revise()
+
+    def keep_threads(self) -> None:
+        """Take back what `revise_threads` chose."""
+        if self._choice is not None:
+            self._choice.threads = self._threads
+
+    def restart(self) -> None:
+        """Start with the threads that `revise_threads` chose, while no request is in flight. Raises EndpointDown."""
+        assert self._choice is not None
+        self._say("goes on")
+        port = int(self.endpoint.addresses[0].rpartition(":")[2])
+        self._threads = self._choice.threads
+        self._server = None  # stops it
+        self._server = _start_llamacpp(*self._settings, threads=self._threads, port=port)
+
+    def _say(self, verb: str) -> None:
+        assert self._choice is not None
+        cores, threads = self._choice.cores, self._choice.threads or self._choice.cores
+        advice = f" (LLAMA_ARG_THREADS={cores} always uses all cores)" if threads < cores else ""
+        say(
+            f"other processes use {self._choice.load:.1f} of {cores} cores: "
+            f"the embedded engine {verb} with {threads} thread{'s' * (threads > 1)}{advice}"
+        )
+
+
+_find_server = lru_cache(maxsize=4)(LlamaServer)
+
+
+def _read_threads() -> int | None:
+    """Threads that are set: by $LLAMA_ARG_THREADS, as in llama.cpp's own commands, or by the number of cores that this
+    process may use, if those are not all. None: by the load. Raises SpecError.
     """
     if threads := os.environ.get("LLAMA_ARG_THREADS", ""):
         if not threads.isdecimal() or int(threads) < 1:
             raise SpecError(f"LLAMA_ARG_THREADS={threads}: give a number of threads")
         return int(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return _leave_core() if cores == os.cpu_count() else cores
+    return None if cores == os.cpu_count() else cores
 
 
-def _leave_core() -> int | None:
-    """One thread less than cores if other processes use a core or most of one; None if they do not.
-
-    llama.cpp's threads wait for each other after every operation. One that shares its core holds up all of them: beside
-    one busy process, two threads on two cores generate half as much as one thread.
-    """
-    cores = os.cpu_count() or 1
-    load = measure_other_load() if cores > 1 else None
-    if load is None or load < BUSY_CORES:
-        return None
-    say(
-        f"other processes use {load:.1f} of {cores} cores: the embedded engine starts with {cores - 1} "
-        f"thread{'s' * (cores > 2)} (LLAMA_ARG_THREADS={cores} uses all cores)"
-    )
-    return cores - 1
-
-
-@lru_cache(maxsize=4)
-def _start_llamacpp(path: str, slots: int, context: int) -> Any:
+def _start_llamacpp(path: str, slots: int, context: int, threads: int | None = None, port: int = 0) -> Any:
     try:
         from xllamacpp import CommonParams, Server
     except ImportError:
@@ -171,8 +214,10 @@ def _start_llamacpp(path: str, slots: int, context: int) -> Any:
     params.n_ctx = slots * context
     params.kv_unified = False
     params.cpuparams.poll = params.cpuparams_batch.poll = 0  # without OpenMP, waiting threads sleep and do not poll
-    if threads := _llamacpp_threads():
+    if threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    if port:
+        params.port = port
     params.verbosity = -1
     try:
         return Server(params)

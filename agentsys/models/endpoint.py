@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from agentsys.models.faults import RequestRefused, ServerError
 from agentsys.models.fields import BadReply
 from agentsys.models.rate import RateLimit
 from agentsys.models.reading import MAX_BYTES, MAX_ERROR_BYTES, NotJSON, TooLarge, parse_json, read_body, read_events
+from agentsys.models.retry import RetryPolicy, parse_retry_after
 from agentsys.models.secrets import SecretFilter
 
 if TYPE_CHECKING:
@@ -60,15 +62,6 @@ class _RetryableError(Exception):
         self.retry_after = retry_after
         self.refused = refused
         self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Exponential backoff with full jitter: the n-th wait is random in 0 .. first * 2^n seconds, at most `longest`."""
-
-    attempts: int = 6
-    first: float = 0.5
-    longest: float = 30.0
 
 
 @dataclass(slots=True)
@@ -139,6 +132,15 @@ class Endpoint:
         self.in_flight = in_flight
         if self._state is not None:
             self._state.limit = asyncio.Semaphore(in_flight * len(self.addresses))
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Wait for the requests in flight; others are sent only after the block. Not for two tasks at once."""
+        limit = self._loop_state().limit
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(self.in_flight * len(self.addresses)):
+                await stack.enter_async_context(limit)
+            yield
 
     def say(self, text: str) -> None:
         """Print a line about this endpoint on stderr, once."""
@@ -392,7 +394,7 @@ class Endpoint:
         except (NotJSON, TimeoutError, aiohttp.ClientError, OSError) as err:
             raw = _short_message(err).encode()
         response.close() if len(raw) >= MAX_ERROR_BYTES else response.release()
-        seconds = _parse_retry_after(response.headers.get("Retry-After"))
+        seconds = parse_retry_after(response.headers.get("Retry-After"))
         self._raise_for(f"{address}{route}", faults.error_of_status(response.status, raw), seconds)
         raise AssertionError  # unreachable: the line above raises
 
@@ -430,21 +432,6 @@ def _client_error() -> type[Exception]:
     import aiohttp
 
     return aiohttp.ClientError
-
-
-def _parse_retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header (a number or an HTTP date), or None."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        from email.utils import parsedate_to_datetime
-
-        try:
-            return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-        except (ValueError, OverflowError):
-            return None
 
 
 def _short_message(err: BaseException) -> str:

@@ -340,7 +340,7 @@ def test_lines_of_a_later_version_are_left_alone(
 ) -> None:
     edit_line(folder / SHARD, 2, with_values(version=99))
     before = (folder / SHARD).read_bytes()
-    message = f"run/{SHARD}:2: trace version 99 is newer than 2; update agentsys"
+    message = f"run/{SHARD}:2: trace version 99 is newer than 3; update agentsys"
     with pytest.raises(RunFolderError) as error:
         run()
     assert str(error.value) == message

@@ -296,8 +296,8 @@ class Quick:
     graph = one_node(node)
     def __getattr__(self, name):
         return getattr(self.graph, name)
-    async def ainvoke(self, data, config, context=None):
-        return {**data, **await node(data)}
+    async def astream(self, data, config, context=None, stream_mode=()):
+        yield "values", {**data, **await node(data)}
 
 summary = collect(Quick(), sys.argv[1], sys.argv[2], options=RunOptions(cache=Path(sys.argv[2]) / "cache"))
 status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory at the fork

@@ -26,6 +26,7 @@ from agentsys.graphs.drt.system import Context, graph
 from agentsys.models import load_model
 from agentsys.models.chat import EndpointChatModel, Served, reply_from_message
 from agentsys.models.errors import ModelError
+from agentsys.models.load import ThreadChoice
 from agentsys.models.tokens import render
 from agentsys.models.wire import Reply, Request, build_payload
 from agentsys.prompt import Prompt
@@ -175,11 +176,11 @@ async def test_without_a_tokenizer_the_chat_route_is_used(spec: str) -> None:
 def test_drt_and_the_prefix_cache(spec: str, tmp_path: Path, isolated_cache: Path) -> None:
     """A complete run: whatever this small model writes, every record ends, and prompts share their prefixes."""
     shorter = {
-        "evaluator_model": "?max_tokens=200",
-        "advisor_model": "?max_tokens=100",
+        "evaluator_model": "?max_tokens=160",
+        "advisor_model": "?max_tokens=80",
         "narrator_model": "?max_tokens=80",
     }
-    context = Context(model=spec, max_rounds=1, min_steps=1, **shorter)
+    context = Context(model=f"{spec}?max_tokens=120", max_rounds=1, min_steps=1, **shorter)
     before = asyncio.run(prefix_hits(spec))
     records = ["The moon hung over the bay like a coin.", "His word was a door without a lock."]
     options = RunOptions(in_flight=8, cache=tmp_path / "cache.sqlite")
@@ -199,10 +200,8 @@ def test_the_command_starts_vllm_and_stops_it(tmp_path: Path) -> None:
     """The README's `--model vllm:...`: the child is started, called with token ids, and stopped at the end."""
     before = serving_processes()
     records = write_lines(tmp_path / "records.jsonl", [{"text": "The moon hung over the bay like a coin."}])
-    model = f"vllm:{FOLDER}?context=4096"
+    model = f"vllm:{FOLDER}?context=4096&max_tokens=60"
     limits = ["--max-rounds", 1, "--min-steps", 1, "--in-flight", 256]
-    for role, tokens in {"evaluator": 200, "advisor": 100, "narrator": 80}.items():
-        limits += [f"--{role}-model", f"?max_tokens={tokens}"]
     files = ["--input", records, "--out", tmp_path / "out"]
     code, output, err = run_drt(tmp_path / "cache", "--model", model, *files, *limits, timeout=600)
     assert code in (0, 3), err  # this small model may write replies that make the record fail
@@ -365,6 +364,40 @@ async def test_an_engine_keeps_its_server() -> None:
 
     model = load_model("embedded:qwen2.5-coder-0.5b?max_tokens=4")
     assert (await model.ainvoke("Say yes.")).content
-    embedded._start_llamacpp.cache_clear()
+    embedded._find_server.cache_clear()
     gc.collect()
     assert (await model.ainvoke("Say no.")).content
+
+
+@EMBEDDED
+async def test_an_engine_changes_its_threads_between_requests(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Requests in flight are finished, and those that follow wait for the restart: none is sent twice."""
+    model = load_model("embedded:qwen2.5-coder-0.5b?max_tokens=24&temperature=0")
+    assert isinstance(model, EndpointChatModel)
+    first = await model.complete([{"role": "user", "content": "Count to 20."}])
+    server = model.engine._server
+    chosen = iter([1, None])
+    choice = ThreadChoice(2)
+
+    def revise() -> bool:
+        choice.threads = next(chosen, None)
+        return choice.threads != server._threads
+
+    monkeypatch.setattr(server, "_choice", choice)
+    monkeypatch.setattr(choice, "revise", lambda: False)
+    address = server.endpoint.addresses[0]
+    for _ in range(2):
+        questions = [[{"role": "user", "content": f"Count to {number}."}] for number in (30, 40, 20)]
+        running = [asyncio.create_task(model.complete(question)) for question in questions]
+        await asyncio.sleep(0.2)
+        with monkeypatch.context() as patch:
+            patch.setattr(choice, "revise", revise)
+            last = await model.complete([{"role": "user", "content": "Count to 20."}])
+        replies = [*await asyncio.gather(*running), last]
+        assert [reply.measured["retries"] for reply in replies] == [0] * 4
+        assert replies[2].text == last.text == first.text
+        assert server.endpoint.addresses == [address]
+    said = [line for line in capsys.readouterr().err.splitlines() if "goes on" in line]
+    assert [line.split("goes on with ")[1][:9] for line in said] == ["1 thread ", "2 threads"]

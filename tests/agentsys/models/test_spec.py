@@ -18,7 +18,7 @@ from agentsys.installation import install_command
 from agentsys.models import EndpointDown, SpecError, load_model
 from agentsys.models.chat import EndpointChatModel
 from agentsys.models.child import ChildEngine
-from agentsys.models.embedded import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, EmbeddedEngine, _llamacpp_threads
+from agentsys.models.embedded import EMBEDDED_CONTEXT, EMBEDDED_SLOTS, EmbeddedEngine, _read_threads
 from agentsys.models.engines import RemoteEngine
 from agentsys.models.sampling import check
 from agentsys.models.scripted import ScriptedChatModel
@@ -389,15 +389,14 @@ def test_threads_of_the_embedded_engine(
     monkeypatch.setenv("LLAMA_ARG_THREADS", variable)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: cores)
-    monkeypatch.setattr("agentsys.models.embedded.measure_other_load", lambda: 0.1)
-    assert _llamacpp_threads() == threads
+    assert _read_threads() == threads
 
 
 @pytest.mark.parametrize("variable", ["0", "-1", "two"])
 def test_a_wrong_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv("LLAMA_ARG_THREADS", variable)
     with pytest.raises(SpecError, match=f"LLAMA_ARG_THREADS={variable}: give a number of threads"):
-        _llamacpp_threads()
+        _read_threads()
 
 
 def test_the_bare_name_of_weights_is_pointed_out() -> None:
