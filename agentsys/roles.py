@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
+from agentsys.callbacks import as_run
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.errors import ModelError
 from agentsys.models.foreign import ask_foreign
@@ -138,7 +139,8 @@ class Role(Generic[T]):
         answer; the reply continues exactly these. Raises RoleError, ModelError, PromptError or DuplicateKey.
         """
         with role_span(self.name, key) as span:
-            return await self._ask_until_usable(model, key, list(continue_ids), inputs, span)
+            ask = partial(self._ask_until_usable, model, key, list(continue_ids), inputs, span)
+            return await as_run(self.name, inputs, ask, lambda answer: answer.value)
 
     async def _ask_until_usable(
         self, model: BaseChatModel, key: str, continue_ids: list[int], inputs: Mapping[str, Any], span: Span
@@ -195,38 +197,49 @@ class Role(Generic[T]):
             recorder.claim(key)
         else:
             count_call()
-        reply = _get_cached(recorder, call_id)
-        if reply is None:
-            if isinstance(model, AgentChatModel):
-                extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
-                extra |= {"continue_ids": continue_ids} if continue_ids else {}
-                reply = await model.get_reply(cast("Any", messages), **extra)
-            elif continue_ids:
-                raise ModelError(
-                    f"{model_id['name']}: only the model classes of agentsys can continue a partial answer"
-                )
-            else:
-                reply = await ask_foreign(model, messages, self.output if self.schema else None, sampling, seed)
-            if recorder and recorder.cache:
-                await recorder.cache.put(call_id, orjson.dumps(reply))
-        call = Call(
-            key=key,
-            role=self.name,
-            prompt_sha256=self.text.sha256,
-            model=model_id["name"],
-            revision=model_id["revision"],
-            mode="token" if reply.prompt_ids is not None and reply.ids is not None else "chat",
-            sampling=sampling,
-            seed=seed,
-            schema_sha256=self.schema_sha256,
-            messages=cast("list[dict[str, Any]]", messages),
-            **{name: getattr(reply, name) for name in _SHARED},
-        )
-        if reply.sent is not None:
-            _note_sent(call, reply.sent)
+        with call_span(model_id["name"], provider_of(model), key) as span:
+            reply = _get_cached(recorder, call_id)
+            if reply is None:
+                reply = await self._request_reply(model, model_id["name"], messages, key, seed, continue_ids)
+                if recorder and recorder.cache:
+                    await recorder.cache.put(call_id, orjson.dumps(reply))
+            call = Call(
+                key=key,
+                role=self.name,
+                prompt_sha256=self.text.sha256,
+                model=model_id["name"],
+                revision=model_id["revision"],
+                mode="token" if reply.prompt_ids is not None and reply.ids is not None else "chat",
+                sampling=sampling,
+                seed=seed,
+                schema_sha256=self.schema_sha256,
+                messages=cast("list[dict[str, Any]]", messages),
+                **{name: getattr(reply, name) for name in _SHARED},
+            )
+            if reply.sent is not None:
+                _note_sent(call, reply.sent)
+            span.add_call(call)
         if recorder:
             recorder.add(call)
         return call
+
+    async def _request_reply(
+        self,
+        model: BaseChatModel,
+        model_name: str,
+        messages: list[Message],
+        key: str,
+        seed: int | None,
+        continue_ids: list[int],
+    ) -> Reply:
+        if isinstance(model, AgentChatModel):
+            extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
+            extra |= {"continue_ids": continue_ids} if continue_ids else {}
+            return await model.get_reply(cast("Any", messages), **extra)
+        if continue_ids:
+            raise ModelError(f"{model_name}: only the model classes of agentsys can continue a partial answer")
+        output = self.output if self.schema else None
+        return await ask_foreign(model, messages, output, dict(self.sampling), seed)
 
     def _parse(self, call: Call, inputs: Mapping[str, Any]) -> T:
         if call.reasoning and not call.text.strip():
@@ -337,6 +350,13 @@ def _foreign_identity(model: BaseChatModel) -> dict[str, Any]:
     parameters = repr(sorted(model._identifying_params.items(), key=str))
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     return {"name": name, "revision": hashlib.sha256(parameters.encode()).hexdigest()[:16]}
+
+
+def provider_of(model: BaseChatModel) -> str:
+    """What answers, in telemetry: `vllm`, or the name of another integration's provider, such as `anthropic`."""
+    if isinstance(model, AgentChatModel):
+        return model.provider
+    return model._get_ls_params().get("ls_provider") or model._llm_type
 
 
 _FENCE: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)

@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import orjson
 
 from agentsys.display import say
-from agentsys.installation import install_command
+from agentsys.installation import install_command, version
 from agentsys.models.secrets import mask_key
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def role_span(role: str, key: str) -> Iterator[Span]:
 
 @contextmanager
 def call_span(model: str, provider: str, key: str) -> Iterator[Span]:
-    """The span of one call, retries included; `provider` names the server's dialect or the integration."""
+    """The span of one call, retries included; `provider` names the server's dialect or the LangChain integration."""
     attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": provider,
@@ -157,9 +157,10 @@ def _tracer() -> Any:
 
 @lru_cache(maxsize=1)
 def _tracer_of(provider: Any) -> Any:
-    import agentsys
-
-    return provider.get_tracer("agentsys", agentsys.__version__)
+    try:
+        return provider.get_tracer("agentsys", version())
+    except PackageNotFoundError:  # copied, not installed
+        return provider.get_tracer("agentsys")
 
 
 def captures_messages() -> bool:

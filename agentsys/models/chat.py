@@ -16,14 +16,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables.config import var_child_runnable_config
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
+from agentsys.callbacks import has_callbacks
 from agentsys.models import plain, thinking, tokens, wire
 from agentsys.models.attempt import Attempt
 from agentsys.models.endpoint import Endpoint
@@ -87,6 +87,11 @@ class AgentChatModel(BaseChatModel):
         """Return the sampling settings of a request: DEFAULTS < the role's `defaults` < the model spec's."""
         return {**DEFAULTS, **check(defaults), **self.sampling}
 
+    @property
+    def provider(self) -> str:
+        """What answers, in telemetry: for a server its dialect, such as `vllm`, once it is started."""
+        return self._llm_type
+
     @abstractmethod
     async def identity(self) -> dict[str, Any]:
         """Return {"name", "revision"} of the model, which identify a call (the address does not). Starts the engine."""
@@ -101,8 +106,20 @@ class AgentChatModel(BaseChatModel):
         Bulk runs have no callbacks, and LangChain's messages, managers and events would double the cost of a call.
         """
         if has_callbacks():
-            return reply_from_message(await self.ainvoke(cast("Any", list(messages)), **kwargs))
+            metadata = {"ls_model_name": (await self.identity())["name"], "agentsys_call": kwargs.get("key", "")}
+            request = cast("Any", list(messages))
+            return reply_from_message(await self.ainvoke(request, {"metadata": metadata}, **kwargs))
         return await self.complete(messages, **kwargs)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        """What LangChain's tracers show of a call."""
+        settings = self.settings(kwargs.get("sampling") or {})
+        return LangSmithParams(
+            ls_provider=self.provider,
+            ls_model_type="chat",
+            ls_temperature=settings.get("temperature"),
+            ls_max_tokens=settings.get("max_tokens"),
+        )
 
     async def _agenerate(
         self,
@@ -112,7 +129,8 @@ class AgentChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         reply = await self.complete([_message_to_dict(message) for message in messages], stop=stop, **kwargs)
-        message = AIMessage(content=reply.text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
+        name = (await self.identity())["name"]
+        message = AIMessage(reply.text, response_metadata=_metadata(reply, name), usage_metadata=_usage(reply))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _generate(
@@ -155,14 +173,21 @@ class EndpointChatModel(AgentChatModel):
     """
 
     engine: Any
+    _dialect: str = PrivateAttr("openai")
 
     @property
     def _llm_type(self) -> str:
         return "agentsys-endpoint"
 
+    @property
+    def provider(self) -> str:
+        """See AgentChatModel.provider."""
+        return self._dialect
+
     async def identity(self) -> dict[str, Any]:
         """See AgentChatModel.identity."""
         served = await self.engine.serve()
+        self._dialect = served.dialect
         return {"name": served.name, "revision": served.revision}
 
     async def token_ids(self, text: str) -> list[int] | None:
@@ -262,7 +287,7 @@ class EndpointChatModel(AgentChatModel):
         chat = [_message_to_dict(message) for message in messages]
         request, served = await self._build_request(chat, stop=stop, **kwargs)
         if thinking.needs_two_requests(request):
-            yield _last_chunk(await self._request_reply(request, served), with_text=True)
+            yield _last_chunk(await self._request_reply(request, served), served.name, with_text=True)
             return
         route, body = wire.build_payload(request, served.dialect, served.model, stream=True)
         attempt = Attempt(served.endpoint, served.model, request, body)
@@ -291,7 +316,7 @@ class EndpointChatModel(AgentChatModel):
         await _finish_reply(reply, request, served, measured, attempt)
         if answer := stream.rest(reply.text):
             yield ChatGenerationChunk(message=AIMessageChunk(content=answer))
-        yield _last_chunk(reply)
+        yield _last_chunk(reply, served.name)
 
     @property
     def records_in_progress(self) -> int | None:
@@ -315,19 +340,15 @@ def _message_to_dict(message: BaseMessage) -> dict[str, Any]:
     return {"role": role, "content": message.content}
 
 
-def has_callbacks() -> bool:
-    """Whether a LangChain callback would see a call made now: Studio's stream, a tracer, a user's handler."""
-    config = var_child_runnable_config.get()
-    callbacks = config.get("callbacks") if config else None
-    if config is None:
-        return True  # outside a graph, only LangChain knows
-    return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
-
-
-def _last_chunk(reply: wire.Reply, *, with_text: bool = False) -> ChatGenerationChunk:
+def _last_chunk(reply: wire.Reply, model: str, *, with_text: bool = False) -> ChatGenerationChunk:
     text = reply.text if with_text else ""
-    message = AIMessageChunk(content=text, response_metadata={"reply": reply}, usage_metadata=_usage(reply))
+    message = AIMessageChunk(text, response_metadata=_metadata(reply, model), usage_metadata=_usage(reply))
     return ChatGenerationChunk(message=message)
+
+
+def _metadata(reply: wire.Reply, model: str) -> dict[str, Any]:
+    """The reply for roles; the model's name and the finish reason under the names that LangChain's handlers read."""
+    return {"reply": reply, "model_name": model, "finish_reason": reply.finish}
 
 
 async def _finish_reply(
