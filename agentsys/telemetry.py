@@ -4,7 +4,7 @@ agentsys.record                one record of a run
   invoke_agent advisor         one ask of a role, with the calls that repeat it
     chat qwen2.5-coder-1.5b    one call
 
-Spans are made if the process has a tracer provider. Without one, opentelemetry is not imported.
+Spans are made if the process has a tracer provider. opentelemetry is not imported to look for one.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _set_error(span: Any, kind: str, message: str) -> None:
 
 
 def _tracer() -> Any:
-    """The tracer of the process's provider; None if it has none, as a program that never imported opentelemetry."""
+    """The tracer of the process's provider, or None. A process that has one has imported opentelemetry."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     provider = trace.get_tracer_provider() if hasattr(trace, "get_tracer_provider") else None
     if provider is None or isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
