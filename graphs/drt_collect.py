@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import orjson
 
-from agentsys.collect.command import CollectOptions, count_records, finish, run_with_view
+from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.collect.run_report import file_line, print_report, write_report
 from agentsys.commands import command, run_app
 from agentsys.console import Console
 from agentsys.display import show
 from agentsys.graphs.drt.mine import Books, mine
 from agentsys.graphs.drt.system import Context, graph
+from agentsys.inputs.count import count_records
 from agentsys.knobs import knob
 from agentsys.records import InputError
 from agentsys.text.languages import language

@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,10 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
 from agentsys.display import show
+from agentsys.progress import Progress
 from agentsys.trainers.loading import DType, TrainerError, load_tokenizer
 from agentsys.trainers.pretrain.chunks import Encoder, chunk_documents
 from agentsys.trainers.pretrain.corpus import ChunkFolder, ChunkWriter, describe_format, read_documents, write_chunks
-from agentsys.trainers.pretrain.scores import ScoringJob, score_all
+from agentsys.trainers.pretrain.scores import ScoringJob, score_all, scored_chunks
 from agentsys.trainers.pretrain.train import PretrainingOptions, pretrain
 from agentsys.trainers.training import TrainingOptions, memory_errors
 
@@ -97,8 +97,8 @@ def chunk(options: ChunkOptions) -> None:
     encoder = Encoder(tokenizer)
     documents = read_documents(options.corpus)
     format_facts = describe_format(encoder, tokenizer, options.tokenizer, options.max_length)
-    with _bar("chunks", None) as advance:
-        chunks = _count_chunks(chunk_documents(documents, encoder, options.max_length), advance)
+    with Progress("chunks") as progress:
+        chunks = _count_chunks(chunk_documents(documents, encoder, options.max_length), progress.update)
         folder = write_chunks(chunks, writer, **format_facts)
     save_config(options.out)
     seconds = time.perf_counter() - started
@@ -109,8 +109,9 @@ def score(options: ScoreOptions) -> None:
     """Score all chunks with one model. Rerun it to resume; several commands may share the work."""
     started = time.perf_counter()
     job = ScoringJob(options.chunks, options.model, options.out / options.name, options.dtype, options.batch_tokens)
-    with _bar("scored", ChunkFolder(options.chunks).chunks) as advance:
-        scored = score_all(job, options.processes, advance)
+    chunks = ChunkFolder(options.chunks)
+    with Progress("chunks", chunks.chunks, done=scored_chunks(job.out, chunks), step="scoring") as progress:
+        scored = score_all(job, options.processes, progress.update)
     seconds = time.perf_counter() - started
     show(f"{scored} chunks scored in {seconds:.1f} s ({scored / seconds:.1f} chunks/s): {job.out}")
 
@@ -136,20 +137,6 @@ def _count_chunks(chunks: Iterator[Any], advance: Callable[[int], None]) -> Iter
     for number, chunk in enumerate(chunks, 1):
         yield chunk
         advance(number)
-
-
-@contextmanager
-def _bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal. Yields a function that takes the number of finished chunks."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from agentsys.console import Console
-
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _print_folder(folder: ChunkFolder, more: str, whole: ChunkFolder | None = None) -> None:

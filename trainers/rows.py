@@ -14,8 +14,9 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -23,6 +24,7 @@ import typer
 
 from agentsys.commands import command, knob, run_app
 from agentsys.config import save_config
+from agentsys.progress import Progress
 from agentsys.targets import COMPOSED, TargetError, check_target
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
@@ -124,11 +126,16 @@ def _input_digest(trace: Trace) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filters) -> Report:
+def make_rows(
+    runs: Iterable[str | Path],
+    options: TargetOptions,
+    filters: Filters,
+    watch: Callable[[int], None] = lambda traces: None,
+) -> Report:
     """Write the rows of all kept traces. Raises TrainerError.
 
     Files appear when all rows are written, and replace those of an earlier run. A target that cannot be tokenized is
-    counted with its reason.
+    counted with its reason. `watch` is called with the number of traces read so far.
     """
     folders = [Path(run) for run in runs]
     _check_runs(folders)
@@ -139,7 +146,7 @@ def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filte
     split = InputSplit(filters.validation, filters.seed)
     mismatches: list[TokenizerMismatch] = []
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
-        for trace, number, target in _targets(folders, options.role):
+        for trace, number, target in _targets(_kept_traces(folders, watch), options.role):
             try:
                 row = row_of(trace, number, target, row_tokenizer)
             except TokenizerMismatch as err:
@@ -163,9 +170,9 @@ def make_rows(runs: Iterable[str | Path], options: TargetOptions, filters: Filte
     return report
 
 
-def _targets(runs: Iterable[Path], roles: Sequence[str]) -> Iterator[tuple[Trace, int, Target]]:
+def _targets(traces: Iterable[Trace], roles: Sequence[str]) -> Iterator[tuple[Trace, int, Target]]:
     """The targets of kept traces with their numbers; of kind `role` only those of `roles`, if any are named."""
-    for trace in _kept_traces(runs):
+    for trace in traces:
         role_by_call = {call.key: call.role for call in trace.calls}
         for number, target in enumerate(trace.targets):
             authors = {role_by_call.get(segment.call) for segment in target.segments if segment.call}
@@ -188,9 +195,21 @@ def _check_roles(runs: Sequence[Path], names: Sequence[str]) -> None:
         raise TrainerError(f"--role {unknown[0]}: no such role in the runs; use {', '.join(sorted(roles)) or 'none'}")
 
 
-def _kept_traces(runs: Iterable[Path]) -> Iterator[Trace]:
-    for run in runs:
-        yield from (trace for trace in read_traces(run) if trace.outcome == "kept")
+def _kept_traces(runs: Iterable[Path], watch: Callable[[int], None] = lambda count: None) -> Iterator[Trace]:
+    """The kept traces of the runs; `watch` is called with the number of all that were read."""
+    for count, trace in enumerate(chain.from_iterable(map(read_traces, runs)), 1):
+        watch(count)
+        if trace.outcome == "kept":
+            yield trace
+
+
+def count_traces(runs: Iterable[Path]) -> int | None:
+    """The finished records of the runs, as their manifests have them; None if one is missing or damaged."""
+    try:
+        counts = [json.loads((run / "manifest.json").read_bytes())["counts"] for run in runs]
+        return sum(int(count["kept"]) + int(count["dropped"]) for count in counts)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _join_reasons(report: Report) -> str:
@@ -226,7 +245,9 @@ Runs = Annotated[list[Path], typer.Argument(help="output folders of collect runs
 
 def main(runs: Runs, options: TargetOptions, filters: Filters) -> None:
     """Make training rows from the traces of collect runs."""
-    print_report(make_rows(runs, options, filters), options.out)
+    with Progress("traces", count_traces(runs)) as progress:
+        report = make_rows(runs, options, filters, progress.update)
+    print_report(report, options.out)
 
 
 app = command(main, name="rows")

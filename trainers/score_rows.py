@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentsys.display import say
+from agentsys.progress import Progress
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_files import TEXT_COLUMNS, TOKENIZER_KEY, Needs, check_row_file
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 SHARD_SECONDS: Final = 60.0
 """A shard is written after this time even if it is small, so that a kill loses little on a slow machine."""
-
-QUIET_SECONDS: Final = 10.0
-"""Time between progress lines where the output is not a terminal."""
 
 
 @dataclass
@@ -120,11 +117,12 @@ def score_rows(rows: RowFile, scorer: Scorer, folder: ScoredFolder, shard_tokens
             waiting.append(table)
             yield row
 
-    with _Progress(sum(rows.lengths.values()), sum(rows.lengths[i] for i in done)) as progress:
+    scored_before = sum(rows.lengths[i] for i in done)
+    with Progress("tokens", sum(rows.lengths.values()), done=scored_before, step="scoring") as progress:
         try:
             for group in scorer.score(unfinished()):
                 shards.add([waiting.popleft() for _ in group], group)
-                progress.show(shards.tokens)
+                progress.update(scored_before + shards.tokens)
         finally:
             shards.flush()
     return shards.tokens
@@ -191,35 +189,3 @@ class _Shards:
             tokens_per_second=round(self.tokens / max(seconds, 1e-9), 1) if self.tokens else last_rate,
             complete=self._row_count == len(self._rows.lengths),
         )
-
-
-class _Progress:
-    """Shows scored tokens on stderr: a bar on a terminal, else a line every QUIET_SECONDS."""
-
-    def __init__(self, total: int, done: int) -> None:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        from agentsys.console import Console
-
-        console = Console(stderr=True)
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._task = self._bar.add_task("scoring", total=total, completed=done)
-        self._total, self._done = total, done
-        self._started = self._printed = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
-
-    def show(self, tokens: int) -> None:
-        """Show that this process has scored `tokens` tokens."""
-        now = time.monotonic()
-        line = f"{tokens / max(now - self._started, 1e-9):,.0f} tokens/s"
-        self._bar.update(self._task, completed=self._done + tokens, description=line)
-        if self._bar.disable and now - self._printed > QUIET_SECONDS:
-            self._printed = now
-            say(f"{self._done + tokens:,} of {self._total:,} tokens, {line}")

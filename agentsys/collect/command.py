@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 
@@ -16,13 +15,11 @@ from agentsys.collect.runner import collect
 from agentsys.collect.summary import Summary
 from agentsys.config import save_config
 from agentsys.display import say
+from agentsys.inputs.count import count_records
 from agentsys.inputs.files import name_input
 from agentsys.knobs import knob
 from agentsys.records import InputError
-
-MAX_COUNTED_BYTES: Final = 2**28
-"""Largest file whose lines are counted before a run, which takes a fraction of a second."""
-_LINE_FORMATS: Final = (".jsonl", ".ndjson", ".txt")
+from agentsys.telemetry import export_spans
 
 
 @dataclass(frozen=True)
@@ -67,30 +64,10 @@ def run_with_view(
     """
     if records is None:
         raise InputError("--input: give a file of records, such as records.jsonl")
+    export_spans()
     with ProgressView(total=count_records(records, run.limit)) as view:
         folder = out or run.out or Path("runs") / graph.name
         return collect(graph, records, folder, context=context, options=run, watch=view, on_start=save_config)
-
-
-def count_records(records: Any, limit: int | None) -> int | None:
-    """How many records a run reads, at most `limit`. `limit` if counting them is expensive or impossible.
-
-    Lists, tables and files with one record per line are counted.
-    """
-    if isinstance(records, Sized) and not isinstance(records, str):
-        return len(records) if limit is None else min(len(records), limit)
-    if not isinstance(records, str | Path):
-        return limit
-    path = Path(records)
-    if path.suffix.lower() not in _LINE_FORMATS or not path.is_file():
-        return limit
-    try:
-        if limit is None and path.stat().st_size > MAX_COUNTED_BYTES:
-            return None
-        with path.open("rb") as lines:
-            return sum(1 for _ in islice((line for line in lines if not line.isspace()), limit))
-    except OSError:  # the run itself says why the file cannot be read
-        return limit
 
 
 def finish(summary: Summary, run: CollectOptions, extra: Iterable[tuple[str, str]] = ()) -> None:

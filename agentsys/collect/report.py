@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -16,15 +16,16 @@ from agentsys.collect.excerpts import describe_outcome, describe_record, full_te
 from agentsys.collect.summary import EngineTimes, Summary
 from agentsys.console import Console
 from agentsys.display import plain
+from agentsys.progress import LINE_SECONDS, Progress
 from agentsys.records import Record
 from agentsys.traces import Call, Trace, read_traces
 
-LINE_SECONDS: Final = 10.0
-"""Seconds between two progress lines where stderr is not a terminal."""
 FIRST_RECORDS: Final = 20
 """Finished records that have a line each; later ones have one line every LINE_SECONDS."""
 LIVE_CHARS: Final = 500
 """Longest text in the live display, which the width of the terminal cuts further."""
+LIVE_REASONS: Final = 3
+"""Reasons of failures that the progress shows."""
 SHOW_RECORD_BELOW: Final = 100
 """A run of fewer records shows a kept record in full at its end."""
 MAX_REASONS: Final = 10
@@ -44,117 +45,94 @@ def pair_rows(margins: Sequence[float], calls: int, tokens: int) -> list[tuple[s
     ]
 
 
-class _Bar(Progress):
-    """A progress bar with lines of text below it, cut off at the width of the terminal."""
-
-    lines: Sequence[str] = ()
-
-    def get_renderables(self) -> Iterable[Any]:
-        """See rich.progress.Progress.get_renderables."""
-        yield self.make_tasks_table(self.tasks)
-        for line in self.lines:
-            yield Text(plain(line), no_wrap=True, overflow="ellipsis")
-
-
 class ProgressView:
-    """A watcher for `collect`: progress, the records in progress and the finished ones.
+    """A watcher for `collect`: progress (agentsys.progress), the records in progress and the finished ones.
 
-    A terminal has a bar with the remaining time, the counts, and the text of the record that started last. Elsewhere
-    there is a line with the same counts every LINE_SECONDS. Both have a line for each of the first FIRST_RECORDS
-    records that finish, and one every LINE_SECONDS after that.
+    A terminal and a notebook have a bar with the remaining time, the counts, the most frequent reasons of failures, and
+    the text of the record that started last. Elsewhere there is a line with the same counts every LINE_SECONDS. Both
+    have a line for each of the first FIRST_RECORDS records that finish, and one every LINE_SECONDS after that.
 
     `total` is the number of records, None if it is unknown; without `show_records` finished records have no line.
+    `step` is the name of the run, before the counts.
     """
 
-    def __init__(self, total: int | None = None, console: Console | None = None, *, show_records: bool = True) -> None:
+    def __init__(
+        self, total: int | None = None, console: Console | None = None, *, show_records: bool = True, step: str = ""
+    ) -> None:
         self._show_records = show_records
-        self._console = console or Console(stderr=True)
-        self._bar = _Bar(
-            SpinnerColumn(),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
-        self._bar.lines = ["starting the model"]
-        self._total = total
-        self._task = self._bar.add_task("", total=total, left="")
+        self._summary: Summary | None = None
         self._texts: dict[str, str] = {}
         """Text of each record in progress, by id."""
-        self._finished_records = 0
-        self._start_time = self._last_line_time = self._last_record_time = time.perf_counter()
-        self._first_record_time: float | None = None
+        self._current_text = ""
+        self._started_records = self._finished_records = 0
+        self._last_record_time = 0.0
+        self._failures = ("", 0)
+        """The reasons of failures as they are shown, and how many failures they are of."""
+        self._progress = Progress("records", total, step=step, details=self._describe, console=console)
 
     def __enter__(self) -> ProgressView:
-        self._bar.start()
+        self._progress.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+        self._progress.__exit__()
 
     def __call__(self, summary: Summary, event: Trace | Call | Record | None) -> None:
         """See runner.Watcher."""
-        now = time.perf_counter()
         if isinstance(event, Record):
-            self._texts[event.id] = main_text(event.data)
-            self._first_record_time = self._first_record_time or now
+            if not self._started_records:
+                self._progress.begin()  # the model has started
+            self._started_records += 1
+            self._texts[event.id] = self._current_text = main_text(event.data)
         elif isinstance(event, Trace):
             self._texts.pop(event.id, None)
+            self._current_text = next(reversed(self._texts.values()), "")
             self._finished_records += 1
             if self._show_records:
-                self._print_record(event, now)
-        if not self._bar.disable:
-            done = summary.processed + summary.skipped
-            self._bar.update(self._task, completed=done, left=self._describe_left(summary, now))
-            current = f"now: {shorten(next(reversed(self._texts.values())), LIVE_CHARS)}" if self._texts else ""
-            self._bar.lines = [self._describe_counts(summary, now), current]
-        elif now - self._last_line_time > LINE_SECONDS:
-            self._last_line_time = now
-            self._print_line(summary, now)
+                self._print_record(event)
+        self._summary = summary
+        done = summary.processed + summary.skipped
+        self._progress.update(done, skipped=done - self._finished_records)
 
-    def _print_record(self, trace: Trace, now: float) -> None:
+    def _print_record(self, trace: Trace) -> None:
+        now = time.perf_counter()
         if self._finished_records <= FIRST_RECORDS or now - self._last_record_time > LINE_SECONDS:
             self._last_record_time = now
             text = Text(plain(describe_record(trace)))
-            if self._console.is_terminal:
-                self._console.print(text, no_wrap=True, overflow="ellipsis")
+            console = self._progress.console
+            if console.is_terminal:
+                console.print(text, no_wrap=True, overflow="ellipsis")
             else:
-                self._console.print(text, soft_wrap=True)
+                console.print(text, soft_wrap=True)
 
-    def _print_line(self, summary: Summary, now: float) -> None:
-        total = "" if self._total is None else f" of {self._total}"
-        left = self._describe_left(summary, now)
-        self._console.print(
-            f"{now - self._start_time:.0f} s: {summary.processed + summary.skipped}{total} records done, "
-            f"{f'{left}, ' if left else ''}{self._describe_counts(summary, now)}",
-            soft_wrap=True,
-        )
+    def _describe(self) -> list[str]:
+        """The lines of the display; rich's thread asks for them too."""
+        if self._summary is None:
+            return ["starting the model"]
+        lines = [self._describe_counts(self._summary), self._describe_failures(self._summary)]
+        if self._progress.is_live and self._current_text:
+            lines.append(f"now: {shorten(self._current_text, LIVE_CHARS)}")
+        return lines
 
-    def _describe_counts(self, summary: Summary, now: float) -> str:
-        """Counts, and tokens per second since the first record started."""
-        seconds = max(now - (self._first_record_time or now), 1e-9)
+    def _describe_counts(self, summary: Summary) -> str:
+        """Counts, tokens per second since the first record started, and the cost."""
+        seconds = self._progress.seconds
+        cost = "" if summary.cost is None else f"; cost {summary.cost:,.4f}"
         return (
             f"{len(self._texts)} in progress, {summary.kept} kept, {summary.dropped} dropped, {summary.failed} failed, "
             f"{summary.calls + summary.cache_hits} calls, {summary.completion_tokens:,} tokens; "
             f"{summary.completion_tokens / seconds:.0f} tokens/s generated, {summary.read_tokens / seconds:.0f} read"
+            f"{cost}"
         )
 
-    def _describe_left(self, summary: Summary, now: float) -> str:
-        """The remaining time at the mean speed of the records that this run finished; "" if it is unknown."""
-        if self._total is None or not self._finished_records or self._first_record_time is None:
-            return ""
-        records = max(0, self._total - summary.processed - summary.skipped)
-        return f"about {_duration((now - self._first_record_time) / self._finished_records * records)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+    def _describe_failures(self, summary: Summary) -> str:
+        """The most frequent reasons of this run's failures with their counts; "" without one."""
+        if self._failures[1] != summary.failed:
+            reasons = nlargest(LIVE_REASONS, list(summary.failed_reasons.items()), key=lambda reason: reason[1])
+            texts = [f"{count} x {shorten(reason)}" for reason, count in reasons]
+            more = len(summary.failed_reasons) - len(reasons)
+            self._failures = (f"failed: {', '.join(texts)}{f' and {more} more' if more else ''}", summary.failed)
+        return self._failures[0] if summary.failed_reasons else ""
 
 
 def print_summary(

@@ -18,6 +18,7 @@ from agentsys.display import say
 from agentsys.knobs import knob, split_names
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.records import InputError
+from agentsys.telemetry import export_spans
 from agentsys.traces import Trace, read_finished
 
 OTHER_INTEGRATION: Final = "of another integration"
@@ -105,7 +106,8 @@ class SystemRun:
             return iter(())
         spending = spending or Spending(options.cost_budget)
         options = replace(options, cost_budget=spending.left)
-        with ProgressView(total=len(self.records), show_records=False) as view:
+        export_spans()
+        with ProgressView(total=len(self.records), show_records=False, step=self.name) as view:
             summary = collect(self.graph, self.records, self.folder, context=self.context, options=options, watch=view)
         if summary.cost is not None:
             spending.cost += summary.cost

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agentsys.commands import command, knob, run_app
@@ -22,9 +20,8 @@ from agentsys.knowledge.index import IndexRetriever, load_retriever
 from agentsys.knowledge.manifest import IndexSettings
 from agentsys.knowledge.passages import Hit, KnowledgeError
 from agentsys.knowledge.store import FAILED_FILE
+from agentsys.progress import Progress
 
-PROGRESS_SECONDS: Final = 10.0
-"""Seconds between lines of progress, if the output is not a terminal."""
 EXCERPT: Final = 200
 """Characters of a passage in the table of hits."""
 
@@ -55,32 +52,6 @@ class SearchOptions:
     embedding: str = knob("", "the index's embedding model, if it has moved to another folder or address")
 
 
-class _ProgressView:
-    """A bar on a terminal, otherwise a line from time to time; both on stderr."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._task = self._bar.add_task("reading", total=None)
-        self._printed = time.monotonic()
-
-    def __enter__(self) -> _ProgressView:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, step: str, done: int, total: int | None) -> None:
-        """See build.Watch."""
-        if not self._bar.disable:
-            self._bar.update(self._task, description=step, completed=done, total=total)
-        elif (now := time.monotonic()) - self._printed > PROGRESS_SECONDS:
-            self._printed = now
-            say(f"{step}: {done:,}{f' of {total:,}' if total else ''} passages")
-
-
 def build(
     passages: Annotated[Path, typer.Argument(help=".jsonl, .json, .csv, .tsv, .parquet, or a folder of .txt and .md")],
     files: IndexFiles,
@@ -89,8 +60,14 @@ def build(
     """Build an index, or add new passages to one; rerun the same command to resume after a kill."""
     if files.out is None:
         raise KnowledgeError("--out is required: give the index folder")
-    with _ProgressView() as view:
-        result = build_index(passages, files.out, settings, fields=files.columns(), watch=view)
+    with Progress("documents", step="reading") as progress:
+
+        def show_step(step: str, done: int, total: int | None) -> None:
+            if (step, total) != (progress.step, progress.total):
+                progress.begin("documents" if step == "reading" else "passages", total, step=step)
+            progress.update(done)
+
+        result = build_index(passages, files.out, settings, fields=files.columns(), watch=show_step)
     save_config(files.out)
     show(
         f"{files.out}: {result.passages:,} passages, {result.added:,} of them new, in {result.seconds:.1f} s; "

@@ -17,13 +17,13 @@ from pathlib import Path
 from agentsys.knowledge.embedders import Embedder, absolute_spec, close, make_embedder
 from agentsys.knowledge.manifest import Embedding, IndexSettings, Manifest, read_manifest, stamp_files, write_manifest
 from agentsys.knowledge.passages import KnowledgeError, Passages
-from agentsys.knowledge.sources import Document, Source, read_documents, split_document
+from agentsys.knowledge.sources import Document, Source, count_documents, read_documents, split_document
 from agentsys.knowledge.store import Store, write_offsets
 from agentsys.paths import hold_lock
 from agentsys.records import BadRecord
 
 Watch = Callable[[str, int, int | None], None]
-"""Called with the step, the number of passages done, and the total number if it is known."""
+"""Called with the step, how many documents (where it is "reading") or passages are done, and the total if known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ def build_index(
     with hold_lock(folder, busy):
         if not manifest.passages:
             write_manifest(folder, manifest)
-        store = _append_passages(documents, folder, settings, watch)
+        total = count_documents(source)
+        store = _append_passages(documents, folder, settings, watch=lambda done: watch("reading", done, total))
         added = len(store) - manifest.passages
         if added or not manifest.complete:
             manifest = manifest.model_copy(update={"complete": False, "passages": len(store), "files": {}})
@@ -124,18 +125,18 @@ async def _dimension(embedder: Embedder) -> int:
 
 
 def _append_passages(
-    documents: Iterable[Document | BadRecord], folder: Path, settings: IndexSettings, watch: Watch
+    documents: Iterable[Document | BadRecord], folder: Path, settings: IndexSettings, watch: Callable[[int], None]
 ) -> Store:
     """Append new passages, and record the documents that failed."""
     store = Store(folder)
     try:
-        for document in documents:
+        for number, document in enumerate(documents, 1):
             if isinstance(document, BadRecord):
                 store.add_failure(document.source, document.reason)
             else:
                 source, passage = document
                 store.add(passage.id, split_document(passage, settings), source)
-            watch("reading", len(store), None)
+            watch(number)
     finally:
         store.close()
     return store

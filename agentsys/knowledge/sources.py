@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from agentsys.inputs.count import count_records
 from agentsys.knowledge.manifest import IndexSettings
 from agentsys.knowledge.passages import KnowledgeError, Passage
 from agentsys.records import BadRecord, Record, read_records
@@ -39,6 +40,13 @@ def read_documents(source: Source, fields: Mapping[str, str] | None = None) -> I
     return chain([first], documents)
 
 
+def count_documents(source: Source) -> int | None:
+    """How many documents a source has; None if counting them is expensive or impossible."""
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return sum(1 for _ in _text_files(Path(source)))
+    return count_records(source)
+
+
 def _to_document(record: Record | BadRecord) -> Document | BadRecord:
     if isinstance(record, BadRecord):
         return record
@@ -50,9 +58,12 @@ def _to_document(record: Record | BadRecord) -> Document | BadRecord:
 
 
 def _read_folder(folder: Path) -> Iterator[Document | BadRecord]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
-            yield _read_file(path, path.relative_to(folder).as_posix())
+    for path in sorted(_text_files(folder)):
+        yield _read_file(path, path.relative_to(folder).as_posix())
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
 
 
 def _read_file(path: Path, name: str) -> Document | BadRecord:

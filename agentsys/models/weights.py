@@ -16,9 +16,8 @@ import errno
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +28,7 @@ from filelock import FileLock
 from agentsys.display import say
 from agentsys.installation import install_command
 from agentsys.paths import cache_folder, expand_user, make_private_folder
+from agentsys.progress import Progress
 
 _CHUNK = 1 << 20
 HUB_SECONDS: Final = 10.0
@@ -294,19 +294,15 @@ def _hash_files(
     parts: Sequence[Path], out: BinaryIO | None, action: str, weights: Weights, progress: bool
 ) -> tuple[int, str]:
     """Return size in bytes and SHA-256 of the concatenated `parts`; also copies them to `out`, if given."""
-    # Imported here because most starts find a valid stamp and read nothing.
-    from rich.filesize import decimal
-    from rich.progress import Progress
+    from rich.filesize import decimal  # here because most starts find a valid stamp and read nothing
 
-    from agentsys.console import Console
-
-    label = f"{action} {weights.name}: {decimal(weights.size)}"
-    show_bar = progress and sys.stderr.isatty()
-    if progress and not show_bar:
-        say(label)
     size, digest = 0, hashlib.sha256()
-    with Progress(console=Console(stderr=True), transient=True, disable=not show_bar) as bar:
-        task = bar.add_task(label, total=weights.size)
+    with ExitStack() as stack:
+        view: Progress | None = None
+        if progress:
+            view = stack.enter_context(Progress("MB", weights.size / 1e6, step=f"{action} {weights.name}"))
+            if not view.is_live:
+                say(f"{action} {weights.name}: {decimal(weights.size)}")
         for path in parts:
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
@@ -314,5 +310,6 @@ def _hash_files(
                     if out:
                         out.write(chunk)
                     size += len(chunk)
-                    bar.update(task, completed=size)
+                    if view:
+                        view.update(size / 1e6)
     return size, digest.hexdigest()

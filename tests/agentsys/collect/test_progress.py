@@ -12,8 +12,10 @@ import pytest
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
+from agentsys import progress
 from agentsys.collect import RunOptions, Summary, collect, report
-from agentsys.collect.command import CollectOptions, count_records, run_with_view
+from agentsys.collect.command import CollectOptions, run_with_view
+from agentsys.collect.limits import Price
 from agentsys.collect.report import ProgressView
 from agentsys.console import Console
 from agentsys.records import Record
@@ -85,7 +87,7 @@ def test_after_the_first_records_there_is_a_line_now_and_then(
 def test_lines_have_counts_total_and_remaining_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     with ProgressView(total=3) as view:
         collect(translator(echo), list("abc"), tmp_path / "run", options=OPTIONS, watch=view)
     lines = [line for line in capsys.readouterr().err.splitlines() if "records done" in line]
@@ -103,18 +105,18 @@ def test_a_terminal_shows_the_bar_the_record_and_its_result(tmp_path: Path) -> N
     seen: list[str] = []
 
     async def listen(state: Mapping[str, Any]) -> dict[str, Any]:
-        view._bar.refresh()
+        view._progress._surface._live.refresh()
         seen.append("\n".join(screen(console)))
         return await echo(state)
 
     records = [{"id": "a", "text": "ox"}, {"id": "b", "text": "long " * 50}]
     with ProgressView(total=2, console=console) as view:
         collect(translator(listen), records, tmp_path / "run", options=OPTIONS, watch=view)
-    assert "0/2" in seen[0] and "now: ox" in seen[0] and "0 kept" in seen[0]
-    assert "1/2" in seen[1] and "now: long long" in seen[1] and "a kept, score 2: ox → OX" in seen[1]
+    assert "0 of 2 records" in seen[0] and "now: ox" in seen[0] and "0 kept" in seen[0]
+    assert "1 of 2 records" in seen[1] and "now: long long" in seen[1] and "a kept, score 2: ox → OX" in seen[1]
     assert "about" in seen[1] and "left" in seen[1]
     lines = screen(console)
-    assert any("2/2" in line for line in lines)
+    assert any("2 of 2 records" in line for line in lines)
     assert max(map(len, lines)) <= 60  # cut off, never wrapped
     assert any(line.startswith("now: long") and line.endswith("…") for line in lines)
 
@@ -127,63 +129,68 @@ def test_texts_cannot_control_the_terminal(tmp_path: Path) -> None:
     assert "\x1b]0;" not in console.file.getvalue() and "[bold]a\\x1b]0;title" in console.file.getvalue()
 
 
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+
 def test_the_rates_are_those_of_tokens_generated_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 110.0, 120.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    clock = Clock(monkeypatch)
     console = Console(file=io.StringIO(), width=200)
     view = ProgressView(console=console)
-    summary = Summary(tmp_path, "run")
+    summary = Summary(tmp_path, "run", price=Price(1.0, 100.0))
+    clock.now += 5
     view(summary, Record("a", {"text": "t"}, "item:1"))
     call = make_call("k", prompt_tokens=500, completion_tokens=30, measured={"cached_tokens": 100})
     summary.add_call(call)
-    monkeypatch.setattr(report, "LINE_SECONDS", 0)
+    clock.now += 10
     view(summary, call)
     assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue().endswith("1 calls, 30 tokens; 3 tokens/s generated, 40 read\n")
+    assert console.file.getvalue() == (
+        "15 s: 0 records done, 1 in progress, 0 kept, 0 dropped, 0 failed, 1 calls, 30 tokens; "
+        "3 tokens/s generated, 40 read; cost 0.0035\n"
+    )
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1 h 30 min"), (7260, "2 h 01 min")],
-)
-def test_remaining_times_are_rounded(
-    tmp_path: Path, seconds: float, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([0.0, 0.0, seconds / 2])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    monkeypatch.setattr(report, "LINE_SECONDS", -1)
+def test_the_remaining_time_is_that_of_the_records_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the start of the model nor the records of earlier runs and refused ones make it shorter or longer."""
+    clock = Clock(monkeypatch)
     console = Console(file=io.StringIO(), width=200)
-    view = ProgressView(total=3, console=console)
-    summary = Summary(tmp_path, "run")
+    view = ProgressView(total=20, console=console)
+    summary = Summary(tmp_path, "run", skipped=10)
+    clock.now += 50
     view(summary, Record("a", {}, "item:1"))
+    clock.now += 20
     summary.add_record("kept", None)
+    summary.add_record("failed", "the line is not JSON")
     view(summary, make_trace(id="a"))
     assert isinstance(console.file, io.StringIO)
-    assert f"1 of 3 records done, about {text} left" in console.file.getvalue()
+    assert "70 s: 12 of 20 records done, about 3 min left" in console.file.getvalue()  # 8 times 20 s
+
+
+def test_the_most_frequent_failures_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    console = Console(file=io.StringIO(), width=500)
+    view = ProgressView(console=console)
+    summary = Summary(tmp_path, "run")
+    for reason, count in {"a": 1, "bad \x1b[2J": 3, "c" * 99: 2, "d": 1}.items():
+        for _ in range(count):
+            summary.add_record("failed", reason)
+    view(summary, None)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith(f"; failed: 3 x bad \\x1b[2J, 2 x {'c' * 59}…, 1 x a and 1 more\n")
 
 
 def test_a_command_knows_the_total(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     records = write_lines(tmp_path / "in.jsonl", sentences(2))
     options = CollectOptions(no_cache=True, input=records, out=tmp_path / "run")
     run_with_view(translator(echo), options.input, options, None)
     captured = capsys.readouterr()
     assert "1 of 2 records done" in captured.err and "2 of 2 records done" in captured.err
     assert captured.out == ""
-
-
-def test_records_are_counted_where_that_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = tmp_path / "in.jsonl"
-    lines.write_text('{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}')
-    assert count_records(lines, None) == count_records(str(lines), 5) == 3
-    assert count_records(lines, 2) == 2
-    assert count_records(["a", "b"], None) == 2 and count_records(["a", "b"], 1) == 1
-    table = tmp_path / "in.csv"
-    table.write_text("text\na\n")
-    for source in (table, "-", "hf:name", tmp_path, tmp_path / "missing.jsonl", iter("ab")):
-        assert count_records(source, None) is None
-        assert count_records(source, 7) == 7
-    monkeypatch.setattr("agentsys.collect.command.MAX_COUNTED_BYTES", 3)
-    assert count_records(lines, None) is None and count_records(lines, 2) == 2
