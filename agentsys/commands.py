@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import typer
 
 from agentsys import config, options
-from agentsys.display import say
+from agentsys.display import LOGGER, plain, say
 from agentsys.knobs import knob
 from agentsys.models import EndpointDown, ModelError
+from agentsys.models.access import mask_key
 
 __all__ = ["command", "knob", "run_app", "run_guarded"]
 
@@ -29,8 +33,9 @@ def command(*mains: Callable[..., None], name: str = "") -> typer.Typer:
 
     A parameter whose type is a dataclass becomes one option for each of its fields; the class variable `panel` of the
     dataclass names their group in the help text. For a field `<role>_prompt`, the option takes a prompt file and the
-    field gets its text. Options can also come from a YAML file (`--config`). `name` is the command as a user of
-    `agentsys` writes it, such as "collect drt"; the default is "collect FOLDER" for a file FOLDER/collect.py.
+    field gets its text. Options can also come from a YAML file (`--config`). `--verbose` prints messages for
+    debugging. `name` is the command as a user of `agentsys` writes it, such as "collect drt"; the default is
+    "collect FOLDER" for a file FOLDER/collect.py.
     """
     app = typer.Typer(name=name or None, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     for main in mains:
@@ -51,7 +56,8 @@ def _with_options(main: Callable[..., None], name: str) -> Callable[..., None]:
     kinds = {parameter: hint for parameter, hint in hints.items() if is_dataclass(hint)}
 
     def run(typer_context: typer.Context, **values: Any) -> None:
-        run_guarded(lambda: _call(main, kinds, name, typer_context, values))
+        with _show_messages() if has_verbose and values.pop("verbose") else nullcontext():
+            run_guarded(lambda: _call(main, kinds, name, typer_context, values))
 
     parameters = [inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter_name, parameter in inspect.signature(main).parameters.items():
@@ -61,6 +67,8 @@ def _with_options(main: Callable[..., None], name: str) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[parameter_name]))
     parameters += options.make_role_options(list(kinds.values()))
     parameters.append(_config_option(list(kinds.values()), name))
+    if has_verbose := "verbose" not in {parameter.name for parameter in parameters}:
+        parameters.append(_verbose_option())
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     )
@@ -153,6 +161,35 @@ def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: s
         if value == "" and option in options.names_of_paths(kinds):
             raise config.ConfigError(f"--config {path}: {option.replace('_', '-')}: it is empty; give a path")
     return values
+
+
+def _verbose_option() -> inspect.Parameter:
+    """--verbose of every command, unless its function has an option of that name."""
+    option = typer.Option(False, "--verbose", help="print messages for debugging on stderr")
+    return inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=option, annotation=bool)
+
+
+class _DebugHandler(logging.Handler):
+    """Prints messages on stderr: notices as they are, those for debugging with the time and the module."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = mask_key(self.format(record))
+        if record.levelno < logging.INFO:
+            text = f"{datetime.now():%H:%M:%S} {record.name}: {text}"
+        print(plain(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _show_messages() -> Iterator[None]:
+    """Inside, all messages of the package are printed."""
+    handler, level = _DebugHandler(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
 
 
 def _is_same_command(one: str, other: str) -> bool:

@@ -2,15 +2,22 @@
 
 A server's error, a record, a path or a model's name can hold anything. What is printed goes through `say`, `show` or
 the Console of agentsys.console; what is written to Markdown goes through `markdown`.
+
+Notices are log messages too: of the logger "agentsys", and in the log file of a run (agentsys.logs).
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import unicodedata
 from typing import Final
 
+from agentsys import logs
+
+LOGGER: Final = logging.getLogger("agentsys")
+"""The logger of notices, above those of the modules. A program sets its level and handlers."""
 _JOINERS: Final = "\u200c\u200d"
 """Zero-width joiners, which Persian, Indic scripts and emoji need: the only format characters that are printed."""
 _BREAKS: Final = re.compile("\r\n|[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]")
@@ -36,8 +43,20 @@ def _escape(char: str) -> str:
 
 
 def say(*lines: object) -> None:
-    """Print lines on stderr, each made `plain`."""
-    print(*map(plain, lines), sep="\n", file=sys.stderr, flush=True)
+    """Print lines on stderr, each made `plain`, and `note` them.
+
+    They are not printed if the program shows the messages of LOGGER by a handler, which would print them again.
+    """
+    note(*lines)
+    if not (LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers()):
+        print(*map(plain, lines), sep="\n", file=sys.stderr, flush=True)
+
+
+def note(*lines: object) -> None:
+    """Log lines at INFO, each made `plain`, and write them to the log file of the run in progress."""
+    for line in map(plain, lines):
+        logs.write(line)
+        LOGGER.info("%s", line)
 
 
 def show(*lines: object) -> None:

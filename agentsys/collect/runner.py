@@ -20,6 +20,7 @@ from typing import Any, Final
 from jinja2 import UndefinedError
 from pydantic import PydanticUserError
 
+from agentsys.collect import events
 from agentsys.collect.card import data_card
 from agentsys.collect.failures import Failures
 from agentsys.collect.fingerprint import context_models, fingerprint, make_context, source_digest
@@ -31,7 +32,10 @@ from agentsys.collect.resume import check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.collect.summary import CALL_TOTALS, Summary, Watcher
 from agentsys.display import say
+from agentsys.logs import FILE as LOG_FILE
+from agentsys.logs import RunLog
 from agentsys.models import EndpointDown
+from agentsys.models.access import mask_key
 from agentsys.models.cache import CacheError, RequestCache
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.foreign import set_foreign_in_flight
@@ -115,6 +119,7 @@ async def acollect(
         model.set_in_flight(options.in_flight)
     folder: RunFolder | None = None
     cache: RequestCache | None = None
+    log = RunLog(mask_key)
     try:
         prompts = find_prompts(graph, context)
         run_fingerprint = await fingerprint(graph, context)
@@ -122,6 +127,7 @@ async def acollect(
         run_fingerprint["input"] = {"name": name, "fields": options.fields, "id_field": options.id_field}
         folder = RunFolder(Path(out))
         run_id = check_resumable(folder, run_fingerprint, prompts)
+        log.open(folder.folder / LOG_FILE)
         write_prompts(folder, prompts)
         if on_start is not None:
             on_start(folder.folder)
@@ -131,8 +137,13 @@ async def acollect(
             source = shuffled(source, seed=options.seed)
         run = Run(graph, context, folder, cache, options, run_id, watch)
         run.begin(run_fingerprint)
+        events.log_start(run.summary, run_fingerprint, options.cache_path)
         return await run.run(islice(source, options.limit), _capacity(list(models.values()), options))
+    except BaseException as err:
+        events.log_stop(err)
+        raise
     finally:
+        log.close()
         if cache is not None:
             cache.close()
         if folder is not None:
@@ -180,6 +191,7 @@ class Run:
         self._retried: set[int] = set()
         self._done = Finished()
         self._failures = Failures()
+        self._failure_log = events.FailureLog()
         self._failure_counter = FailureCounter(
             FailureLimit.parse(options.max_failures), retries_failed=options.retry_failed
         )
@@ -221,6 +233,7 @@ class Run:
                 self.summary.stopped = self.switch.reason
                 self.folder.remove_corrected(self._done)
                 self._save()
+                events.log_end(self.summary)
         self._failure_counter.check()
         return self.summary
 
@@ -236,7 +249,8 @@ class Run:
                         trace = self._append(trace, record)
                         self.summary.failed -= self._done.finish(record.id, is_failed=trace.outcome == "failed")
                         self.summary.add_record(trace.outcome, trace.reason)
-                        self._count_failure(trace.reason if trace.outcome == "failed" else None)
+                        self._count_failure(record.id, trace.reason if trace.outcome == "failed" else None)
+                        events.log_record(trace)
                         self._after(trace)
                     span.add_trace(trace)
             await asyncio.sleep(0)  # a long run of finished records must not block the other workers
@@ -275,15 +289,18 @@ class Run:
         self.summary.failed -= self._done.replace_input(record.source)
         self.folder.add_bad_input(record.source, reason, record_id, record.content)
         self.summary.add_record("failed", reason.split(":")[0])
-        self._count_failure(reason, is_input=True)
+        self._count_failure(record.source, reason, is_input=True)
         self._after(None)
 
-    def _count_failure(self, reason: str | None, *, is_input: bool = False) -> None:
+    def _count_failure(self, place: str, reason: str | None, *, is_input: bool = False) -> None:
+        if reason is not None:
+            self._failure_log.add(place, reason)
         if self._failure_counter.add(reason, is_input=is_input):
             self.switch.stop("too many failures")
 
     def _after_call(self, call: Call) -> None:
         self.summary.add_call(call)
+        events.log_call(call)
         self._watch(self.summary, call)
 
     def _after(self, trace: Trace | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import hashlib
 import os
 import sys
@@ -131,7 +132,8 @@ async def _run_in_daemon(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(finish, set_result, value)
 
-    threading.Thread(target=run, name="embedded-engine", daemon=True).start()
+    context = contextvars.copy_context()  # what the engine says is in the log file of the run
+    threading.Thread(target=context.run, args=(run,), name="embedded-engine", daemon=True).start()
     return await future
 
 

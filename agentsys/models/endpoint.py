@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -39,6 +40,7 @@ RUN_FAULTS: Final = 3
 LONG_WAIT: Final = 30.0
 """A server's Retry-After in seconds above which the wait is announced, once."""
 _WAIT: Final = "Retry-After"
+_LOG: Final = logging.getLogger(__name__)
 MAX_MASKED: Final = 2**20
 """Largest reply in bytes in which a key is masked."""
 
@@ -251,6 +253,7 @@ class Endpoint:
         """Remember a failure for later requests. Raises Refused after several refusals of the same kind in a row."""
         now = time.monotonic()
         self._failed[address] = now
+        _LOG.debug("%s: a request failed: %s", address, mask_key(str(err)))
         if err.retry_after is not None:
             seconds = min(err.retry_after, 10 * self.retry.longest)
             self._cooling[address] = max(self._cooling.get(address, 0.0), now + seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 
 from agentsys.collect.command import CollectOptions
 from agentsys.commands import command, run_app
+from agentsys.config import save_config
+from agentsys.display import say
 from agentsys.knobs import knob
 
 PROMPT = "# user\n{{ text }}"
@@ -54,6 +58,36 @@ def parse(kind: type, *arguments: object) -> tuple[int, list[object]]:
 )
 def test_switches(arguments: list[str], expected: Context) -> None:
     assert parse(Context, *arguments) == (0, [expected])
+
+
+@dataclass(frozen=True)
+class Options:
+    out: Path = knob(Path("out"), "output folder")
+
+
+def test_verbose_prints_messages_for_debugging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Notices are printed as without it, once; run.yaml does not have it."""
+    monkeypatch.setenv("AGENTSYS_API_KEY", "sk-very-secret-12345")
+
+    def main(options: Options) -> None:
+        logging.getLogger("agentsys.part").debug("detail\x1b[2J of sk-very-secret-12345")
+        say("notice")
+        save_config(options.out)
+        raise ValueError("wrong")
+
+    main.__annotations__ = {"options": Options}
+    lines = {}
+    for arguments in (["--out", str(tmp_path)], ["--verbose", "--out", str(tmp_path)]):
+        assert run_app(command(main), arguments) == 2
+        lines[len(arguments)] = capsys.readouterr().err.splitlines()
+        assert "\nverbose" not in (tmp_path / "run.yaml").read_text()
+    assert lines[2] == ["notice", "error: wrong"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d agentsys\.part: detail\\x1b\[2J of \*\*\*", lines[3].pop(0))
+    assert lines[3] == lines[2]
+    logger = logging.getLogger("agentsys")
+    assert (logger.level, logger.handlers) == (logging.NOTSET, [])
 
 
 def test_a_switch_can_be_turned_off() -> None:
