@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from agentsys.display import markdown
+from agentsys.fonts import fit_fonts
 from agentsys.trainers.output import write_settings
 from agentsys.trainers.schedule import Schedule
 
@@ -126,6 +127,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
         axes.set_ylabel(name)
         axes.set_xlabel("step")
         axes.legend()
+    fit_fonts(figure)
     figure.savefig(file, dpi=110)
 
 

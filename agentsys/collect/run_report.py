@@ -23,6 +23,7 @@ from agentsys.collect.manifest import read_manifest
 from agentsys.collect.statistics import Panel, RunStatistics, Section, Statistics
 from agentsys.console import Console
 from agentsys.display import plain, show
+from agentsys.fonts import fit_fonts
 from agentsys.paths import replace_file
 from agentsys.records import InputError
 from agentsys.traces import RunFolderError, Trace, failed_file, parse_failed, read_finished, read_lines
@@ -153,6 +154,7 @@ def draw_panels(panels: list[Panel], title: str, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):  # names of roles: never TeX
             label.set_parse_math(False)
+    fit_fonts(figure)
     image = BytesIO()
     figure.savefig(image, dpi=110, format="png")
     replace_file(path, image.getvalue(), durable=False)

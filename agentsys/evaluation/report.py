@@ -16,6 +16,7 @@ import orjson
 
 from agentsys.display import plain
 from agentsys.evaluation.sample import Sample
+from agentsys.fonts import fit_fonts
 from agentsys.metrics.corpus import Statistic, mean_with_interval, paired_bootstrap, with_interval
 from agentsys.records import InputError
 
@@ -180,4 +181,5 @@ def figure(
     for label in key.get_texts():  # names of models and files: never TeX
         label.set_parse_math(False)
         label.set_text(plain(label.get_text()))
+    fit_fonts(drawing)
     drawing.savefig(file, dpi=120)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
-import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
+
+from agentsys.display import plain
+from agentsys.fonts import Fonts, choose_fonts
 
 COLUMNS: Final = ("term", "concept", "translation")
 COLORS: Final = {"term": "#ffe0b2", "concept": "#cfe2f3", "translation": "#d5e8d4"}
@@ -18,13 +19,6 @@ STYLES: Final[dict[str, dict[str, Any]]] = {
     "rejected": {"linewidth": 0.8, "color": "#b0b0b0", "linestyle": ":"},
     "": {"linewidth": 0.9, "color": "#606060"},
 }
-FONTS: Final = (
-    "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC",
-    "Source Han Sans CN", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS",
-)  # fmt: skip
-"""Fonts with Chinese characters; the first installed one is the fallback for the default font."""
-
 _WIDTH: Final = 34
 _LONGEST: Final = 3 * _WIDTH
 _ROW: Final = 0.62
@@ -37,17 +31,16 @@ _WIDE: Final = re.compile(r"[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaf
 
 
 def draw(graph: Any, path: str | Path) -> None:
-    """Write the PNG. Warns once if the labels have Chinese characters and no installed font has them."""
+    """Write the PNG. Its last line names the scripts of the labels that no installed font has."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    graph, fonts = _make_readable(graph)
     places = _places(graph)
     rows = 1 + max((y for _, y in places.values()), default=0.0)
     height = min(1.2 + _ROW * rows, _TALLEST)
-    labels = "".join(data["label"] for _, data in graph.nodes(data=True))
     figure = Figure(figsize=(3 * _COLUMN, height), dpi=_DPI)
-    with rc_context({"font.family": _families(labels)}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+    with rc_context({"font.family": fonts.families}):
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set(xlim=(-0.5, 2.5), ylim=(rows - 0.3, -1.2))
         axes.set_axis_off()
@@ -57,7 +50,19 @@ def draw(graph: Any, path: str | Path) -> None:
         figure.draw_without_rendering()  # sets the size of the boxes, where the arrows end
         for start, end, edge in graph.edges(data=True):
             _arrow(axes, boxes[start], boxes[end], edge)
+        figure.text(0.5, 0.01, fonts.note, ha="center", va="bottom", fontsize=8)
         figure.savefig(path, format="png")
+
+
+def _make_readable(graph: Any) -> tuple[Any, Fonts]:
+    """A copy of the graph whose texts can be drawn, and their fonts."""
+    graph = graph.copy()
+    texts = [(data, "label") for _, data in graph.nodes(data=True)]
+    texts += [(edge, "relation") for *_, edge in graph.edges(data=True) if "relation" in edge]
+    fonts = choose_fonts(plain(data[name]) for data, name in texts)
+    for data, name in texts:
+        data[name] = fonts.readable(plain(data[name]))
+    return graph, fonts
 
 
 def _places(graph: Any) -> dict[str, tuple[int, float]]:
@@ -123,18 +128,3 @@ def _shorten(label: str, length: int) -> str:
     if not widths or widths[-1] <= length:
         return label
     return f"{label[: bisect_right(widths, length - 3)]}..."
-
-
-def _families(labels: str) -> Sequence[str]:
-    """matplotlib's default font, then one with Chinese characters if the labels have any."""
-    from matplotlib import rcParams
-    from matplotlib.font_manager import fontManager
-
-    default = list(rcParams["font.family"])
-    if not _WIDE.search(labels):
-        return default
-    installed = {font.name for font in fontManager.ttflist}
-    fallback = [font for font in FONTS if font in installed][:1]
-    if not fallback:
-        warnings.warn("no font with Chinese characters is installed; install Noto Sans CJK to read them", stacklevel=4)
-    return default + fallback

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import pytest
+from matplotlib.figure import Figure
 
 from agentsys.graphs.crat.transkg import TransKG
 from agentsys.graphs.crat.transkg_figure import _places
 from agentsys.knowledge import KnowledgeError
 from agentsys.terms.item import Item, Term, require_modules
+from tests.support.pictures import only_dejavu, texts_of
 
 BANK = "a place that keeps money"
 SHORE = "the side of a river"
@@ -227,10 +228,11 @@ def test_graphml_can_be_read_back(tmp_path: Path) -> None:
     assert len(nx.read_graphml(tmp_path / "empty.graphml")) == 0
 
 
-@pytest.mark.filterwarnings("ignore:no font with Chinese")
+@pytest.mark.filterwarnings("error")
 def test_the_picture(tmp_path: Path) -> None:
     graph = example()
     graph.accept("bank", graph.items("bank")[0])
+    graph.add_item(item("odd\x00", "<&>\x1f"))
     graph.add_item(item("$x", "$y_", "a gloss far longer than a box is wide " * 9))
     graph.draw(tmp_path / "graph.png")
     assert (tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
@@ -240,12 +242,14 @@ def test_the_picture(tmp_path: Path) -> None:
     assert len(set(positions.values())) == len(positions) == len(graph.graph)
 
 
-def test_missing_fonts_are_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentsys.graphs.crat.transkg_figure.FONTS", ("No Such Font",))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+@pytest.mark.filterwarnings("error")
+def test_the_picture_names_the_script_that_has_no_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.extend(texts_of(figure)))
+    with only_dejavu():
         example().draw(tmp_path / "graph.png")
-    assert [str(entry.message)[:34] for entry in caught] == ["no font with Chinese characters is"]
+    assert {"bank", "[Chinese]", "No font for Chinese: pip install noto-cjk-sans-otc"} <= {*drawn}
+    assert not any("银" in text for text in drawn)
 
 
 def test_a_missing_library_is_one_line() -> None:
