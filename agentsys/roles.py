@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from agentsys.telemetry import Span, call_span, role_span
 from agentsys.traces import Call
 
 T = TypeVar("T")
+_LOG: Final = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 3
 """How often a role asks until a reply is usable: it parses, is complete and passes the role's check."""
@@ -156,6 +158,7 @@ class Role(Generic[T]):
             except _Unusable as err:
                 call.error = problem = str(err)
                 span.add_refusal(call)
+                _LOG.debug("%s (%s): the reply is not usable: %s", self.name, call.key, problem)
                 tokens += call.completion_tokens
                 has_prefix = request[-1]["role"] == "assistant" or bool(continue_ids)
                 if isinstance(err, _Unwanted) or has_prefix:

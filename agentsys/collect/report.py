@@ -109,18 +109,21 @@ class ProgressView:
         """The lines of the display; rich's thread asks for them too."""
         if self._summary is None:
             return ["starting the model"]
-        lines = [self._describe_counts(self._summary), self._describe_failures(self._summary)]
+        summary = self._summary
+        counts = (
+            f"{len(self._texts)} in progress, {summary.kept} kept, {summary.dropped} dropped, {summary.failed} failed"
+        )
+        lines = [counts, self._describe_usage(summary), self._describe_failures(summary)]
         if self._progress.is_live and self._current_text:
             lines.append(f"now: {shorten(self._current_text, LIVE_CHARS)}")
         return lines
 
-    def _describe_counts(self, summary: Summary) -> str:
-        """Counts, tokens per second since the first record started, and the cost."""
+    def _describe_usage(self, summary: Summary) -> str:
+        """Calls, tokens, tokens per second since the first record started, and the cost."""
         seconds = self._progress.seconds
-        cost = "" if summary.cost is None else f"; cost {summary.cost:,.4f}"
+        cost = "" if summary.cost is None else f", cost {summary.cost:,.4f}"
         return (
-            f"{len(self._texts)} in progress, {summary.kept} kept, {summary.dropped} dropped, {summary.failed} failed, "
-            f"{summary.calls + summary.cache_hits} calls, {summary.completion_tokens:,} tokens; "
+            f"{summary.calls + summary.cache_hits} calls, {summary.completion_tokens:,} tokens, "
             f"{summary.completion_tokens / seconds:.0f} tokens/s generated, {summary.read_tokens / seconds:.0f} read"
             f"{cost}"
         )

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from agentsys.display import say
+from agentsys.display import note, say
 from agentsys.installation import install_command
 from agentsys.models import weights
 from agentsys.models.endpoint import Endpoint
@@ -89,6 +89,7 @@ class EmbeddedEngine:
         except weights.WeightsError as err:
             raise EndpointDown(str(err)) from None
         server = self._server = _find_server(str(path), self.slots, self.context)  # kept alive by this engine
+        note(f"the embedded engine runs {path.name}: {self.slots} sequences of {self.context} tokens")
         entry = weights.CATALOG.get(self.weights)
         revision = entry.sha256[:16] if entry else _file_revision(path)
         return RemoteEngine(server.endpoint, name=entry.name if entry else path.stem, revision=revision)

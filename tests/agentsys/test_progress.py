@@ -201,6 +201,6 @@ def test_a_notebook_has_a_bar_that_is_replaced(tmp_path: Path) -> None:
     bar, *records = notebook.cells[0].outputs
     assert [output.output_type for output in (bar, *records)] == ["display_data"] * 4
     text = bar.data["text/plain"]
-    assert re.match(r"█{40} 3 of 3 records \d s, about 0 s left\n0 in progress, 3 kept, 0 dropped, 0 failed, ", text)
+    assert re.match(r"█{40} 3 of 3 records \d s, about 0 s left\n0 in progress, 3 kept, 0 dropped, 0 failed\n", text)
     assert "text/html" not in bar.data
     assert records[0].data["text/plain"] == "<b>a kept: <b>a → <B>A\n" or "&lt;b&gt;a" in records[0].data["text/html"]

@@ -15,7 +15,7 @@ from agentsys.commands import command, run_app
 from agentsys.traces import Segment, Target, Trace
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_filter import Filters
-from agentsys.trainers.rows import TargetOptions, main, make_rows, rows_of
+from agentsys.trainers.rows import TargetOptions, count_traces, main, make_rows, rows_of
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch
 from tests.support.tiny import make_tiny
 from tests.support.traces import (
@@ -321,6 +321,30 @@ def test_no_files_are_written_if_no_row_is_kept(student: Path, tmp_path: Path) -
     with pytest.raises(TrainerError, match=r"no rows: 2 sft: score below 99; 2 step"):
         make_rows([run], TargetOptions(str(student), tmp_path / "rows"), Filters(min_score=99, min_margin=99))
     assert not list((tmp_path / "rows").rglob("*.parquet*"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "total"),
+    [('{"counts": {"kept": 3, "dropped": 1, "failed": 5}}', 4), ("{}", None), ("torn", None), (None, None)],
+)
+def test_the_traces_of_the_runs_are_counted(tmp_path: Path, manifest: str | None, total: int | None) -> None:
+    """Rows do not need a manifest: without one the total is not shown."""
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    assert count_traces([tmp_path]) == total
+
+
+def test_the_command_shows_the_traces_that_it_read(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dropped ones too."""
+    monkeypatch.setattr("agentsys.progress.LINE_SECONDS", -1)
+    run = run_folder(tmp_path / "run", *varied(2), replace(make_trace("d", [], []), outcome="dropped", reason="dull"))
+    (run / "manifest.json").write_text('{"counts": {"kept": 2, "dropped": 1, "failed": 0}}')
+    arguments = [str(run), "--student", str(student), "--out", str(tmp_path / "rows"), "--validation", "0"]
+    assert run_app(command(main), arguments) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2][:18] for line in lines] == [f"{n} of 3 traces done" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -174,6 +175,22 @@ def test_an_error_in_the_middle_keeps_what_is_scored(
     kept = read(tmp_path / "out").num_rows
     assert kept == sum(len(window) for window in calls[:2])
     assert orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())["rows_scored"] == kept
+
+
+def test_the_progress_counts_what_was_scored_before(
+    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agentsys.progress.LINE_SECONDS", -1)
+    out = tmp_path / "out"
+    assert score(rows, out, tiny, "--batch-tokens", 20, "--shard-tokens", 1) == 0
+    total = sum(len(ids) for ids in read(out)["input_ids"].to_pylist())
+    counts = re.findall(": scoring: (.*)", capsys.readouterr().err)
+    assert counts[-1].startswith(f"{total:,} of {total:,} tokens done, about 0 s left, ")
+    sorted(out.glob("scored-*.parquet"))[-1].unlink()
+    before = sum(len(ids) for ids in read(out)["input_ids"].to_pylist())
+    assert score(rows, out, tiny, "--batch-tokens", 20, "--shard-tokens", 1) == 0
+    resumed = re.findall(": scoring: (.*)", capsys.readouterr().err)
+    assert 0 < before < int(resumed[0].partition(" of ")[0].replace(",", "")) and resumed[-1][:20] == counts[-1][:20]
 
 
 def test_out_of_memory_names_the_option_to_lower(

@@ -94,7 +94,7 @@ def test_lines_have_counts_total_and_remaining_time(
     assert re.match(r"\d+ s: 0 of 3 records done, 1 in progress, 0 kept, ", lines[0])
     assert re.match(r"\d+ s: 1 of 3 records done, about 0 s left, 0 in progress, 1 kept, ", lines[1])
     assert re.fullmatch(
-        r"\d+ s: 3 of 3 records done, about 0 s left, 0 in progress, 3 kept, 0 dropped, 0 failed, 0 calls, 0 tokens; "
+        r"\d+ s: 3 of 3 records done, about 0 s left, 0 in progress, 3 kept, 0 dropped, 0 failed; 0 calls, 0 tokens, "
         r"0 tokens/s generated, 0 read",
         lines[-1],
     )
@@ -150,8 +150,8 @@ def test_the_rates_are_those_of_tokens_generated_and_read(tmp_path: Path, monkey
     view(summary, call)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == (
-        "15 s: 0 records done, 1 in progress, 0 kept, 0 dropped, 0 failed, 1 calls, 30 tokens; "
-        "3 tokens/s generated, 40 read; cost 0.0035\n"
+        "15 s: 0 records done, 1 in progress, 0 kept, 0 dropped, 0 failed; 1 calls, 30 tokens, "
+        "3 tokens/s generated, 40 read, cost 0.0035\n"
     )
 
 

@@ -67,6 +67,17 @@ def test_systems_run_in_order_and_resume(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "one" / "requests.sqlite").exists(), "each system has its own request cache"
 
 
+def test_the_progress_names_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agentsys.progress.LINE_SECONDS", -1)
+    replies(systems(tmp_path, "a", "bb"), OutputOptions(price="1,2"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of 2 records done" in line]
+    assert " one: 2 of 2 records done, about 0 s left, 0 in progress, 2 kept, " in lines[len(lines) // 2 - 1]
+    assert " two: 2 of 2 records done, about 0 s left, 0 in progress, 2 kept, " in lines[-1]
+    assert lines[-1].endswith(", cost 0.0000")
+
+
 def test_a_shared_cache(tmp_path: Path) -> None:
     replies(systems(tmp_path, "a"), OutputOptions(cache=tmp_path / "shared.sqlite"))
     assert (tmp_path / "shared.sqlite").exists() and not (tmp_path / "one" / "requests.sqlite").exists()

@@ -85,6 +85,30 @@ def test_a_folder_of_text_and_markdown(tmp_path: Path) -> None:
     ]
 
 
+def test_the_steps_are_watched(tmp_path: Path) -> None:
+    """Documents are read, and their passages embedded."""
+    seen: list[tuple[str, int, int | None]] = []
+    records = write_lines(tmp_path / "in.jsonl", [{"text": "one two three four"}, {"text": ""}, {"text": "five"}])
+    settings = IndexSettings(kind="hybrid", chunk_words=2)
+    build_index(records, tmp_path / "i", settings, embedder=WordEmbedder(), watch=lambda *step: seen.append(step))
+    assert seen[:3] == [("reading", 1, 3), ("reading", 2, 3), ("reading", 3, 3)]
+    assert [step for step in seen[3:] if step[1] == step[2]] == [("embedding", 3, 3)]
+
+
+def test_the_command_shows_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agentsys.progress.LINE_SECONDS", -1)
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.txt").write_text("one two")
+    code, _, err = run(capsys, "build", tmp_path / "in", "--out", tmp_path / "i", "--kind", "bm25", "--chunk-words", 1)
+    assert code == 0
+    first, second = [line.partition(": ")[2] for line in err.splitlines()]
+    assert first.startswith("reading: 1 of 2 documents done, about 0 s left, ")
+    assert second.startswith("reading: 2 of 2 documents done, about 0 s left, ")
+
+
 def test_columns_of_other_names(tmp_path: Path) -> None:
     build_index([{"body": "hello", "n": 3}], tmp_path / "i", fields={"text": "body", "id": "n"})
     assert read_passages(tmp_path / "i") == [Passage("3", "hello", "", {})]
