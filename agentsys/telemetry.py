@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, entry_points
@@ -94,24 +94,19 @@ class Span:
 _NO_SPAN: Final = Span()
 
 
-@contextmanager
-def record_span(record: str, system: str, run: str) -> Iterator[Span]:
+def record_span(record: str, system: str, run: str) -> AbstractContextManager[Span]:
     """The span of a record, with its id, the name of its graph and the id of the run."""
     attributes = {"agentsys.record.id": record, "agentsys.system": system, "agentsys.run": run}
-    with _span("agentsys.record", "INTERNAL", attributes) as span:
-        yield span
+    return _span("agentsys.record", "INTERNAL", attributes)
 
 
-@contextmanager
-def role_span(role: str, key: str) -> Iterator[Span]:
+def role_span(role: str, key: str) -> AbstractContextManager[Span]:
     """The span of one ask of a role; `key` is that of its first call."""
     attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": role, "agentsys.call.key": key}
-    with _span(f"invoke_agent {role}", "INTERNAL", attributes) as span:
-        yield span
+    return _span(f"invoke_agent {role}", "INTERNAL", attributes)
 
 
-@contextmanager
-def call_span(model: str, provider: str, key: str) -> Iterator[Span]:
+def call_span(model: str, provider: str, key: str) -> AbstractContextManager[Span]:
     """The span of one call, retries included; `provider` names the server's dialect or the LangChain integration."""
     attributes = {
         "gen_ai.operation.name": "chat",
@@ -119,8 +114,7 @@ def call_span(model: str, provider: str, key: str) -> Iterator[Span]:
         "gen_ai.request.model": model,
         "agentsys.call.key": key,
     }
-    with _span(f"chat {model}", "CLIENT", attributes) as span:
-        yield span
+    return _span(f"chat {model}", "CLIENT", attributes)
 
 
 @contextmanager
@@ -150,7 +144,7 @@ def _tracer() -> Any:
     """The tracer of the process's provider, or None. A process that has one has imported opentelemetry."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     provider = trace.get_tracer_provider() if hasattr(trace, "get_tracer_provider") else None
-    if provider is None or isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+    if provider is None or isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
         return None
     return _tracer_of(provider)
 

@@ -1,6 +1,6 @@
 """Client CPU per call of collect, graph, role and HTTP, with a loopback server that answers immediately.
 
-    python benchmarks/overhead.py [--calls 4000] [--in-flight 256]
+    python benchmarks/overhead.py [--calls 4000] [--in-flight 256] [--spans]
 
 The server runs in its own process. CPU is that of the client process (user and system), so that the numbers do not
 depend on the speed of the server. Every client sends the same messages. Rows:
@@ -9,6 +9,7 @@ depend on the speed of the server. Every client sends the same messages. Rows:
   LangGraph loop    the same loop as a LangGraph graph over bare aiohttp
   collect           graphs/drt/system.py through agentsys.collect, with cache and traces
   ChatOpenAI        langchain-openai, ainvoke in as many tasks as requests in flight
+With --spans, OpenTelemetry's SDK makes and batches the spans of `collect` (docs/telemetry.md) and drops them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +225,31 @@ def measure(client: Callable[[str, int, int], Awaitable[int]], url: str, calls: 
     return 1000 * cpu / done, done / wall
 
 
+def record_spans() -> None:
+    """Set a tracer provider whose exporter does nothing."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    trace.set_tracer_provider(provider)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=4000, help="calls per measurement")
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats; the table shows medians")
+    parser.add_argument("--spans", action="store_true", help="record OpenTelemetry spans of collect")
     parser.add_argument("--profile", action="store_true", help="profile collect")
     args = parser.parse_args()
+    if args.spans:
+        record_spans()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
