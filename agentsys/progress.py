@@ -32,6 +32,8 @@ NOTEBOOK_SECONDS: Final = 0.5
 """Seconds between two drawings in a notebook, which keeps the last one."""
 BAR_WIDTH: Final = 40
 """Characters of the bar, less on a narrow terminal."""
+_live_consoles: Final[list[Console]] = []
+"""The consoles that have a bar now: another one is drawn below it, as that of weights while a model starts."""
 _OTHER_COLUMNS: Final = 50
 """Characters that the counts and the times beside the bar take at most."""
 
@@ -58,6 +60,8 @@ class Progress:
 
         self.unit, self.total, self.step = unit, total, step
         self.done = self.skipped = done
+        if console is None and _live_consoles:
+            console = _live_consoles[-1]
         self.console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())  # whatever FORCE_COLOR says
         self._details = details or self._describe_rate
         self._created = self._begun = time.perf_counter()
@@ -172,6 +176,7 @@ class _Terminal:
         console = self._progress.console
         self._live = Live(console=console, refresh_per_second=REFRESHES, transient=True, get_renderable=self._render)
         self._live.start(refresh=True)
+        _live_consoles.append(console)
 
     def draw(self) -> None:
         pass
@@ -179,6 +184,7 @@ class _Terminal:
     def stop(self) -> None:
         if self._live is not None:
             self._live.stop()
+            _live_consoles.remove(self._progress.console)
 
     def _render(self) -> Any:
         from rich.console import Group

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import typer
 
@@ -34,6 +35,8 @@ from agentsys.trainers.row_filter import Filters, RowFilter
 from agentsys.trainers.row_split import FEWEST_INPUTS, InputSplit
 from agentsys.trainers.row_writer import RowWriter
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch, lineage
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Report:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     closes_thoughts: bool = False
     """Whether the student's template opens a thought, which composed and re-tokenized rows close."""
+
+    def drop(self, trace: Trace, kind: str, reason: str) -> None:
+        """Count a target that does not become a row."""
+        self.dropped[kind, reason] += 1
+        _LOG.debug("record %s: no %s row: %s", trace.id, kind, reason)
 
 
 def rows_of(trace: Trace, row_tokenizer: RowTokenizer) -> Iterator[Row]:
@@ -151,12 +159,12 @@ def make_rows(
                 row = row_of(trace, number, target, row_tokenizer)
             except TokenizerMismatch as err:
                 mismatches.append(err)
-                report.dropped[target.kind, "token ids of another tokenizer, or none (--retokenize)"] += 1
+                report.drop(trace, target.kind, "token ids of another tokenizer, or none (--retokenize)")
             except TrainerError as err:
-                report.dropped[target.kind, str(err).partition(": ")[2] or str(err)] += 1
+                report.drop(trace, target.kind, str(err).partition(": ")[2] or str(err))
             else:
                 if reason := row_filter.drop_reason(row):
-                    report.dropped[target.kind, reason] += 1
+                    report.drop(trace, target.kind, reason)
                 else:
                     writer.write(row, split.split_of(row))
         if mismatches and not writer.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from agentsys.knowledge.passages import OFFSETS_FILE, PASSAGES_FILE, KnowledgeEr
 
 FAILED_FILE: Final = "failed.jsonl"
 _BUFFER: Final = 1 << 20
+_LOG: Final = logging.getLogger(__name__)
 
 
 def _hash(data: bytes) -> int:
@@ -74,6 +76,7 @@ class Store:
         """Record a document that failed, with the reason."""
         entry = {"id": record_id, "source": source, "reason": reason}
         self._failed.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        _LOG.debug("%s failed: %s", source, reason)
         self.failed += 1
 
     def close(self) -> None:

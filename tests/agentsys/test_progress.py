@@ -125,6 +125,23 @@ def test_a_terminal_has_a_bar_of_its_width() -> None:
     assert console.file.getvalue().endswith("\x1b[2K"), "the bar is gone at the end"
 
 
+def test_a_bar_within_another_is_below_it() -> None:
+    """Weights are copied while a run's display says that the model starts; one console draws both."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=70, color_system=None)
+    with Progress("records", 4, console=console) as outer:
+        with Progress("MB", 20, step="joining") as inner:
+            assert inner.console is console
+            inner.update(10)
+            outer._surface._live.refresh()  # type: ignore[attr-defined]
+        outer.update(1)
+        outer._surface._live.refresh()  # type: ignore[attr-defined]
+    assert isinstance(console.file, io.StringIO)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue().replace("\r", "\n"))
+    assert re.search(r" 0 of 4 records .*\n.* joining 10 of 20 MB ", text)
+    assert text.rindex(" joining ") < text.rindex(" 1 of 4 records ")
+    assert Progress("MB").console is not console
+
+
 COUNT = """
 import time
 from agentsys.progress import Progress
