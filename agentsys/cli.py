@@ -49,6 +49,7 @@ TOOLS: Final = {
     "new": ("agentsys.new:new", "Write a folder with a paper of your own: two roles, prompts, a command, a test."),
     "index": ("agentsys.knowledge.__main__", "Build and search an index of documents."),
     "report": ("agentsys.collect.run_report:report", "Report on a run: outcomes, calls, tokens, its method's figures."),
+    "view": ("agentsys.view.command:view", "Write runs, evaluations and trainings as one HTML page."),
     "check": ("agentsys.collect.check:check", "List the damage in a run's files, and repair it."),
     "models": (
         "agentsys.models.catalog:models",
@@ -58,7 +59,7 @@ TOOLS: Final = {
 }
 ORDER: Final = (
     *("collect", "evaluate", "rows", "train"),
-    *("new", "index", "rerun", "report", "check", "export"),
+    *("new", "index", "rerun", "view", "report", "check", "export"),
     *("models", "cache", "doctor"),
 )
 """The commands of `agentsys` in its help."""

@@ -236,9 +236,9 @@ class Role(Generic[T]):
         continue_ids: list[int],
     ) -> Reply:
         if isinstance(model, AgentChatModel):
-            extra = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
-            extra |= {"continue_ids": continue_ids} if continue_ids else {}
-            return await model.get_reply(cast("Any", messages), **extra)
+            extra: dict[str, Any] = {"continue_ids": continue_ids} if continue_ids else {}
+            call = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
+            return await model.get_reply(cast("Any", messages), **call, **extra)
         if continue_ids:
             raise ModelError(f"{model_name}: only the model classes of agentsys can continue a partial answer")
         output = self.output if self.schema else None

@@ -13,6 +13,7 @@ from agentsys.display import markdown
 from agentsys.fonts import fit_fonts
 from agentsys.trainers.output import write_settings
 from agentsys.trainers.schedule import Schedule
+from agentsys.view.command import show_page
 
 FEW_POINTS = 40
 """A curve with fewer points shows each of them, so that a single one is seen."""
@@ -53,13 +54,14 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 def write_results(
     out: Path, settings: Mapping[str, Any], schedule: Schedule, validation_rows: int, final: Mapping[str, float]
 ) -> None:
-    """Write report.json, curves.png and README.md, the model card, and print the report."""
+    """Write report.json, curves.png, README.md (the model card) and the page, and print the report."""
     metrics = read_metrics(out / "metrics.jsonl")
     report = make_report(metrics, schedule, validation_rows, final)
     write_settings(out / "report.json", report)
     plot_curves(metrics, out / "curves.png")
     (out / "README.md").write_text(model_card(settings, metrics, final), encoding="utf-8")
     print_report(report, out)
+    show_page(out)
 
 
 def make_report(

@@ -20,6 +20,7 @@ from agentsys.inputs.files import name_input
 from agentsys.knobs import knob
 from agentsys.records import InputError
 from agentsys.telemetry import export_spans
+from agentsys.view.command import show_page
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ def run_with_view(
 
 
 def finish(summary: Summary, run: CollectOptions, extra: Iterable[tuple[str, str]] = ()) -> None:
-    """Print the end of a run: the table with the `extra` rows, a kept record, the data card's path.
+    """Print the end of a run: the table with the `extra` rows, a kept record, the paths of data card and page.
 
     Raises typer.Exit: code 130 after Ctrl-C, 3 if records failed.
     """
     print_summary(summary, run.cache_path, extra, str(run.input or "the input"))
+    if summary.processed:
+        show_page(summary.out)
     if summary.stopped:
         say(f"stopped: {summary.stopped}; rerun the same command to resume")
     if summary.stopped == "interrupted":

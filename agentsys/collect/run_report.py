@@ -6,7 +6,7 @@ A paper's folder may have a module `report` with `statistics(manifest)`, whose n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -48,8 +48,12 @@ class Report:
     headline: list[tuple[str, str]]
 
 
-def make_report(folder: str | Path, total: int | None = None) -> Report:
+def make_report(
+    folder: str | Path, total: int | None = None, each: Callable[[Trace], None] = lambda trace: None
+) -> Report:
     """Read a run's traces and return its report. `total`: the records of the whole input, for a projection.
+
+    `each` is called with every trace, so that one reading serves another purpose too.
 
     Raises RunFolderError for a folder without records and for a damaged one, FileNotFoundError if there is none.
     """
@@ -60,12 +64,13 @@ def make_report(folder: str | Path, total: int | None = None) -> Report:
     general = RunStatistics(manifest.get("totals") or {})
     parts: list[Statistics] = [general]
     if first is not None:
-        parts += _statistics_of_system(first.system, manifest)
+        parts += statistics_of_system(first.system, manifest)
         traces = chain([first], traces)
     for trace in traces:
         for part in parts:
             part.add(trace)
-    for entry in _refused_inputs(folder):
+        each(trace)
+    for entry in refused_inputs(folder):
         general.add_outcome("failed", entry["reason"])
     if not general.records:
         raise RunFolderError(f"{folder}: no finished record here; name the output folder of a collect run")
@@ -100,7 +105,7 @@ def _join(
     )
 
 
-def _statistics_of_system(system: str, manifest: Mapping[str, Any]) -> list[Statistics]:
+def statistics_of_system(system: str, manifest: Mapping[str, Any]) -> list[Statistics]:
     """The statistics of the paper's folder with the system's name, if it has a module `report`."""
     package = f"agentsys.graphs.{system}"
     spec = find_spec(package) if system.isidentifier() else None
@@ -110,7 +115,7 @@ def _statistics_of_system(system: str, manifest: Mapping[str, Any]) -> list[Stat
     return [statistics]
 
 
-def _refused_inputs(folder: Path) -> Iterator[dict[str, Any]]:
+def refused_inputs(folder: Path) -> Iterator[dict[str, Any]]:
     """The inputs that failed before any call, which have no trace."""
     path = failed_file(folder)
     if path.exists():

@@ -342,7 +342,7 @@ def _message_to_dict(message: BaseMessage) -> dict[str, Any]:
 
 def _last_chunk(reply: wire.Reply, model: str, *, with_text: bool = False) -> ChatGenerationChunk:
     text = reply.text if with_text else ""
-    message = AIMessageChunk(text, response_metadata=_metadata(reply, model), usage_metadata=_usage(reply))
+    message = AIMessageChunk(content=text, response_metadata=_metadata(reply, model), usage_metadata=_usage(reply))
     return ChatGenerationChunk(message=message)
 
 
