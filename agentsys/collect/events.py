@@ -14,6 +14,7 @@ from typing import Any, Final
 from agentsys.collect.excerpts import shorten
 from agentsys.collect.summary import Summary
 from agentsys.display import note
+from agentsys.recorder import current
 from agentsys.traces import Call, Trace
 
 FIRST_FAILURES: Final = 20
@@ -55,11 +56,12 @@ def log_stop(error: BaseException) -> None:
 
 
 def log_call(call: Call) -> None:
-    """Log a finished call for debugging."""
+    """Log a finished call of the current record for debugging."""
     if _LOG.isEnabledFor(logging.DEBUG):
         cached = call.measured.get("cache_hit")
         _LOG.debug(
-            "call %s of %s: %s, %d prompt and %d completion tokens%s",
+            "record %s: call %s of %s: %s, %d prompt and %d completion tokens%s",
+            recorder.record if (recorder := current.get()) else "",
             call.key,
             call.role,
             "from the request cache" if cached else f"{call.measured.get('seconds', 0.0):.2f} s",
