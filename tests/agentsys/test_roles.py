@@ -80,6 +80,14 @@ async def test_an_unusable_reply_is_asked_for_again(reply: str, complaint: str) 
     assert recorder.calls[1].error is None
 
 
+async def test_an_unusable_reply_is_logged_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = scripted("[]", GOOD)
+    with caplog.at_level("DEBUG", logger="agentsys.roles"):
+        await JUDGE(model, key="judge/1", text="it")
+    [message] = caplog.messages
+    assert message.startswith("judge (judge/1): the reply is not usable: ") and "JSON: Input should be" in message
+
+
 async def test_an_empty_reply_is_shown_as_empty() -> None:
     model, script = scripted("", "Hello")
     assert await GREETER(model, key="greet", name="Ada") == "Hello"

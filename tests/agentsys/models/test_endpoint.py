@@ -46,6 +46,17 @@ async def test_a_temporary_fault_is_retried(mode: FakeServer, connect, fault: An
     assert mode.bodies[0] == mode.bodies[1] == mode.bodies[2]
 
 
+async def test_a_failed_request_is_logged_for_debugging(
+    server: FakeServer, connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTSYS_API_KEY", "sk-very-secret-12345")
+    server.queue(Status(500, text="no sk-very-secret-12345"), Answer("at last"))
+    with caplog.at_level("DEBUG", logger="agentsys.models.endpoint"):
+        await connect(server).ainvoke(CHAT)
+    [message] = caplog.messages
+    assert message.startswith(f"{server.address}: a request failed: ") and "status 500: no ***" in message
+
+
 async def test_a_timeout_is_retried(server: FakeServer, connect) -> None:
     server.queue(Hang(), Answer("at last"))
     assert (await connect(server, timeout=0.3).ainvoke(CHAT)).text == "at last"
