@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,6 @@ import orjson
 from agentsys.models import weights
 from agentsys.paths import cache_folder, make_private_folder, replace_file
 
-MAX_TOKENS_OF_A_CHARACTER = 8
-"""Tokens after which bytes that are no UTF-8 are shown as replacement characters."""
-
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -27,20 +25,15 @@ class Vocabulary:
 
     def split(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """The text of the tokens, as (text, number of tokens): tokens that share a character are together."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         parts: list[tuple[str, int]] = []
-        pending, count = b"", 0
-        for token in ids:
-            pending, count = pending + self._bytes(token), count + 1
-            try:
-                text = pending.decode()
-            except UnicodeDecodeError:
-                if count < MAX_TOKENS_OF_A_CHARACTER:
-                    continue
-                text = pending.decode(errors="replace")
-            parts.append((text, count))
-            pending, count = b"", 0
-        if count:
-            parts.append((pending.decode(errors="replace"), count))
+        text, count = "", 0
+        for number, token in enumerate(ids, 1):
+            text += decoder.decode(self._bytes(token), final=number == len(ids))
+            count += 1
+            if not decoder.getstate()[0]:  # else a character goes on in the next token
+                parts.append((text, count))
+                text, count = "", 0
         return parts
 
     def _bytes(self, token: int) -> bytes:

@@ -42,7 +42,7 @@ def test_the_command_starts_vllm_and_stops_it(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
     before = serving_processes()
     records = write_lines(tmp_path / "records.jsonl", [{"text": "The moon hung over the bay like a coin."}])
-    model = f"vllm:{FOLDER}?context=4096&max_tokens=60"
+    model = f"vllm:{FOLDER}?context=4096&enforce-eager=&max_tokens=60"
     limits = ["--max-rounds", 1, "--min-steps", 1, "--in-flight", 256]
     files = ["--input", records, "--out", tmp_path / "out"]
     code, output, err = run_drt(tmp_path / "cache", "--model", model, *files, *limits, timeout=600)

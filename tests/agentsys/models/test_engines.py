@@ -43,7 +43,7 @@ def spec(request: pytest.FixtureRequest) -> Iterator[str]:
         yield "embedded:qwen2.5-coder-0.5b"
         return
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    model = load_model(f"vllm:{FOLDER}?context=4096")
+    model = load_model(f"vllm:{FOLDER}?context=4096&enforce-eager=")
     assert isinstance(model, EndpointChatModel)
 
     async def start() -> str:
