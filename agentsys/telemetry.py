@@ -206,7 +206,7 @@ def export_spans() -> None:
 
     For commands; a program sets its own provider. The exporter and the SDK read their further variables themselves.
     """
-    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), None)
+    endpoint = next(filter(os.environ.get, ENDPOINTS), None)
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     if endpoint is None or is_disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none" or _tracer() is not None:
         return
@@ -220,10 +220,8 @@ def export_spans() -> None:
 
         exporter = next(iter(exporters)).load()
     except (ImportError, StopIteration):
-        package = (
-            "pip install opentelemetry-exporter-otlp-proto-grpc" if protocol == "grpc" else install_command("otel")
-        )
-        say(f"no spans are exported to {endpoint}: no exporter for {protocol} is installed: {package}")
+        fix = "pip install opentelemetry-exporter-otlp-proto-grpc" if protocol == "grpc" else install_command("otel")
+        say(f"{endpoint} is set, but no exporter for {protocol} is installed, so no spans are sent: {fix}")
         return
     resource = Resource.create({"service.name": "agentsys", **OTELResourceDetector().detect().attributes})
     provider = TracerProvider(resource=resource)
