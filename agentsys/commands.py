@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 
 from agentsys import config, options
-from agentsys.display import LOGGER, plain, say
+from agentsys.display import LOGGER, print_lines, say
 from agentsys.knobs import knob
 from agentsys.models import EndpointDown, ModelError
 from agentsys.models.access import mask_key
@@ -176,7 +176,7 @@ class _DebugHandler(logging.Handler):
         text = mask_key(self.format(record))
         if record.levelno < logging.INFO:
             text = f"{datetime.now():%H:%M:%S} {record.name}: {text}"
-        print(plain(text), file=sys.stderr, flush=True)
+        print_lines(text)
 
 
 @contextmanager

@@ -49,7 +49,12 @@ def say(*lines: object) -> None:
     """
     note(*lines)
     if not (LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers()):
-        print(*map(plain, lines), sep="\n", file=sys.stderr, flush=True)
+        print_lines(*lines)
+
+
+def print_lines(*lines: object) -> None:
+    """Print lines on stderr, each made `plain`, without logging them."""
+    print(*map(plain, lines), sep="\n", file=sys.stderr, flush=True)
 
 
 def note(*lines: object) -> None:

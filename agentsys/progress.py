@@ -187,21 +187,21 @@ class _Terminal:
             _live_consoles.remove(self._progress.console)
 
     def _render(self) -> Any:
-        from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
-        from rich.text import Text
 
         progress = self._progress
+        texts = [text for text in (progress.step, progress.describe_count(), progress.describe_times()) if text]
         width = max(4, min(BAR_WIDTH, progress.console.width - _OTHER_COLUMNS))
-        texts = (plain(progress.step), progress.describe_count(), progress.describe_times())
-        row = Table.grid(padding=(0, 1))
-        row.add_row(
-            self._spinner,
-            ProgressBar(progress.total, progress.done, width=width),
-            *(Text(text, no_wrap=True, overflow="ellipsis") for text in texts if text),
-        )
-        return Group(row, *(Text(line, no_wrap=True, overflow="ellipsis") for line in progress.lines()))
+        first = Table.grid(padding=(0, 1))
+        for _ in range(2 + len(texts)):
+            first.add_column(no_wrap=True, overflow="ellipsis")
+        first.add_row(self._spinner, ProgressBar(progress.total, progress.done, width=width), *texts)
+        rows = Table.grid()
+        rows.add_column(no_wrap=True, overflow="ellipsis")
+        for row in (first, *progress.lines()):
+            rows.add_row(row)
+        return rows
 
 
 class _Notebook:
