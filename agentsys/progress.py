@@ -199,8 +199,9 @@ class _Terminal:
         first.add_row(self._spinner, ProgressBar(progress.total, progress.done, width=width), *texts)
         rows = Table.grid()
         rows.add_column(no_wrap=True, overflow="ellipsis")
-        for row in (first, *progress.lines()):
-            rows.add_row(row)
+        rows.add_row(first)
+        for line in progress.lines():
+            rows.add_row(line)
         return rows
 
 
