@@ -1,11 +1,11 @@
 """The viewer on a large run: writing the page, opening it, and filtering, in a headless Chromium.
 
-    python benchmarks/view.py                     # 100,000 records
-    python benchmarks/view.py --records 10000 --rounds 5
+    python -m benchmarks.view                     # 100,000 records
+    python -m benchmarks.view --records 10000 --rounds 5
 
 The traces are made up: two calls and two texts of about a line each, six of ten records kept. "open" is the time until
 the first rows can be read, "all loaded" until every record can be found. A filter is timed from a change of its text
-until the rows are drawn, sorting from a click on a column, a record from a click on its row. Medians over --rounds pages.
+until the rows are drawn, sorting from a click on a column, a record from a click on its row. Medians of --rounds pages.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from agentsys.collect import RunFolderError, RunOptions, Summary, collect
 from agentsys.graphs.drt.system import Context, graph
-from agentsys.traces import read_finished, read_traces
+from agentsys.traces import VERSION, read_finished, read_traces
 from tests.support.toys import outcomes, read_failed, read_manifest, sentences
 
 COUNT = 14
@@ -34,8 +35,8 @@ def run(tmp_path: Path, model: str) -> Callable[..., Summary]:
 def make_version_1(folder: Path, schema: str | None = None) -> None:
     """Rewrite a run's files as version 1 wrote them, with another schema digest of the evaluator if given."""
     for path in folder.glob("*.jsonl"):
-        lines = path.read_bytes().replace(b'{"version":2,', b'{"version":1,')
-        path.write_bytes(lines.replace(b'"outcome":"failed"', b'"outcome":"rejected"'))
+        lines = [_make_line_1(orjson.loads(line)) for line in path.read_bytes().splitlines()]
+        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     (folder / "failed.jsonl").rename(folder / "rejected.jsonl")
     make_manifest(folder, 1)
     manifest = read_manifest(folder)
@@ -43,6 +44,14 @@ def make_version_1(folder: Path, schema: str | None = None) -> None:
     if schema:
         manifest["fingerprint"]["roles"]["evaluator"]["schema"] = schema
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+
+
+def _make_line_1(line: dict[str, Any]) -> dict[str, Any]:
+    """A trace as version 1 wrote it; a refused input, which has no version, as it is."""
+    if "version" not in line:
+        return line
+    outcome = "rejected" if line["outcome"] == "failed" else line["outcome"]
+    return {name: value for name, value in line.items() if name != "path"} | {"version": 1, "outcome": outcome}
 
 
 def make_manifest(folder: Path, version: int) -> None:
@@ -95,7 +104,7 @@ def test_a_version_1_run_is_resumed(tmp_path: Path, run: Callable[..., Summary],
     assert second.calls == calls() - paid > 0
     assert not (folder / "rejected.jsonl").exists()
     assert len(outcomes(folder)) == COUNT + 1
-    assert {trace.version for trace in read_traces(folder)} == {1, 2}
+    assert {trace.version for trace in read_traces(folder)} == {1, VERSION}
     assert before.items() <= {trace.id: (trace.outcome, trace.reason) for trace in read_finished(folder)}.items()
     manifest = read_manifest(folder)
     assert manifest["version"] == 3
@@ -110,7 +119,7 @@ def test_failed_records_of_a_version_1_run_are_retried(tmp_path: Path, run: Call
     assert (summary.failed, summary.skipped) == (2, FIRST - 2)
     assert summary.calls > 0  # a retried record's calls are new ones
     assert len(read_failed(tmp_path / "run")) == 2
-    assert [trace.version for trace in read_finished(tmp_path / "run") if trace.outcome == "failed"] == [2]
+    assert [trace.version for trace in read_finished(tmp_path / "run") if trace.outcome == "failed"] == [VERSION]
 
 
 def test_a_version_1_run_with_other_schemas_is_refused_in_one_line(tmp_path: Path, run: Callable[..., Summary]) -> None:
