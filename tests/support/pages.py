@@ -82,14 +82,13 @@ def find_chromium() -> str | None:
 @contextmanager
 def open_browser() -> Iterator[Any]:
     """A headless Chromium that Playwright drives. Without one the test is skipped, or fails if CI needs it."""
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs the extra 'test' (playwright)")
     path = find_chromium()
     if path is None and os.environ.get("AGENTSYS_NEEDS_BROWSER"):
         pytest.fail("there is no Chromium, which $AGENTSYS_NEEDS_BROWSER asks for")
     if path is None:
         pytest.skip("no Chromium: apt install chromium, or set AGENTSYS_CHROMIUM")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
+    with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
