@@ -19,7 +19,7 @@ from agentsys.display import say, show
 from agentsys.records import InputError
 from agentsys.traces import RunFolderError, failed_file, shards
 from agentsys.view.compare import compare_runs
-from agentsys.view.page import Pieces, write_page
+from agentsys.view.page import Pieces, to_json, write_page
 from agentsys.view.run import RunData, read_rows, read_run
 from agentsys.view.training import is_training, read_training
 from agentsys.view.vocabulary import find_vocabulary
@@ -110,6 +110,10 @@ def write_view(
         find = partial(find_vocabulary, folder=tokenizer)
         runs = [read_run(folder, f"r{i}", pieces, find, row_table) for i, folder in enumerate(sources.runs)]
         head = make_head(runs, sources)
+        for i, folder in enumerate(sources.evaluations):
+            scores = read_scores(folder)
+            head["evaluations"][i]["has_scores"] = bool(scores)
+            pieces.add(f"e{i}-scores", to_json(scores))
         return write_page(out, " · ".join(_names(sources)), head, pieces)
 
 
@@ -156,6 +160,27 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
             for name, entry in systems.items()
         },
     }
+
+
+def read_scores(folder: Path) -> dict[str, dict[str, dict[str, float | bool]]]:
+    """What an evaluation says of each record with an id, by system: the numbers of its file of lines.
+
+    Raises RunFolderError for a damaged line.
+    """
+    scores: dict[str, dict[str, dict[str, float | bool]]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as err:
+                raise RunFolderError(f"{file}:{number}: not JSON ({err}); run the evaluation again") from None
+            if isinstance(row, dict) and "id" in row and isinstance(row.get("systems"), dict):
+                scores[str(row["id"])] = {
+                    system: {name: value for name, value in values.items() if isinstance(value, int | float)}
+                    for system, values in row["systems"].items()
+                    if isinstance(values, dict)
+                }
+    return scores
 
 
 def read_state(file: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def searched_run(folder: Path, cache: Path) -> Path:
     """A LongDPO run with search trees and preference pairs."""
     log = folder.parent / f"{folder.name}.log"
     context = SearchContext(
-        model=f"langchain:tests.support.toys:TreeChatModel?log={log}", width=2, depth=2, weights="stated"
+        model=f"langchain:tests.support.toys:TreeChatModel?log={log}", width=2, depth=2, simulations=4, weights="stated"
     )
     records = [{"id": f"r{i}", "prompt": f"Request {i}", "length": 300} for i in range(2)]
     collect(longdpo_graph, records, folder, context=context, options=RunOptions(cache=cache))

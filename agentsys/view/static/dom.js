@@ -65,7 +65,7 @@ function fold(title, make, open = false) {
 /** A table of texts; numbers are right-aligned. */
 function table(columns, rows, kind = "") {
   const cell = (value) => (value instanceof Node ? el("td", {}, value)
-    : el("td", { class: typeof value === "number" || /^[-\d.,]+( ?%)?$/.test(value) ? "number" : "", dir: "auto" },
+    : el("td", { class: typeof value === "number" || typeof value === "boolean" || /^[-\d.,]+( ?%)?$/.test(value) ? "number" : "", dir: "auto" },
       typeof value === "number" ? format(value) : visible(value ?? "")));
   return el("table", { class: kind },
     columns.some(Boolean) ? el("thead", {}, el("tr", {}, columns.map((name) => el("th", {}, name)))) : null,

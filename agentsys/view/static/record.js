@@ -10,8 +10,10 @@ async function recordPage(run, number, target = "") {
     location.replace(`#/${run.name}/record/${number}/${encodeURIComponent(key)}`);
     callSection.openCall(key);
   };
+  const scores = await evaluationScores(record.id);
   const sections = [
     ["Result", resultSection(record)],
+    scores.length ? ["Evaluation", scores] : null,
     record.path || run.topology ? ["Path", pathSection(run, record, goTo)] : null,
     record.tree?.length ? ["Search tree", treeView(record.tree, texts, nodeMarks(record), goTo)] : null,
     ...Object.entries(record.result ?? {}).filter(([, value]) => isNetwork(value)).map(([name, value]) => [`Graph: ${name}`, networkPicture(value)]),
@@ -21,7 +23,7 @@ async function recordPage(run, number, target = "") {
     record.measured?.traceback ? ["Traceback", textBlock(record.measured.traceback, "code")] : null,
   ].filter(Boolean);
   const links = sections.map(([title, body], i) => el("a", { href: "#", onclick: (event) => {
-    event.preventDefault(); body.parentElement.scrollIntoView({ behavior: "smooth" });
+    event.preventDefault(); [body].flat()[0].parentElement.scrollIntoView({ behavior: "smooth" });
   } }, title));
   const page = el("div", { class: "record" },
     recordHead(run, record, number),
@@ -29,6 +31,19 @@ async function recordPage(run, number, target = "") {
     sections.map(([title, body]) => el("section", {}, el("h2", {}, title), body)));
   if (target) setTimeout(() => callSection.openCall(target));
   return page;
+}
+
+/** What the page's evaluations say of a record: a table of systems for each. */
+async function evaluationScores(id) {
+  const tables = [];
+  for (let i = 0; i < HEAD.evaluations.length; i++) {
+    const systems = HEAD.evaluations[i].has_scores ? (await piece(`e${i}-scores`))[id] : null;
+    if (!systems) continue;
+    const names = [...new Set(Object.values(systems).flatMap(Object.keys))];
+    tables.push(el("div", { class: "scroll" }, table(["system", ...names], Object.entries(systems).map(([system, values]) =>
+      [visible(system), ...names.map((name) => values[name] ?? "")]))));
+  }
+  return tables;
 }
 
 function recordHead(run, record, number) {
@@ -174,6 +189,7 @@ function callList(record, calls) {
     const chain = [];
     for (let at = key; at; at = parent(at)) chain.unshift(at);
     for (const name of chain) { const details = folds.get(name); if (details && !details.open) { details.open = true; details.dispatchEvent(new Event("toggle")); } }
+    list.querySelectorAll(".found").forEach((details) => details.classList.remove("found"));
     setTimeout(() => { const details = folds.get(key); details?.scrollIntoView({ block: "start" }); details?.classList.add("found"); });
   };
   return list;

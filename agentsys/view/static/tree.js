@@ -23,7 +23,7 @@ function treeView(nodes, texts, marks, onCall) {
       el("ul", {}, below.map((child) => item(child, depth + 1)))));
   };
   const list = el("ul", { class: "tree" }, roots.map((root) => item(root, 0)));
-  const openAll = (open) => list.querySelectorAll("details").forEach((details) => { details.open = open; });
+  const openAll = (open) => list.querySelectorAll("details:not(.inline)").forEach((details) => { details.open = open; });
   return el("div", {},
     el("div", { class: "buttons" },
       el("button", { type: "button", onclick: () => openAll(true) }, "expand all"),

@@ -183,6 +183,24 @@ def test_a_pair_leads_to_the_calls_that_wrote_it(open_page: Open, runs: dict[str
     assert call.locator(".reply .text").first.inner_text() == chosen
 
 
+def test_a_record_has_its_scores_of_an_evaluation(open_page: Open, runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["first"], tmp_path / "out" / "first")
+    score = {"value": 31.5, "low": 30.0, "high": 33.0}
+    report = {"version": 2, "settings": {}, "systems": {"first": {"metrics": {"BLEU": score}}}}
+    (tmp_path / "out" / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
+    line = {"id": "r1", "systems": {"first": {"em": True, "f1": 0.5, "answer": "no number"}}}
+    (tmp_path / "out" / "predictions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    page = open_page(tmp_path / "out", address="/evaluation/0")
+    assert page.locator("main tbody td").all_inner_texts() == ["first", "31.5 30 to 33"]
+    page.goto(re.sub("#.*", "#/r0/records", page.url))
+    page.locator("input[type=search]").fill("r1")
+    page.locator(".rows .row").first.click()
+    section = page.locator("section", has_text="Evaluation").first
+    section.wait_for()
+    assert section.locator("th").all_inner_texts() == ["system", "em", "f1"]
+    assert section.locator("tbody td").all_inner_texts() == ["first", "true", "0.5"]
+
+
 def test_two_runs_are_compared(open_page: Open, runs: dict[str, Path]) -> None:
     page = open_page(runs["first"], runs["second"], address="/compare/0")
     page.wait_for_selector(".compare")
