@@ -81,7 +81,7 @@ function resultSection(record) {
 
 /** The steps of a refinement: what was written, its score, and which words changed. */
 function stepTable(steps) {
-  const main = ["translation", "text", "answer", "response", "sub_query"].find((name) => steps.some((step) => typeof step[name] === "string"));
+  const main = ["translation", "text", "response", "sub_query", "answer"].find((name) => steps.some((step) => typeof step[name] === "string"));
   const others = [...new Set(steps.flatMap(Object.keys))].filter((name) => name !== main && name !== "key");
   const cell = (value) => (value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : value);
   return el("div", { class: "field" }, el("h3", {}, "steps"), el("div", { class: "scroll" }, table(

@@ -35,7 +35,8 @@ function treeView(nodes, texts, marks, onCall) {
 function treeLine(node, share, texts, marks, onCall) {
   const number = node.q ?? node.value;
   const rest = Object.entries(node).filter(([name, value]) => !SHOWN_APART.has(name) && value !== null);
-  const text = texts.get(node.call) ?? node.text ?? node.answer ?? node.step?.answer ?? "";
+  const step = node.step ? `${node.step.sub_query ?? ""} ${node.step.retrieved ? "(retrieved) " : ""}→ ${node.step.answer ?? ""}` : null;
+  const text = step ?? texts.get(node.call) ?? node.text ?? node.answer ?? "";
   return el("span", { class: "tree-line", "data-node": node.id },
     el("b", {}, visible(node.id)), " ",
     marks.has(node.id) ? el("span", { class: `badge ${marks.get(node.id)}` }, marks.get(node.id)) : null,
