@@ -40,6 +40,7 @@ from agentsys.knowledge.context import with_index
 from agentsys.metrics.answers import Match
 from agentsys.models.spec import DEFAULT_SPEC
 from agentsys.records import InputError
+from agentsys.view.command import show_page
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     report["settings"]["index_digest"] = next((r.context.index_digest for r in runs if r.context.index), "")
     measures.write_results(report, test.rows, predictions, out)
     measures.print_report(report, Console())
+    show_page(out)
     raise typer.Exit(exit_code(report, "failed"))
 
 

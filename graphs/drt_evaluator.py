@@ -31,6 +31,7 @@ from agentsys.graphs.drt import evaluator_measures as measures
 from agentsys.graphs.drt.evaluator_check import Context, EvaluatorCheck
 from agentsys.graphs.drt.evaluator_measures import Pair
 from agentsys.records import BadRecord
+from agentsys.view.command import show_page
 
 EXAMPLES: Final = Path(__file__).parent / "examples" / "evaluator_pairs.jsonl"
 
@@ -70,6 +71,7 @@ def main(pairs: PairFile, sample: SampleOptions, context: Context, run: OutputOp
     }
     measures.write_results(report, test.rows, verdicts, out)
     measures.print_report(report, Console())
+    show_page(out)
     incomplete = any(method["unusable"] for method in report["methods"].values())
     raise typer.Exit(3 if incomplete or report["unusable"] else 0)
 

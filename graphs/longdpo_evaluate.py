@@ -36,6 +36,7 @@ from agentsys.graphs.longdpo.longbench_write import LongBenchWriteContext
 from agentsys.graphs.longdpo.requests import Request, read_requests, read_responses
 from agentsys.graphs.longdpo.writers import Writer
 from agentsys.records import InputError
+from agentsys.view.command import show_page
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def main(requests: RequestFile, sample: SampleOptions, systems: SystemOptions, r
     }
     measures.write_results(report, test.rows, scores, out)
     measures.print_report(report, Console())
+    show_page(out)
     raise typer.Exit(exit_code(report, "failed", "unjudged"))
 
 

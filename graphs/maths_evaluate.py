@@ -36,6 +36,7 @@ from agentsys.installation import install_command
 from agentsys.metrics import maths
 from agentsys.models.spec import DEFAULT_SPEC, split_spec
 from agentsys.records import InputError
+from agentsys.view.command import show_page
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     }
     measures.write_results(report, test.rows, predictions, out)
     measures.print_report(report, Console())
+    show_page(out)
     raise typer.Exit(exit_code(report, "failed"))
 
 

@@ -37,6 +37,7 @@ from agentsys.graphs.translate.report import measure_results, write_results
 from agentsys.graphs.translate.rows import read_translations, reference_line
 from agentsys.graphs.translate.systems import SystemResult
 from agentsys.graphs.translate.tables import print_report
+from agentsys.view.command import show_page
 
 
 def main(
@@ -83,6 +84,8 @@ def main(
         }
         write_results(report, pairs, results, out)
     print_report(report, Console())
+    if out.is_dir():  # not with --table-only
+        show_page(out)
     if any(comet["failed"] for comet in report["comet"].values()):
         raise typer.Exit(1)
     raise typer.Exit(exit_code(report, "missing", "unscored"))

@@ -102,10 +102,11 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def on_disk() -> Iterator[str]:
-    """What belongs into the wheel: the packages' sources, prompts, examples, templates, FSDP settings, py.typed."""
+    """What belongs into the wheel: the packages' sources, prompts, examples, templates, the viewer's page, py.typed."""
+    suffixes = (".py", ".md", ".jsonl", ".yaml", ".json", ".txt", ".html", ".css", ".js")
     for folder in ("agentsys", *LINKED):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".md", ".jsonl", ".yaml", ".json", ".txt") or path.name == "py.typed":
+            if path.suffix in suffixes or path.name == "py.typed":
                 name = path.relative_to(ROOT).as_posix()
                 yield f"agentsys/{name}" if folder in LINKED else name
 
@@ -115,9 +116,8 @@ def test_contents(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(names) == sorted(set(on_disk()))
     assert {name.partition("/")[0] for name in names} == {"agentsys"}
-    assert {"agentsys/py.typed", "agentsys/prompts/drt/advisor.md", "agentsys/graphs/examples/similes.jsonl"} <= {
-        *names
-    }
+    some = ("py.typed", "prompts/drt/advisor.md", "graphs/examples/similes.jsonl", "view/static/main.js")
+    assert {f"agentsys/{name}" for name in some} <= {*names}
 
 
 @pytest.mark.needs("test")

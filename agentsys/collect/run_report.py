@@ -111,8 +111,8 @@ def statistics_of_system(system: str, manifest: Mapping[str, Any]) -> list[Stati
     spec = find_spec(package) if system.isidentifier() else None
     if spec is None or not spec.submodule_search_locations or find_spec(f"{package}.report") is None:
         return []
-    statistics: Statistics = importlib.import_module(f"{package}.report").statistics(manifest)
-    return [statistics]
+    make = getattr(importlib.import_module(f"{package}.report"), "statistics", None)
+    return [] if make is None else [make(manifest)]
 
 
 def refused_inputs(folder: Path) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,6 @@ from agentsys.evaluation.sample import Sample
 from agentsys.fonts import fit_fonts
 from agentsys.metrics.corpus import Statistic, mean_with_interval, paired_bootstrap, with_interval
 from agentsys.records import InputError
-from agentsys.view.command import show_page
 
 if TYPE_CHECKING:
     from agentsys.console import Console
@@ -57,14 +56,13 @@ def result_lines(
 
 
 def write_report(report: Mapping[str, Any], file: str, rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
-    """Write evaluation.json, a file of JSON lines, one per row, and the page of `agentsys view`."""
+    """Write evaluation.json and a file of JSON lines, one per row."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2, default=str))
     with (out / file).open("wb") as lines:
         for row in rows:
             lines.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-    show_page(out)
 
 
 def mean_known(values: Iterable[float | None]) -> float | None:

@@ -15,7 +15,7 @@ import orjson
 import typer
 
 from agentsys.collect.manifest import read_manifest
-from agentsys.display import say, show
+from agentsys.display import show
 from agentsys.records import InputError
 from agentsys.traces import RunFolderError, failed_file, shards
 from agentsys.view.compare import compare_runs
@@ -196,14 +196,20 @@ def read_state(file: Path) -> dict[str, Any]:
 
 
 def show_page(folder: Path) -> None:
-    """Write the page of a folder that a command has just finished, and print its path on stderr; of a large run only
-    the command that writes it. Raises OSError and RunFolderError.
+    """Write the page of a folder that a command has just finished, and print its path; of a large run only the command
+    that writes it. What the command made is complete: if its page cannot be written, a line says why.
     """
     sources = Sources()
-    sources.add(folder)
-    counts = [sum((read_manifest(run).get("counts") or {}).values()) for run in sources.runs]
-    size = sum(shard.stat().st_size for run in sources.runs for shard in shards(run))
-    if sum(counts) > MAX_RECORDS or size > MAX_TRACE_BYTES or len(counts) > MAX_RUNS:
-        say(f"page: agentsys view {shlex.quote(str(folder))} writes it")
-    else:
-        say(f"page: {write_view(sources)[0]}")
+    command = f"agentsys view {shlex.quote(str(folder))}"
+    try:
+        sources.add(folder)
+        size = sum(shard.stat().st_size for run in sources.runs for shard in shards(run))
+        counts = [sum((read_manifest(run).get("counts") or {}).values()) for run in sources.runs]
+        if sum(counts) > MAX_RECORDS or size > MAX_TRACE_BYTES:
+            show(f"page: {command} writes it")
+        else:
+            show(f"page: {write_view(sources)[0]}")
+    except OSError as err:
+        show(f"no page: {err.filename or folder}: {err.strerror or err}; {command} writes it")
+    except (InputError, RunFolderError) as err:
+        show(f"no page: {err}; {command} writes it")

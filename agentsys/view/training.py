@@ -66,6 +66,8 @@ def _lineage(folder: Path, rows: Any) -> dict[str, Any] | None:
     runs: Counter[str] = Counter()
     models: Counter[str] = Counter()
     for file in [place] if place.is_file() else sorted(place.glob("*.parquet")):
+        if "lineage" not in pq.read_schema(file).names:  # a corpus for pre-training
+            continue
         for text in pq.read_table(file, columns=["lineage"])["lineage"].to_pylist():
             lineage = json.loads(text)
             runs[f"{lineage.get('system', '')} {lineage.get('run', '')}".strip()] += 1

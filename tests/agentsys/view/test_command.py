@@ -134,8 +134,22 @@ def test_a_large_run_is_named_only(
         with monkeypatch.context() as patch:
             patch.setattr(command, name, 5)
             show_page(folder)
-        assert capsys.readouterr().err == f"page: agentsys view '{folder}' writes it\n"
+        assert capsys.readouterr().out == f"page: agentsys view '{folder}' writes it\n"
         assert not (folder / "view.html").exists()
     show_page(folder)
-    assert capsys.readouterr().err == f"page: {folder / 'view.html'}\n"
+    assert capsys.readouterr().out == f"page: {folder / 'view.html'}\n"
     assert (folder / "view.html").is_file()
+
+
+def test_a_full_disk_costs_the_page_alone(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device", "run/view.html")
+
+    folder = Path(shutil.copytree(runs["first"], tmp_path / "run"))
+    monkeypatch.setattr(command, "write_page", fail)
+    show_page(folder)
+    line = f"no page: run/view.html: No space left on device; agentsys view {folder} writes it\n"
+    assert capsys.readouterr().out == line
+    assert not list(folder.glob(".view-*"))
