@@ -53,7 +53,7 @@ class GraphRun:
 def _add_value(step: Step, name: str, value: Any, output: Mapping[str, Any]) -> None:
     """Add what a node wrote, or its name alone: of what the output has too, of large values, and of what is no JSON."""
     content = None if name in output and output[name] is value else _to_json(value)
-    if name in output and (output[name] is value or content == _to_json(output[name])):
+    if name in output and (output[name] is value or (content is not None and content == _to_json(output[name]))):
         step.in_result.append(name)
     elif content is None or len(content) > MAX_BYTES:
         step.omitted.append(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -63,7 +63,8 @@ class Sources:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a collect run."""
-    return (folder / "manifest.json").is_file() and bool(shards(folder) or failed_file(folder).exists())
+    files = [*shards(folder), failed_file(folder)] if (folder / "manifest.json").is_file() else []
+    return any(file.exists() and file.stat().st_size for file in files)
 
 
 def view(
@@ -101,10 +102,12 @@ def write_view(
     sources: Sources, out: Path | None = None, *, rows: Path | None = None, tokenizer: Path | None = None
 ) -> list[Path]:
     """Write the page and return its files. Raises InputError, RunFolderError and OSError."""
-    if len(sources.runs) > MAX_RUNS:
+    if len(sources.runs) > MAX_RUNS and not sources.evaluations:
         raise InputError(f"{len(sources.runs)} runs: a page shows at most {MAX_RUNS}; give fewer folders")
     out = _check_out(out, sources)
     row_table = read_rows(rows) if rows is not None else {}
+    if rows is not None and not row_table:
+        raise InputError(f"--rows {rows}: no training rows there; give the folder that `agentsys rows` wrote")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".view-") as temporary:
         pieces = Pieces(Path(temporary))
         find = partial(find_vocabulary, folder=tokenizer)
@@ -121,11 +124,16 @@ def make_head(runs: Sequence[RunData], sources: Sources) -> dict[str, Any]:
     """What the page has before any piece is read."""
     return {
         "runs": [run.head for run in runs],
-        "comparisons": [compare_runs(first, second) for first, second in combinations(runs, 2)],
+        "comparisons": [compare_runs(first, second) for first, second in _pairs(runs, sources)],
         "trainings": [read_training(folder) for folder in sources.trainings],
         "evaluations": [read_evaluation(folder) for folder in sources.evaluations],
         "states": [read_state(file) for file in sources.states],
     }
+
+
+def _pairs(runs: Sequence[RunData], sources: Sources) -> list[tuple[RunData, RunData]]:
+    """The runs to compare: each two; of an evaluation the first with each other."""
+    return [(runs[0], run) for run in runs[1:]] if sources.evaluations else list(combinations(runs, 2))
 
 
 def _names(sources: Sources) -> list[str]:
@@ -153,13 +161,27 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{file}: not JSON ({err}); run the evaluation again") from None
     systems = report.get("systems") or report.get("methods") or {}
     return {
-        "folder": folder.name,
+        "folder": folder.resolve().name,
         "settings": report.get("settings") or {},
-        "systems": {
-            name: (entry.get("metrics") or {"value": entry}) if isinstance(entry, dict) else {}
-            for name, entry in systems.items()
-        },
+        "systems": {name: _metrics(entry) for name, entry in systems.items() if isinstance(entry, dict)},
     }
+
+
+def _metrics(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a system in an evaluation's report, each {"value", "low", "high", ...}; of drt-evaluator one."""
+    if _is_score(entry):
+        return {"value": entry}
+    metrics: dict[str, Any] = {}
+    for name, value in (entry.get("metrics") or entry).items():
+        if _is_score(value):
+            metrics[name] = value
+        elif isinstance(value, dict):
+            metrics |= {f"{name} {key}": part for key, part in value.items() if _is_score(part)}
+    return metrics
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("value"), int | float)
 
 
 def read_scores(folder: Path) -> dict[str, dict[str, dict[str, float | bool]]]:
@@ -175,12 +197,19 @@ def read_scores(folder: Path) -> dict[str, dict[str, dict[str, float | bool]]]:
             except orjson.JSONDecodeError as err:
                 raise RunFolderError(f"{file}:{number}: not JSON ({err}); run the evaluation again") from None
             if isinstance(row, dict) and "id" in row and isinstance(row.get("systems"), dict):
-                scores[str(row["id"])] = {
-                    system: {name: value for name, value in values.items() if isinstance(value, int | float)}
-                    for system, values in row["systems"].items()
-                    if isinstance(values, dict)
-                }
+                by_system = {name: _numbers(values) for name, values in row["systems"].items()}
+                if any(by_system.values()):
+                    scores[str(row["id"])] = by_system
     return scores
+
+
+def _numbers(values: Any) -> dict[str, float | bool]:
+    """The numbers of a system's result for a record, with those in its `scores`."""
+    if not isinstance(values, dict):
+        return {}
+    scores = values.get("scores")
+    every = values | scores if isinstance(scores, dict) else values
+    return {name: value for name, value in every.items() if isinstance(value, int | float)}
 
 
 def read_state(file: Path) -> dict[str, Any]:

@@ -17,14 +17,14 @@ MEASURES: Final = {
     "seconds": "seconds per record",
 }
 RESAMPLES: Final = 1_000
-MAX_DRAWS: Final = 20_000_000
+MAX_DRAWS: Final = 5_000_000
 """Resamples times records: of many records fewer resamples are drawn."""
 
 
 def compare_runs(first: RunData, second: RunData) -> dict[str, Any]:
     """Paired differences, second minus first, over the records that both have; 95 % intervals and p-values."""
-    places = {record: place for place, record in enumerate(first.columns["id"]) if record is not None}
-    pairs = [(places[record], place) for place, record in enumerate(second.columns["id"]) if record in places]
+    places = _first_places(first)
+    pairs = [(places[record], place) for record, place in _first_places(second).items() if record in places]
     kept = [
         [float(run.columns["outcome"][place] == "kept") for place in side]
         for run, side in zip((first, second), zip(*pairs, strict=True) if pairs else ((), ()), strict=True)
@@ -37,9 +37,18 @@ def compare_runs(first: RunData, second: RunData) -> dict[str, Any]:
     return {
         "runs": [first.name, second.name],
         "shared": len(pairs),
-        "only": [len(run.columns["id"]) - len(pairs) for run in (first, second)],
+        "only": [len(_first_places(run)) - len(pairs) for run in (first, second)],
         "measures": [measure for measure in measures if measure["n"]],
     }
+
+
+def _first_places(run: RunData) -> dict[str, int]:
+    """The place of each id. A second record of an id was refused, and counts no more than an input without one."""
+    places: dict[str, int] = {}
+    for place, record in enumerate(run.columns["id"]):
+        if record is not None:
+            places.setdefault(record, place)
+    return places
 
 
 def _paired(name: str, label: str, first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:

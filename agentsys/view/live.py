@@ -32,28 +32,35 @@ class Tail:
     folder: Path
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     statistics: list[Statistics] = field(default_factory=list)
+    generation: int = 0
+    """How often the records were read anew, because failed ones were removed to be tried again."""
+    fault: str = ""
+    """What is wrong with the line at which reading stopped."""
     _places: list[tuple[Path, int, int]] = field(default_factory=list)
     """File, offset and length of each record's line."""
     _offsets: dict[Path, int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def read(self) -> None:
-        """Read the lines that are complete. Raises RunFolderError for a damaged one."""
+        """Read the lines that are complete, up to one that is damaged, which `fault` then names."""
         with self._lock:
             if any(not file.exists() or file.stat().st_size < offset for file, offset in self._offsets.items()):
                 self._forget()  # --retry-failed has rewritten failed.jsonl
-            self._read()
+            try:
+                for file in [*shards(self.folder), failed_file(self.folder)]:
+                    for offset, line in self._new_lines(file):
+                        self._add(file, offset, line)
+                        self._offsets[file] = offset + len(line)
+                self.fault = ""
+            except RunFolderError as err:
+                self.fault = str(err)
 
     def _forget(self) -> None:
+        self.generation += 1
         self.columns = {name: [] for name in COLUMNS}
         self.statistics = []
         self._places.clear()
         self._offsets.clear()
-
-    def _read(self) -> None:
-        for file in [*shards(self.folder), failed_file(self.folder)]:
-            for offset, line in self._new_lines(file):
-                self._add(file, offset, line)
 
     def _new_lines(self, file: Path) -> Iterator[tuple[int, bytes]]:
         if not file.exists():
@@ -66,7 +73,6 @@ class Tail:
                     break
                 yield offset, line
                 offset += len(line)
-        self._offsets[file] = offset
 
     def _add(self, file: Path, offset: int, line: bytes) -> None:
         record = read_line(file, line)
@@ -81,9 +87,10 @@ class Tail:
         for part in self.statistics:
             part.add(record)
 
-    def since(self, number: int) -> dict[str, Any]:
-        """The columns of the records from `number` on."""
-        return {name: values[number:] for name, values in self.columns.items()}
+    def since(self, number: int) -> bytes:
+        """As JSON: the columns of the records from `number` on, and the head of the page."""
+        with self._lock:
+            return to_json({"index": {name: values[number:] for name, values in self.columns.items()}} | self._state())
 
     def record(self, number: int) -> Trace | dict[str, Any]:
         """A record, read from its file. Raises IndexError."""
@@ -94,13 +101,20 @@ class Tail:
 
     def head(self) -> dict[str, Any]:
         """What the page says of the run."""
-        return {
+        with self._lock:
+            return self._state()["head"]  # type: ignore[no-any-return]
+
+    def _state(self) -> dict[str, Any]:
+        head = {
             **describe_run(self.folder, "r0", read_manifest(self.folder)),
             "records": len(self._places),
             "indexes": 0,
             "text_chars": TEXT_CHARS[0],
             "sections": [section_data(section) for part in self.statistics for section in part.sections()],
+            "generation": self.generation,
+            "fault": self.fault,
         }
+        return {"head": head}
 
 
 def read_line(file: Path, line: bytes) -> Trace | dict[str, Any]:
@@ -136,8 +150,7 @@ def make_app(folder: Path, find_vocabulary: FindVocabulary) -> Any:
 
     async def since(request: web.Request) -> web.Response:
         await asyncio.to_thread(tail.read)
-        number = int(request.match_info["number"])
-        body = to_json({"index": tail.since(number), "head": tail.head()})
+        body = await asyncio.to_thread(tail.since, int(request.match_info["number"]))
         return web.Response(body=body, content_type="application/json")
 
     async def record(request: web.Request) -> web.Response:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import base64
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -13,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from agentsys.paths import replace_file
+from agentsys.records import InputError
 
 MAX_BYTES: Final = 20_000_000
 """Bytes of data up to which the page is one file."""
@@ -20,11 +23,12 @@ PIECE_BYTES: Final = 1_000_000
 """Bytes of records from which on a piece is full."""
 SCRIPTS: Final = ("dom", "data", "charts", "tokens", "tree", "network", "record", "table", "run", "compare", "main")
 """The page's own scripts, in the order in which they are loaded."""
+_PIECE_FILE: Final = re.compile(r"[re]\d+-[\w-]+\.js")
 POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-    "script-src 'unsafe-inline' 'self' file:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}' 'self' file:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
-"""The page's content security policy: it loads its own pieces and nothing else."""
+"""The page's content security policy: it runs its own script, loads its own pieces, and nothing else."""
 
 
 @dataclass
@@ -55,15 +59,21 @@ def to_json(value: Any) -> bytes:
 def write_page(out: Path, title: str, head: Mapping[str, Any], pieces: Pieces) -> list[Path]:
     """Write the page and return its files: `out`, and the folder of pieces if there is one.
 
-    A folder of an earlier page of that name is replaced. Raises OSError.
+    The pieces of an earlier page of that name are replaced. Raises OSError, and InputError if the folder has other
+    files.
     """
     folder = out.with_name(f"{out.stem}_data")
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    old = sorted(folder.iterdir()) if folder.is_dir() else []
+    if others := [file for file in old if not _PIECE_FILE.fullmatch(file.name)]:
+        raise InputError(f"--out {out}: {others[0]} is no part of a page; choose another name for the page")
+    for file in old:
+        file.unlink()
     if pieces.size <= MAX_BYTES:
+        if old:
+            folder.rmdir()
         replace_file(out, make_page(title, head, {name: pieces.read(name) for name in pieces.names}), durable=False)
         return [out]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in pieces.names:
         text = orjson.dumps(pieces.read(name).decode())  # a string literal: JSON.parse is faster than the parser of JS
         (folder / f"{name}.js").write_bytes(b"agentsysPiece(" + orjson.dumps(name) + b"," + text + b")\n")
@@ -74,7 +84,7 @@ def write_page(out: Path, title: str, head: Mapping[str, Any], pieces: Pieces) -
 def make_page(title: str, head: Mapping[str, Any], data: Mapping[str, bytes]) -> bytes:
     """The HTML file, with the pieces in `data` inside it."""
     static = files("agentsys.view") / "static"
-    script = "\n".join((static / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    script = '"use strict";\n' + "\n".join((static / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     content = {"head": to_json(head), **data}
     blocks = [
         f'<script type="application/json" id="data-{name}">{_inside_script(value)}</script>'
@@ -82,11 +92,11 @@ def make_page(title: str, head: Mapping[str, Any], data: Mapping[str, bytes]) ->
     ]
     template = (static / "page.html").read_text(encoding="utf-8")
     values = {
-        "POLICY": POLICY,
+        "POLICY": POLICY.format(digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         "TITLE": escape(title),
         "STYLE": (static / "style.css").read_text(encoding="utf-8"),
         "DATA": "\n".join(blocks),
-        "SCRIPT": f'"use strict";\n{script}',
+        "SCRIPT": script,
     }
     before, *parts = template.split("{{")
     page = [before]

@@ -13,11 +13,12 @@ from agentsys.traces import Call, Trace
 from agentsys.view.vocabulary import Vocabulary
 
 COLUMNS: Final = (
-    *("id", "outcome", "reason", "text", "output", "score", "rounds", "calls", "again"),
+    *("id", "outcome", "reason", "text", "output", "score", "rounds", "nodes", "calls", "again"),
     *("prompt_tokens", "completion_tokens", "prefix_hits", "cache_hits", "seconds"),
 )
-"""What the index has of each record. `again` counts replies that were requested again, `prefix_hits` prompt tokens that
-the engine had read before, `cache_hits` calls that the request cache answered."""
+"""What the index has of each record. `rounds` are the steps of the result, `nodes` those of the search tree. `again`
+counts replies that were requested again, `prefix_hits` prompt tokens that the engine had read before, `cache_hits`
+calls that the request cache answered."""
 SHARED_CHARS: Final = 80
 """Length from which on a text that occurs more than once in a record is stored once."""
 
@@ -28,7 +29,6 @@ def index_row(trace: Trace, text_chars: int) -> list[Any]:
     """The values of COLUMNS for a record. Longer texts are cut off."""
     result = trace.result or {}
     steps = result.get("steps")
-    rounds = len(steps) if isinstance(steps, list) else len(trace.tree) if trace.tree else len(trace.path or ())
     measured = [call.measured for call in trace.calls]
     return [
         trace.id,
@@ -37,7 +37,8 @@ def index_row(trace: Trace, text_chars: int) -> list[Any]:
         main_text(trace.input)[:text_chars],
         output_text(trace)[:text_chars],
         last_score(trace),
-        rounds,
+        len(steps) if isinstance(steps, list) else None,
+        len(trace.tree) if trace.tree else None,
         len(trace.calls),
         sum(call.error is not None for call in trace.calls),
         sum(call.prompt_tokens for call in trace.calls),
@@ -51,6 +52,7 @@ def index_row(trace: Trace, text_chars: int) -> list[Any]:
 def refused_row(entry: Mapping[str, Any], text_chars: int) -> list[Any]:
     """The line of an input that failed before any call."""
     row = dict.fromkeys(COLUMNS, 0) | {"id": entry.get("id"), "outcome": "failed", "score": None, "seconds": None}
+    row |= {"rounds": None, "nodes": None}
     row |= {"reason": str(entry["reason"])[:text_chars], "text": entry["source"], "output": ""}
     return [row[name] for name in COLUMNS]
 
@@ -70,7 +72,7 @@ def refused_data(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_data(trace: Trace, find_vocabulary: FindVocabulary, rows: Mapping[int, Any]) -> dict[str, Any]:
     """Everything about a record, as JSON. `rows` are the training rows made of its targets, by the target's number."""
-    texts = _SharedTexts(message["content"] for call in trace.calls for message in call.messages)
+    texts = _SharedTexts(message.get("content") for call in trace.calls for message in call.messages)
     data = {
         name: getattr(trace, name)
         for name in ("id", "outcome", "reason", "source", "input", "result", "tree", "measured")
@@ -98,7 +100,7 @@ def _call_data(call: Call, texts: _SharedTexts, vocabulary: Vocabulary | None) -
     names = ("key", "role", "model", "mode", "sampling", "seed", "text", "reasoning", "finish", "error", "measured")
     data = {name: getattr(call, name) for name in (*names, "prompt_tokens", "completion_tokens")}
     data["messages"] = [
-        {"role": message.get("role"), "content": texts.shorten(message["content"])} for message in call.messages
+        {"role": message.get("role"), "content": texts.shorten(message.get("content"))} for message in call.messages
     ]
     data["tokens"] = token_data(call.ids, call.logprobs, vocabulary)
     data["reasoning_tokens"] = token_data(call.reasoning_ids, call.reasoning_logprobs, vocabulary)

@@ -39,7 +39,7 @@ class _Writer:
     name: str
     pieces: Pieces
     find_vocabulary: FindVocabulary
-    rows: Mapping[str, Mapping[int, Any]]
+    rows: Mapping[tuple[str, str], Mapping[int, Any]]
     text_chars: int
     data: RunData
     places: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Writer:
     def add(self, trace: Trace) -> None:
         """Write a finished record."""
         row = index_row(trace, self.text_chars)
-        self._add(row, record_data(trace, self.find_vocabulary, self.rows.get(trace.id, {})))
+        self._add(row, record_data(trace, self.find_vocabulary, self.rows.get((trace.run, trace.id), {})))
 
     def add_refused(self, entry: Mapping[str, Any]) -> None:
         """Write an input that failed before any call."""
@@ -87,9 +87,9 @@ def read_run(
     name: str,
     pieces: Pieces,
     find_vocabulary: FindVocabulary,
-    rows: Mapping[str, Mapping[int, Any]] | None = None,
+    rows: Mapping[tuple[str, str], Mapping[int, Any]] | None = None,
 ) -> RunData:
-    """Read a run into pieces called `name`-... and return its head. `rows`: training rows by record and target.
+    """Read a run into pieces called `name`-... and return its head. `rows`: see `read_rows`.
 
     Raises what `make_report` raises: RunFolderError for a damaged folder and for one without records.
     """
@@ -123,7 +123,7 @@ def describe_run(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[s
     fingerprint = manifest.get("fingerprint") or {}
     return {
         "name": name,
-        "folder": folder.name,
+        "folder": folder.resolve().name,
         "run": manifest.get("run"),
         "system": fingerprint.get("system") or "",
         "counts": manifest.get("counts") or {},
@@ -141,24 +141,28 @@ def section_data(section: Section) -> dict[str, Any]:
 def find_vocabulary_for(manifest: Mapping[str, Any], find_vocabulary: FindVocabulary) -> bool:
     """Whether the tokens of one of the run's models can be shown as text."""
     models = (manifest.get("fingerprint") or {}).get("models") or {}
-    return any(find_vocabulary(model["name"]) for model in models.values() if isinstance(model, dict))
+    names = {model.get("name") for model in models.values() if isinstance(model, dict)}
+    return any(find_vocabulary(name) for name in names if isinstance(name, str))
 
 
-def read_rows(folder: Path) -> dict[str, dict[int, Any]]:
-    """Training rows of `agentsys rows` by record and number of the target: kind, split, tokens, learned tokens.
+def read_rows(folder: Path) -> dict[tuple[str, str], dict[int, Any]]:
+    """Training rows of `agentsys rows` by (run, record) and number of the target: kind, file, tokens, learned tokens.
 
-    Raises OSError and ValueError for files that are no rows.
+    Other Parquet files are left out. Raises OSError for what cannot be read.
     """
     import pyarrow.parquet as pq
 
-    rows: dict[str, dict[int, Any]] = {}
+    rows: dict[tuple[str, str], dict[int, Any]] = {}
     for file in sorted(folder.rglob("*.parquet")):
+        if not {"id", "kind", "lineage"} <= {*pq.read_schema(file).names}:
+            continue
         for batch in pq.ParquetFile(file).iter_batches():
             for row in batch.to_pylist():
-                trace = json.loads(row["lineage"]).get("trace")
+                lineage = json.loads(row["lineage"] or "{}")
                 number = row["id"].rpartition("#")[2]
-                if trace is not None and number.isdecimal():
-                    rows.setdefault(trace, {})[int(number)] = dict(_row_facts(row, file))
+                if "trace" in lineage and number.isdecimal():
+                    records = rows.setdefault((lineage.get("run", ""), lineage["trace"]), {})
+                    records[int(number)] = dict(_row_facts(row, file))
     return rows
 
 

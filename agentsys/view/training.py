@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -31,10 +32,10 @@ def read_training(folder: Path) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError) as err:
             raise RunFolderError(f"{folder / 'metrics.jsonl'}:{number}: not a line of measures ({err})") from None
         for name, value in values.items():
-            if name not in NOT_MEASURES and isinstance(value, int | float):
+            if name not in NOT_MEASURES and isinstance(value, int | float) and math.isfinite(value):
                 curves.setdefault(name, []).append([step, value])
     return {
-        "folder": folder.name,
+        "folder": folder.resolve().name,
         "settings": settings,
         "report": report,
         "curves": curves,
@@ -65,11 +66,12 @@ def _lineage(folder: Path, rows: Any) -> dict[str, Any] | None:
 
     runs: Counter[str] = Counter()
     models: Counter[str] = Counter()
-    for file in [place] if place.is_file() else sorted(place.glob("*.parquet")):
+    files = [place] if place.is_file() else sorted(place.glob("*.parquet"))
+    for file in [file for file in files if file.suffix == ".parquet"]:
         if "lineage" not in pq.read_schema(file).names:  # a corpus for pre-training
             continue
         for text in pq.read_table(file, columns=["lineage"])["lineage"].to_pylist():
-            lineage = json.loads(text)
-            runs[f"{lineage.get('system', '')} {lineage.get('run', '')}".strip()] += 1
+            lineage = json.loads(text or "{}")
+            runs[f"{lineage.get('system', '')} {lineage.get('run', '')}".strip() or "no run"] += 1
             models.update({call["model"] for call in lineage.get("calls", ())})
     return {"rows": rows, "runs": dict(runs.most_common()), "models": dict(models.most_common())}

@@ -82,7 +82,7 @@ def _from_folder(folder: Path) -> Vocabulary:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         vocabulary = content["model"]["vocab"]
-        pieces = _numbered(vocabulary) | {token["id"]: token["content"] for token in content["added_tokens"]}
+        pieces = _numbered(vocabulary) | {token["id"]: token["content"] for token in content.get("added_tokens") or ()}
     except (ValueError, KeyError, TypeError) as err:
         raise ValueError(f"{file}: not a tokenizer ({type(err).__name__}: {err})") from None
     return _make(pieces)

@@ -7,8 +7,8 @@ function histogram(values, label, onPick = null, bins = 24) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of numbers) { if (value < low) low = value; if (value > high) high = value; }
   const whole = numbers.every(Number.isInteger);
-  const count = high === low ? 1 : whole ? Math.min(bins, high - low + 1) : bins;
-  const width = high === low ? 1 : whole ? Math.ceil((high - low + 1) / count) : (high - low) / count;
+  const width = high === low ? 1 : whole ? Math.ceil((high - low + 1) / bins) : (high - low) / bins;
+  const count = high === low ? 1 : whole ? Math.ceil((high - low + 1) / width) : bins;
   const heights = new Array(count).fill(0);
   for (const value of numbers) heights[Math.min(count - 1, Math.floor((value - low) / width))]++;
   const top = Math.max(...heights);
@@ -16,10 +16,11 @@ function histogram(values, label, onPick = null, bins = 24) {
   const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
   const bars = heights.map((height, i) => {
     const from = low + i * width;
-    const to = whole ? from + width - 1 : from + width;
+    const to = whole ? Math.min(from + width - 1, high) : i === count - 1 ? high : from + width;
     const range = whole && width === 1 ? format(from) : `${format(from)} to ${format(to)}`;
     return svg("rect", {
-      class: onPick ? "bar pick" : "bar", x: i * bar + 0.5, width: Math.max(bar - 1, 1),
+      class: onPick ? "bar pick" : "bar", tabindex: onPick ? 0 : null, role: onPick ? "button" : null,
+      onkeydown: (event) => { if (event.key === "Enter") onPick?.(from, to); }, x: i * bar + 0.5, width: Math.max(bar - 1, 1),
       y: h - (h * height) / top, height: (h * height) / top,
       onclick: () => onPick?.(from, to),
     }, svg("title", {}, `${range}: ${format(height)}`));
@@ -28,13 +29,22 @@ function histogram(values, label, onPick = null, bins = 24) {
     el("figcaption", {}, label, el("span", { class: "dim" }, ` mean ${format(mean)}`)),
     svg("svg", { viewBox: `0 0 ${w} ${h + 14}`, role: "img", "aria-label": `${label}: histogram` }, bars,
       svg("text", { x: 0, y: h + 12 }, format(low)),
-      svg("text", { x: w, y: h + 12, "text-anchor": "end" }, format(whole && count > 1 ? high : high))));
+      svg("text", { x: w, y: h + 12, "text-anchor": "end" }, format(high))));
+}
+
+const MOST_POINTS = 1000;
+
+/** At most MOST_POINTS points, evenly chosen, with the first and the last. */
+function thin(points) {
+  if (points.length <= MOST_POINTS) return points;
+  return Array.from({ length: MOST_POINTS }, (_, i) => points[Math.round((i * (points.length - 1)) / (MOST_POINTS - 1))]);
 }
 
 /** Lines through [[x, y], ...] by name. */
 function curves(series, label) {
   const names = Object.keys(series);
-  const points = names.flatMap((name) => series[name]);
+  const drawn = Object.fromEntries(names.map((name) => [name, thin(series[name])]));
+  const points = names.flatMap((name) => drawn[name]);
   const [w, h] = [420, 170];
   const span = (values) => {
     const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -51,8 +61,8 @@ function curves(series, label) {
       [top, bottom].map((value) => svg("text", { x: 42, y: y(value) + 4, "text-anchor": "end" }, format(value))),
       [left, right].map((value) => svg("text", { x: x(value), y: h - 6, "text-anchor": "middle" }, format(value))),
       names.map((name, i) => [
-        svg("polyline", { class: `curve c${i % 4}`, points: series[name].map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }),
-        series[name].map(([a, b]) => svg("circle", { class: `point c${i % 4}`, cx: x(a), cy: y(b), r: series[name].length > 40 ? 0 : 2.5 },
+        svg("polyline", { class: `curve c${i % 4}`, points: drawn[name].map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }),
+        drawn[name].map(([a, b]) => svg("circle", { class: `point c${i % 4}`, cx: x(a), cy: y(b), r: drawn[name].length > 40 ? 0 : 2.5 },
           svg("title", {}, `${name} at ${format(a)}: ${format(b)}`))),
       ])),
     names.length > 1 ? el("div", { class: "legend" }, names.map((name, i) => el("span", { class: `key c${i % 4}` }, name))) : null);

@@ -2,7 +2,7 @@
 
 function comparePage(comparison) {
   const [first, second] = comparison.runs.map((name) => RUNS.find((run) => run.name === name));
-  const names = [first, second].map((run) => visible(run.folder));
+  const names = [first, second].map((run) => visible(run.title));
   const measures = comparison.measures.map((m) => [
     m.label, m.n, m.first, m.second, `${m.value > 0 ? "+" : ""}${format(m.value)}`, `${format(m.low)} to ${format(m.high)}`, m.p,
   ]);

@@ -21,7 +21,7 @@ function loadPiece(name) {
   if (inside) return Promise.resolve(JSON.parse(inside.textContent));
   return new Promise((resolve, reject) => {
     waiting.set(name, { resolve });
-    const source = `${HEAD.folder}/${name}.js`;
+    const source = `${encodeURIComponent(HEAD.folder)}/${name}.js`;
     const failed = () => reject(new Error(`${source} is missing: keep the folder ${HEAD.folder} beside the page`));
     document.head.append(el("script", { src: source, onerror: failed, onload: (event) => event.target.remove() }));
   });
@@ -54,7 +54,7 @@ class Run {
     }
     for (let i = 0; i < size; i++) {
       this.texts.push(`${part.id[i]}\n${part.text[i]}\n${part.output[i]}\n${part.reason[i]}`.toLowerCase());
-      this.places.set(part.id[i], this.loaded + i);
+      if (!this.places.has(part.id[i])) this.places.set(part.id[i], this.loaded + i);  // a second one was refused
     }
     this.loaded += size;
   }
@@ -87,3 +87,7 @@ class Run {
 }
 
 const RUNS = HEAD.runs.map((head) => new Run(head));
+for (const run of RUNS) {
+  const same = RUNS.filter((one) => one.folder === run.folder);
+  run.title = same.length > 1 ? `${run.folder} (${same.indexOf(run) + 1})` : run.folder;
+}

@@ -7,7 +7,7 @@ let shown = null;
 
 /** Show what the address names: #/r0, #/r0/records, #/r0/record/12/CALL, #/compare/0, #/training/0, #/evaluation/0, #/state/0. */
 async function route() {
-  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decode);
   const run = RUNS.find((one) => one.name === parts[0]);
   drawHeader(parts);
   keys = {};
@@ -27,6 +27,10 @@ async function route() {
   }
 }
 
+function decode(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
+
 function firstPage() {
   if (HEAD.evaluations.length) return "evaluation/0";
   return RUNS.length ? RUNS[0].name : HEAD.trainings.length ? "training/0" : "state/0";
@@ -40,7 +44,9 @@ async function showRecord(run, number, call) {
   const step = (by) => { const next = numbers[at + by]; if (next !== undefined) location.hash = `#/${run.name}/record/${next}`; };
   keys = { j: () => step(1), k: () => step(-1), ArrowRight: () => step(1), ArrowLeft: () => step(-1),
     Escape: () => { location.hash = `#/${run.name}/records`; }, u: () => { location.hash = `#/${run.name}/records`; } };
+  const address = location.hash;
   const page = await recordPage(run, number, call);
+  if (location.hash !== address) return;  // another record was asked for in the meantime
   const pager = el("div", { class: "pager" },
     el("a", { href: `#/${run.name}/records` }, "records"),
     el("button", { type: "button", disabled: at <= 0, onclick: () => step(-1) }, "← previous"),
@@ -52,14 +58,13 @@ async function showRecord(run, number, call) {
 
 function drawHeader(parts) {
   const link = (address, label, active) => el("a", { href: `#/${address}`, class: active ? "active" : "" }, label);
-  const title = (run, i) => visible(RUNS.filter((one) => one.folder === run.folder).length > 1 ? `${run.folder} (${i + 1})` : run.folder);
   show(header, el("nav", { class: "tabs" },
     HEAD.evaluations.map((one, i) => link(`evaluation/${i}`, `evaluation ${visible(one.folder)}`, parts[0] === "evaluation" && parts[1] === String(i))),
-    RUNS.map((run, i) => [
-      link(run.name, title(run, i), parts[0] === run.name && !parts[1]),
+    RUNS.map((run) => [
+      link(run.name, visible(run.title), parts[0] === run.name && !parts[1]),
       link(`${run.name}/records`, "records", parts[0] === run.name && Boolean(parts[1])),
     ]),
-    HEAD.comparisons.map((one, i) => link(`compare/${i}`, `compare ${one.runs.map((name) => visible(RUNS.find((run) => run.name === name).folder)).join(" and ")}`, parts[0] === "compare" && parts[1] === String(i))),
+    HEAD.comparisons.map((one, i) => link(`compare/${i}`, `compare ${one.runs.map((name) => visible(RUNS.find((run) => run.name === name).title)).join(" and ")}`, parts[0] === "compare" && parts[1] === String(i))),
     HEAD.trainings.map((one, i) => link(`training/${i}`, `training ${visible(one.folder)}`, parts[0] === "training" && parts[1] === String(i))),
     HEAD.states.map((one, i) => link(`state/${i}`, visible(one.name), parts[0] === "state" && parts[1] === String(i)))),
   el("span", { id: "live", class: "dim" }),
@@ -72,8 +77,8 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input, select, textarea");
   if (typing && event.key === "Escape") { event.target.blur(); return; }
-  if (typing && !(event.key === "Enter" && keys.Enter)) return;
-  if (event.target.matches("button, a, summary") && event.key === "Enter") return;
+  if (typing && !(event.key === "Enter" && keys.Enter && event.target.matches("input"))) return;
+  if (event.target.matches("button, a, summary, .bar") && ["Enter", "ArrowLeft", "ArrowRight"].includes(event.key)) return;
   if (event.key === "g" && RUNS.length) { location.hash = `#/${RUNS[0].name}`; return; }
   const act = keys[event.key];
   if (act) { event.preventDefault(); act(); }
@@ -85,14 +90,14 @@ async function follow(run) {
   for (;;) {
     try {
       const reply = await (await fetch(`since/${run.loaded}`)).json();
-      if (reply.head.records < run.loaded) location.reload();  // failed records were removed to be tried again
+      if (reply.head.generation !== run.generation) location.reload();  // failed records were removed to be tried again
       Object.assign(run, reply.head);
       if (reply.index.id.length) {
         run.add(reply.index);
         if (shown) shown.refresh();
-        else if (!location.hash.includes("/record/")) route();
+        else if (!location.hash.includes("/record/") && !main.contains(document.activeElement)) route();
       }
-      if (note()) note().textContent = `live: ${format(run.loaded)} records, ${new Date().toLocaleTimeString()}`;
+      if (note()) note().textContent = run.fault ? visible(run.fault) : `live: ${format(run.loaded)} records, ${new Date().toLocaleTimeString()}`;
     } catch {
       if (note()) note().textContent = "live: the server has stopped";
     }

@@ -6,7 +6,7 @@ const END = "__end__";
 /** Every edge of a run's topology as [from, to]: fixed ones, those that wait for several nodes, and branches. */
 function topologyEdges(topology) {
   const edges = [...(topology.edges ?? [])];
-  for (const [froms, to] of topology.waiting_edges ?? []) for (const from of [froms].flat()) edges.push([from, to]);
+  for (const waiting of topology.waiting_edges ?? []) for (const from of waiting.slice(0, -1).flat()) edges.push([from, waiting.at(-1)]);
   for (const [from, branches] of Object.entries(topology.branches ?? {}))
     for (const ends of Object.values(branches)) for (const to of Object.values(ends ?? {})) edges.push([from, to]);
   for (const [from, tos] of Object.entries(topology.destinations ?? {})) for (const to of [tos].flat()) edges.push([from, to]);
@@ -29,8 +29,9 @@ function layersOf(names, edges) {
   return layer;
 }
 
-/** A method's graph. `path` has the nodes that a record went through, in order; without one it is the graph alone. */
-function graphPicture(topology, path = null) {
+/** A method's graph. `path` has the nodes that a record went through, in order; without one it is the graph alone. A
+ * record that failed did not come to the end. */
+function graphPicture(topology, path = null, failed = false) {
   const edges = topologyEdges(topology);
   const names = [...new Set([START, ...topology.nodes, ...edges.flat(), END])];
   const layer = layersOf(names, edges);
@@ -46,8 +47,12 @@ function graphPicture(topology, path = null) {
   const visits = new Map();
   for (const name of path ?? []) visits.set(name, (visits.get(name) ?? 0) + 1);
   const taken = new Set();
-  const whole = path ? [START, ...path, END] : [];
-  whole.slice(1).forEach((name, i) => taken.add(`${whole[i]}\n${name}`));
+  const whole = path ? [START, ...path, ...(failed ? [] : [END])] : [];
+  const isEdge = new Set(edges.map((edge) => edge.join("\n")));
+  whole.slice(1).forEach((name, i) => {  // nodes that ran at the same time follow no edge between them
+    const before = whole.slice(0, i + 1).findLast((one) => isEdge.has(`${one}\n${name}`));
+    if (before !== undefined) taken.add(`${before}\n${name}`);
+  });
   const width = 20 + rows.length * (boxWidth + gapX) - gapX;
   const height = 44 + tallest * (boxHeight + gapY);
 
@@ -98,7 +103,7 @@ function placeByForces(count, links, width, height) {
     x: width / 2 + (width / 3) * Math.cos(2.4 * i) * Math.sqrt((i + 1) / count),
     y: height / 2 + (height / 3) * Math.sin(2.4 * i) * Math.sqrt((i + 1) / count),
   }));
-  const rounds = count > 300 ? 60 : 250;
+  const rounds = count > 1000 ? 10 : count > 300 ? 60 : 250;
   for (let round = 0; round < rounds; round++) {
     const moves = points.map(() => ({ x: 0, y: 0 }));
     for (let i = 0; i < count; i++) for (let j = i + 1; j < count; j++) {
@@ -125,7 +130,7 @@ function placeByForces(count, links, width, height) {
 function networkPicture(network) {
   const names = new Map(network.nodes.map((node, i) => [node.id, i]));
   const ends = (edge) => [edge.src ?? edge.from ?? edge.head ?? edge.source, edge.dst ?? edge.to ?? edge.tail ?? edge.target];
-  const edges = network.edges.filter((edge) => ends(edge).every((end) => names.has(end)));
+  const edges = network.edges.filter((edge) => edge && ends(edge).every((end) => names.has(end)));
   const count = network.nodes.length;
   const [width, height] = [Math.min(1100, 420 + 40 * count), Math.min(800, 260 + 26 * count)];
   const points = placeByForces(count, edges.map((edge) => ends(edge).map((end) => names.get(end))), width, height);

@@ -14,7 +14,7 @@ async function recordPage(run, number, target = "") {
   const sections = [
     ["Result", resultSection(record)],
     scores.length ? ["Evaluation", scores] : null,
-    record.path || run.topology ? ["Path", pathSection(run, record, goTo)] : null,
+    record.path || (run.topology && record.input) ? ["Path", pathSection(run, record, goTo)] : null,
     record.tree?.length ? ["Search tree", treeView(record.tree, texts, nodeMarks(record), goTo)] : null,
     ...Object.entries(record.result ?? {}).filter(([, value]) => isNetwork(value)).map(([name, value]) => [`Graph: ${name}`, networkPicture(value)]),
     record.targets.length ? ["What is learned", targetSection(record, goTo)] : null,
@@ -37,8 +37,9 @@ async function recordPage(run, number, target = "") {
 async function evaluationScores(id) {
   const tables = [];
   for (let i = 0; i < HEAD.evaluations.length; i++) {
-    const systems = HEAD.evaluations[i].has_scores ? (await piece(`e${i}-scores`))[id] : null;
-    if (!systems) continue;
+    const scores = HEAD.evaluations[i].has_scores ? await piece(`e${i}-scores`) : {};
+    if (!Object.hasOwn(scores, id)) continue;
+    const systems = scores[id];
     const names = [...new Set(Object.values(systems).flatMap(Object.keys))];
     tables.push(el("div", { class: "scroll" }, table(["system", ...names], Object.entries(systems).map(([system, values]) =>
       [visible(system), ...names.map((name) => values[name] ?? "")]))));
@@ -49,9 +50,10 @@ async function evaluationScores(id) {
 function recordHead(run, record, number) {
   const value = (name) => run.value(name, number);
   const facts = [
-    ["score", format(value("score"))], ["rounds", format(value("rounds"))], ["calls", format(value("calls"))],
+    ["score", format(value("score"))], ["rounds", format(value("rounds"))], ["tree nodes", format(value("nodes"))], ["calls", format(value("calls"))],
     ["requested again", format(value("again"))],
     ["prompt tokens", `${format(value("prompt_tokens"))} (${format(value("prefix_hits"))} from the prefix cache)`],
+    ["cost", run.totals?.cost && run.totals.completion_tokens ? `about ${format((run.totals.cost * (value("prompt_tokens") + value("completion_tokens"))) / (run.totals.prompt_tokens + run.totals.completion_tokens))}` : ""],
     ["generated tokens", format(value("completion_tokens"))],
     ["from the request cache", `${format(value("cache_hits"))} calls`],
     ["seconds", format(value("seconds"))],
@@ -121,7 +123,7 @@ function pathSection(run, record, goTo) {
   const title = (step, i) => [el("b", {}, `${i + 1}. ${visible(step.node)}`), el("span", { class: "dim" },
     ` ${step.calls.length ? `${step.calls.length} call${step.calls.length > 1 ? "s" : ""}, ` : ""}wrote ${[...Object.keys(step.update), ...step.in_result, ...step.omitted].join(", ") || "nothing"}`)];
   return el("div", {},
-    run.topology?.nodes ? graphPicture(run.topology, nodes) : null,
+    run.topology?.nodes ? graphPicture(run.topology, nodes, record.outcome === "failed") : null,
     nodes ? el("div", { class: "path-steps" }, record.path.map((step, i) => fold(title(step, i), stepBody(step))))
       : el("p", { class: "dim" }, "This run is of an earlier version, which did not record the path."));
 }

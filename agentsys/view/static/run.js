@@ -47,12 +47,12 @@ function reasonLists(run) {
   const reasons = new Map();
   (run.columns.reason ?? []).forEach((reason, i) => {
     if (!reason) return;
-    const key = `${run.value("outcome", i)}\n${reason}`;
+    const key = JSON.stringify([run.value("outcome", i), reason]);
     reasons.set(key, (reasons.get(key) ?? 0) + 1);
   });
   if (!reasons.size) return null;
   const rows = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 12).map(([key, count]) => {
-    const [outcome, reason] = key.split("\n");
+    const [outcome, reason] = JSON.parse(key);
     const link = el("button", { type: "button", class: "link", dir: "auto", onclick: () => showRecords(run, { outcome, reason }) }, visible(reason.slice(0, 300)));
     return [el("span", { class: `badge ${outcome}` }, outcome), link, count];
   });
@@ -65,6 +65,7 @@ function distributions(run) {
   const charts = [
     histogram(columns.score ?? [], "score", (low, high) => showRecords(run, { low, high })),
     histogram(columns.rounds ?? [], "rounds"),
+    histogram(columns.nodes ?? [], "nodes of the search tree"),
     histogram(columns.calls ?? [], "calls"),
     histogram(columns.completion_tokens ?? [], "tokens generated"),
     histogram(columns.seconds ?? [], "seconds"),

@@ -38,17 +38,18 @@ function recordsPage(run) {
   const count = el("span", { class: "dim count" });
   const body = el("div", { class: "rows", role: "rowgroup" });
   const spacer = el("div", { class: "spacer" }, body);
-  const viewport = el("div", { class: "viewport", tabindex: "0", role: "table", "aria-label": "records", onscroll: () => drawRows() }, spacer);
+  const viewport = el("div", { class: "viewport", tabindex: "0", role: "rowgroup", onscroll: () => drawRows() }, spacer);
   const heads = el("div", { class: "row head", role: "row" });
 
   const open = (number) => { location.hash = `#/${run.name}/record/${number}`; };
   const drawHeads = () => show(heads, SHOWN.map(([column, label]) => el("button", {
     type: "button", class: `cell col-${column} ${NUMBERS.has(column) ? "number" : ""}`, role: "columnheader",
-    "aria-sort": state.column === column ? (state.descending ? "descending" : "ascending") : "none",
+    "data-column": column, "aria-sort": state.column === column ? (state.descending ? "descending" : "ascending") : "none",
     onclick: () => {
       state.descending = state.column === column ? !state.descending : NUMBERS.has(column);
       state.column = column;
       refresh();
+      heads.querySelector(`[data-column="${column}"]`).focus();
     },
   }, label, state.column === column ? (state.descending ? " ↓" : " ↑") : "")));
   const drawRows = () => {
@@ -67,6 +68,8 @@ function recordsPage(run) {
   const refresh = () => {
     updateNumbers(run);
     spacer.style.height = `${state.numbers.length * ROW}px`;
+    bar.updateReasons();
+    viewport.parentElement?.setAttribute("aria-rowcount", state.numbers.length);
     show(count, `${format(state.numbers.length)} of ${format(run.loaded)} records${run.loaded < run.records ? " (loading)" : ""}`);
     drawHeads();
     drawRows();
@@ -78,8 +81,8 @@ function recordsPage(run) {
     if (top + ROW > viewport.scrollTop + viewport.clientHeight) viewport.scrollTop = top + ROW - viewport.clientHeight;
     drawRows();
   };
-  const page = el("div", { class: "records" }, filterBar(run, state, () => { state.selected = 0; viewport.scrollTop = 0; refresh(); }, count),
-    el("div", { class: "list" }, heads, viewport));
+  const bar = filterBar(run, state, () => { state.selected = 0; viewport.scrollTop = 0; refresh(); }, count);
+  const page = el("div", { class: "records" }, bar, el("div", { class: "list", role: "table", "aria-label": "records" }, heads, viewport));
   page.refresh = refresh;
   page.keys = { j: () => select(1), k: () => select(-1), ArrowDown: () => select(1), ArrowUp: () => select(-1),
     PageDown: () => select(20), PageUp: () => select(-20),
@@ -99,19 +102,28 @@ function filterBar(run, state, changed, count) {
   const filter = state.filter;
   const set = (name, value) => { filter[name] = value; changed(); };
   const number = (value) => (value.trim() === "" || Number.isNaN(Number(value)) ? null : Number(value));
-  const reasons = new Map();
-  for (const reason of run.columns.reason ?? []) if (reason) reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
-  const frequent = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 50);
+  const choice = el("select", { "aria-label": "reason", onchange: (event) => set("reason", event.target.value) });
+  let counted = -1;
+  const updateReasons = () => {
+    if (counted === run.loaded) return;
+    counted = run.loaded;
+    const reasons = new Map();
+    for (const reason of run.columns.reason ?? []) if (reason) reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
+    const frequent = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 50);
+    if (filter.reason && !frequent.some(([reason]) => reason === filter.reason)) frequent.push([filter.reason, reasons.get(filter.reason) ?? 0]);
+    show(choice, el("option", { value: "" }, "any reason"),
+      frequent.map(([reason, times]) => el("option", { value: reason, selected: filter.reason === reason }, `${visible(reason.slice(0, 80))} (${format(times)})`)));
+  };
   const note = `The filter searches id, source, result and reason${run.text_chars ? ` (the first ${format(run.text_chars)} characters of each)` : ""}`;
-  return el("div", { class: "filters" },
+  const bar = el("div", { class: "filters" },
     el("input", { type: "search", placeholder: "filter: id, source, result, reason", "aria-label": "text filter", title: note, value: filter.text ?? "", oninput: (event) => set("text", event.target.value) }),
     el("select", { "aria-label": "outcome", onchange: (event) => set("outcome", event.target.value) },
       ["", "kept", "dropped", "failed"].map((name) => el("option", { value: name, selected: (filter.outcome ?? "") === name }, name || "any outcome"))),
-    el("select", { "aria-label": "reason", onchange: (event) => set("reason", event.target.value) },
-      el("option", { value: "" }, "any reason"),
-      frequent.map(([reason, times]) => el("option", { value: reason, selected: filter.reason === reason }, `${visible(reason.slice(0, 80))} (${format(times)})`))),
+    choice,
     el("label", {}, "score ", el("input", { class: "narrow", inputmode: "decimal", placeholder: "from", "aria-label": "lowest score", value: filter.low ?? "", oninput: (event) => set("low", number(event.target.value)) }),
       el("input", { class: "narrow", inputmode: "decimal", placeholder: "to", "aria-label": "highest score", value: filter.high ?? "", oninput: (event) => set("high", number(event.target.value)) })),
     el("button", { type: "button", onclick: () => { state.filter = {}; route(); } }, "clear"),
     count);
+  bar.updateReasons = updateReasons;
+  return bar;
 }

@@ -2,7 +2,9 @@
 
 const SHOWN_APART = new Set(["id", "parent", "depth", "outcome", "error", "visits", "value", "q", "call", "cost"]);
 
-/** The tree as nested lists. `texts` has the reply of each call by key; `marks` says what became of a node. */
+const DEEPEST = 500;
+
+/** The tree as nested lists, down to DEEPEST levels. `texts` has the reply of each call by key; `marks` says what became of a node. */
 function treeView(nodes, texts, marks, onCall) {
   const children = new Map();
   for (const node of nodes) {
@@ -12,11 +14,14 @@ function treeView(nodes, texts, marks, onCall) {
   const ids = new Set(nodes.map((node) => node.id));
   const roots = nodes.filter((node) => node.parent === null || node.parent === undefined || !ids.has(node.parent));
   const values = nodes.map((node) => node.q ?? node.value).filter((value) => typeof value === "number");
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const [low, high] = [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
   const share = (value) => (high > low ? (value - low) / (high - low) : 1);
 
+  const shown = new Set();
   const item = (node, depth) => {
-    const below = children.get(node.id) ?? [];
+    const isFirst = !shown.has(node.id);  // a second node of an id has no children of its own
+    shown.add(node.id);
+    const below = isFirst && depth < DEEPEST ? children.get(node.id) ?? [] : [];
     const line = treeLine(node, share, texts, marks, onCall);
     if (!below.length) return el("li", { class: "leaf" }, line);
     return el("li", {}, el("details", { open: depth < 2 }, el("summary", {}, line),

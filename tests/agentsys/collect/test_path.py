@@ -11,7 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from agentsys.collect import RunOptions, collect
-from agentsys.collect.path import MAX_BYTES
+from agentsys.collect.path import MAX_BYTES, GraphRun
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
@@ -92,6 +92,13 @@ def test_a_path_has_the_calls_of_each_task_and_what_it_wrote(tmp_path: Path) -> 
 
 def test_large_values_are_named_only(tmp_path: Path) -> None:
     assert run(tmp_path, "large")[0] == Step("split", omitted=["private"])
+
+
+def test_two_values_that_are_no_json_are_not_equal() -> None:
+    run_of_a_set = GraphRun()
+    run_of_a_set._nodes["task"] = "mark"
+    run_of_a_set._updates["task"] = {"private": {1, 2}}
+    assert run_of_a_set.path({}, {"private": {3}}) == [Step("mark", omitted=["private"])]
 
 
 def test_a_path_ends_with_the_node_that_failed(tmp_path: Path) -> None:

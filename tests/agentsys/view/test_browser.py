@@ -166,6 +166,25 @@ def test_a_record_shows_its_path_and_why_it_was_dropped(open_page: Open, runs: d
     assert "Nobody says" in page.locator("details[data-call='advise/0'] .reply .text").inner_text()
 
 
+def test_the_path_of_a_failed_record_ends_where_it_failed(open_page: Open, runs: dict[str, Path]) -> None:
+    page = open_page(runs["hostile"], address="/r0/records")
+    page.locator("input[type=search]").fill("on purpose")
+    page.locator(".rows .row").first.click()
+    page.wait_for_selector(".record")
+    assert page.locator(".node.visited text").all_text_contents() == ["node"]
+    assert page.locator(".edge").count() == 2 and page.locator(".edge.taken").count() == 1
+
+
+def test_a_reason_of_two_lines_lists_its_records(open_page: Open, runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "lines"
+    shutil.copytree(runs["hostile"], folder)
+    [shard] = folder.glob("traces-*.jsonl")
+    shard.write_bytes(shard.read_bytes().replace(b"too <i>plain</i>", b"too\\nplain"))
+    page = open_page(folder)
+    page.locator(".overview .link", has_text="plain").click()
+    wait_for_text(page, ".count", "1 of 10 records")
+
+
 def test_a_pair_leads_to_the_calls_that_wrote_it(open_page: Open, runs: dict[str, Path]) -> None:
     page = open_page(runs["searched"], address="/r0/record/0")
     page.wait_for_selector(".tree")
@@ -224,7 +243,7 @@ def test_large_pages_have_their_data_beside_them(
     assert {file.suffix for file in (tmp_path / "page_data").iterdir()} == {".js"}
     assert (tmp_path / "page.html").stat().st_size < 200_000
     page.goto(re.sub("#.*", "#/r0/records", page.url))
-    assert count(page) == "6 of 6 records"
+    wait_for_text(page, ".count", "6 of 6 records")
 
 
 def test_a_missing_folder_of_data_is_said(

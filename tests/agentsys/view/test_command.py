@@ -78,12 +78,27 @@ def test_an_evaluation_is_its_table_and_its_runs(runs: dict[str, Path], tmp_path
     for name in ("first", "second"):
         shutil.copytree(runs[name], tmp_path / "out" / name)
     score = {"value": 31.5, "low": 30.0, "high": 33.0}
-    report = {"version": 2, "settings": {"seed": 1}, "systems": {"first": {"metrics": {"BLEU": score}}, "second": {}}}
+    nested = {"pass": {"1": score}, "f1": score, "n": 4, "cost": {"calls": 2.0}}
+    report = {"settings": {"seed": 1}, "systems": {"first": {"metrics": {"BLEU": score}}, "second": nested}}
     (tmp_path / "out" / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
     assert view(tmp_path / "out") == 0
     head = head_of(tmp_path / "out" / "view.html")
-    assert head["evaluations"][0]["systems"]["first"] == {"BLEU": score}
+    assert head["evaluations"][0]["systems"] == {"first": {"BLEU": score}, "second": {"pass 1": score, "f1": score}}
     assert [run["folder"] for run in head["runs"]] == ["first", "second"] and len(head["comparisons"]) == 1
+
+
+def test_the_methods_of_an_evaluator_check_have_one_score(tmp_path: Path) -> None:
+    method = {"value": 78.75, "low": 63.9, "high": 88.6, "right": 23, "cost": {"calls": 2.0}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"methods": {"stated": method}}), encoding="utf-8")
+    assert command.read_evaluation(tmp_path)["systems"] == {"stated": {"value": method}}
+
+
+def test_scores_of_records_are_numbers(tmp_path: Path) -> None:
+    systems = {"plain": {"text": "a", "scores": {"BLEU": 12.5}, "seconds": 1.0, "em": True}, "other": "no result"}
+    lines = [{"id": "r1", "systems": systems}, {"id": "r2", "systems": {"plain": {"text": "b"}}}, {"systems": systems}]
+    (tmp_path / "translations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    numbers = {"BLEU": 12.5, "seconds": 1.0, "em": True}
+    assert command.read_scores(tmp_path) == {"r1": {"plain": numbers, "other": {}}}
 
 
 def test_a_training_has_curves_and_the_runs_of_its_rows(tmp_path: Path) -> None:
@@ -97,7 +112,11 @@ def test_a_training_has_curves_and_the_runs_of_its_rows(tmp_path: Path) -> None:
     lineages = [{"system": "drt", "run": "abc", "calls": [{"model": "qwen"}]}, {"system": "drt", "run": "abc"}]
     pq.write_table(pa.table({"lineage": [json.dumps(lineage) for lineage in lineages]}), rows / "train.parquet")
     (folder / "settings.json").write_text(json.dumps({"method": "SFT", "rows": "rows/sft"}), encoding="utf-8")
-    lines = [{"step": 1, "loss": 2.0, "epoch": 0.5}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.7}]
+    lines = [
+        {"step": 1, "loss": 2.0, "epoch": 0.5},
+        {"step": 2, "loss": 1.5},
+        {"step": 2, "eval_loss": 1.7, "loss": float("nan")},
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"ste', "utf-8")
     assert view(folder) == 0
     [training] = head_of(folder / "view.html")["trainings"]
@@ -111,7 +130,7 @@ def test_rows_are_shown_at_the_targets_that_they_were_made_of(runs: dict[str, Pa
 
     trace = next(trace for trace in read_finished(runs["first"]) if trace.targets)
     row = {
-        "id": f"{trace.run}/{trace.id}#0", "kind": "sft", "lineage": json.dumps({"trace": trace.id}),
+        "id": f"{trace.run}/{trace.id}#0", "kind": "sft", "lineage": json.dumps({"trace": trace.id, "run": trace.run}),
         "input_ids": [1, 2, 3], "loss_mask": [0, 1, 1],
     }  # fmt: skip
     (tmp_path / "rows" / "sft").mkdir(parents=True)
@@ -123,6 +142,21 @@ def test_rows_are_shown_at_the_targets_that_they_were_made_of(runs: dict[str, Pa
     record = next(one for one in json.loads(match[1]).values() if one["id"] == trace.id)
     facts = {"kind": "sft", "file": "sft/train.parquet", "id": row["id"], "tokens": 3, "learned_tokens": 2}
     assert [target["row"] for target in record["targets"]] == [facts] + [None] * (len(trace.targets) - 1)
+
+
+def test_rows_of_another_run_are_not_shown(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, columns in {"other": {"text": ["a"]}, "rows": {}}.items():
+        (tmp_path / name).mkdir()
+        if columns:
+            pq.write_table(pa.table(columns), tmp_path / name / "train.parquet")
+        assert view(runs["first"], "--rows", tmp_path / name, "--out", tmp_path / "page.html") == 2
+        line = f"error: --rows {tmp_path / name}: no training rows there; give the folder that `agentsys rows` wrote"
+        assert capsys.readouterr().err.splitlines() == [line]
 
 
 def test_a_large_run_is_named_only(

@@ -28,13 +28,21 @@ def test_differences_are_over_the_records_of_both() -> None:
         "b", (None, "failed", None, 0), ("r3", "kept", 50, 3), ("r2", "dropped", 75, 6), ("r1", "kept", 90, 2)
     )
     result = compare_runs(first, second)
-    assert (result["runs"], result["shared"], result["only"]) == (["a", "b"], 3, [1, 1])
+    assert (result["runs"], result["shared"], result["only"]) == (["a", "b"], 3, [1, 0]), "no id, no record"
     measures = {measure["name"]: measure for measure in result["measures"]}
     assert list(measures) == ["kept", "score", "calls"], "of the others there is no value"
     assert (measures["kept"]["first"], measures["kept"]["second"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert (measures["score"]["n"], measures["score"]["value"]) == (2, pytest.approx(7.5))
     assert measures["score"]["low"] == pytest.approx(5) and measures["score"]["high"] == pytest.approx(10)
     assert measures["calls"]["value"] == pytest.approx(0) and measures["calls"]["p"] == 1.0
+
+
+def test_a_second_record_of_an_id_does_not_count() -> None:
+    rows = [("x", "kept", 1.0, 2), ("x", "failed", None, 0), ("y", "dropped", 3.0, 4)]
+    result = compare_runs(make_run("a", *rows), make_run("b", *rows))
+    assert (result["shared"], result["only"]) == (2, [0, 0])
+    kept = result["measures"][0]
+    assert (kept["n"], kept["first"], kept["second"]) == (2, 0.5, 0.5)
 
 
 def test_runs_without_a_common_record() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agentsys.records import InputError
 from agentsys.view import page as page_module
 from agentsys.view.page import Pieces, make_page, to_json, write_page
 
@@ -44,6 +45,7 @@ def test_the_page_names_nothing_elsewhere() -> None:
     assert set(re.findall(r"https?://[^\s\"'`)]*", page)) == {"http://www.w3.org/2000/svg"}
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None and policy[1].startswith("default-src 'none'; ") and "*" not in policy[1]
+    assert "script-src 'sha256-" in policy[1] and "script-src 'unsafe-inline'" not in policy[1]
 
 
 @pytest.mark.parametrize("name", ["DATA", "{{ STYLE }}", "{{"])
@@ -63,6 +65,23 @@ def test_small_data_is_inside(tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     assert write_page(out, "page", {"runs": []}, pieces_in(tmp_path / "pieces")) == [out]
     assert len(Scripts(out.read_bytes()).contents) == 4
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "page_data"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"precious\.txt is no part of a page; choose another name"):
+        write_page(tmp_path / "page.html", "page", {"runs": []}, pieces_in(tmp_path / "pieces"))
+    assert (folder / "precious.txt").read_text() == "mine" and not (tmp_path / "page.html").exists()
+
+
+def test_small_data_removes_the_pieces_of_an_earlier_page(tmp_path: Path) -> None:
+    folder = tmp_path / "page_data"
+    folder.mkdir()
+    (folder / "r0-7.js").write_text("of an earlier page")
+    write_page(tmp_path / "page.html", "page", {"runs": []}, pieces_in(tmp_path / "pieces"))
+    assert not folder.exists()
 
 
 def test_large_data_is_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
