@@ -14,11 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
 from agentsys.paths import cache_folder, make_private_file, make_private_folder
 
 DEFAULT_LIMIT: Final = 20 * 2**30
 """Maximum size of the cache file in bytes; beyond it the oldest entries are dropped."""
 
+LOCK_SECONDS: Final = 60.0
+"""Seconds for which another process may hold the file."""
 TRIM_COMMITS: Final = 1000
 """The writer checks the file size every so many commits."""
 VACUUM: Final = "PRAGMA incremental_vacuum"
@@ -36,6 +40,11 @@ class CacheError(ValueError):
 def default_path() -> Path:
     """Return the path of the cache file in the user's cache folder."""
     return cache_folder() / "requests.sqlite"
+
+
+def _code(err: sqlite3.Error) -> int:
+    """SQLite's primary result code."""
+    return (getattr(err, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 class RequestCache:
@@ -63,7 +72,15 @@ class RequestCache:
         self._writer.start()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        """A connection. Where several processes create the file at once, SQLite refuses some at once, in spite of its
+        timeout: they try again.
+        """
+        again = retry_if_exception(lambda err: isinstance(err, sqlite3.Error) and _code(err) == sqlite3.SQLITE_BUSY)
+        retrying = Retrying(retry=again, stop=stop_after_delay(LOCK_SECONDS), wait=wait_random(0, 0.1), reraise=True)
+        return retrying(self._connect_once)
+
+    def _connect_once(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             version = self._check_layout(connection)
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -92,8 +109,7 @@ class RequestCache:
 
     def _error(self, err: sqlite3.Error) -> CacheError:
         """The error of SQLite in one line with the fix."""
-        code = getattr(err, "sqlite_errorcode", None) or 0
-        match code & 0xFF:
+        match _code(err):
             case sqlite3.SQLITE_FULL:
                 fix = "free some space, or move it with --cache"
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:

@@ -130,6 +130,7 @@ def test_the_files_of_a_training(rows: Path, student: Path, tmp_path: Path) -> N
     )
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((out / "runs").glob("**/events*"))
+    assert b'"trainings":[{"folder":"out",' in (out / "view.html").read_bytes()
     assert [line["step"] for line in metrics(out) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     evaluated = [(line["step"], line["eval_loss"]) for line in metrics(out) if "eval_loss" in line]
     assert [step for step, _ in evaluated][:2] == [0, 3], "before the first step, and every third"

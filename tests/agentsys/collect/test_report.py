@@ -87,15 +87,16 @@ def test_a_short_run_ends_with_a_kept_record_and_the_data_card(call: Command) ->
         "reply: fine",
         "",
         "data card: run/README.md",
+        "page: run/view.html",
     ]
 
 
 def test_a_long_run_or_one_without_kept_records_shows_none(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     _, out, _ = call("drop")
-    assert "record " not in out and out.endswith("data card: run/README.md\n")
+    assert "record " not in out and out.endswith("data card: run/README.md\npage: run/view.html\n")
     monkeypatch.setattr("agentsys.collect.report.SHOW_RECORD_BELOW", 2)
     _, out, _ = call("keep", "keep 2")
-    assert "record keep" not in out and out.endswith("data card: run/README.md\n")
+    assert "record keep" not in out and out.endswith("data card: run/README.md\npage: run/view.html\n")
 
 
 def test_a_record_is_shown_on_a_console_without_its_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

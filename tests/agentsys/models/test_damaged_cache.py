@@ -204,6 +204,22 @@ async def test_a_new_cache_is_private_and_an_old_one_keeps_its_mode(tmp_path: Pa
         os.umask(previous)
 
 
+def test_a_file_that_is_locked_at_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does so without waiting where two processes change the mode of a new file."""
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    original, refusals = RequestCache._connect_once, [busy, busy]
+
+    def connect(cache: RequestCache) -> sqlite3.Connection:
+        if refusals:
+            raise refusals.pop()
+        return original(cache)
+
+    monkeypatch.setattr(RequestCache, "_connect_once", connect)
+    RequestCache(tmp_path / "cache.sqlite").close()
+    assert not refusals
+
+
 def test_many_threads_create_one_file(tmp_path: Path) -> None:
     errors: list[Exception] = []
 

@@ -79,6 +79,7 @@ def paid_calls(out: Path) -> int:
 def test_the_table_and_the_files(run: Run, model: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, output, _ = run(*PLAIN, "--model", model, "--judge", model, "--out", out, "--shuffle", "--seed", 3)
+    assert b'"has_scores":true' in (out / "view.html").read_bytes()
     assert code == 0
     header, table = output.split("\n", 2)[:2], output.split("\n", 2)[2]
     for part in (
