@@ -16,7 +16,8 @@ from typing import Any
 
 from agentsys.display import say
 from agentsys.view.command import Sources, write_view
-from tests.support.pages import open_browser, refined_run, searched_run
+from agentsys.view.vocabulary import find_vocabulary
+from tests.support.pages import open_browser, refined_run, searched_run, serve_in_thread
 
 HEIGHT = 1000
 
@@ -85,6 +86,12 @@ def main() -> None:
                 page.screenshot(path=arguments.out / f"{name}.png")
                 page.close()
                 say(f"{arguments.out / name}.png")
+            with serve_in_thread(first, find_vocabulary) as url:
+                page = browser.new_page(viewport={"width": 1280, "height": 420})
+                page.goto(f"{url}#/r0/records")
+                page.locator("#live", has_text="live: ").wait_for()
+                page.screenshot(path=arguments.out / "live.png")
+                say(f"{arguments.out / 'live.png'}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ EMBEDDED_SLOTS: Final = 4
 EMBEDDED_CONTEXT: Final = 8192
 """Context length in tokens of each sequence."""
 DRAIN_SECONDS: Final = 60.0
-"""Seconds to wait for the requests in flight before the engine changes its threads; else it tries again later."""
+"""Seconds to wait for the requests in flight before the engine changes its threads; else it tries again in minutes."""
 
 
 @dataclass
@@ -170,16 +170,21 @@ class LlamaServer:
     def keep_threads(self) -> None:
         """Take back what `revise_threads` chose."""
         if self._choice is not None:
-            self._choice.threads = self._threads
+            self._choice.take_back(self._threads)
 
     def restart(self) -> None:
         """Start with the threads that `revise_threads` chose, while no request is in flight. Raises EndpointDown."""
         assert self._choice is not None
         self._say("goes on")
         port = int(self.endpoint.addresses[0].rpartition(":")[2])
-        self._threads = self._choice.threads
+        threads = self._choice.threads
         self._server = None  # stops it
-        self._server = _start_llamacpp(*self._settings, threads=self._threads, port=port)
+        try:
+            self._server = _start_llamacpp(*self._settings, threads=threads, port=port)
+            self._threads = threads
+        except EndpointDown:  # the memory may have become scarce: once more, as it was
+            self.keep_threads()
+            self._server = _start_llamacpp(*self._settings, threads=self._threads, port=port)
 
     def _say(self, verb: str) -> None:
         assert self._choice is not None

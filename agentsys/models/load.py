@@ -20,6 +20,8 @@ BUSY_SECONDS: Final = 6.0
 """Seconds of load after which a running engine leaves a core to other processes."""
 QUIET_SECONDS: Final = 20.0
 """Seconds without load after which it takes the core back."""
+PAUSE_SECONDS: Final = 300.0
+"""Seconds without another choice after one that could not be carried out."""
 BUSY_CORES: Final = 0.6
 """Cores that other processes use from which on the engine leaves them one."""
 QUIET_CORES: Final = 0.3
@@ -90,6 +92,7 @@ class ThreadChoice:
     """Cores that other processes used at the last choice."""
     threads: int | None = None
     """None: one for each core, as llama.cpp does by itself."""
+    _not_before: float = 0.0
 
     def start(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Choose by the load of the next START_SECONDS."""
@@ -101,6 +104,8 @@ class ThreadChoice:
 
     def revise(self) -> bool:
         """Choose by the load of the last seconds. Returns whether the choice is another one. To be called often."""
+        if self.meter.clock() < self._not_before:
+            return False
         self.meter.mark(after=1.0)
         load = self.meter.load(BUSY_SECONDS if self.threads is None else QUIET_SECONDS)
         if load is None or (load < BUSY_CORES if self.threads is None else load >= QUIET_CORES):
@@ -108,6 +113,11 @@ class ThreadChoice:
         self.load, self.threads = load, self._fewer() if self.threads is None else None
         self.meter.clear()
         return True
+
+    def take_back(self, threads: int | None) -> None:
+        """Stay with so many threads for some minutes, because another choice could not be carried out."""
+        self.threads = threads
+        self._not_before = self.meter.clock() + PAUSE_SECONDS
 
     def _fewer(self) -> int:
         return max(self.cores - 1, 1)

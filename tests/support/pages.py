@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,14 @@ def find_chromium() -> str | None:
 @contextmanager
 def open_browser() -> Iterator[Any]:
     """A headless Chromium that Playwright drives. Without one the test is skipped, or fails if CI needs it."""
-    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs the extra 'test' (playwright)")
     path = find_chromium()
-    if path is None and os.environ.get("AGENTSYS_NEEDS_BROWSER"):
-        pytest.fail("there is no Chromium, which $AGENTSYS_NEEDS_BROWSER asks for")
-    if path is None:
+    if os.environ.get("AGENTSYS_NEEDS_BROWSER"):
+        assert path is not None, "there is no Chromium, which $AGENTSYS_NEEDS_BROWSER asks for"
+    elif path is None:
         pytest.skip("no Chromium: apt install chromium, or set AGENTSYS_CHROMIUM")
+    else:
+        pytest.importorskip("playwright.sync_api", reason="needs the extra 'test' (playwright)")
+    playwright_api = import_module("playwright.sync_api")
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

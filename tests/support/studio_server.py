@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -203,8 +204,7 @@ def langgraph_process(
     config: Path = ROOT / "langgraph.json",
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """The same with the server's process, whose group has its number."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = find_port()
     command = [*program, "dev", "--config", config, "--port", str(port), "--n-jobs-per-worker", "8"]
     log = folder / "server.log"
     with log.open("wb") as out:
@@ -223,6 +223,19 @@ def langgraph_process(
                 process.wait(10)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
+
+
+def find_port() -> int:
+    """A port that stays free until a server has started, which takes seconds.
+
+    It is below those that the system gives to other sockets, and other workers look elsewhere: with one port, both
+    would talk to the server that came first.
+    """
+    first = 10_000 + 20 * os.getpid() % 20_000
+    for port in range(first, first + 20):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"the ports from {first} to {first + 19} are in use")
 
 
 def wait_until_up(http: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import random
 import socket
@@ -248,6 +249,33 @@ async def test_the_limit_holds_for_all_models_of_an_endpoint(server: FakeServer)
     assert models[1].engine.capacity == 6
     await asyncio.gather(*(models[i % 3].ainvoke(CHAT) for i in range(24)))
     assert server.high_water == 6
+    await endpoint.aclose()
+
+
+async def test_a_pause_waits_for_requests_in_flight_and_holds_others_back(server: FakeServer) -> None:
+    server.plan = lambda seen: Answer(delay=0.05)
+    endpoint = Endpoint([server.address], in_flight=3, retry=QUICK)
+    model = EndpointChatModel(engine=RemoteEngine(endpoint), sampling={})
+    running = [asyncio.create_task(model.ainvoke(CHAT)) for _ in range(5)]
+    while len(server.seen) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    async with endpoint.paused():
+        before = len(server.seen)
+        assert server._in_flight == 0
+        later = [asyncio.create_task(model.ainvoke(CHAT)) for _ in range(2)]
+        await asyncio.sleep(0.15)
+        assert len(server.seen) == before
+    assert [message.text for message in await asyncio.gather(*running, *later)] == ["fine"] * 7
+    assert server.high_water == 3
+    with contextlib.suppress(TimeoutError):
+        server.queue(Hang())
+        stuck = asyncio.create_task(model.ainvoke(CHAT))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(0.05), endpoint.paused():
+            pytest.fail("a request is in flight")
+    stuck.cancel()
+    await asyncio.gather(*(model.ainvoke(CHAT) for _ in range(3)))  # a pause that was given up holds nothing
+    assert server.high_water == 3
     await endpoint.aclose()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentsys.models import embedded
-from agentsys.models.load import BUSY_SECONDS, QUIET_SECONDS, LoadMeter, ThreadChoice, count_cores
+from agentsys.models.errors import EndpointDown
+from agentsys.models.load import BUSY_SECONDS, PAUSE_SECONDS, QUIET_SECONDS, LoadMeter, ThreadChoice, count_cores
 
 
 class Machine:
@@ -188,12 +190,37 @@ def test_a_server_that_cannot_be_restarted_now_is_asked_again(
     server = embedded.LlamaServer("model.gguf", 4, 8192)
     machine.busy = 1.0
     for _ in range(2):
+        before = machine.now
         while not server.revise_threads():
             machine.pass_time(1)
         assert choice.threads == 1
         server.keep_threads()
         assert choice.threads is None
+    assert machine.now - before > PAUSE_SECONDS
     assert len(started) == 1
+
+
+def test_a_server_that_does_not_start_again_starts_as_it_was(
+    tmp_path: Path, started: list[dict[str, int | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path)
+    choice = ThreadChoice(2, machine.meter())
+    monkeypatch.setattr(choice, "start", lambda: None)
+    monkeypatch.setattr(embedded, "ThreadChoice", lambda cores: choice)
+    server = embedded.LlamaServer("model.gguf", 4, 8192)
+    original = embedded._start_llamacpp
+
+    def start(*arguments: Any, **settings: Any) -> Any:
+        if settings["threads"] == 1:
+            raise EndpointDown("no memory")
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(embedded, "_start_llamacpp", start)
+    machine.busy = 1.0
+    while not server.revise_threads():
+        machine.pass_time(1)
+    server.restart()
+    assert started == [{"threads": None}, {"threads": None, "port": 4321}] and choice.threads is None
 
 
 def test_a_number_of_threads_that_is_set_stays(
