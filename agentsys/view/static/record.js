@@ -204,7 +204,7 @@ function callTitle(call, below) {
     call.error ? el("span", { class: "badge failed" }, "requested again") : null,
     call.finish !== "stop" ? el("span", { class: "badge dropped" }, visible(call.finish)) : null,
     call.measured?.cache_hit ? el("span", { class: "badge" }, "cache hit") : null,
-    el("span", { class: "dim" }, ` ${format(call.prompt_tokens)} → ${format(call.completion_tokens)} tokens ${seconds}${below ? `, ${below} calls below` : ""} `),
+    el("span", { class: "dim" }, ` ${format(call.prompt_tokens)} → ${format(call.completion_tokens)} tokens ${seconds}${below ? `, ${below} call${below > 1 ? "s" : ""} below` : ""} `),
     el("span", { class: "snippet", dir: "auto" }, visible(call.text.slice(0, 160))),
   ];
 }
