@@ -154,7 +154,8 @@ class LlamaServer:
         """Start it. Raises EndpointDown, or SpecError for a wrong $LLAMA_ARG_THREADS."""
         self._settings = (path, slots, context)
         self._threads = _read_threads()
-        self._choice = ThreadChoice(count_cores()) if self._threads is None and count_cores() > 1 else None
+        cores = count_cores()
+        self._choice = ThreadChoice(cores) if self._threads is None and cores > 1 else None
         if self._choice is not None:
             self._choice.start()
             if self._choice.threads is not None:

@@ -20,7 +20,7 @@ from agentsys.records import InputError
 from agentsys.traces import RunFolderError, failed_file, shards
 from agentsys.view.compare import compare_runs
 from agentsys.view.page import Pieces, to_json, write_page
-from agentsys.view.run import RunData, read_rows, read_run
+from agentsys.view.run import RunData, finished_records, read_rows, read_run
 from agentsys.view.training import is_training, read_training
 from agentsys.view.vocabulary import find_vocabulary
 
@@ -233,8 +233,8 @@ def show_page(folder: Path) -> None:
     try:
         sources.add(folder)
         size = sum(shard.stat().st_size for run in sources.runs for shard in shards(run))
-        counts = [sum((read_manifest(run).get("counts") or {}).values()) for run in sources.runs]
-        if sum(counts) > MAX_RECORDS or size > MAX_TRACE_BYTES:
+        records = sum(finished_records(read_manifest(run)) for run in sources.runs)
+        if records > MAX_RECORDS or size > MAX_TRACE_BYTES:
             show(f"page: {command} writes it")
         else:
             show(f"page: {write_view(sources)[0]}")

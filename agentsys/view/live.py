@@ -17,7 +17,16 @@ from agentsys.display import say
 from agentsys.records import InputError
 from agentsys.traces import RunFolderError, Trace, failed_file, load, parse_failed, shards
 from agentsys.view.page import make_page, to_json
-from agentsys.view.records import COLUMNS, FindVocabulary, index_row, record_data, refused_data, refused_row
+from agentsys.view.records import (
+    Columns,
+    FindVocabulary,
+    append_row,
+    empty_columns,
+    index_row,
+    record_data,
+    refused_data,
+    refused_row,
+)  # fmt: skip
 from agentsys.view.run import TEXT_CHARS, describe_run, section_data
 
 HOST: Final = "127.0.0.1"
@@ -30,12 +39,12 @@ class Tail:
     """A run's finished records as far as they were read. Each `read` adds those that were appended since."""
 
     folder: Path
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    columns: Columns = field(default_factory=empty_columns)
     statistics: list[Statistics] = field(default_factory=list)
     generation: int = 0
     """How often the records were read anew, because failed ones were removed to be tried again."""
     fault: str = ""
-    """What is wrong with the line at which reading stopped."""
+    """The fault of the line at which reading stopped; "" if there is none."""
     _places: list[tuple[Path, int, int]] = field(default_factory=list)
     """File, offset and length of each record's line."""
     _offsets: dict[Path, int] = field(default_factory=dict)
@@ -57,7 +66,7 @@ class Tail:
 
     def _forget(self) -> None:
         self.generation += 1
-        self.columns = {name: [] for name in COLUMNS}
+        self.columns = empty_columns()
         self.statistics = []
         self._places.clear()
         self._offsets.clear()
@@ -77,8 +86,7 @@ class Tail:
     def _add(self, file: Path, offset: int, line: bytes) -> None:
         record = read_line(file, line)
         row = index_row(record, TEXT_CHARS[0]) if isinstance(record, Trace) else refused_row(record, TEXT_CHARS[0])
-        for name, value in zip(COLUMNS, row, strict=True):
-            self.columns[name].append(value)
+        append_row(self.columns, row)
         self._places.append((file, offset, len(line)))
         if not isinstance(record, Trace):
             return
@@ -90,7 +98,8 @@ class Tail:
     def since(self, number: int) -> bytes:
         """As JSON: the columns of the records from `number` on, and the head of the page."""
         with self._lock:
-            return to_json({"index": {name: values[number:] for name, values in self.columns.items()}} | self._state())
+            index = {name: values[number:] for name, values in self.columns.items()}
+            return to_json({"index": index, "head": self._head()})
 
     def record(self, number: int) -> Trace | dict[str, Any]:
         """A record, read from its file. Raises IndexError."""
@@ -102,10 +111,10 @@ class Tail:
     def head(self) -> dict[str, Any]:
         """What the page says of the run."""
         with self._lock:
-            return self._state()["head"]  # type: ignore[no-any-return]
+            return self._head()
 
-    def _state(self) -> dict[str, Any]:
-        head = {
+    def _head(self) -> dict[str, Any]:
+        return {
             **describe_run(self.folder, "r0", read_manifest(self.folder)),
             "records": len(self._places),
             "indexes": 0,
@@ -114,7 +123,6 @@ class Tail:
             "generation": self.generation,
             "fault": self.fault,
         }
-        return {"head": head}
 
 
 def read_line(file: Path, line: bytes) -> Trace | dict[str, Any]:

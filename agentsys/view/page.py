@@ -1,4 +1,4 @@
-"""The page's files: one HTML file, or above MAX_BYTES of data the page and a folder of pieces beside it."""
+"""The page's files: one HTML file, or above MAX_BYTES of data the page and a folder of pieces."""
 
 from __future__ import annotations
 

@@ -23,6 +23,19 @@ SHARED_CHARS: Final = 80
 """Length from which on a text that occurs more than once in a record is stored once."""
 
 FindVocabulary = Callable[[str], Vocabulary | None]
+Columns = dict[str, list[Any]]
+"""The values of all records, by the names in COLUMNS."""
+
+
+def empty_columns() -> Columns:
+    """The columns of no record."""
+    return {name: [] for name in COLUMNS}
+
+
+def append_row(columns: Columns, row: Sequence[Any]) -> None:
+    """Append the line of a record."""
+    for name, value in zip(COLUMNS, row, strict=True):
+        columns[name].append(value)
 
 
 def index_row(trace: Trace, text_chars: int) -> list[Any]:

@@ -13,7 +13,16 @@ from agentsys.collect.run_report import make_report, refused_inputs
 from agentsys.collect.statistics import Section
 from agentsys.traces import Trace
 from agentsys.view.page import PIECE_BYTES, Pieces, to_json
-from agentsys.view.records import COLUMNS, FindVocabulary, index_row, record_data, refused_data, refused_row
+from agentsys.view.records import (
+    Columns,
+    FindVocabulary,
+    append_row,
+    empty_columns,
+    index_row,
+    record_data,
+    refused_data,
+    refused_row,
+)  # fmt: skip
 
 INDEX_ROWS: Final = 10_000
 """Records of one piece of the index."""
@@ -29,7 +38,7 @@ class RunData:
 
     name: str
     head: dict[str, Any] = field(default_factory=dict)
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    columns: Columns = field(default_factory=empty_columns)
 
 
 @dataclass
@@ -57,8 +66,7 @@ class _Writer:
         self._add(refused_row(entry, self.text_chars), refused_data(entry))
 
     def _add(self, row: list[Any], record: Mapping[str, Any]) -> None:
-        for name, value in zip(COLUMNS, row, strict=True):
-            self.data.columns[name].append(value)
+        append_row(self.data.columns, row)
         self._records.append(b'"%d":' % len(self.places) + to_json(record))
         self.places.append(self._piece)
         self._bytes += len(self._records[-1])
@@ -94,9 +102,8 @@ def read_run(
     Raises what `make_report` raises: RunFolderError for a damaged folder and for one without records.
     """
     manifest = read_manifest(folder)
-    records = sum((manifest.get("counts") or {}).values())
     data = RunData(name)
-    writer = _Writer(name, pieces, find_vocabulary, rows or {}, text_chars(records), data)
+    writer = _Writer(name, pieces, find_vocabulary, rows or {}, text_chars(finished_records(manifest)), data)
     report = make_report(folder, each=writer.add)
     for entry in refused_inputs(folder):
         writer.add_refused(entry)
@@ -107,9 +114,13 @@ def read_run(
         "indexes": writer.write_index(),
         "text_chars": writer.text_chars,
         "sections": [section_data(section) for section in report.sections],
-        "has_tokens": find_vocabulary_for(manifest, find_vocabulary),
     }
     return data
+
+
+def finished_records(manifest: Mapping[str, Any]) -> int:
+    """The finished records of a run: kept, dropped and failed ones."""
+    return int(sum((manifest.get("counts") or {}).values()))
 
 
 def text_chars(records: int) -> int:
@@ -136,13 +147,6 @@ def describe_run(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[s
 def section_data(section: Section) -> dict[str, Any]:
     """A table of the run's report as JSON."""
     return {"title": section.title, "columns": section.columns, "rows": section.rows, "note": section.note}
-
-
-def find_vocabulary_for(manifest: Mapping[str, Any], find_vocabulary: FindVocabulary) -> bool:
-    """Whether the tokens of one of the run's models can be shown as text."""
-    models = (manifest.get("fingerprint") or {}).get("models") or {}
-    names = {model.get("name") for model in models.values() if isinstance(model, dict)}
-    return any(find_vocabulary(name) for name in names if isinstance(name, str))
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str], dict[int, Any]]:

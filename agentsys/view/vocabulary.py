@@ -14,6 +14,7 @@ import orjson
 
 from agentsys.models import weights
 from agentsys.paths import cache_folder, make_private_folder, replace_file
+from agentsys.records import InputError
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_vocabulary(model: str, folder: Path | None = None) -> Vocabulary | None
     """The vocabulary of a model by the name that a trace has, or that of `folder`; None if it is not on this machine.
 
     A catalog model's is read from its weights, of any other model a folder with a tokenizer.json is needed. Raises
-    FileNotFoundError for a folder without one, ValueError for a damaged one.
+    FileNotFoundError for a folder without one, InputError for a damaged one.
     """
     if folder is not None:
         return _from_folder(folder)
@@ -84,7 +85,7 @@ def _from_folder(folder: Path) -> Vocabulary:
         vocabulary = content["model"]["vocab"]
         pieces = _numbered(vocabulary) | {token["id"]: token["content"] for token in content.get("added_tokens") or ()}
     except (ValueError, KeyError, TypeError) as err:
-        raise ValueError(f"{file}: not a tokenizer ({type(err).__name__}: {err})") from None
+        raise InputError(f"{file}: not a tokenizer ({type(err).__name__}: {err})") from None
     return _make(pieces)
 
 

@@ -1,4 +1,4 @@
-"""The load of other processes, and the threads of the embedded engine beside them."""
+"""The load of other processes, and the threads that the embedded engine chooses by it."""
 
 from __future__ import annotations
 
@@ -152,25 +152,35 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int | None]]:
     return started
 
 
-def test_a_server_starts_again_on_its_port(
-    tmp_path: Path,
-    started: list[dict[str, int | None]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+Watched = tuple[Machine, ThreadChoice, embedded.LlamaServer]
+
+
+@pytest.fixture
+def watched(tmp_path: Path, started: list[dict[str, int | None]], monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """A server that was started on a quiet machine, with its choice of threads."""
     machine = Machine(tmp_path)
     choice = ThreadChoice(2, machine.meter())
     monkeypatch.setattr(choice, "start", lambda: None)
     monkeypatch.setattr(embedded, "ThreadChoice", lambda cores: choice)
-    server = embedded.LlamaServer("model.gguf", 4, 8192)
+    return machine, choice, embedded.LlamaServer("model.gguf", 4, 8192)
+
+
+def wait_for_choice(machine: Machine, server: embedded.LlamaServer) -> None:
+    """Let time pass until the load asks for another number of threads."""
+    while not server.revise_threads():
+        machine.pass_time(1)
+
+
+def test_a_server_starts_again_on_its_port(
+    watched: Watched, started: list[dict[str, int | None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine, _, server = watched
     assert capsys.readouterr().err == ""
     machine.busy = 1.0
-    while not server.revise_threads():
-        machine.pass_time(1)
+    wait_for_choice(machine, server)
     server.restart()
     machine.busy = 0.0
-    while not server.revise_threads():
-        machine.pass_time(1)
+    wait_for_choice(machine, server)
     server.restart()
     assert started == [{"threads": None}, {"threads": 1, "port": 4321}, {"threads": None, "port": 4321}]
     assert capsys.readouterr().err.splitlines() == [
@@ -181,18 +191,13 @@ def test_a_server_starts_again_on_its_port(
 
 
 def test_a_server_that_cannot_be_restarted_now_is_asked_again(
-    tmp_path: Path, started: list[dict[str, int | None]], monkeypatch: pytest.MonkeyPatch
+    watched: Watched, started: list[dict[str, int | None]]
 ) -> None:
-    machine = Machine(tmp_path)
-    choice = ThreadChoice(2, machine.meter())
-    monkeypatch.setattr(choice, "start", lambda: None)
-    monkeypatch.setattr(embedded, "ThreadChoice", lambda cores: choice)
-    server = embedded.LlamaServer("model.gguf", 4, 8192)
+    machine, choice, server = watched
     machine.busy = 1.0
     for _ in range(2):
         before = machine.now
-        while not server.revise_threads():
-            machine.pass_time(1)
+        wait_for_choice(machine, server)
         assert choice.threads == 1
         server.keep_threads()
         assert choice.threads is None
@@ -201,13 +206,9 @@ def test_a_server_that_cannot_be_restarted_now_is_asked_again(
 
 
 def test_a_server_that_does_not_start_again_starts_as_it_was(
-    tmp_path: Path, started: list[dict[str, int | None]], monkeypatch: pytest.MonkeyPatch
+    watched: Watched, started: list[dict[str, int | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Machine(tmp_path)
-    choice = ThreadChoice(2, machine.meter())
-    monkeypatch.setattr(choice, "start", lambda: None)
-    monkeypatch.setattr(embedded, "ThreadChoice", lambda cores: choice)
-    server = embedded.LlamaServer("model.gguf", 4, 8192)
+    machine, choice, server = watched
     original = embedded._start_llamacpp
 
     def start(*arguments: Any, **settings: Any) -> Any:
@@ -217,8 +218,7 @@ def test_a_server_that_does_not_start_again_starts_as_it_was(
 
     monkeypatch.setattr(embedded, "_start_llamacpp", start)
     machine.busy = 1.0
-    while not server.revise_threads():
-        machine.pass_time(1)
+    wait_for_choice(machine, server)
     server.restart()
     assert started == [{"threads": None}, {"threads": None, "port": 4321}] and choice.threads is None
 

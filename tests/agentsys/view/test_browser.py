@@ -183,6 +183,7 @@ def test_a_reason_of_two_lines_lists_its_records(open_page: Open, runs: dict[str
     page = open_page(folder)
     page.locator(".overview .link", has_text="plain").click()
     wait_for_text(page, ".count", "1 of 10 records")
+    assert listed(page) == ["plain"]
 
 
 def test_a_pair_leads_to_the_calls_that_wrote_it(open_page: Open, runs: dict[str, Path]) -> None:
@@ -254,7 +255,9 @@ def test_a_missing_folder_of_data_is_said(
     shutil.rmtree(folder)
     page = browser.new_page()
     page.goto(file.as_uri())
-    page.get_by_text("keep the folder page_data beside the page").wait_for()
+    fault = page.get_by_text("keep the folder page_data beside the page")
+    fault.wait_for()
+    assert fault.inner_text().startswith("page_data/r0-index-0.js is missing")
     page.close()
 
 

@@ -1,4 +1,4 @@
-"""The page's files: data that cannot leave its element, one file or pieces beside it."""
+"""The page's files: data that cannot leave its element, one file, or the page and its pieces."""
 
 from __future__ import annotations
 
