@@ -20,7 +20,7 @@ class SeparateAttention(nn.Module):
     The embedding of a sensor at a step is learned, as STAEformer's. The output is Linear(T -> O), then Linear(d -> Q).
     """
 
-    def __init__(self, shape: Shape, config: ExtralongerConfig | None = None, fused: bool | None = None) -> None:
+    def __init__(self, shape: Shape, config: ExtralongerConfig | None = None, fused: bool = True) -> None:
         super().__init__()
         self.shape, self.config = shape, config or ExtralongerConfig()
         config = self.config

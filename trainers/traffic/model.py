@@ -87,9 +87,7 @@ class Extralonger(nn.Module):
     day and the day of the week. `known` (B, O, K) are the covariates of the forecast's steps.
     """
 
-    def __init__(
-        self, shape: Shape, mask: Tensor, config: ExtralongerConfig | None = None, fused: bool | None = None
-    ) -> None:
+    def __init__(self, shape: Shape, mask: Tensor, config: ExtralongerConfig | None = None, fused: bool = True) -> None:
         super().__init__()
         self.shape, self.config = shape, config or ExtralongerConfig()
         config = self.config
@@ -191,7 +189,7 @@ class TimeProjection(nn.Module):
 class TemporalRoute(nn.Module):
     """Step 2: attention over time steps; if T != O, a projection over time follows."""
 
-    def __init__(self, shape: Shape, config: ExtralongerConfig, fused: bool | None) -> None:
+    def __init__(self, shape: Shape, config: ExtralongerConfig, fused: bool) -> None:
         super().__init__()
         self.layers = make_layers(config.layers, config.dim, config.heads, config, fused=fused)
         self.output = nn.Linear(config.dim, shape.sensors * shape.outputs)
@@ -209,7 +207,7 @@ class MixedRoute(nn.Module):
     The layers of width T have two heads; the released code fails for an odd T, which has one head here.
     """
 
-    def __init__(self, shape: Shape, config: ExtralongerConfig, fused: bool | None) -> None:
+    def __init__(self, shape: Shape, config: ExtralongerConfig, fused: bool) -> None:
         super().__init__()
         self.layers = make_layers(config.layers, config.dim, config.heads, config, fused=fused)
         heads = 1 if shape.steps_in % 2 else 2
@@ -226,7 +224,7 @@ class MixedRoute(nn.Module):
 class SpatialRoute(nn.Module):
     """Step 4: Global-Local attention over sensors; a token is [Linear(T C -> d - s)(x) | sensor embedding (s)]."""
 
-    def __init__(self, shape: Shape, config: ExtralongerConfig, mask: Tensor, fused: bool | None) -> None:
+    def __init__(self, shape: Shape, config: ExtralongerConfig, mask: Tensor, fused: bool) -> None:
         super().__init__()
         self.history = nn.Linear(shape.steps_in * shape.channels, config.dim - config.sensor_dim)
         self.sensor = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape.sensors, config.sensor_dim)))
