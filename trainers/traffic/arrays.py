@@ -117,7 +117,7 @@ def _text(label: Any) -> str:
 
 
 def read_json(path: Path, start: str, step: int | None) -> Rows:
-    """A data set of PyTorch Geometric Temporal: nodes with a series `y` each (Montevideo), or (T, N) rows under FX or X.
+    """A data set of PyTorch Geometric Temporal: nodes with a series `y` (Montevideo), or (T, N) rows under FX or X.
 
     `graph.read_graph` reads the edges of the same file.
     """

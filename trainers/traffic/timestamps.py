@@ -19,7 +19,8 @@ _FORMATS = {
     "ISO 8601": rf"^(?P<year>\d{{4}})[-/](?P<month>\d{{1,2}})[-/](?P<day>\d{{1,2}})(?:[T ]+{_CLOCK})?"
     r"\s*(?P<offset>Z|z|[+-]\d{2}:?\d{2})?$",
     "day.month.year": rf"^(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}})(?:,?\s+{_CLOCK})?$",
-    "slashes": rf"^(?P<first>\d{{1,2}})/(?P<other>\d{{1,2}})/(?P<year>\d{{4}})(?:,?\s+{_CLOCK}\s*(?P<half>[AaPp][Mm])?)?$",
+    "slashes": r"^(?P<first>\d{1,2})/(?P<other>\d{1,2})/(?P<year>\d{4})"
+    rf"(?:,?\s+{_CLOCK}\s*(?P<half>[AaPp][Mm])?)?$",
     "Unix seconds": r"^(?P<seconds>\d{9,10})(?:\.\d+)?$",
     "Unix milliseconds": r"^(?P<milliseconds>\d{12,13})$",
 }
