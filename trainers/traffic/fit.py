@@ -1,8 +1,8 @@
 """The training loop: masked loss, early stopping on the validation part, resume, bf16, and bands from validation.
 
 The released code of Extralonger (papers file, section 3.5) uses Adam at a constant rate of 1e-4, the Huber loss with
-delta 1 in the unit of the data, and early stopping; it makes a MultiStepLR that it never steps. `Setting` "paper" is
-that. Missing values are masked here.
+delta 1 in the unit of the data, and early stopping; it makes a MultiStepLR that it never steps. `--paper` is that.
+Missing values are masked here.
 
 An epoch is a pass over the training windows, or over `windows` of them that are drawn anew each time: all starting
 times of a day are seen. After every epoch there is a checkpoint, from which a killed training continues to the same
@@ -39,30 +39,53 @@ QUANTILES: Final = (0.1, 0.5, 0.9)
 """The quantiles of the quantile loss: the band and the median, which is the forecast."""
 
 
+_DEFAULTS: Final = {"learning_rate": 3e-4, "loss": "quantile", "windows": 2_000}
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """The training loop."""
 
     panel: ClassVar[str] = "Training"
-    epochs: int = knob(50, "passes over the training windows, at most")
+    paper: bool = knob(
+        False,
+        "the paper's setting: --input plain, Huber loss, rate 1e-4, no dropout, all windows, values alone as input",
+    )
+    epochs: int = knob(50, "epochs at most")
     patience: int = knob(5, "epochs without a lower validation loss after which the training ends")
     batch: int = knob(16, "windows per optimizer step")
-    learning_rate: float = knob(1e-3, "learning rate of Adam")
+    learning_rate: float | None = knob(None, "learning rate of Adam; default 3e-4, with --paper 1e-4")
     milestones: list[int] = knob((), "epoch after which the learning rate is divided by 10; repeatable")
-    loss: Loss = knob("quantile", "quantile: pinball loss of 10, 50 and 90 %; huber (delta 1) and mae: one value")
-    windows: int = knob(0, "training windows per epoch, drawn anew in each; 0: all")
-    validation_windows: int = knob(1_000, "validation windows at most, spread over the part; 0: all")
+    loss: Loss | None = knob(
+        None, "quantile: pinball loss of 10, 50 and 90 %, the default; huber (delta 1, default with --paper); mae"
+    )
+    windows: int | None = knob(
+        None, "training windows per epoch, drawn anew in each; 0: all; default 2,000, with --paper 0"
+    )
+    validation_windows: int = knob(500, "validation windows at most, spread over the part; 0: all")
     seconds: float = knob(0.0, "time limit of the training in seconds; 0: none")
     seed: int = knob(0, "seed of the weights and of the order of windows")
     bf16: bool = knob(False, "compute in bfloat16; the weights stay in float32")
+    resume: bool = knob(False, "continue from the last checkpoint in --out", once=True)
 
     def __post_init__(self) -> None:
-        """Raises TrainerError for numbers that cannot train."""
+        """Fill in the defaults of the setting. Raises TrainerError for numbers that cannot train."""
+        defaults = {"learning_rate": 1e-4, "loss": "huber", "windows": 0} if self.paper else _DEFAULTS
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("epochs", "patience", "batch"):
             if getattr(self, name) < 1:
                 raise TrainerError(f"--{name} {getattr(self, name)}: give at least 1")
-        if not self.learning_rate > 0:
-            raise TrainerError(f"--learning-rate {self.learning_rate}: give a positive number")
+        if not self.rate > 0:
+            raise TrainerError(f"--learning-rate {self.rate}: give a positive number")
+        if not all(value >= 0 for value in (self.windows or 0, self.validation_windows, self.seconds)):
+            raise TrainerError("--windows, --validation-windows and --seconds: give 0 or more")
+
+    @property
+    def rate(self) -> float:
+        """The first learning rate."""
+        return self.learning_rate or 0.0
 
     @property
     def outputs(self) -> int:
@@ -82,7 +105,7 @@ class State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def masked_loss(forecast: Tensor, y: Tensor, mask: Tensor, loss: Loss) -> Tensor:
+def masked_loss(forecast: Tensor, y: Tensor, mask: Tensor, loss: Loss | None) -> Tensor:
     """Mean loss of the observed targets (B, O, N); the forecast has one more axis with the quantile loss."""
     if loss == "quantile":
         error = y[..., None] - forecast
@@ -113,7 +136,7 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     train, validation = train.to(device), validation.to(device)
-    optimizer = torch.optim.Adam(model.network.parameters(), lr=options.learning_rate)
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=options.rate)
     torch.manual_seed(options.seed)
     state = _load_checkpoint(checkpoint, model, optimizer) if checkpoint else State()
     metrics = _Metrics(out / "metrics.jsonl", state.step)
@@ -146,7 +169,7 @@ def _is_over(state: State, options: FitOptions) -> bool:
 def _set_rate(optimizer: torch.optim.Optimizer, options: FitOptions, epoch: int) -> None:
     """The learning rate of an epoch, divided by 10 at each milestone that has passed."""
     for group in optimizer.param_groups:
-        group["lr"] = options.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in options.milestones)
+        group["lr"] = options.rate * 0.1 ** sum(epoch >= milestone for milestone in options.milestones)
 
 
 def _train_epoch(
@@ -179,10 +202,12 @@ def _train_epoch(
 def forward(model: Forecaster, windows: Windows, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Forecast, target and mask of some windows."""
     x, y, mask, time_in, time_out = windows.batch(origins)
-    known: tuple[Tensor | None, Tensor | None] = (None, None)
-    if windows.covariates is not None:
-        known = windows.batch_covariates(origins)
-    return model(x, time_in, time_out, *known), y, mask
+    return model(x, time_in, time_out, *known_of(windows, origins)), y, mask
+
+
+def known_of(windows: Windows, origins: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Covariates (B, T, K) of the input and (B, O, K) of the forecast; None without any."""
+    return (None, None) if windows.covariates is None else windows.batch_covariates(origins)
 
 
 @torch.no_grad()

@@ -13,19 +13,24 @@ profile, per sensor. Missing values count as the profile.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from agentsys.trainers.traffic.baselines import make_profile
+from agentsys.trainers.traffic.calendar import holidays_as_sundays
 from agentsys.trainers.traffic.splits import Windows
 
 InputKind = Literal["plain", "revin", "profile", "ridge"]
+INPUTS: Final[tuple[InputKind, ...]] = get_args(InputKind)
 
 SUNDAY: Final = 6
 """The day whose profile a public holiday gets."""
 SMALLEST_LEVEL: Final = 0.05
 """Levels below it are raised to it where something is divided by them."""
+LARGEST_RESIDUAL: Final = 20.0
+"""Residuals beyond it, in units of sigma, are those of outages; they would drown all other sensors."""
 LAMBDAS: Final = (500.0, 2_000.0, 8_000.0, 32_000.0)
 """Ridge penalties, in rows of weight 1, of which validation takes the best."""
 RIDGE_WINDOWS: Final = 3_000
@@ -76,22 +81,27 @@ class Forecaster(nn.Module):
     ) -> Tensor:
         """x (B, T, N, C) -> (B, O, N), or (B, O, N, Q) with the quantiles ascending only after training."""
         scaled, base, scale = self._scale(x, time_in, time_out, known_in, known_out)
-        channels = [scaled[..., None], x[..., 1:]] if self.flag else [scaled[..., None]]
-        output = self.network(torch.cat(channels, -1), time_in, time_out, known_out)
+        output = self.network(self._channels(scaled, x), time_in, time_out, known_out)
         if output.ndim > base.ndim:
             base, scale = base[..., None], scale[..., None]
         return base + scale * output.float()
 
-    def base_forecast(
-        self,
-        x: Tensor,
-        time_in: Tensor,
-        time_out: Tensor,
-        known_in: Tensor | None = None,
-        known_out: Tensor | None = None,
+    def network_input(
+        self, x: Tensor, time_in: Tensor, time_out: Tensor, known_in: Tensor | None, known_out: Tensor | None
     ) -> Tensor:
-        """What the network's output is added to, (B, O, N) or broadcastable to it."""
-        return self._scale(x, time_in, time_out, known_in, known_out)[1]
+        """(B, T, N, C) what the network reads."""
+        return self._channels(self._scale(x, time_in, time_out, known_in, known_out)[0], x)
+
+    def _channels(self, scaled: Tensor, x: Tensor) -> Tensor:
+        """The scaled values, and with `flag` all other channels as they are."""
+        return torch.cat([scaled[..., None], x[..., 1:]], -1) if self.flag else scaled[..., None]
+
+    def naive_forecast(
+        self, x: Tensor, time_in: Tensor, time_out: Tensor, known_in: Tensor | None, known_out: Tensor | None
+    ) -> Tensor:
+        """(B, O, N) the weekly profile scaled by the last week's level, whatever the kind of input."""
+        level, _ = self._residual(x, self._profile_at(time_in, known_in))
+        return level * self._profile_at(time_out, known_out)
 
     def _scale(
         self, x: Tensor, time_in: Tensor, time_out: Tensor, known_in: Tensor | None, known_out: Tensor | None
@@ -115,7 +125,7 @@ class Forecaster(nn.Module):
         observed = x[..., -1] == 0
         level = window_level(x[..., 0], profile, observed, 7 * self.steps_per_day)
         residual = (x[..., 0] / level.clamp(min=SMALLEST_LEVEL) - profile) / self.sigma
-        return level, residual * observed
+        return level, residual.clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL) * observed
 
     def _profile_at(self, time: Tensor, known: Tensor | None) -> Tensor:
         """(B, steps, N) the profile at these times."""
@@ -131,21 +141,29 @@ class Forecaster(nn.Module):
         values = target[observed].double()
         self.mean.copy_(values.mean())
         self.std.copy_(values.std(correction=0).clamp(min=1e-6))
+        self.profile.copy_(self._weekly_profile(train, train_steps))
         if self.kind in ("plain", "revin"):
             return
-        day = train.clock[:train_steps, 1]
-        if self.holidays and train.covariates is not None:
-            day = torch.where(train.covariates[:train_steps, 0] > 0, SUNDAY, day)
-        slots = day * self.steps_per_day + train.clock[:train_steps, 0]
-        self.profile.copy_(weekly_profile(target, observed, slots, self.steps_per_day))
         squares, count = torch.zeros_like(self.sigma), torch.zeros_like(self.sigma)
         for window in _spread_batches(train, RIDGE_WINDOWS):
             _, residual = self._residual(window[0], self._profile_at(window[1], window[3]))
             squares += residual.square().sum((0, 1))
             count += (window[0][..., -1] == 0).sum((0, 1))
-        self.sigma.copy_((squares / count.clamp(min=1)).sqrt().clamp(min=1e-3 * float(self.std)))
+        sigma = (squares / count.clamp(min=1)).sqrt()
+        known = sigma > 1e-3 * self.std  # not so for constant sensors, and those without a value in training
+        self.sigma.copy_(torch.where(known, sigma, sigma[known].median() if known.any() else self.std))
         if self.kind == "ridge":
             self._fit_ridge(train, validation)
+
+    def _weekly_profile(self, train: Windows, train_steps: int) -> Tensor:
+        """(7 * steps_per_day, N); with less than two weeks of training the same day seven times."""
+        series = train.series
+        if train_steps < 2 * series.steps_per_week:
+            return make_profile(train, series.time_of_day, train_steps).repeat(7, 1)
+        cells = series.time_of_week
+        if self.holidays and train.covariates is not None:
+            cells = holidays_as_sundays(series, train.covariates[:, 0].cpu().numpy() > 0)
+        return make_profile(train, cells, train_steps)
 
     def _fit_ridge(self, train: Windows, validation: Windows) -> None:
         """Weighted least squares with penalty: rows are windows and sensors, weighted by (level sigma)^2."""
@@ -186,23 +204,6 @@ def window_level(value: Tensor, profile: Tensor, observed: Tensor, steps: int) -
     total = (profile * observed).sum(1, keepdim=True)
     level = (value * observed).sum(1, keepdim=True) / total
     return torch.where(total > 0, level, torch.ones_like(level)).clamp(0.0, 100.0)
-
-
-def weekly_profile(target: Tensor, observed: Tensor, slots: Tensor, steps_per_day: int) -> Tensor:
-    """(7 * steps_per_day, N) mean of each step of the week, `slots` (T,).
-
-    A step of the week that was never observed gets the mean of its time of day, then of the sensor, then of all.
-    """
-    values = (target * observed).double()
-    sums = torch.zeros(7 * steps_per_day, target.shape[1], dtype=torch.float64).index_add_(0, slots, values)
-    counts = torch.zeros_like(sums).index_add_(0, slots, observed.double())
-    by_time = sums.unflatten(0, (7, -1)).sum(0).repeat(7, 1), counts.unflatten(0, (7, -1)).sum(0).repeat(7, 1)
-    by_sensor = sums.sum(0).expand_as(sums), counts.sum(0).expand_as(sums)
-    overall = sums.sum().expand_as(sums), counts.sum().clamp(min=1).expand_as(sums)
-    for more_sums, more_counts in (by_time, by_sensor, overall):
-        empty = counts == 0
-        sums, counts = torch.where(empty, more_sums, sums), torch.where(empty, more_counts, counts)
-    return (sums / counts).float()
 
 
 def spread_origins(windows: Windows, most: int) -> Tensor:
