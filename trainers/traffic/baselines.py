@@ -177,13 +177,13 @@ def make_profile(windows: Windows, cells: Ints, train_steps: int) -> Tensor:
 def make_levels(windows: Windows, shape: Tensor) -> Tensor:
     """(T + 1, N) sum of the observed values of the week before each step over that of the profile at the same steps.
 
-    Without an observed value in that week the last level holds, and 1 before there is any.
+    With less than a day of observed values in that week the last level holds, and 1 before there is any.
     """
     week = windows.series.steps_per_week
     level = torch.ones(len(shape) + 1, shape.shape[1], dtype=torch.float64)
     observed = windows.observed.double()
     sums = [_sum_before(part, week) for part in (windows.target.double(), shape * observed, observed)]
-    known = (sums[2] > 0.5) & (sums[1] > 1e-6)
+    known = (sums[2] > windows.series.steps_per_day - 0.5) & (sums[1] > 1e-6)
     level = torch.where(known, sums[0] / sums[1].clamp(min=1e-6), level)
     steps = torch.arange(len(level))[:, None].expand(level.shape)
     last = torch.where(known, steps, torch.full_like(steps, -1)).cummax(dim=0).values
@@ -230,7 +230,8 @@ class Ridge:
         scale = ((rest * observed).square().sum(dim=0) / count).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         model = Ridge(windows, profile, center, scale, torch.zeros(windows.t_in + 1, windows.t_out), 0.0)
-        weights = model._solve(thin(parts.train))
+        origins = thin(parts.train)
+        weights = next(found for share in (0.9, 0.5, 0.0) if (found := model._solve(origins, share)))
         errors = [model.with_weight(weight)._error(thin(parts.validation, MOST_ROWS // 4)) for weight in weights]
         best = int(np.argmin(errors))
         return model.with_weight(weights[best], ALPHAS[best])
@@ -249,28 +250,35 @@ class Ridge:
     def _expected(self, steps: Tensor, origins: Tensor) -> Tensor:
         return self.profile.expected(steps, origins) if self.profile else self.center
 
-    def _solve(self, origins: Tensor) -> list[Tensor]:
-        """A weight per penalty, from the normal equations over the windows. Sensors with long gaps are left out."""
-        size = self.windows.t_in + 1
+    def _solve(self, origins: Tensor, share: float) -> list[Tensor]:
+        """A weight per penalty, from the normal equations over rows of which at least `share` is observed.
+
+        With fewer rows than inputs, and a share above 0, there is none.
+        """
+        size, count = self.windows.t_in + 1, 0
         gram = torch.zeros(size, size, dtype=torch.float64)
         cross = torch.zeros(size, self.windows.t_out, dtype=torch.float64)
         for part in origins.split(64):
-            inputs, targets, used = self._rows(part)
+            inputs, targets, shares = self._rows(part)
+            used = shares >= share
+            count += int(used.sum())
             gram += inputs[used].double().T @ inputs[used].double()
             cross += inputs[used].double().T @ targets[used].double()
+        if count < size and share:
+            return []
         values, vectors = torch.linalg.eigh(gram)
         turned = vectors.T @ cross
         unit = gram.diagonal()[:-1].mean().clamp(min=1e-9)
         return [(vectors @ (turned / (values.clamp(min=0) + alpha * unit)[:, None])).float() for alpha in ALPHAS]
 
     def _rows(self, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (B, N, T_in + 1), scaled targets (B, N, T_out), and which (B, N) have nine tenths of their values."""
+        """Inputs (B, N, T_in + 1), scaled targets (B, N, T_out), and the share of both that is observed, (B, N)."""
         windows = self.windows
         after = origins[:, None] + torch.arange(windows.t_out)
         before = origins[:, None] + torch.arange(-windows.t_in, 0)
         rest = (windows.target[after] - self._expected(after, origins)) * windows.observed[after] / self.scale
         shares = [windows.observed[steps].float().mean(dim=1) for steps in (before, after)]
-        return self._inputs(origins), rest.transpose(1, 2), torch.minimum(*shares) >= 0.9
+        return self._inputs(origins), rest.transpose(1, 2), torch.minimum(*shares)
 
     def _error(self, origins: Tensor) -> float:
         total = count = 0.0

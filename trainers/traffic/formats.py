@@ -7,6 +7,7 @@ any of them and returns a series with a report of everything that was corrected.
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +19,8 @@ import pyarrow.compute as pc
 from agentsys.commands import knob
 from agentsys.trainers.traffic.grid import Aggregate, Rows, parse_duration, to_series
 from agentsys.trainers.traffic.numbers import to_numbers
-from agentsys.trainers.traffic.series import Series, SeriesError
-from agentsys.trainers.traffic.timestamps import Stamps, parse_times
+from agentsys.trainers.traffic.series import Series, SeriesError, find_zone
+from agentsys.trainers.traffic.timestamps import Stamps, is_time, parse_times
 
 TIME_NAMES = {"time", "times", "timestamp", "datetime", "date", "date_time", "zeit", "datum", "zeitstempel"}
 SENSOR_NAMES = {
@@ -59,6 +60,7 @@ def read_series(options: DataOptions) -> Series:
     path = options.data
     if not path.is_file():
         raise SeriesError(f"--data {path}: no such file")
+    find_zone(options.zone)
     step = parse_duration(options.step, "--step") if options.step else None
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     readers = {".npz": read_npz, ".h5": read_h5, ".hdf5": read_h5, ".json": read_json}
@@ -81,8 +83,10 @@ def read_csv(path: Path) -> tuple[pa.Table, list[str]]:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError) as err:
+    except (OSError, EOFError, zlib.error) as err:
         raise SeriesError(f"{path.name}: cannot be read: {err}") from None
+    if not raw.strip():
+        raise SeriesError(f"{path.name}: the file is empty")
     notes = []
     try:
         raw.decode("utf-8")
@@ -92,7 +96,7 @@ def read_csv(path: Path) -> tuple[pa.Table, list[str]]:
     header = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode("utf-8", errors="replace")
     separator = max(",;\t|", key=header.count)
     names = list(csv.read_csv(pa.BufferReader(header.encode() + b"\n"), parse_options=_parse(separator)).column_names)
-    if len(names) < 2 or not raw.strip():
+    if len(names) < 2:
         raise SeriesError(f"{path.name}: found one column: give a table with a header and commas between its columns")
     if twice := {name for name in names if names.count(name) > 1}:
         raise SeriesError(f"{path.name}: the header has {sorted(twice)[0]!r} twice: rename a column")
@@ -145,26 +149,23 @@ def read_table(table: pa.Table, name: str, options: DataOptions, step: int | Non
     return Rows(stamps, values[:, None, :], sensors, positions, tuple(notes))
 
 
-def find_time_column(table: pa.Table, name: str, options: DataOptions) -> str:
-    """The column of times, or "" for a file without times, whose first row is at --start. Raises SeriesError."""
+def find_time_column(table: pa.Table, name: str, options: DataOptions) -> str | None:
+    """The column of times, or None for a file without times, whose first row is at --start. Raises SeriesError."""
     _check_column(options.time_column, table.column_names, name, "--time-column")
     typed = [field.name for field in table.schema if pa.types.is_timestamp(field.type) or pa.types.is_date(field.type)]
     column = options.time_column or _find(table.column_names, TIME_NAMES) or (typed[0] if typed else "")
     if column or options.start:
-        return column
-    first = table.column_names[0]
-    if pa.types.is_string(table.schema.field(first).type):
-        try:
-            parse_times(table[first].combine_chunks().slice(0, 1), name)
-        except SeriesError:
-            pass
-        else:
-            return first
+        return column or None
+    first = str(table.column_names[0])
+    if is_time(first):
+        raise SeriesError(f"{name}: the first row is no header, it begins with the time {first}: add names of columns")
+    if pa.types.is_string(table.schema.field(first).type) and is_time(table[first][0].as_py()):
+        return first
     raise SeriesError(f"{name}: no column of times: give --time-column, or --start and --step for rows without times")
 
 
-def _read_times(table: pa.Table, column: str, name: str, start: str, step: int | None) -> Stamps:
-    if not column:
+def _read_times(table: pa.Table, column: str | None, name: str, start: str, step: int | None) -> Stamps:
+    if column is None:
         return count_times(table.num_rows, start, step, name)
     times = table[column].combine_chunks()
     if pa.types.is_date(times.type):

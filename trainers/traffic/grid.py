@@ -20,6 +20,9 @@ Aggregate = Literal["sum", "mean"]
 SPARSE = 0.15
 """Share of missing values from which a sensor is named in the report."""
 
+FEWEST_TOTALS = 6
+"""Totals of a longer interval on one day, at least, for a sensor to be known to report them."""
+
 LARGEST = 2**31
 """Values of the largest series (8 GB); beyond it a time in the file is most likely wrong."""
 
@@ -62,7 +65,7 @@ def to_series(
     if step and step != base:
         series, aggregate_notes = resample(series, step, aggregate)
     else:
-        series, aggregate_notes = _drop_coarse_days(series)
+        series, aggregate_notes = _drop_totals(series) if aggregate == "sum" else (series, [])
     series = _drop_empty_sensors(series.corrected(*notes, *aggregate_notes))
     return series.corrected(*describe_sensors(series))
 
@@ -145,7 +148,11 @@ def _take(rows: Rows, index: Ints) -> Rows:
 
 
 def find_interval(rows: Rows, step: int | None = None) -> int:
-    """The most common interval between two rows of a sensor, in seconds; `rows` are sorted. Raises SeriesError."""
+    """The shortest usual interval between two rows of a sensor, in seconds; `rows` are sorted. Raises SeriesError.
+
+    Usual is what one gap in a hundred has, so that a part with longer intervals does not hide the shorter ones. Times
+    that jitter by up to a tenth of `step` are read as `step` apart.
+    """
     times = rows.stamps.times.astype(np.int64)
     gaps = np.diff(times)
     if rows.sensor_of_row is not None:
@@ -155,6 +162,10 @@ def find_interval(rows: Rows, step: int | None = None) -> int:
         raise SeriesError("the data has fewer than two times: give a file with a row for every step")
     sizes, counts = np.unique(gaps, return_counts=True)
     interval = int(sizes[np.argmax(counts)])
+    usual = sizes[(counts * 100 >= len(gaps)) & (DAY % sizes == 0) & (interval % sizes == 0)]
+    interval = int(usual.min()) if len(usual) else interval
+    if step and 0 < abs(interval - step) * 10 <= step:
+        return step
     if step and step % interval:
         raise SeriesError(
             f"the data has a value every {describe_seconds(interval)}, which does not divide --step "
@@ -171,9 +182,9 @@ def find_interval(rows: Rows, step: int | None = None) -> int:
 def _place(rows: Rows, step: int, zone: str) -> tuple[Series, list[str]]:
     """The rows on a grid of `step` seconds from the first to the last time."""
     times, notes = rows.stamps.times.astype(np.int64), []
-    cells = times // step
+    cells = (times + (step - 1) // 2) // step
     if off_grid := int((times % step > 0).sum()):
-        notes.append(f"{off_grid:,} times lie between two steps of {describe_seconds(step)}: moved to the earlier step")
+        notes.append(f"{off_grid:,} times lie between two steps of {describe_seconds(step)}: moved to the nearest")
     start, length = int(cells.min()), int(cells.max() - cells.min()) + 1
     channels = rows.values.shape[2]
     if length * len(rows.sensors) * channels > LARGEST:
@@ -224,18 +235,14 @@ def resample(series: Series, step: int, aggregate: Aggregate) -> tuple[Series, l
     if step > 3600 and series.zone != "UTC":
         raise SeriesError(f"--step {describe_seconds(step)} with --zone: a clock that changes allows at most 1 h")
     size = step // series.step
-    phase = int(series.times[0].astype(np.int64) % step) // series.step
-    groups = -(-(phase + len(series)) // size)
-    padded = np.full((groups * size, *series.values.shape[1:]), np.nan, np.float32)
-    padded[phase : phase + len(series)] = series.values
-    blocks = padded.reshape(groups, size, *series.values.shape[1:])
+    blocks, phase = _blocks(series, size)
     counts = (~np.isnan(blocks)).sum(axis=1)
     totals = np.nansum(blocks, axis=1, dtype=np.float64)
     needed = size if aggregate == "sum" else (size + 1) // 2
     means = totals if aggregate == "sum" else totals / np.maximum(counts, 1)
     values = np.where(counts >= needed, means, np.nan).astype(np.float32)
     first = series.times[0] - np.timedelta64(phase * series.step, "s")
-    times = first + np.arange(groups) * np.timedelta64(step, "s")
+    times = first + np.arange(len(blocks)) * np.timedelta64(step, "s")
     alone = _coarse_groups(~np.isnan(blocks[..., 0]), DAY // step)
     values = np.where(alone[:, :, None], blocks[:, 0], values)
     verb = "sums" if aggregate == "sum" else "means"
@@ -245,6 +252,15 @@ def resample(series: Series, step: int, aggregate: Aggregate) -> tuple[Series, l
         notes.append(f"{part:,} steps have too few values for a {aggregate} and are missing")
     series = replace(series, values=values, times=times, step=step)
     return series, notes + _name_coarse(series, alone, f"report every {describe_seconds(step)}: taken as they are")
+
+
+def _blocks(series: Series, size: int) -> tuple[Floats, int]:
+    """(G, size, N, C) values in groups of `size` steps, and how many steps of the first group lie before the data."""
+    phase = int(series.times[0].astype(np.int64)) % (size * series.step) // series.step
+    groups = -(-(phase + len(series)) // size)
+    padded = np.full((groups * size, *series.values.shape[1:]), np.nan, np.float32)
+    padded[phase : phase + len(series)] = series.values
+    return padded.reshape(groups, size, *series.values.shape[1:]), phase
 
 
 def _coarse_groups(present: Bools, groups_per_day: int) -> Bools:
@@ -257,28 +273,34 @@ def _coarse_groups(present: Bools, groups_per_day: int) -> Bools:
     first, other = (np.zeros((days * groups_per_day, sensors), bool) for _ in range(2))
     first[:groups], other[:groups] = present[:, 0], present[:, 1:].any(axis=1)
     by_day = (days, groups_per_day, sensors)
-    coarse = (first.reshape(by_day).sum(axis=1) * 4 >= groups_per_day * 3) & ~other.reshape(by_day).any(axis=1)
-    return first[:groups] & np.repeat(coarse, groups_per_day, axis=0)[:groups]
+    count = first.reshape(by_day).sum(axis=1)
+    size = np.minimum(groups_per_day, groups - np.arange(days) * groups_per_day)[:, None]
+    coarse = (count * 4 >= size * 3) & (count >= FEWEST_TOTALS) & ~other.reshape(by_day).any(axis=1)
+    alone: Bools = first[:groups] & np.repeat(coarse, groups_per_day, axis=0)[:groups]
+    return alone
 
 
-def _drop_coarse_days(series: Series) -> tuple[Series, list[str]]:
+def _drop_totals(series: Series) -> tuple[Series, list[str]]:
     """Make the values of sensors missing on days on which they report a total of a longer interval, up to an hour."""
-    values, notes = series.values.copy(), []
+    notes = []
     for size in range(2, 3600 // series.step + 1):
         longer = size * series.step
-        if 3600 % longer or int(series.times[0].astype(np.int64)) % longer:
+        if 3600 % longer:
             continue
-        groups = len(series) // size
-        present = ~np.isnan(values[: groups * size, :, 0]).reshape(groups, size, -1)
-        alone = _coarse_groups(present, DAY // longer)
-        values[: groups * size].reshape(groups, size, *values.shape[1:])[:, 0][alone] = np.nan
+        blocks, phase = _blocks(series, size)
+        alone = _coarse_groups(~np.isnan(blocks[..., 0]), DAY // longer)
+        if not alone.any():
+            continue
+        blocks[:, 0][alone] = np.nan
+        values = blocks.reshape(-1, *series.values.shape[1:])[phase : phase + len(series)]
         what = f"report totals of {describe_seconds(longer)} on some days, which count as missing at this --step"
         notes += _name_coarse(series, alone, what)
-    return replace(series, values=values), notes
+        series = replace(series, values=values)
+    return series, notes
 
 
 def _name_coarse(series: Series, alone: Bools, what: str) -> list[str]:
-    names = [name for name, some in zip(series.sensors, alone.any(axis=0), strict=True) if some]
+    names = [series.sensors[index] for index in np.flatnonzero(alone.any(axis=0))]
     return [f"{int(alone.sum()):,} values of {join_names(names)} {what}"] if names else []
 
 
@@ -289,8 +311,7 @@ def _drop_empty_sensors(series: Series) -> Series:
         raise SeriesError("the data has no value: check which columns are read as time, sensor and value")
     if present.all():
         return series
-    kept = [name for name, some in zip(series.sensors, present, strict=True) if some]
-    empty = [name for name, some in zip(series.sensors, present, strict=True) if not some]
+    kept, empty = ([series.sensors[index] for index in np.flatnonzero(some)] for some in (present, ~present))
     return series.select(kept).corrected(f"dropped {join_names(empty)}: no value at all")
 
 

@@ -12,7 +12,7 @@ observed targets alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from agentsys.trainers.traffic.series import DAY, Series, SeriesError
+from agentsys.trainers.traffic.splits import Windows
 
 Array = npt.NDArray[np.float64]
 
@@ -66,6 +67,8 @@ class Scores:
     _by_hour: Array = field(init=False)
     _by_day: dict[int, Array] = field(init=False, default_factory=dict)
     _by_special: Array = field(init=False)
+    _hour: npt.NDArray[np.int64] = field(init=False)
+    _day: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises SeriesError for quantiles without a median."""
@@ -74,26 +77,26 @@ class Scores:
         self._by_lead_sensor = np.zeros((len(_SUMS), self.t_out, len(self.series.sensors)))
         self._by_hour = np.zeros((len(_SUMS), 7 * 24))
         self._by_special = np.zeros((len(_SUMS), 2))
+        self._hour = self.series.time_of_week * self.series.step // 3600
+        self._day = self.series.local.astype("datetime64[D]").astype(np.int64)
 
     def add(self, origins: Tensor, forecast: Tensor, target: Tensor, mask: Tensor) -> None:
         """Add windows: origins (B,), forecast (B, T_out, N) or (B, T_out, N, Q), target and mask (B, T_out, N)."""
-        sums = self._sums(forecast, target, mask)
+        by_lead_sensor, by_step = self._sums(forecast, target, mask)
         first = origins.cpu().numpy()
-        self._by_lead_sensor += sums.sum(axis=1)
-        by_step = sums.sum(axis=3)  # (8, B, T_out)
+        self._by_lead_sensor += by_lead_sensor
         steps = first[:, None] + np.arange(self.t_out)
-        hours = self.series.time_of_week[steps] * self.series.step // 3600
-        _add_at(self._by_hour, hours, by_step)
+        _add_at(self._by_hour, self._hour[steps], by_step)
         if self.special is not None:
             _add_at(self._by_special, self.special[steps].astype(np.int64), by_step)
-        days = self.series.local[first].astype("datetime64[D]").astype(np.int64)
+        days = self._day[first]
         by_window = by_step.sum(axis=2)
         for day in np.unique(days):
             total = by_window[:, days == day].sum(axis=1)
             self._by_day[int(day)] = self._by_day.get(int(day), 0) + total
 
-    def _sums(self, forecast: Tensor, target: Tensor, mask: Tensor) -> Array:
-        """(8, B, T_out, N) what each target adds to the sums."""
+    def _sums(self, forecast: Tensor, target: Tensor, mask: Tensor) -> tuple[Array, Array]:
+        """Sums over the windows, (8, T_out, N), and over the sensors, (8, B, T_out)."""
         point = forecast
         zero = torch.zeros_like(target)
         pinball, covered = zero, zero
@@ -108,8 +111,10 @@ class Scores:
         error = point - target
         relative = error.abs() / torch.where(target == 0, torch.ones_like(target), target.abs()) * nonzero
         parts = (zero + 1, error.abs(), error**2, target.abs(), relative, nonzero, pinball, covered)
-        stacked = torch.stack([torch.where(mask, part, zero) for part in parts])
-        return stacked.double().cpu().numpy()
+        masked = [torch.where(mask, part, zero) for part in parts]
+        over_windows = torch.stack([part.sum(dim=0, dtype=torch.float64) for part in masked])
+        over_sensors = torch.stack([part.sum(dim=2, dtype=torch.float64) for part in masked])
+        return over_windows.cpu().numpy(), over_sensors.cpu().numpy()
 
     def pooled(self) -> Measures:
         """Errors of all targets."""
@@ -191,6 +196,9 @@ class Comparison:
     """Two-sided p-value of the hypothesis that both have the same MAE."""
 
 
+MOST_CELLS = 2**22
+"""Targets of a batch that is scored, at most."""
+
 BLOCK_DAYS = 7
 """Days of a bootstrap block at least: a block is never shorter than the forecast's horizon."""
 
@@ -235,12 +243,10 @@ def _interval(value: float, draws: Array) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def evaluate_forecaster(
-    predict: Any, windows: Any, scores: Scores, batch: int = 64, origins: Sequence[int] | Tensor | None = None
-) -> Scores:
+def evaluate_forecaster(predict: Callable[[Tensor], Tensor], windows: Windows, scores: Scores) -> Scores:
     """Score `predict(origins) -> (B, T_out, N[, Q])` on the windows, batch by batch, and return `scores`."""
-    chosen = windows.origins if origins is None else torch.as_tensor(origins)
-    for part in chosen.split(batch):
+    cells = windows.t_out * len(windows.series.sensors)
+    for part in windows.origins.split(max(1, min(64, MOST_CELLS // cells))):
         window = windows.batch(part)
         scores.add(part, predict(part), window.y, window.mask)
     return scores

@@ -54,7 +54,10 @@ def _with_points(texts: Any, name: str, label: str, notes: list[str]) -> Any:
     if not pc.all(number).as_py():
         row = pc.index(number, False).as_py()
         text = texts[row].as_py()
-        raise SeriesError(f"{place}, row {row + 1}: {text!r} is no number: correct it, or leave the cell empty")
+        raise SeriesError(
+            f"{place}, row {row + 1}: {text!r} is no number: correct it, leave the cell empty, or choose "
+            "columns by --value-columns"
+        )
     commas = pc.fill_null(pc.match_substring(texts, ","), False)
     points = pc.fill_null(pc.match_substring(texts, "."), False)
     if pc.any(points).as_py():

@@ -116,7 +116,8 @@ class Series:
 def to_local(times: Times, zone: str) -> Times:
     """Wall-clock times in `zone` of UTC times, datetime64[s]. Raises SeriesError for an unknown zone."""
     seconds: Times = times.astype("datetime64[s]")
-    return seconds + utc_offsets(seconds, zone).astype("timedelta64[s]")
+    local: Times = seconds + utc_offsets(seconds, zone).astype("timedelta64[s]")
+    return local
 
 
 def utc_offsets(times: Times, zone: str) -> Ints:

@@ -208,7 +208,7 @@ def fill_gaps(series: Series, train_steps: int) -> Floats:
     block = 6 * series.steps_per_day  # shorter than the way to any source, so that a block's sources are complete
     for start in range(0, len(values), block):
         part, source = values[start : start + block], sources[start : start + block]
-        fill = np.where((source >= 0)[:, None, None], values[source], means)
+        fill = np.where((source >= 0)[:, None, None], values[np.maximum(source, 0)], means)
         np.copyto(part, fill, where=np.isnan(part))
     return values
 

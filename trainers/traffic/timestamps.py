@@ -63,6 +63,12 @@ def parse_times(texts: pa.Array, place: str) -> Stamps:
     return Stamps(times, is_utc, _describe(counts, is_utc, place))
 
 
+def is_time(text: str) -> bool:
+    """Whether a text looks like a time in one of the formats, other than a plain number."""
+    formats = (pattern for name, pattern in _FORMATS.items() if not name.startswith("Unix"))
+    return any(pc.match_substring_regex(pa.array([text.strip()]), pattern)[0].as_py() for pattern in formats)
+
+
 def _describe(counts: dict[str, int], is_utc: Bools, place: str) -> tuple[str, ...]:
     notes = []
     if len(counts) > 1:
