@@ -224,11 +224,12 @@ class Ridge:
         """Fit on thinned training windows; the penalty with the lowest MAE on thinned validation windows is taken."""
         windows, steps = parts.train, parts.train_steps
         target, observed = windows.target[:steps], windows.observed[:steps]
-        count = observed.sum(dim=0).clamp(min=1)
-        center = torch.zeros(target.shape[1]) if profile else target.sum(dim=0) / count
+        count = observed.sum(dim=0)
+        center = torch.zeros(target.shape[1]) if profile else target.sum(dim=0) / count.clamp(min=1)
         rest = target - (profile.shape[:steps] * profile.level[:steps] if profile else center)
-        scale = ((rest * observed).square().sum(dim=0) / count).sqrt()
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        scale = ((rest * observed).square().sum(dim=0) / count.clamp(min=1)).sqrt()
+        typical = scale[scale > 0].median() if (scale > 0).any() else torch.tensor(1.0)
+        scale = torch.where(count > 0, scale.clamp(min=1e-3 * typical), typical)  # a constant sensor gets no intercept
         model = Ridge(windows, profile, center, scale, torch.zeros(windows.t_in + 1, windows.t_out), 0.0)
         origins = thin(parts.train)
         weights = next(found for share in (0.9, 0.5, 0.0) if (found := model._solve(origins, share)))
