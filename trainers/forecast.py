@@ -39,7 +39,7 @@ def main(
     if options.out.is_dir():
         raise TrainerError(f"--out {options.out} is a folder: give a CSV file")
     trained = load_model(model)
-    series = read_series(DataOptions(**trained.info.data | {"data": options.data, "start": options.start}))
+    series = read_series(DataOptions(**{**trained.info.data, "data": options.data, "start": options.start}))
     for sentence in series.corrections:
         show(sentence)
     forecast = make_forecast(trained, series, options.data.name)

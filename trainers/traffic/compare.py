@@ -14,7 +14,6 @@ from torch import Tensor
 from agentsys.config import save_config
 from agentsys.display import show
 from agentsys.trainers.output import check_folder, check_resumed, find_start, write_settings
-from agentsys.trainers.reporting import plot_curves, read_metrics
 from agentsys.trainers.traffic.baselines import make_baselines
 from agentsys.trainers.traffic.calendar import CalendarOptions
 from agentsys.trainers.traffic.experiment import (
@@ -118,7 +117,7 @@ class Scorer:
         """Score a function of origins (B,)."""
         steps_out = self.data.shape.steps_out
         scores = Scores(self.data.series, steps_out, quantiles, special=self.data.holidays, zeros=self.zeros)
-        self.scores[name] = evaluate_forecaster(forecast, self.windows, scores, origins=self.origins)
+        self.scores[name] = evaluate_forecaster(forecast, self.windows.with_origins(self.origins), scores)
 
 
 def write_results(
@@ -131,7 +130,8 @@ def write_results(
     origins: Tensor,
 ) -> None:
     """Write report.json, pictures and README.md, and print the table and which forecast to use."""
-    metrics = read_metrics(out / "metrics.jsonl")
+    from agentsys.trainers.reporting import plot_curves, read_metrics  # it imports transformers
+
     line = verdict(model.info)
     overlap = describe_overlap(data, model, settings["split"], origins)
     report = {
@@ -152,7 +152,7 @@ def write_results(
         "table": rows_to_json(rows),
     }
     write_settings(out / "report.json", report)
-    plot_curves(metrics, out / "curves.png")
+    plot_curves(read_metrics(out / "metrics.jsonl"), out / "curves.png")
     pictures = ["curves.png", "week.png", "lead.png"]
     middle = origins[len(origins) // 2 : len(origins) // 2 + 1]
     forecast = forecast_window(model, data.parts.test, int(middle))

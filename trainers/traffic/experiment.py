@@ -22,7 +22,7 @@ from agentsys.trainers.traffic.forecast import naive_forecast
 from agentsys.trainers.traffic.formats import DataOptions
 from agentsys.trainers.traffic.graph import Graph, GraphOptions, make_graph
 from agentsys.trainers.traffic.grid import parse_duration
-from agentsys.trainers.traffic.model import ExtralongerConfig, Shape
+from agentsys.trainers.traffic.model import ROUTES, ExtralongerConfig, Shape
 from agentsys.trainers.traffic.scaling import INPUTS, InputKind, spread_origins
 from agentsys.trainers.traffic.series import Series
 from agentsys.trainers.traffic.splits import Parts, SplitKind, Windows, split_windows
@@ -72,7 +72,9 @@ class ModelOptions:
         config = replace(
             SIZES[self.size], layers=self.layers, dropout=dropout, fusion=self.fusion, attention=self.attention
         )
-        return replace(config, routes=tuple(self.routes)) if self.routes else config
+        if unknown := [route for route in self.routes if route not in ROUTES]:
+            raise TrainerError(f"--routes {unknown[0]}: the routes are {', '.join(ROUTES)}")
+        return replace(config, routes=tuple(r for r in ROUTES if r in self.routes)) if self.routes else config
 
     def input_kind(self, paper: bool) -> InputKind:
         """What the network reads and what its output is added to."""

@@ -30,7 +30,6 @@ from agentsys.commands import knob
 from agentsys.progress import Progress
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.output import last_checkpoint
-from agentsys.trainers.reporting import read_metrics
 from agentsys.trainers.traffic.scaling import Forecaster, spread_origins
 from agentsys.trainers.traffic.splits import Windows
 
@@ -142,7 +141,8 @@ def fit(
     metrics = _Metrics(out / "metrics.jsonl", state.step)
     if not checkpoint:
         metrics.add(0, 0, eval_loss=evaluate(model, validation, options))
-    with Progress("epochs", options.epochs, done=state.epoch, step=label) as progress:
+    unit, total = ("seconds", options.seconds) if options.seconds else ("epochs", float(options.epochs))
+    with Progress(unit, total, done=_done(state, options), step=label) as progress:
         while state.epoch < options.epochs and not _is_over(state, options):
             _set_rate(optimizer, options, state.epoch)
             loss = _train_epoch(model, optimizer, train, options, state)
@@ -154,11 +154,16 @@ def fit(
                 state.best_loss, state.best_epoch = eval_loss, state.epoch
                 state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
             _save_checkpoint(out, model, optimizer, state)
-            progress.update(state.epoch)
+            progress.update(_done(state, options))
     if state.best_weights:
         model.load_state_dict(state.best_weights)
     model.eval()
     return state
+
+
+def _done(state: State, options: FitOptions) -> float:
+    """Epochs, or with a time limit seconds, that are over."""
+    return min(round(state.seconds), options.seconds) if options.seconds else state.epoch
 
 
 def _is_over(state: State, options: FitOptions) -> bool:
@@ -210,14 +215,13 @@ def known_of(windows: Windows, origins: Tensor) -> tuple[Tensor | None, Tensor |
     return (None, None) if windows.covariates is None else windows.batch_covariates(origins)
 
 
-@torch.no_grad()
 def evaluate(model: Forecaster, windows: Windows, options: FitOptions) -> float:
     """The mean loss over the windows of a part, or over `validation_windows` of them."""
     model.eval()
     total, count = 0.0, 0
     origins = spread_origins(windows, options.validation_windows or len(windows))
     for some in origins.split(max(options.batch, 32)):
-        with _autocast(windows, options):
+        with torch.no_grad(), _autocast(windows, options):
             forecast, y, mask = forward(model, windows, some)
         observed = int(mask.sum())
         total += float(masked_loss(forecast.float(), y, mask, options.loss)) * observed
@@ -225,7 +229,6 @@ def evaluate(model: Forecaster, windows: Windows, options: FitOptions) -> float:
     return total / max(count, 1)
 
 
-@torch.no_grad()
 def predict(model: Forecaster, windows: Windows, origins: Tensor, batch: int = 32) -> Tensor:
     """Forecasts (W, O, N), or (W, O, N, Q) with ascending quantiles, on the CPU."""
     model.eval()
@@ -233,7 +236,8 @@ def predict(model: Forecaster, windows: Windows, origins: Tensor, batch: int = 3
     windows = windows.to(device)
     outputs = []
     for some in origins.split(batch):
-        forecast = forward(model, windows, some)[0].float()
+        with torch.no_grad():
+            forecast = forward(model, windows, some)[0].float()
         outputs.append((forecast.sort(-1).values if forecast.ndim == 4 else forecast).cpu())
     return torch.cat(outputs)
 
@@ -250,7 +254,11 @@ class _Metrics:
     def __init__(self, file: Path, step: int) -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_metrics(file) if line["step"] <= step] if step else []
+        kept = []
+        if step:
+            from agentsys.trainers.reporting import read_metrics  # it imports transformers
+
+            kept = [line for line in read_metrics(file) if line["step"] <= step]
         file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def add(self, step: int, epoch: int, **values: float) -> None:
@@ -268,6 +276,7 @@ def _save_checkpoint(out: Path, model: Forecaster, optimizer: torch.optim.Optimi
         "optimizer": optimizer.state_dict(),
         "best_weights": state.best_weights,
         "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     torch.save(content, folder / "state.pt")
     numbers = {name: getattr(state, name) for name in _NUMBERS}
@@ -286,6 +295,8 @@ def _load_checkpoint(folder: Path, model: Forecaster, optimizer: torch.optim.Opt
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["random"])
+    if torch.cuda.is_available() and content["random_cuda"]:
+        torch.cuda.set_rng_state_all(content["random_cuda"])
     return State(**numbers, best_weights=content["best_weights"])
 
 

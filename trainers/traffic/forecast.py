@@ -93,15 +93,14 @@ def forecast_window(model: TrafficModel, windows: Windows, origin: int) -> Forec
     return Forecast(times, info.zone, info.sensors, values, low, high, naive, history)
 
 
-@torch.no_grad()
 def naive_forecast(model: TrafficModel, windows: Windows, origins: torch.Tensor) -> torch.Tensor:
     """(W, O, N) the scaled weekly profile."""
     x, _, _, time_in, time_out = windows.batch(origins)
-    naive = model.forecaster.naive_forecast(x, time_in, time_out, *known_of(windows, origins))
+    with torch.no_grad():
+        naive = model.forecaster.naive_forecast(x, time_in, time_out, *known_of(windows, origins))
     return naive.clamp(min=0) if model.info.nonnegative else naive
 
 
-@torch.no_grad()
 def sensor_attention(model: TrafficModel, windows: Windows, origins: torch.Tensor) -> Floats:
     """(N, N) attention from sensor to sensor, the mean over heads and windows. Raises TrainerError for another network.
 
@@ -111,8 +110,9 @@ def sensor_attention(model: TrafficModel, windows: Windows, origins: torch.Tenso
     if not isinstance(network, Extralonger):
         raise TrainerError(f"{model.name} has no attention between sensors: give an Extralonger model")
     x, _, _, time_in, time_out = windows.batch(origins)
-    inputs = model.forecaster.network_input(x, time_in, time_out, *known_of(windows, origins))
-    weights: Floats = network.sensor_attention(inputs).numpy()
+    with torch.no_grad():
+        inputs = model.forecaster.network_input(x, time_in, time_out, *known_of(windows, origins))
+        weights: Floats = network.sensor_attention(inputs).numpy()
     return weights
 
 

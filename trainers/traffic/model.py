@@ -64,13 +64,11 @@ class ExtralongerConfig:
     calendar_dim: int = 32
 
     def __post_init__(self) -> None:
-        """Raises TrainerError for widths that do not fit together, and for no route or an unknown one."""
+        """Raises TrainerError for widths that do not fit together, and for no route."""
         if self.dim % self.heads:
             raise TrainerError(f"--heads {self.heads} must divide the width {self.dim} (value + time + day)")
         if not 0 < self.sensor_dim < self.dim:
             raise TrainerError(f"--sensor-dim {self.sensor_dim}: give a width between 1 and {self.dim - 1}")
-        if unknown := set(self.routes) - set(ROUTES):
-            raise TrainerError(f"--routes {', '.join(sorted(unknown))}: the routes are {', '.join(ROUTES)}")
         if not self.routes:
             raise TrainerError(f"--routes: give at least one of {', '.join(ROUTES)}")
 
@@ -83,11 +81,11 @@ class ExtralongerConfig:
 class Extralonger(nn.Module):
     """(x (B, T, N, C), time_in (B, T, 2), time_out (B, O, 2)) -> (B, O, N), or (B, O, N, Q) with Q > 1.
 
-    `mask` (N, N) is true for a sensor itself and its neighbors in the road graph. The time index holds the step of the
-    day and the day of the week. `known` (B, O, K) are the covariates of the forecast's steps.
+    `mask` (N, N) is true for a sensor itself and its neighbors in the road graph; without one, attention is global.
+    The time index holds the step of the day and the day of the week. `known` (B, O, K) are the covariates of the forecast's steps.
     """
 
-    def __init__(self, shape: Shape, mask: Tensor, config: ExtralongerConfig | None = None, fused: bool = True) -> None:
+    def __init__(self, shape: Shape, mask: Tensor | None, config: ExtralongerConfig | None = None, fused: bool = True) -> None:
         super().__init__()
         self.shape, self.config = shape, config or ExtralongerConfig()
         config = self.config
@@ -224,7 +222,7 @@ class MixedRoute(nn.Module):
 class SpatialRoute(nn.Module):
     """Step 4: Global-Local attention over sensors; a token is [Linear(T C -> d - s)(x) | sensor embedding (s)]."""
 
-    def __init__(self, shape: Shape, config: ExtralongerConfig, mask: Tensor, fused: bool) -> None:
+    def __init__(self, shape: Shape, config: ExtralongerConfig, mask: Tensor | None, fused: bool) -> None:
         super().__init__()
         self.history = nn.Linear(shape.steps_in * shape.channels, config.dim - config.sensor_dim)
         self.sensor = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape.sensors, config.sensor_dim)))

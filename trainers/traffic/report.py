@@ -113,16 +113,25 @@ def number(value: float) -> str:
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:
-    """Print the main columns: pooled errors, lead times, coverage and the paired test."""
+    """Print the main columns: MAE, pooled and at each lead time, coverage, and the paired comparison."""
     from rich.table import Table
 
     from agentsys.console import Console
 
-    header, cells = table_cells(rows)
-    hidden = {"RMSE", "MAPE %", "pinball"}
-    table = Table(*(name for name in header if name not in hidden), title=title)
-    for line in cells:
-        table.add_row(*(cell for name, cell in zip(header, line, strict=True) if name not in hidden))
+    leads = list(rows[0].scores.by_lead())
+    has_holidays = rows[0].scores.special is not None
+    table = Table("model", "MAE", *leads, *(["holidays"] if has_holidays else []), "covers", "ours/its", title=title)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        measures, by_lead = row.scores.pooled(), row.scores.by_lead()
+        table.add_row(
+            row.name,
+            number(measures.mae),
+            *(number(by_lead[lead].mae) for lead in leads),
+            *([number(row.scores.on_special()[0].mae)] if has_holidays else []),
+            f"{measures.coverage:.0f} %" if math.isfinite(measures.coverage) else "",
+            f"{row.comparison.ratio:.3f}" if row.comparison else "",
+        )
     Console().print(table)
 
 

@@ -134,7 +134,6 @@ class Forecaster(nn.Module):
             day = torch.where(known[..., 0] > 0, SUNDAY, day)
         return self.profile[day * self.steps_per_day + time[..., 0]]
 
-    @torch.no_grad()
     def fit_scaling(self, train: Windows, validation: Windows, train_steps: int) -> None:
         """Take mean, std, profile, sigma and the ridge regression from the training part, its penalty by validation."""
         target, observed = train.target[:train_steps], train.observed[:train_steps]
