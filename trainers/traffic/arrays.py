@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agentsys.installation import install_command
-from agentsys.trainers.traffic.formats import count_times
 from agentsys.trainers.traffic.grid import Rows, describe_seconds
 from agentsys.trainers.traffic.series import DAY, SeriesError
-from agentsys.trainers.traffic.timestamps import Stamps
+from agentsys.trainers.traffic.timestamps import Stamps, count_times
 
 Array = npt.NDArray[Any]
 

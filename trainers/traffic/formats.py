@@ -20,7 +20,7 @@ from agentsys.commands import knob
 from agentsys.trainers.traffic.grid import Aggregate, Rows, parse_duration, to_series
 from agentsys.trainers.traffic.numbers import to_numbers
 from agentsys.trainers.traffic.series import Series, SeriesError, find_zone
-from agentsys.trainers.traffic.timestamps import Stamps, is_time, parse_times
+from agentsys.trainers.traffic.timestamps import Stamps, count_times, is_time, parse_times
 
 TIME_NAMES = {"time", "times", "timestamp", "datetime", "date", "date_time", "zeit", "datum", "zeitstempel"}
 SENSOR_NAMES = {
@@ -178,15 +178,6 @@ def _read_times(table: pa.Table, column: str | None, name: str, start: str, step
         raise SeriesError(f"{name}, column {column}, row {row + 1}: the time is missing: remove the row")
     is_utc = np.full(len(times), times.type.tz is not None)
     return Stamps(seconds.to_numpy().astype("datetime64[s]"), is_utc)
-
-
-def count_times(rows: int, start: str, step: int | None, name: str) -> Stamps:
-    """Times of rows without times, from --start on, --step apart. Raises SeriesError if one is not given."""
-    if not start or not step:
-        raise SeriesError(f"{name} has no times: give --start (time of its first row) and --step")
-    first = parse_times(pa.array([start]), "--start")
-    times = first.times[0] + np.arange(rows) * np.timedelta64(step, "s")
-    return Stamps(times, np.full(rows, bool(first.is_utc[0])))
 
 
 def _encode(column: Any, name: str, label: str) -> tuple[tuple[str, ...], Any]:

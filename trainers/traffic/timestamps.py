@@ -63,6 +63,15 @@ def parse_times(texts: pa.Array, place: str) -> Stamps:
     return Stamps(times, is_utc, _describe(counts, is_utc, place))
 
 
+def count_times(rows: int, start: str, step: int | None, name: str) -> Stamps:
+    """Times of rows without times, from --start on, --step apart. Raises SeriesError if one is not given."""
+    if not start or not step:
+        raise SeriesError(f"{name} has no times: give --start (time of its first row) and --step")
+    first = parse_times(pa.array([start]), "--start")
+    times = first.times[0] + np.arange(rows) * np.timedelta64(step, "s")
+    return Stamps(times, np.full(rows, bool(first.is_utc[0])))
+
+
 def is_time(text: str) -> bool:
     """Whether a text looks like a time in one of the formats, other than a plain number."""
     formats = (pattern for name, pattern in _FORMATS.items() if not name.startswith("Unix"))
