@@ -24,7 +24,9 @@ def noisy_week(days: int = 35, sensors: int = 3, *, seed: int = 0, noise: float 
     daily = 60 + 50 * np.sin(2 * np.pi * hours / 24)
     rhythm = daily * np.where(hours // 24 % 7 >= 5, 0.5, 1.0)
     generator = np.random.default_rng(seed)
-    values = rhythm[:, None] * np.arange(1, sensors + 1) * (1 + noise * generator.standard_normal((len(hours), sensors)))
+    values = (
+        rhythm[:, None] * np.arange(1, sensors + 1) * (1 + noise * generator.standard_normal((len(hours), sensors)))
+    )
     return make_series(values.clip(0).round())
 
 

@@ -85,7 +85,9 @@ class Extralonger(nn.Module):
     The time index holds the step of the day and the day of the week. `known` (B, O, K) are the covariates of the forecast's steps.
     """
 
-    def __init__(self, shape: Shape, mask: Tensor | None, config: ExtralongerConfig | None = None, fused: bool = True) -> None:
+    def __init__(
+        self, shape: Shape, mask: Tensor | None, config: ExtralongerConfig | None = None, fused: bool = True
+    ) -> None:
         super().__init__()
         self.shape, self.config = shape, config or ExtralongerConfig()
         config = self.config
