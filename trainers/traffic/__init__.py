@@ -11,4 +11,11 @@ Reading order:
     splits              windows of a series; training, validation and test part
     metrics             masked errors per lead time, sensor and hour of the week; bootstrap
     baselines           forecasts without a network
+    attention, model    Global-Local attention; Extralonger's three routes
+    control, neural     separate attention; DLinear, STID and iTransformer
+    scaling             the unit of the data and that of a network; the scaled profile, ridge
+    fit                 the training loop, bands
+    folder, forecast    a trained model on disk; forecasts from it
+    report              table, pictures, model card
+    experiment, compare from a table of values to a model, and to the table of all models
 """

@@ -82,7 +82,8 @@ class Extralonger(nn.Module):
     """(x (B, T, N, C), time_in (B, T, 2), time_out (B, O, 2)) -> (B, O, N), or (B, O, N, Q) with Q > 1.
 
     `mask` (N, N) is true for a sensor itself and its neighbors in the road graph; without one, attention is global.
-    The time index holds the step of the day and the day of the week. `known` (B, O, K) are the covariates of the forecast's steps.
+    The time index holds the step of the day and the day of the week; `known` (B, O, K) are the covariates of the
+    forecast's steps.
     """
 
     def __init__(

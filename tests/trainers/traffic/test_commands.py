@@ -48,7 +48,7 @@ def trained(counts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_of_counts_becomes_a_model_folder(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     rows = {row["model"]: row for row in report["table"]}
-    assert list(rows)[0] == min(rows, key=lambda name: rows[name]["pooled"]["mae"])
+    assert next(iter(rows)) == min(rows, key=lambda name: rows[name]["pooled"]["mae"])
     expected = {"last value", "yesterday", "last week", "4-week mean", "weekly profile", "scaled profile", "ridge"}
     assert rows.keys() == expected | {"ridge on residual", "extralonger (ridge)", "dlinear (plain)"}
     assert len({row["pooled"]["count"] for row in rows.values()}) == 1  # one mask for all
