@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ def read_npz(path: Path, start: str, step: int | None) -> Rows:
             if not key:
                 raise SeriesError(f"{path.name}: which of {', '.join(names)} is it? Save the array as 'data'")
             array = file[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as err:
-        if isinstance(err, SeriesError):
-            raise
-        raise SeriesError(f"{path.name}: not an npz file of plain arrays: {err}") from None
+    except SeriesError:
+        raise
+    except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, *_DAMAGE) as err:
+        raise SeriesError(f"{path.name}: not an npz file of plain arrays: {_one_line(err)}") from None
     return _rows_of_array(array, path.name, start, step)
 
 
@@ -79,18 +80,27 @@ def read_h5(path: Path, start: str, step: int | None) -> Rows:
     except ImportError:
         raise SeriesError(f"{path.name}: h5 files need h5py: {install_command('traffic')}") from None
     try:
-        file = h5py.File(path, "r")
-    except OSError as err:
-        raise SeriesError(f"{path.name}: not an HDF5 file: {err}") from None
-    with file:
-        frames = [group for group in (file, *file.values()) if isinstance(group, h5py.Group) and "axis1" in group]
-        if frames:
-            return _rows_of_frame(frames[0], path.name)
-        arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        key = "data" if "data" in arrays else next(iter(arrays), "") if len(arrays) == 1 else ""
-        if not key:
-            raise SeriesError(f"{path.name}: no data frame in pandas' fixed format, and no data set named 'data'")
-        return _rows_of_array(arrays[key][()], path.name, start, step)
+        with h5py.File(path, "r") as file:
+            frames = [group for group in (file, *file.values()) if isinstance(group, h5py.Group) and "axis1" in group]
+            if frames:
+                return _rows_of_frame(frames[0], path.name)
+            arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+            key = "data" if "data" in arrays else next(iter(arrays), "") if len(arrays) == 1 else ""
+            if not key:
+                raise SeriesError(f"{path.name}: no data frame in pandas' fixed format, and no data set named 'data'")
+            return _rows_of_array(arrays[key][()], path.name, start, step)
+    except SeriesError:
+        raise
+    except (OSError, *_DAMAGE) as err:
+        raise SeriesError(f"{path.name}: not an HDF5 file, or damaged: {_one_line(err)}") from None
+
+
+_DAMAGE = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
+"""What damaged or unforeseen content raises."""
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:200]
 
 
 def _rows_of_frame(group: Any, name: str) -> Rows:
@@ -118,24 +128,22 @@ def _text(label: Any) -> str:
 def read_json(path: Path, start: str, step: int | None) -> Rows:
     """A data set of PyTorch Geometric Temporal: nodes with a series `y` (Montevideo), or (T, N) rows under FX or X.
 
-    `graph.read_graph` reads the edges of the same file.
+    `read_links` reads the edges of the same file.
     """
     content = load_json(path)
-    if "nodes" in content:
-        nodes = content["nodes"]
-        lengths = {len(node.get("y", ())) for node in nodes}
-        if len(lengths) != 1 or 0 in lengths:
-            raise SeriesError(f"{path.name}: its nodes need a series 'y' of equal length each")
-        values = np.array([node["y"] for node in nodes], np.float32).T
-        sensors = node_names(content)
-    else:
-        key = next((key for key in ("FX", "X", "block") if key in content), "")
-        values = np.array(content.get(key, ()), np.float32)
-        if values.ndim not in (2, 3):
-            raise SeriesError(f"{path.name}: no nodes with series 'y', and no (times, nodes) numbers under FX or X")
+    try:
+        if "nodes" in content:
+            values = np.array([node["y"] for node in content["nodes"]], np.float32).T
+        else:
+            key = next(key for key in ("FX", "X", "block") if key in content)
+            values = np.array(content[key], np.float32)
         sensors = node_names(content) or tuple(str(index) for index in range(values.shape[1]))
-    stamps = count_times(len(values), start, step, path.name)
-    return Rows(stamps, values.reshape(*values.shape[:2], -1), sensors)
+        values = values.reshape(len(values), len(sensors), -1)
+    except (*_DAMAGE, StopIteration):
+        raise SeriesError(
+            f"{path.name}: it needs nodes with series 'y' of equal length, or (times, nodes) numbers under FX or X"
+        ) from None
+    return Rows(count_times(len(values), start, step, path.name), values, sensors)
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -143,17 +151,32 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
         content = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (OSError, EOFError, ValueError) as err:
-        raise SeriesError(f"{path.name}: not a JSON file: {err}") from None
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as err:
+        raise SeriesError(f"{path.name}: not a JSON file: {_one_line(err)}") from None
     if not isinstance(content, dict):
         raise SeriesError(f"{path.name}: a JSON object is needed, with nodes or FX")
     return content
 
 
 def node_names(content: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the nodes: `bus_stop` or `id` of each, or the keys of `node_ids` in order of their numbers."""
+    """Names of the nodes: `bus_stop` or `id` of each, or the keys of `node_ids` in order of their numbers.
+
+    Raises a KeyError, TypeError or ValueError for content that is not so.
+    """
     if "nodes" in content:
         key = next((key for key in ("id", "bus_stop", "name") if key in content["nodes"][0]), "")
         return tuple(str(node.get(key, index)) for index, node in enumerate(content["nodes"]))
     ids = content.get("node_ids", {})
     return tuple(sorted(ids, key=lambda name: int(ids[name])))
+
+
+def read_links(path: Path) -> list[tuple[str, str]]:
+    """Links of a node-link file by the nodes' names, or `edges` of node numbers. Raises SeriesError."""
+    content = load_json(path)
+    try:
+        if "links" in content:
+            return [(str(link["source"]), str(link["target"])) for link in content["links"]]
+        names = node_names(content)
+        return [(names[int(a)], names[int(b)]) if names else (str(a), str(b)) for a, b in content["edges"]]
+    except _DAMAGE:
+        raise SeriesError(f"{path.name}: it needs 'links' with source and target, or 'edges' of node numbers") from None

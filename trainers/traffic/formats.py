@@ -73,7 +73,10 @@ def read_series(options: DataOptions) -> Series:
         rows = read_table(read_parquet(path), path.name, options, step, [])
     else:
         raise SeriesError(f"--data {path}: give a .csv, .csv.gz, .parquet, .npz, .h5 or .json file")
-    return to_series(rows, step=step, zone=options.zone, aggregate=options.aggregate, missing=options.missing)
+    try:
+        return to_series(rows, step=step, zone=options.zone, aggregate=options.aggregate, missing=options.missing)
+    except SeriesError as err:
+        raise SeriesError(f"{path.name}: {err}") from None
 
 
 def read_csv(path: Path) -> tuple[pa.Table, list[str]]:
@@ -95,23 +98,20 @@ def read_csv(path: Path) -> tuple[pa.Table, list[str]]:
         notes.append(f"{path.name}: not UTF-8, read as Windows-1252")
     header = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode("utf-8", errors="replace")
     separator = max(",;\t|", key=header.count)
-    names = list(csv.read_csv(pa.BufferReader(header.encode() + b"\n"), parse_options=_parse(separator)).column_names)
+    parse = csv.ParseOptions(delimiter=separator)
+    try:
+        names = csv.read_csv(pa.BufferReader(header.encode() + b"\n"), parse_options=parse).column_names
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        table = csv.read_csv(pa.BufferReader(raw), parse_options=parse, convert_options=convert)
+    except pa.ArrowInvalid as err:
+        raise SeriesError(f"{path.name}: {' '.join(str(err).split())[:200]}: correct the row") from None
     if len(names) < 2:
         raise SeriesError(f"{path.name}: found one column: give a table with a header and commas between its columns")
     if twice := {name for name in names if names.count(name) > 1}:
         raise SeriesError(f"{path.name}: the header has {sorted(twice)[0]!r} twice: rename a column")
-    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    try:
-        table = csv.read_csv(pa.BufferReader(raw), parse_options=_parse(separator), convert_options=convert)
-    except pa.ArrowInvalid as err:
-        raise SeriesError(f"{path.name}: {' '.join(str(err).split())[:200]}: correct the row") from None
+    if table.column_names != names:
+        raise SeriesError(f"{path.name}: its header has a line break: write the names of columns in one line")
     return table, notes
-
-
-def _parse(separator: str) -> Any:
-    from pyarrow import csv
-
-    return csv.ParseOptions(delimiter=separator)
 
 
 def read_parquet(path: Path) -> pa.Table:

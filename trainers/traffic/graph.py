@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agentsys.commands import knob
-from agentsys.trainers.traffic.arrays import load_json, node_names
+from agentsys.trainers.traffic.arrays import read_links
 from agentsys.trainers.traffic.baselines import ScaledProfile
 from agentsys.trainers.traffic.formats import read_csv
 from agentsys.trainers.traffic.grid import join_names
@@ -76,7 +76,7 @@ def read_graph(path: Path, sensors: Sequence[str]) -> Graph:
     if not path.is_file():
         raise SeriesError(f"--edges {path}: no such file")
     if path.name.removesuffix(".gz").endswith(".json"):
-        edges = _json_edges(path)
+        edges = read_links(path)
     else:
         matrix = _read_matrix(path, sensors)
         if matrix is not None:
@@ -129,18 +129,6 @@ def _read_matrix(path: Path, sensors: Sequence[str]) -> Bools | None:
     if matrix.shape != (len(sensors), len(sensors)):
         raise SeriesError(f"--edges {path}: a matrix must have a row per sensor: {len(sensors)}, not {len(matrix)}")
     return np.asarray(matrix != 0)
-
-
-def _json_edges(path: Path) -> list[tuple[str, str]]:
-    """Links of a node-link file by the nodes' names, or `edges` of node numbers."""
-    content = load_json(path)
-    if "links" in content:
-        return [(str(link["source"]), str(link["target"])) for link in content["links"]]
-    if not content.get("edges"):
-        raise SeriesError(f"--edges {path}: no links and no edges in it")
-    names = node_names(content)
-    label = (lambda node: names[int(node)]) if names else str
-    return [(label(a), label(b)) for a, b in content["edges"]]
 
 
 def nearest_graph(path: Path, sensors: Sequence[str], neighbors: int = NEIGHBORS) -> Graph:

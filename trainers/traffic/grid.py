@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from agentsys.trainers.traffic.series import DAY, Floats, Ints, Series, SeriesError, Times
-from agentsys.trainers.traffic.timestamps import NEVER, TWICE, Bools, Stamps, to_utc
+from agentsys.trainers.traffic.timestamps import NEVER, TWICE, YEARS, Bools, Stamps, to_utc
 
 Aggregate = Literal["sum", "mean"]
 
@@ -25,6 +25,9 @@ FEWEST_TOTALS = 6
 
 LARGEST = 2**31
 """Values of the largest series (8 GB); beyond it a time in the file is most likely wrong."""
+
+SPARSEST = 20
+"""Steps per row of the file; beyond it a time in the file is most likely wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ def _in_utc(rows: Rows, zone: str) -> tuple[Rows, list[str]]:
     """The rows with UTC times. Values of an hour that the clock shows twice and the file once are made missing."""
     stamps = rows.stamps
     times, values, notes = stamps.times.copy(), rows.values, []
+    years = times.astype("datetime64[Y]").astype(np.int64) + 1970
+    if not len(times) or years.min() < YEARS[0] or years.max() > YEARS[1]:
+        raise SeriesError(f"times must lie in the years {YEARS[0]} to {YEARS[1]}: correct the wrong ones")
     if stamps.is_utc.all() or zone == "UTC":
         if stamps.is_utc.any() and zone == "UTC":
             notes.append("times have an offset from UTC and no --zone is given: days and weeks follow UTC's clock")
@@ -99,7 +105,10 @@ def _in_utc(rows: Rows, zone: str) -> tuple[Rows, list[str]]:
     if len(never):
         keep[never] = False
         filled = int((~np.isnan(values[never]).all(axis=(1, 2))).sum())
-        notes.append(f"dropped {len(never):,} rows ({filled:,} with values) in an hour that the clock of {zone} skips")
+        notes.append(
+            f"dropped {len(never):,} rows ({filled:,} with values) in an hour that the clock of {zone} skips"
+            + (": are the times on another clock?" if filled else "")
+        )
     rows = replace(rows, stamps=Stamps(times, np.ones(len(times), bool)), values=values)
     return _take(rows, np.flatnonzero(keep)), notes
 
@@ -187,9 +196,12 @@ def _place(rows: Rows, step: int, zone: str) -> tuple[Series, list[str]]:
         notes.append(f"{off_grid:,} times lie between two steps of {describe_seconds(step)}: moved to the nearest")
     start, length = int(cells.min()), int(cells.max() - cells.min()) + 1
     channels = rows.values.shape[2]
-    if length * len(rows.sensors) * channels > LARGEST:
+    if length > SPARSEST * (len(times) + 500) or length * len(rows.sensors) * channels > LARGEST:
         first, last = times.min().astype("datetime64[s]"), times.max().astype("datetime64[s]")
-        raise SeriesError(f"the times go from {first} to {last}, {length:,} steps: correct the wrong ones")
+        raise SeriesError(
+            f"the times go from {first} to {last}, {length:,} steps of {describe_seconds(step)}, for {len(times):,} "
+            "rows: correct the wrong times"
+        )
     values = np.full((length, len(rows.sensors), channels), np.nan, np.float32)
     grid_row = cells - start
     if rows.sensor_of_row is None:

@@ -82,7 +82,7 @@ class Scores:
 
     def add(self, origins: Tensor, forecast: Tensor, target: Tensor, mask: Tensor) -> None:
         """Add windows: origins (B,), forecast (B, T_out, N) or (B, T_out, N, Q), target and mask (B, T_out, N)."""
-        by_lead_sensor, by_step = self._sums(forecast, target, mask)
+        by_lead_sensor, by_step = self._sums(forecast.to(target), target, mask)
         first = origins.cpu().numpy()
         self._by_lead_sensor += by_lead_sensor
         steps = first[:, None] + np.arange(self.t_out)

@@ -17,14 +17,23 @@ Bools = npt.NDArray[np.bool_]
 _CLOCK = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]\d+)?)?"
 _FORMATS = {
     "ISO 8601": rf"^(?P<year>\d{{4}})[-/](?P<month>\d{{1,2}})[-/](?P<day>\d{{1,2}})(?:[T ]+{_CLOCK})?"
-    r"\s*(?P<offset>Z|z|[+-]\d{2}:?\d{2})?$",
+    r"\s*(?P<offset>Z|z|[+-]\d{2}(?::?\d{2})?)?$",
     "day.month.year": rf"^(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}})(?:,?\s+{_CLOCK})?$",
     "slashes": r"^(?P<first>\d{1,2})/(?P<other>\d{1,2})/(?P<year>\d{4})"
     rf"(?:,?\s+{_CLOCK}\s*(?P<half>[AaPp][Mm])?)?$",
-    "Unix seconds": r"^(?P<seconds>\d{9,10})(?:\.\d+)?$",
-    "Unix milliseconds": r"^(?P<milliseconds>\d{12,13})$",
+    "digits": r"^(?P<year>(?:19|20)\d{2})(?P<month>\d{2})(?P<day>\d{2})"
+    r"(?:(?P<hour>\d{2})(?:(?P<minute>\d{2})(?P<second>\d{2})?)?)?$",
+    "Unix seconds": r"^(?P<seconds>1[0-8]\d{8}|\d{9})(?:\.\d+)?$",
+    "Unix milliseconds": r"^(?P<milliseconds>1[0-8]\d{11})$",
 }
-"""Regular expressions (RE2) of the formats; in slashes, the order of day and month is found out from all times."""
+"""Regular expressions (RE2) of the formats, no two of which match one text.
+
+In slashes, the order of day and month is found out from all times. Unix seconds end in March 2030, where ten digits
+become a date and an hour.
+"""
+
+YEARS = (1900, 2200)
+"""Years beyond are mistakes."""
 
 KNOWN = "2024-12-31 17:45, 31.12.2024 17:45, 12/31/2024 5:45 PM or Unix seconds"
 
@@ -73,8 +82,8 @@ def count_times(rows: int, start: str, step: int | None, name: str) -> Stamps:
 
 
 def is_time(text: str) -> bool:
-    """Whether a text looks like a time in one of the formats, other than a plain number."""
-    formats = (pattern for name, pattern in _FORMATS.items() if not name.startswith("Unix"))
+    """Whether a text looks like a time in one of the formats that are no plain number."""
+    formats = (_FORMATS[name] for name in ("ISO 8601", "day.month.year", "slashes"))
     return any(pc.match_substring_regex(pa.array([text.strip()]), pattern)[0].as_py() for pattern in formats)
 
 
@@ -127,7 +136,7 @@ class _Fields:
         months = (year - 1970) * 12 + month - 1
         days = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) + day - 1
         right = (days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) == months) & (day > 0)
-        right &= (month > 0) & (month <= 12) & (minute < 60) & (second < 60)
+        right &= (year >= YEARS[0]) & (year <= YEARS[1]) & (month > 0) & (month <= 12) & (minute < 60) & (second < 60)
         right &= (hour < 24) | ((hour == 24) & (minute + second == 0))  # 24:00 is the end of the day
         if not right.all():
             row = int(np.argmin(right))
@@ -157,7 +166,7 @@ def _offset_seconds(text: str) -> int:
     if text in ("", "Z", "z"):
         return 0
     digits = text[1:].replace(":", "")
-    return (-1 if text[0] == "-" else 1) * (int(digits[:2]) * 3600 + int(digits[2:]) * 60)
+    return (-1 if text[0] == "-" else 1) * (int(digits[:2]) * 3600 + int(digits[2:] or 0) * 60)
 
 
 Clock = Literal[0, 1, 2]

@@ -83,6 +83,9 @@ def test_three_formats_of_times_in_one_column(tmp_path: Path) -> None:
         (["2024-01-01T01:00+01:00", "2024-01-01T01:00Z"], ["2024-01-01T00", "2024-01-01T01"]),
         (["1704067200", "1704070800"], ["2024-01-01T00", "2024-01-01T01"]),
         (["1704067200000", "1704070800000"], ["2024-01-01T00", "2024-01-01T01"]),
+        (["2024-01-01 01:00+01", "2024-01-01 01:00+00"], ["2024-01-01T00", "2024-01-01T01"]),
+        (["2024010100", "2024010101"], ["2024-01-01T00", "2024-01-01T01"]),
+        (["202401010000", "20240101010000"], ["2024-01-01T00", "2024-01-01T01"]),
         (["13/1/2024 11:00 PM", "14/1/2024 12:00 AM"], ["2024-01-13T23", "2024-01-14T00"]),
         (["2024-02-28 23:00", "2024-02-28 24:00"], ["2024-02-28T23", "2024-02-29T00"]),
     ],
@@ -233,7 +236,7 @@ def test_json_of_pytorch_geometric_temporal(tmp_path: Path) -> None:
     counties = {"FX": [[1, 10], [2, 20]], "edges": [[0, 1]], "node_ids": {"B": 1, "A": 0}}
     series = read_text(tmp_path, json.dumps(counties), "pox.json", **options)
     assert series.sensors == ("A", "B") and series.target.tolist() == [[1, 10], [2, 20]]
-    with pytest.raises(SeriesError, match="a series 'y' of equal length each"):
+    with pytest.raises(SeriesError, match="nodes with series 'y' of equal length"):
         read_text(tmp_path, json.dumps({"nodes": [{"y": [1]}, {"y": [1, 2]}]}), "bad.json", **options)
     with pytest.raises(SeriesError, match="under FX or X"):
         read_text(tmp_path, json.dumps({"a": 1}), "bad.json", **options)

@@ -69,7 +69,7 @@ def test_json_links_and_edges(tmp_path: Path) -> None:
     edges = {"edges": [[0, 1]], "node_ids": {"b": 0, "d": 1}}
     graph = read_graph(write(tmp_path, json.dumps(edges), "pox.json"), SENSORS)
     assert graph.mask[1, 3] and graph.mask.sum() == 6
-    with pytest.raises(SeriesError, match="no links and no edges"):
+    with pytest.raises(SeriesError, match="it needs 'links' with source and target"):
         read_graph(write(tmp_path, "{}", "empty.json"), SENSORS)
 
 

@@ -193,7 +193,8 @@ def test_times_that_jitter_are_moved_to_the_nearest_step(tmp_path: Path) -> None
         (["2024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {"step": "15min"}, "every 1h, which does not divide --step"),
         (["2024-01-01 00:00,,", "2024-01-01 01:00,,"], {}, "the data has no value"),
         (["2024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {"zone": "Europe/Muenster"}, "--zone Europe/Muenster"),
-        (["1024-01-01 00:00,1,1", "2024-01-01 00:00:00,1,1", "2024-01-01 00:00:01,1,1"], {}, "correct the wrong ones"),
+        (["1024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {}, "row 1: there is no time 1024-01-01 00:00: correct it"),
+        (["2004-01-01 00:00,1,1", "2024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {}, "correct the wrong times"),
     ],
 )  # fmt: skip
 def test_errors_name_the_fix(tmp_path: Path, lines: list[str], options: dict[str, str], error: str) -> None:
