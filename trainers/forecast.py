@@ -6,7 +6,7 @@ python trainers/forecast.py model --data latest.csv --out next_week.csv --pictur
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -27,6 +27,7 @@ class ForecastOptions:
     panel: ClassVar[str] = "Forecast"
     data: Path = knob(Path(""), "table with the latest values, in a format of the training's data")
     start: str = knob("", "time of the first row, for files without times")
+    school: str = knob("", "CSV file of school holidays, if the training had one; default: the same file")
     out: Path = knob(Path("forecast.csv"), "CSV file: time, sensor, forecast, low_10, high_90, naive")
     picture: Path | None = knob(None, "PNG file with up to four sensors")
 
@@ -39,6 +40,11 @@ def main(
     if options.out.is_dir():
         raise TrainerError(f"--out {options.out} is a folder: give a CSV file")
     trained = load_model(model)
+    if options.school:
+        if not trained.info.calendar.get("school"):
+            raise TrainerError(f"--school {options.school}: the model was trained without one; leave it out")
+        calendar = {**trained.info.calendar, "school": options.school}
+        trained = replace(trained, info=replace(trained.info, calendar=calendar))
     series = read_series(DataOptions(**{**trained.info.data, "data": options.data, "start": options.start}))
     for sentence in series.corrections:
         show(sentence)

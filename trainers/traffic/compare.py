@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from agentsys.trainers.traffic.experiment import (
     TableOptions,
     collect_settings,
     describe,
+    options_to_compare,
     prepare,
     train,
 )
@@ -45,6 +47,8 @@ from agentsys.trainers.traffic.report import (
 from agentsys.trainers.traffic.scaling import spread_origins
 from agentsys.trainers.traffic.splits import Windows
 
+SCRATCH = ".compare-"
+"""Prefix of the folders in which networks of the table are trained."""
 PICTURE_WINDOWS = 32
 """Test windows over which the attention of the picture is averaged."""
 
@@ -71,6 +75,8 @@ def run(
     for line in (*series.corrections, *data.graph.notes, describe(data)):
         show(line)
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(f"{SCRATCH}*"):  # of a killed training
+        shutil.rmtree(left)
     write_settings(out / "settings.json", settings)
     save_config(out)
     with memory_errors(training.batch):
@@ -80,8 +86,8 @@ def run(
         scorer.add_model(model, state.seconds)
         for network, input_kind in networks:
             if (network, input_kind) != (model.info.network, model.info.input):
-                limited = replace(training, seconds=max(state.seconds, 1.0), epochs=10_000, resume=False)
-                with tempfile.TemporaryDirectory(dir=out, prefix=".compare-") as folder:
+                limited = options_to_compare(training, network, state.seconds)
+                with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as folder:
                     other, ended = train(data, network, input_kind, config, limited, Path(folder))
                 scorer.add_model(other, ended.seconds)
         for name, baseline in make_baselines(data.parts, data.holidays).items():

@@ -109,6 +109,16 @@ class TableOptions:
         return networks
 
 
+RATES: Final[Mapping[NetworkName, float]] = {"dlinear": 1e-3, "stid": 2e-3, "itransformer": 1e-3}
+"""Learning rates of small networks in the table, which train faster at higher rates than Extralonger."""
+
+
+def options_to_compare(training: FitOptions, network: NetworkName, seconds: float) -> FitOptions:
+    """How a network of the table is trained: as long as the model took, with early stopping, at its own rate."""
+    rate = RATES.get(network, training.rate)
+    return replace(training, learning_rate=rate, seconds=max(seconds, 1.0), epochs=10_000, resume=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Data:
     """What all models of a table share."""

@@ -33,8 +33,8 @@ LARGEST_RESIDUAL: Final = 20.0
 """Residuals beyond it, in units of sigma, are those of outages; they would drown all other sensors."""
 LAMBDAS: Final = (500.0, 2_000.0, 8_000.0, 32_000.0)
 """Ridge penalties, in rows of weight 1, of which validation takes the best."""
-RIDGE_WINDOWS: Final = 3_000
-"""Training windows of the ridge regression, at most."""
+RIDGE_ROWS: Final = 60_000
+"""Rows (window and sensor) of the ridge regression, at most."""
 
 
 class Forecaster(nn.Module):
@@ -144,7 +144,7 @@ class Forecaster(nn.Module):
         if self.kind in ("plain", "revin"):
             return
         squares, count = torch.zeros_like(self.sigma), torch.zeros_like(self.sigma)
-        for window in _spread_batches(train, RIDGE_WINDOWS):
+        for window in _spread_batches(train):
             _, residual = self._residual(window[0], self._profile_at(window[1], window[3]))
             squares += residual.square().sum((0, 1))
             count += (window[0][..., -1] == 0).sum((0, 1))
@@ -185,7 +185,7 @@ class Forecaster(nn.Module):
     def _ridge_rows(self, windows: Windows) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(B N, T) scaled input, (B N, O) scaled target, 0 where it is missing, (B N, 1) weights with mean about 1."""
         mean_scale = (self.sigma * self.profile.mean(0)).mean() / self.profile.mean()
-        for x, time_in, time_out, known_in, known_out, y, mask in _spread_batches(windows, RIDGE_WINDOWS):
+        for x, time_in, time_out, known_in, known_out, y, mask in _spread_batches(windows):
             level, residual = self._residual(x, self._profile_at(time_in, known_in))
             scale = level.clamp(min=SMALLEST_LEVEL)
             target = (y / scale - self._profile_at(time_out, known_out)) / self.sigma * mask
@@ -211,8 +211,9 @@ def spread_origins(windows: Windows, most: int) -> Tensor:
     return windows.every(stride).origins if stride > 1 else windows.origins
 
 
-def _spread_batches(windows: Windows, most: int, size: int = 64) -> Iterator[tuple[Tensor, ...]]:
-    """x, time_in, time_out, known_in, known_out, y, mask of windows spread over the part."""
+def _spread_batches(windows: Windows, size: int = 64) -> Iterator[tuple[Tensor, ...]]:
+    """x, time_in, time_out, known_in, known_out, y, mask of windows spread over the part, about RIDGE_ROWS rows."""
+    most = max(RIDGE_ROWS // windows.target.shape[1], 1)
     for origins in spread_origins(windows, most).split(size):
         x, y, mask, time_in, time_out = windows.batch(origins)
         known_in, known_out = windows.batch_covariates(origins)

@@ -14,7 +14,8 @@ from agentsys.commands import run_app
 from agentsys.trainers import extralonger, forecast
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.traffic import fit as fitting
-from agentsys.trainers.traffic.experiment import ModelOptions, TableOptions, parse_horizon
+from agentsys.trainers.traffic.experiment import ModelOptions, TableOptions, options_to_compare, parse_horizon
+from agentsys.trainers.traffic.fit import FitOptions
 from agentsys.trainers.traffic.folder import load_model
 from agentsys.view.training import is_training, read_training
 from tests.support.traffic_models import noisy_week, write_counts
@@ -130,6 +131,26 @@ def test_the_papers_setting_and_the_published_split(counts: Path, tmp_path: Path
     assert report["table"][0]["pooled"]["coverage"] is None or report["table"][0]["model"] == "extralonger (plain)"
 
 
+def test_school_holidays_are_known_in_the_forecast(counts: Path, tmp_path: Path, capsys: Any) -> None:
+    """The forecast's days lie between two holidays of the file; a moved file is named by --school."""
+    terms = tmp_path / "terms.csv"
+    terms.write_text("from,to\n2024-01-08,2024-01-14\n2024-02-01,2024-02-02\n2024-03-25,2024-04-05\n")
+    out = tmp_path / "model"
+    assert train(counts, *SHORT, "--school", terms, "--out", out) == 0
+    assert load_model(out).info.shape.known == 1 and not load_model(out).info.holidays
+    moved = terms.rename(tmp_path / "moved.csv")
+    options = [str(out), "--data", str(counts), "--out", str(tmp_path / "next.csv")]
+    assert run_app(forecast.app, options) == 2
+    assert "terms.csv: no such file" in capsys.readouterr().err
+    assert run_app(forecast.app, [*options, "--school", str(moved)]) == 0
+    assert (tmp_path / "next.csv").exists()
+
+
+def test_a_model_without_school_holidays_takes_none(trained: Path, counts: Path, capsys: Any) -> None:
+    assert run_app(forecast.app, [str(trained), "--data", str(counts), "--school", "terms.csv"]) == 2
+    assert "--school terms.csv: the model was trained without one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,6 +178,13 @@ def test_horizons() -> None:
     ]  # fmt: skip
     with pytest.raises(TrainerError, match="--out-horizon 0: give at least one step"):
         parse_horizon("0", 900, "--out-horizon")
+
+
+def test_networks_of_the_table_train_as_long_as_the_model_at_their_own_rate() -> None:
+    training = FitOptions(learning_rate=5e-4, epochs=3, resume=True)
+    stid, control = (options_to_compare(training, name, 7.5) for name in ("stid", "separate"))
+    assert (stid.rate, control.rate, stid.seconds, stid.resume) == (2e-3, 5e-4, 7.5, False)
+    assert stid.epochs > 1000 and stid.patience == training.patience
 
 
 def test_options_become_the_papers_routes_in_their_order() -> None:
