@@ -45,7 +45,8 @@ def main(
             raise TrainerError(f"--school {options.school}: the model was trained without one; leave it out")
         calendar = {**trained.info.calendar, "school": options.school}
         trained = replace(trained, info=replace(trained.info, calendar=calendar))
-    series = read_series(DataOptions(**{**trained.info.data, "data": options.data, "start": options.start}))
+    data_options = DataOptions(**{**trained.info.data, "data": options.data, "start": options.start})
+    series = read_series(data_options, keep=trained.info.sensors)
     for sentence in series.corrections:
         show(sentence)
     forecast = make_forecast(trained, series, options.data.name)

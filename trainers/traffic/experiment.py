@@ -19,7 +19,7 @@ from agentsys.trainers.traffic.calendar import CalendarOptions, calendar_covaria
 from agentsys.trainers.traffic.fit import FitOptions, State, coverage_factor, fit, predict, residual_bands
 from agentsys.trainers.traffic.folder import NETWORKS, ModelInfo, NetworkName, TrafficModel, make_forecaster
 from agentsys.trainers.traffic.forecast import naive_forecast
-from agentsys.trainers.traffic.formats import DataOptions
+from agentsys.trainers.traffic.formats import ONE_FILE, DataOptions
 from agentsys.trainers.traffic.graph import Graph, GraphOptions, make_graph
 from agentsys.trainers.traffic.grid import parse_duration
 from agentsys.trainers.traffic.model import ROUTES, ExtralongerConfig, Shape
@@ -230,7 +230,7 @@ def train(
         sensors=data.series.sensors,
         step=data.series.step,
         zone=data.series.zone,
-        data={name: value for name, value in asdict(data.data_options).items() if name not in ("data", "start")},
+        data={name: value for name, value in asdict(data.data_options).items() if name not in ONE_FILE},
         calendar=asdict(data.calendar_options),
         holidays=data.has_holidays,
         nonnegative=bool(data.parts.train.target[: data.parts.train_steps].min() >= 0),

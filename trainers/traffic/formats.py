@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agentsys.commands import knob
-from agentsys.trainers.traffic.grid import Aggregate, Rows, parse_duration, to_series
+from agentsys.trainers.traffic.grid import (
+    Aggregate,
+    Rows,
+    describe_sensors,
+    drop_sensors,
+    parse_duration,
+    to_series,
+)
 from agentsys.trainers.traffic.numbers import to_numbers
 from agentsys.trainers.traffic.series import Series, SeriesError, find_zone
 from agentsys.trainers.traffic.timestamps import Stamps, count_times, is_time, parse_times
@@ -51,10 +59,25 @@ class DataOptions:
     sensor_column: str = knob("", "column of sensors, for a table with one row per time and sensor")
     value_columns: str = knob("", "columns of values, separated by commas; the first is forecast")
     missing: float | None = knob(None, "a value that stands for a missing one, such as 0 in speeds of METR-LA")
+    since: str = knob("", "leave out what lies before this local time, such as 2024-02-05")
+    leave_out: str = knob("", "sensors to leave out, separated by commas")
+    most_missing: float = knob(1.0, "leave out sensors that miss more than this share of their values, such as 0.15")
+
+    def __post_init__(self) -> None:
+        """Raises SeriesError for a share that is none."""
+        if not 0 <= self.most_missing <= 1:
+            raise SeriesError(f"--most-missing {self.most_missing}: give a share from 0 to 1, such as 0.15")
 
 
-def read_series(options: DataOptions) -> Series:
-    """The series of a file. Raises SeriesError for what it cannot read, naming file, row, column and fix."""
+ONE_FILE = ("data", "start", "since", "leave_out", "most_missing")
+"""Options that hold for the file of a training alone, and not for later files of the same sensors."""
+
+
+def read_series(options: DataOptions, keep: Sequence[str] = ()) -> Series:
+    """The series of a file. Raises SeriesError for what it cannot read, naming file, row, column and fix.
+
+    Sensors without any value are left out, but for those to `keep`: a model can forecast a sensor that is down.
+    """
     from agentsys.trainers.traffic.arrays import read_h5, read_json, read_npz
 
     path = options.data
@@ -74,9 +97,31 @@ def read_series(options: DataOptions) -> Series:
     else:
         raise SeriesError(f"--data {path}: give a .csv, .csv.gz, .parquet, .npz, .h5 or .json file")
     try:
-        return to_series(rows, step=step, zone=options.zone, aggregate=options.aggregate, missing=options.missing)
+        series = to_series(rows, step=step, zone=options.zone, aggregate=options.aggregate, missing=options.missing)
+        return select_series(series, options, keep)
     except SeriesError as err:
         raise SeriesError(f"{path.name}: {err}") from None
+
+
+def select_series(series: Series, options: DataOptions, keep: Sequence[str] = ()) -> Series:
+    """The steps and sensors that the options leave, with sentences on what is left. Raises SeriesError."""
+    if options.since:
+        since = parse_times(pa.array([options.since]), "--since").times[0]
+        first = int(np.searchsorted(series.local, since))
+        if first >= len(series) - 1:
+            raise SeriesError(f"--since {options.since}: the data ends at {series.local[-1]}: give an earlier time")
+        series = series.between(first, len(series))
+    names = [name.strip() for name in options.leave_out.split(",") if name.strip()]
+    if names:
+        series.select(names)  # raises SeriesError for an unknown one
+        series = drop_sensors(series, np.isin(series.sensors, names), "as --leave-out says")
+    empty = np.isnan(series.target).all(axis=0)
+    if empty.all():
+        raise SeriesError("the data has no value: check which columns are read as time, sensor and value")
+    series = drop_sensors(series, empty & ~np.isin(series.sensors, list(keep)), "no value at all")
+    share = np.isnan(series.target).mean(axis=0)
+    series = drop_sensors(series, share > options.most_missing, f"more than {options.most_missing:.0%} missing")
+    return series.corrected(*describe_sensors(series))
 
 
 def read_csv(path: Path) -> tuple[pa.Table, list[str]]:

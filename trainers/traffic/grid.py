@@ -69,8 +69,7 @@ def to_series(
         series, aggregate_notes = resample(series, step, aggregate)
     else:
         series, aggregate_notes = _drop_totals(series) if aggregate == "sum" else (series, [])
-    series = _drop_empty_sensors(series.corrected(*notes, *aggregate_notes))
-    return series.corrected(*describe_sensors(series))
+    return series.corrected(*notes, *aggregate_notes)
 
 
 def _in_utc(rows: Rows, zone: str) -> tuple[Rows, list[str]]:
@@ -316,15 +315,14 @@ def _name_coarse(series: Series, alone: Bools, what: str) -> list[str]:
     return [f"{int(alone.sum()):,} values of {join_names(names)} {what}"] if names else []
 
 
-def _drop_empty_sensors(series: Series) -> Series:
-    """Without sensors that have no value at all. Raises SeriesError if none is left."""
-    present = ~np.isnan(series.target).all(axis=0)
-    if not present.any():
-        raise SeriesError("the data has no value: check which columns are read as time, sensor and value")
-    if present.all():
+def drop_sensors(series: Series, which: Bools, reason: str) -> Series:
+    """Without the sensors `which` (N,), and a sentence with the reason. Raises SeriesError if none is left."""
+    if which.all():
+        raise SeriesError(f"no sensor is left ({reason}): leave out fewer")
+    if not which.any():
         return series
-    kept, empty = ([series.sensors[index] for index in np.flatnonzero(some)] for some in (present, ~present))
-    return series.select(kept).corrected(f"dropped {join_names(empty)}: no value at all")
+    kept, dropped = ([series.sensors[index] for index in np.flatnonzero(some)] for some in (~which, which))
+    return series.select(kept).corrected(f"dropped {join_names(dropped)}: {reason}")
 
 
 def describe_sensors(series: Series) -> list[str]:
@@ -335,7 +333,8 @@ def describe_sensors(series: Series) -> list[str]:
     late = [f"{series.sensors[n]} ({days[first[n]]})" for n in np.flatnonzero(first > series.steps_per_day)]
     ended = len(series) - series.steps_per_week
     stopped = [f"{series.sensors[n]} ({days[last[n]]})" for n in np.flatnonzero(last < ended)]
-    constant = np.flatnonzero(np.nanmax(series.target, axis=0) == np.nanmin(series.target, axis=0))
+    highest = np.where(present, series.target, -np.inf).max(axis=0)
+    constant = np.flatnonzero(highest == np.where(present, series.target, np.inf).min(axis=0))
     share = 1 - present.mean(axis=0)
     sparse = [f"{series.sensors[n]} ({share[n]:.0%})" for n in np.flatnonzero(share > SPARSE)]
     sentences = {

@@ -240,3 +240,43 @@ def test_json_of_pytorch_geometric_temporal(tmp_path: Path) -> None:
         read_text(tmp_path, json.dumps({"nodes": [{"y": [1]}, {"y": [1, 2]}]}), "bad.json", **options)
     with pytest.raises(SeriesError, match="under FX or X"):
         read_text(tmp_path, json.dumps({"a": 1}), "bad.json", **options)
+
+
+def test_since_leave_out_and_most_missing(tmp_path: Path) -> None:
+    lines = [
+        f"2024-01-{day:02} 00:00,{day},{day if day % 2 else ''},{day},{day if day < 4 else ''}" for day in range(1, 11)
+    ]
+    text = "time,a,b,c,d\n" + "\n".join(lines)
+    options = {"since": "04.01.2024", "leave_out": "c", "most_missing": 0.5, "step": "1d"}
+    series = read_text(tmp_path, text, **options)
+    assert series.sensors == ("a",) and series.target[:, 0].tolist() == [4, 5, 6, 7, 8, 9, 10]
+    assert series.corrections == (
+        "dropped c: as --leave-out says",
+        "dropped d: no value at all",
+        "dropped b: more than 50% missing",
+    )
+    assert read_text(tmp_path, text, since="2024-01-05").sensors == ("a", "b", "c")
+    for wrong, error in (
+        ({"since": "2025-01-01"}, r"--since 2025-01-01: the data ends at 2024-01-10T00:00:00"),
+        ({"since": "then"}, r"--since, row 1: 'then' is no time"),
+        ({"leave_out": "e"}, r"there is no sensor e: the sensors are a, b, c, d"),
+        ({"most_missing": 0.0, "leave_out": "a,c"}, r"no sensor is left \(more than 0% missing\)"),
+        ({"most_missing": 15}, r"--most-missing 15: give a share from 0 to 1"),
+    ):
+        with pytest.raises(SeriesError, match=error):
+            read_text(tmp_path, text, **wrong)
+
+
+def test_since_is_a_local_time(tmp_path: Path) -> None:
+    text = "time,a\n" + "".join(f"2024-01-01T{hour:02}:00Z,{hour}\n" for hour in range(24))
+    series = read_text(tmp_path, text, zone="America/New_York", since="2024-01-01 03:00")
+    assert series.target[0, 0] == 8 and str(series.local[0]) == "2024-01-01T03:00:00"
+
+
+def test_a_sensor_that_is_down_can_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "latest.csv"
+    path.write_text("time,a,b,c\n2024-01-01 00:00,1,,\n2024-01-01 01:00,2,,\n")
+    assert read_series(DataOptions(data=path)).sensors == ("a",)
+    series = read_series(DataOptions(data=path), keep=["b"])
+    assert series.sensors == ("a", "b") and np.isnan(series.target[:, 1]).all()
+    assert set(series.corrections) == {"dropped c: no value at all", "sensors that miss many values: b (100%)"}

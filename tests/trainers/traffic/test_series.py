@@ -191,7 +191,7 @@ def test_times_that_jitter_are_moved_to_the_nearest_step(tmp_path: Path) -> None
         (["2024-01-01 00:00,1,1", "2024-01-01 00:07,1,1"], {}, "7min, which does not divide a day"),
         (["2024-01-01 00:00,1,1"], {}, "fewer than two times"),
         (["2024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {"step": "15min"}, "every 1h, which does not divide --step"),
-        (["2024-01-01 00:00,,", "2024-01-01 01:00,,"], {}, "the data has no value"),
+        (["2024-01-01 00:00,,", "2024-01-01 01:00,,"], {}, "counts.csv: the data has no value"),
         (["2024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {"zone": "Europe/Muenster"}, "--zone Europe/Muenster"),
         (["1024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {}, "row 1: there is no time 1024-01-01 00:00: correct it"),
         (["2004-01-01 00:00,1,1", "2024-01-01 00:00,1,1", "2024-01-01 01:00,1,1"], {}, "correct the wrong times"),
