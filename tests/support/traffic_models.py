@@ -40,7 +40,7 @@ def write_counts(file: Path, series: Series) -> Path:
 
 
 class Zeros(nn.Module):
-    """A network whose output is 0, or with `outputs` > 1 the quantiles -1, 0, 1 of the scale."""
+    """A network whose output is 0: with `profile` or `ridge`, quantiles are one scale away from the median."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -49,9 +49,7 @@ class Zeros(nn.Module):
 
     def forward(self, x: Tensor, time_in: Tensor, time_out: Tensor, known: Tensor | None = None) -> Tensor:
         size = (len(x), self.shape.steps_out, self.shape.sensors)
-        if self.shape.outputs == 1:
-            return x.new_zeros(size)
-        return torch.tensor([-1.0, 0.0, 1.0]).expand(*size, 3)
+        return x.new_zeros(size if self.shape.outputs == 1 else (*size, self.shape.outputs))
 
 
 def make_zeros(series: Series, kind: InputKind, steps: int = 24, outputs: int = 3) -> tuple[TrafficModel, Parts]:

@@ -36,6 +36,10 @@ class SeparateAttention(nn.Module):
         if shape.known:
             self.calendar = CalendarHead(shape, config.calendar_dim)
 
+    def last_layers(self) -> list[nn.Linear]:
+        """With this map at zero, the forecast is zero."""
+        return [self.output]
+
     def forward(self, x: Tensor, time_in: Tensor, time_out: Tensor, known: Tensor | None = None) -> Tensor:
         """Attend over time, then over sensors."""
         time = torch.cat([self.time_of_day(time_in[..., 0]), self.day_of_week(time_in[..., 1])], -1)

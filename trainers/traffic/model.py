@@ -131,6 +131,11 @@ class Extralonger(nn.Module):
             forecasts["spatial"] = self.spatial(x)
         return forecasts
 
+    def last_layers(self) -> list[nn.Linear]:
+        """The last linear map of each route: with these at zero, the forecast is zero."""
+        routes = [getattr(self, route) for route in self.config.routes]
+        return [route.last_layer() for route in routes]
+
     def _weights(self) -> Tensor:
         """Weights of the routes in the order of the configuration, with sum 1."""
         if self.config.fusion == "learned":
@@ -201,6 +206,9 @@ class TemporalRoute(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return self.project(self.output(self.layers(z)).unflatten(-1, self.size))
 
+    def last_layer(self) -> nn.Linear:
+        return self.project.linear if isinstance(self.project, TimeProjection) else self.output
+
 
 class MixedRoute(nn.Module):
     """Step 3: layers of its own over T tokens, then over the d feature tokens of width T, without a mask.
@@ -220,6 +228,9 @@ class MixedRoute(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         features = self.feature_layers(self.layers(z).transpose(1, 2))
         return self.project(self.output(features.transpose(1, 2)).unflatten(-1, self.size))
+
+    def last_layer(self) -> nn.Linear:
+        return self.project.linear
 
 
 class SpatialRoute(nn.Module):
@@ -242,6 +253,9 @@ class SpatialRoute(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.layers(self.embed(x))).unflatten(-1, self.size).transpose(1, 2)
+
+    def last_layer(self) -> nn.Linear:
+        return self.output
 
 
 class CalendarHead(nn.Module):

@@ -36,6 +36,10 @@ class _Network(nn.Module):
         """(B, N, O Q)."""
         raise NotImplementedError
 
+    def last_layers(self) -> list[nn.Linear]:
+        """The last linear maps: with these at zero, the forecast is zero (iTransformer's the mean of its input)."""
+        return [self.output]
+
 
 class DLinear(_Network):
     """Zeng et al. (arXiv 2205.13504), section 4: linear maps of trend and remainder, shared by the sensors.
@@ -49,6 +53,9 @@ class DLinear(_Network):
         self.kernel = kernel
         outputs = shape.steps_out * shape.outputs
         self.trend, self.remainder = (nn.Linear(shape.steps_in, outputs) for _ in range(2))
+
+    def last_layers(self) -> list[nn.Linear]:
+        return [self.trend, self.remainder]
 
     def forecast(self, x: Tensor, time_in: Tensor) -> Tensor:
         series = x[..., 0].transpose(1, 2)

@@ -120,8 +120,12 @@ def print_table(rows: Sequence[Row], title: str) -> None:
 
     leads = list(rows[0].scores.by_lead())
     has_holidays = rows[0].scores.special is not None
-    table = Table("model", "MAE", *leads, *(["holidays"] if has_holidays else []), "covers", "ours/its", title=title)
-    table.columns[0].no_wrap = True
+    names = ["model", "MAE", *leads, *(["holidays"] if has_holidays else []), "covers", "ours/its"]
+    table = Table(*names, title=title, box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for column in table.columns:
+        column.no_wrap = True
     for row in rows:
         measures, by_lead = row.scores.pooled(), row.scores.by_lead()
         table.add_row(

@@ -7,7 +7,8 @@
 
 The *profile* is the mean of each sensor at each step of the week in the training part. The *level* of a window is the
 sum of its last week over the sum of the profile there, per sensor. *sigma* is the standard deviation of x / level -
-profile, per sensor. Missing values count as the profile.
+profile, per sensor. Missing values count as the profile. With these two, the network's last layers begin at zero, and
+the outer quantiles one sigma away from the median: training starts from the scaled profile or the ridge regression.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class Forecaster(nn.Module):
         self.register_buffer("std", torch.ones(()))
         self.register_buffer("profile", torch.zeros(7 * steps_per_day, sensors))
         self.register_buffer("sigma", torch.ones(sensors))
+        if kind in ("profile", "ridge") and hasattr(network, "last_layers"):
+            for layer in network.last_layers():
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
         self.register_buffer("ridge", torch.zeros(steps if kind == "ridge" else (0, 0)))
 
     def forward(
@@ -84,6 +89,8 @@ class Forecaster(nn.Module):
         output = self.network(self._channels(scaled, x), time_in, time_out, known_out)
         if output.ndim > base.ndim:
             base, scale = base[..., None], scale[..., None]
+            if self.kind in ("profile", "ridge"):
+                output = output + torch.linspace(-1, 1, output.shape[-1], device=output.device)
         return base + scale * output.float()
 
     def network_input(

@@ -8,11 +8,12 @@ import torch
 
 from agentsys.trainers.traffic.baselines import make_baselines
 from agentsys.trainers.traffic.fit import forward, predict
+from agentsys.trainers.traffic.folder import NETWORKS, NetworkName, make_forecaster
 from agentsys.trainers.traffic.model import Shape
 from agentsys.trainers.traffic.scaling import INPUTS, Forecaster, InputKind, window_level
 from agentsys.trainers.traffic.splits import split_windows
 from tests.support.traffic import make_series, weekly
-from tests.support.traffic_models import Zeros, make_zeros, noisy_week
+from tests.support.traffic_models import TINY, Zeros, make_zeros, noisy_week
 
 WEEK = 168
 
@@ -64,6 +65,27 @@ def test_the_ridge_forecasts_a_residual_that_lasts() -> None:
         errors[kind] = float((predict(model.forecaster, parts.test, origins) - window.y)[:, 0].abs().mean())
     assert errors["ridge"] < 0.7 * errors["profile"]
     assert errors["ridge"] == pytest.approx(6 * 0.8, rel=0.25)  # the mean of |noise|: nobody can do better
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("steps_out", [12, 8])
+def test_a_new_network_starts_from_the_forecast_that_it_corrects(network: NetworkName, steps_out: int) -> None:
+    """With `profile` and `ridge`, the median is theirs before the training, and it can be learned from there."""
+    parts = split_windows(noisy_week(days=20), 12, steps_out)
+    shape = Shape(3, 12, steps_out, 24, channels=2, outputs=3)
+    mask = torch.eye(3, dtype=torch.bool)
+    model = make_forecaster(network, shape, mask, TINY, "profile", False)
+    model.fit_scaling(parts.train, parts.validation, parts.train_steps)
+    x, _, _, time_in, time_out = parts.test.batch(parts.test.origins[:4])
+    forecast = model(x, time_in, time_out)
+    if network != "itransformer":  # it adds the mean of its input back
+        naive = model.naive_forecast(x, time_in, time_out, None, None)
+        torch.testing.assert_close(forecast[..., 1], naive, atol=1e-3, rtol=1e-4)
+    assert (forecast.diff(dim=-1) > 0).all()
+    forecast.square().sum().backward()
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in model.network.last_layers())  # type: ignore[operator, union-attr]
+    plain = make_forecaster(network, shape, mask, TINY, "plain", False)
+    assert all(layer.weight.abs().sum() > 0 for layer in plain.network.last_layers())  # type: ignore[operator, union-attr]
 
 
 def test_plain_is_the_papers_scaler() -> None:
