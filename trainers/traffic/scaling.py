@@ -129,10 +129,14 @@ class Forecaster(nn.Module):
 
     def _residual(self, x: Tensor, profile: Tensor) -> tuple[Tensor, Tensor]:
         """Level (B, 1, N) and (x / level - profile) / sigma (B, T, N), 0 where x is missing."""
-        observed = x[..., -1] == 0
-        level = window_level(x[..., 0], profile, observed, 7 * self.steps_per_day)
+        level, observed = self._level(x, profile)
         residual = (x[..., 0] / level.clamp(min=SMALLEST_LEVEL) - profile) / self.sigma
         return level, residual.clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL) * observed
+
+    def _level(self, x: Tensor, profile: Tensor) -> tuple[Tensor, Tensor]:
+        """Level (B, 1, N) of each window, and where its input is observed (B, T, N)."""
+        observed = x[..., -1] == 0
+        return window_level(x[..., 0], profile, observed, 7 * self.steps_per_day), observed
 
     def _profile_at(self, time: Tensor, known: Tensor | None) -> Tensor:
         """(B, steps, N) the profile at these times."""
@@ -150,12 +154,13 @@ class Forecaster(nn.Module):
         self.profile.copy_(self._weekly_profile(train, train_steps))
         if self.kind in ("plain", "revin"):
             return
-        squares, count = torch.zeros_like(self.sigma), torch.zeros_like(self.sigma)
+        squares, weights = torch.zeros_like(self.sigma), torch.zeros_like(self.sigma)
         for window in _spread_batches(train):
-            _, residual = self._residual(window[0], self._profile_at(window[1], window[3]))
-            squares += residual.square().sum((0, 1))
-            count += (window[0][..., -1] == 0).sum((0, 1))
-        sigma = (squares / count.clamp(min=1)).sqrt()
+            x, profile = window[0], self._profile_at(window[1], window[3])
+            level, observed = self._level(x, profile)
+            squares += ((x[..., 0] - level * profile) * observed).square().sum((0, 1))
+            weights += (level.square() * observed).sum((0, 1))  # so that weeks of an outage hardly count
+        sigma = (squares / weights.clamp(min=1)).sqrt()
         known = sigma > 1e-3 * self.std  # not so for constant sensors, and those without a value in training
         self.sigma.copy_(torch.where(known, sigma, sigma[known].median() if known.any() else self.std))
         if self.kind == "ridge":

@@ -49,6 +49,14 @@ def test_quantiles_are_in_units_of_level_times_sigma() -> None:
     torch.testing.assert_close(median - low, high - median, atol=1e-3, rtol=1e-4)
 
 
+def test_sigma_is_the_deviation_from_the_scaled_profile() -> None:
+    """Noise of 30 on counts of some 500 to 700: more than the bound of residuals, if that were in counts."""
+    noise = 30 * np.random.default_rng(2).standard_normal((WEEK * 12, 3)) * [1, 2, 3]
+    series = make_series(weekly(WEEK * 12, sensors=3).target + 500 + noise)
+    model, _ = make_zeros(series, "profile", WEEK)
+    torch.testing.assert_close(model.forecaster.sigma, torch.tensor([30.0, 60.0, 90.0]), atol=0, rtol=0.1)
+
+
 def test_the_ridge_forecasts_a_residual_that_lasts() -> None:
     """Sensors whose deviation decays by 0.9 each hour: the ridge regression halves the error of the profile alone."""
     generator = np.random.default_rng(1)
