@@ -121,7 +121,7 @@ def print_table(rows: Sequence[Row], title: str) -> None:
     leads = list(rows[0].scores.by_lead())
     has_holidays = rows[0].scores.special is not None
     names = ["model", "MAE", *leads, *(["holidays"] if has_holidays else []), "covers", "ours/its"]
-    table = Table(*names, title=title, box=None, padding=(0, 2, 0, 0))
+    table = Table(*names, title=title, box=None, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for column in table.columns:
