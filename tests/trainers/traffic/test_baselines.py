@@ -205,3 +205,20 @@ def test_constant_and_empty_sensors_have_finite_forecasts() -> None:
             assert forecast.isfinite().all(), name
     constant = make_baselines(parts)["ridge on residual"](parts.test.origins[:5])
     assert constant[..., 1].numpy() == pytest.approx(5, abs=1e-2) and constant[..., 2].abs().max() < 1e-3
+
+
+def test_a_few_hours_after_an_outage_are_no_level() -> None:
+    values = weekly(HOURS).target.copy()
+    values[3000:3300] = np.nan
+    values[3200:3205] = 5000
+    profile = ScaledProfile.fit(parts_of(make_series(values)))
+    assert float(profile.level[3220, 0]) == pytest.approx(1, rel=1e-3)
+
+
+def test_ridge_reads_a_missing_value_as_the_profile() -> None:
+    values = noisy().target.copy()
+    parts = parts_of(make_series(values))
+    ridge = Ridge.fit(parts, ScaledProfile.fit(parts))
+    missing = np.isnan(values[700:868]).T
+    inputs = ridge._inputs(torch.tensor([868]))[0, :, :-1].numpy()
+    assert missing.sum() > 100 and (inputs[missing] == 0).all() and (inputs[~missing] != 0).all()
