@@ -42,6 +42,11 @@ TRAIN: Final = {
     "distill": ("agentsys.trainers.distill", "distillation from stored scores, or on the student's own text"),
     "warmup-distill": ("agentsys.trainers.warmup_distill", "warm up a student before distillation (Warmup-Distill)"),
     "miniplm": ("agentsys.trainers.miniplm", "select a corpus by two models' likelihoods, and pre-train (MiniPLM)"),
+    "extralonger": (
+        "agentsys.trainers.extralonger",
+        "forecast traffic a week ahead from a table of counts (Extralonger)",
+    ),
+    "forecast": ("agentsys.trainers.forecast", "forecast with a model of `extralonger`, beside the naive forecast"),
     "gguf": ("agentsys.trainers.export", "export a trained model to a GGUF file"),
 }
 TOOLS: Final = {

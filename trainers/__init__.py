@@ -10,6 +10,8 @@ Commands (`python trainers/<name>.py --help`), in the order of their use:
     warmup_distill  Warmup-Distill (arXiv 2502.11766): DPO on corrected samples before distillation
     miniplm         MiniPLM (arXiv 2410.17215): corpus chunks, scores, difference sampling, pre-training
     export          a trained folder -> one GGUF file
+    extralonger     Extralonger (arXiv 2411.00844): traffic a week ahead from a table of counts; no language model
+    forecast        the steps after the latest counts, with a folder of `extralonger`
 
 Library modules, in reading order:
 
@@ -24,6 +26,7 @@ Library modules, in reading order:
     generate, corrections, warmup         sampling, check and correct, the stages of Warmup-Distill
     pretrain/                             MiniPLM: chunks, corpus, nll, scores, difference, train
     gguf_file, gguf_tokenizer, gguf_check
+    traffic/                              Extralonger: series, windows, model, training, forecasts
 
 Commands import library modules, never the other way.
 """

@@ -189,6 +189,111 @@ def test_files_of_options(tmp_path: Path) -> None:
     check(first_faults(path, read_config, "config", 400))
 
 
+TRAFFIC_ROWS = [(f"2024-01-0{1 + hour // 24} {hour % 24:02}:00", hour, 3.5 * hour) for hour in range(40)]
+
+
+def traffic_csv() -> bytes:
+    return ("time,a,b\n" + "".join(f"{time},{a},{b}\n" for time, a, b in TRAFFIC_ROWS)).encode()
+
+
+def traffic_long_csv() -> bytes:
+    return ("Zeit;station;wert\n" + "".join(f"{t};s1;{a}\n{t};s2;{b}\n" for t, a, b in TRAFFIC_ROWS)).encode()
+
+
+def traffic_parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = list(zip(*TRAFFIC_ROWS, strict=True))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"time": columns[0], "a": columns[1], "b": columns[2]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def traffic_npz() -> bytes:
+    import io
+
+    import numpy as np
+
+    np.savez(file := io.BytesIO(), data=np.arange(80.0).reshape(40, 2, 1))
+    return file.getvalue()
+
+
+def traffic_h5() -> bytes:
+    skip_without("traffic")
+    import io
+
+    import h5py
+    import numpy as np
+
+    with h5py.File(buffer := io.BytesIO(), "w") as file:
+        group = file.create_group("df")
+        group["axis0"] = group["block0_items"] = np.array([b"a", b"b"])
+        group["axis1"] = np.arange(40, dtype=np.int64) * 3600 * 10**9
+        group["axis1"].attrs["kind"] = np.bytes_("datetime64")
+        group["block0_values"] = np.arange(80.0).reshape(40, 2)
+    return buffer.getvalue()
+
+
+def traffic_json() -> bytes:
+    nodes = [{"bus_stop": name, "y": list(range(40))} for name in (5, 7)]
+    return json.dumps({"nodes": nodes, "links": [{"source": 5, "target": 7, "weight": 1.5}]}).encode()
+
+
+TRAFFIC: dict[str, Callable[[], bytes]] = {
+    "wide.csv": traffic_csv,
+    "long.csv": traffic_long_csv,
+    "counts.csv.gz": lambda: gzip.compress(traffic_csv()),
+    "counts.parquet": traffic_parquet,
+    "counts.npz": traffic_npz,
+    "counts.h5": traffic_h5,
+    "counts.json": traffic_json,
+}
+
+
+@pytest.mark.parametrize("name", TRAFFIC)
+def test_tables_of_traffic(name: str, tmp_path: Path) -> None:
+    skip_without("traffic")
+    from agentsys.trainers.traffic.formats import DataOptions, read_series
+
+    path = tmp_path / name
+    path.write_bytes(TRAFFIC[name]())
+    arrays = name.endswith((".npz", ".json"))
+    options = DataOptions(data=path, start="2024-01-01" if arrays else "", step="1h" if arrays else "")
+    assert len(read_series(options)) == 40
+    check(first_faults(path, lambda path: read_series(options), name, 200))
+
+
+@pytest.mark.parametrize("name", ["edges.csv", "matrix.csv", "places.csv", "edges.json", "school.csv"])
+def test_graphs_and_terms_of_traffic(name: str, tmp_path: Path) -> None:
+    skip_without("traffic")
+    import numpy as np
+
+    from agentsys.trainers.traffic.calendar import school_holidays
+    from agentsys.trainers.traffic.graph import nearest_graph, read_graph
+    from agentsys.trainers.traffic.series import Series
+
+    sensors = ("a", "b", "c", "d")
+    times = np.datetime64("2024-01-01", "s") + np.arange(400) * np.timedelta64(3600, "s")
+    series = Series(np.ones((400, 4, 1), np.float32), times, 3600, sensors)
+    contents = {
+        "edges.csv": "from,to,cost\na,b,1.5\nb,c,2\nc,d,0\n",
+        "matrix.csv": "1,0,0,1\n0,1,0,0\n0,0.5,1,0\n0,0,0,1\n",
+        "places.csv": "sensor,lat,lon\na,52.1,7.5\nb,52.2,7.6\nc,52.3,7.7\nd,52,7\n",
+        "edges.json": json.dumps({"edges": [[0, 1], [2, 3]], "node_ids": {"a": 0, "b": 1, "c": 2, "d": 3}}),
+        "school.csv": "from,to\n2024-01-02,2024-01-04\n05.01.2024,2024-01-09\n",
+    }
+    readers: dict[str, Callable[[Path], object]] = {
+        "places.csv": lambda path: nearest_graph(path, sensors),
+        "school.csv": lambda path: school_holidays(series, path),
+    }
+    path = tmp_path / name
+    path.write_text(contents[name])
+    read = readers.get(name, lambda path: read_graph(path, sensors))
+    read(path)
+    check(first_faults(path, read, name, 200))
+
+
 SPECS = [
     "embedded?temperature=0.2&max_tokens=300&slots=2",
     "http://127.0.0.1:8000/v1,http://[::1]:81/v1#name?timeout=5&rpm=3&top_p=0.9&extra.a=1",

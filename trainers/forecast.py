@@ -1,0 +1,68 @@
+"""Forecast with a model folder of `extralonger`: the steps after the last value of a table, with 10-90 % bands.
+
+python trainers/forecast.py model --data latest.csv --out next_week.csv --picture next_week.png
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from agentsys.commands import command, knob, run_app
+from agentsys.display import show
+from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.traffic.folder import load_model
+from agentsys.trainers.traffic.forecast import make_forecast, verdict, write_csv
+from agentsys.trainers.traffic.formats import DataOptions, read_series
+
+
+@dataclass(frozen=True)
+class ForecastOptions:
+    """The latest data, and what is written."""
+
+    panel: ClassVar[str] = "Forecast"
+    data: Path = knob(Path(""), "table with the latest values, in a format of the training's data")
+    start: str = knob("", "time of the first row, for files without times")
+    school: str = knob("", "CSV file of school holidays, if the training had one; default: the same file")
+    out: Path = knob(Path("forecast.csv"), "CSV file: time, sensor, forecast, low_10, high_90, naive")
+    picture: Path | None = knob(None, "PNG file with up to four sensors")
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="output folder of `agentsys train extralonger`")],
+    options: ForecastOptions,
+) -> None:
+    """Forecast the steps after the last value of a table, beside the naive forecast."""
+    if options.out.is_dir():
+        raise TrainerError(f"--out {options.out} is a folder: give a CSV file")
+    trained = load_model(model)
+    if options.school:
+        if not trained.info.calendar.get("school"):
+            raise TrainerError(f"--school {options.school}: the model was trained without one; leave it out")
+        calendar = {**trained.info.calendar, "school": options.school}
+        trained = replace(trained, info=replace(trained.info, calendar=calendar))
+    data_options = DataOptions(**{**trained.info.data, "data": options.data, "start": options.start})
+    series = read_series(data_options, keep=trained.info.sensors)
+    for sentence in series.corrections:
+        show(sentence)
+    forecast = make_forecast(trained, series, options.data.name)
+    for note in forecast.notes:
+        show(f"note: {note}")
+    write_csv(forecast, options.out)
+    show(f"{options.out}: {len(forecast.times)} steps of {len(forecast.sensors)} sensors from {forecast.starts}")
+    if options.picture:
+        from agentsys.trainers.traffic.report import plot_forecast
+
+        plot_forecast(forecast, options.picture)
+        show(options.picture)
+    show(verdict(trained.info))
+
+
+app = command(main, name="train forecast")
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))

@@ -1,0 +1,258 @@
+"""From a table of values to a trained model: options, windows, network, training, bands."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from agentsys.commands import knob
+from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.traffic.attention import Scope
+from agentsys.trainers.traffic.calendar import CalendarOptions, calendar_covariates
+from agentsys.trainers.traffic.fit import FitOptions, State, coverage_factor, fit, predict, residual_bands
+from agentsys.trainers.traffic.folder import NETWORKS, ModelInfo, NetworkName, TrafficModel, make_forecaster
+from agentsys.trainers.traffic.forecast import naive_forecast
+from agentsys.trainers.traffic.formats import ONE_FILE, DataOptions
+from agentsys.trainers.traffic.graph import Graph, GraphOptions, make_graph
+from agentsys.trainers.traffic.grid import parse_duration
+from agentsys.trainers.traffic.model import ROUTES, ExtralongerConfig, Shape
+from agentsys.trainers.traffic.scaling import INPUTS, InputKind, spread_origins
+from agentsys.trainers.traffic.series import Series
+from agentsys.trainers.traffic.splits import Parts, SplitKind, Windows, split_windows
+
+Size = Literal["small", "pems04", "pems08", "seattle"]
+SIZES: Final[Mapping[Size, ExtralongerConfig]] = {
+    "small": ExtralongerConfig(64, 32, 32, 64, 256, 4),
+    "pems04": ExtralongerConfig(128, 192, 192, 256, 1024, 8),
+    "pems08": ExtralongerConfig(64, 64, 64, 64, 256, 4),
+    "seattle": ExtralongerConfig(256, 128, 128, 256, 1024, 8),
+}
+"""Widths: one of our own, and those of the paper's three data sets (papers file, section 3.4)."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model, its horizons, and how the data is split."""
+
+    panel: ClassVar[str] = "Model"
+    out_horizon: str = knob("week", "how far to forecast: week, day, a duration such as 12h, or a number of steps")
+    in_horizon: str = knob("", "how much of the past to read, in the same way; default: as far as the forecast")
+    split: SplitKind = knob("gapped", "gapped: no step is in two parts; published: the released code's windows")
+    network: NetworkName = knob("extralonger", "network to train; the others are for comparison")
+    size: Size = knob("small", "widths: small, or those of the paper for pems04, pems08 or seattle")
+    layers: int = knob(1, "layers of each route")
+    input: InputKind | None = knob(
+        None,
+        "plain; revin: each window normalized; profile: the residual of the scaled weekly profile; ridge: that of a "
+        "ridge regression on it, the default; plain with --paper",
+    )
+    routes: list[str] = knob((), "routes to use: mixed, spatial, temporal; repeatable; default all")
+    attention: Scope = knob("both", "halves of Global-Local attention")
+    fusion: Literal["fixed", "learned"] = knob("fixed", "weights of the routes: 2:1:1, or learned from there")
+    dropout: float | None = knob(None, "dropout; default 0.1, with --paper 0")
+    out: Path = knob(Path("model"), "output folder")
+
+    def __post_init__(self) -> None:
+        """Raises TrainerError for a dropout or a number of layers that cannot be."""
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise TrainerError(f"--dropout {self.dropout}: give a number from 0 to below 1")
+        if self.layers < 1:
+            raise TrainerError(f"--layers {self.layers}: give at least 1")
+
+    def config(self, paper: bool) -> ExtralongerConfig:
+        """The configuration of the network. Raises TrainerError for an unknown route."""
+        dropout = self.dropout if self.dropout is not None else 0.0 if paper else 0.1
+        config = replace(
+            SIZES[self.size], layers=self.layers, dropout=dropout, fusion=self.fusion, attention=self.attention
+        )
+        if unknown := [route for route in self.routes if route not in ROUTES]:
+            raise TrainerError(f"--routes {unknown[0]}: the routes are {', '.join(ROUTES)}")
+        return replace(config, routes=tuple(r for r in ROUTES if r in self.routes)) if self.routes else config
+
+    def input_kind(self, paper: bool) -> InputKind:
+        """What the network reads and what its output is added to."""
+        return self.input or ("plain" if paper else "ridge")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The table of models."""
+
+    panel: ClassVar[str] = "Table"
+    compare: str = knob(
+        "dlinear,stid,itransformer",
+        "networks to train as long as the model, each as NAME or NAME:INPUT (default input plain); empty: none",
+    )
+    test_windows: int = knob(1_000, "test windows at most, spread over the part; 0: all")
+
+    @property
+    def networks(self) -> list[tuple[NetworkName, InputKind]]:
+        """Networks and their inputs. Raises TrainerError for an unknown one."""
+        networks: list[tuple[NetworkName, InputKind]] = []
+        for entry in filter(None, (part.strip() for part in self.compare.split(","))):
+            text, _, kind_text = entry.partition(":")
+            name = next((name for name in NETWORKS if name == text), None)
+            kind = next((kind for kind in INPUTS if kind == (kind_text or "plain")), None)
+            if name is None or kind is None:
+                raise TrainerError(
+                    f"--compare {entry}: give NAME or NAME:INPUT with a name of {', '.join(NETWORKS)} and an input of "
+                    f"{', '.join(INPUTS)}"
+                )
+            networks.append((name, kind))
+        return networks
+
+
+RATES: Final[Mapping[NetworkName, float]] = {"dlinear": 1e-3, "stid": 2e-3, "itransformer": 1e-3}
+"""Learning rates of small networks in the table, which train faster at higher rates than Extralonger."""
+
+
+def options_to_compare(training: FitOptions, network: NetworkName, seconds: float) -> FitOptions:
+    """How a network of the table is trained: as long as the model took, with early stopping, at its own rate."""
+    rate = RATES.get(network, training.rate)
+    return replace(training, learning_rate=rate, seconds=max(seconds, 1.0), epochs=10_000, resume=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What all models of a table share."""
+
+    series: Series
+    parts: Parts
+    shape: Shape
+    graph: Graph
+    """Who is a neighbor in local attention."""
+    has_holidays: bool
+    """Whether column 0 of the covariates marks public holidays."""
+    data_options: DataOptions
+    calendar_options: CalendarOptions
+
+    @property
+    def holidays(self) -> npt.NDArray[np.bool_] | None:
+        """(T,) steps on public holidays; None without a calendar of them."""
+        covariates = self.parts.train.covariates
+        return covariates[:, 0].numpy() > 0 if self.has_holidays and covariates is not None else None
+
+
+def prepare(
+    series: Series,
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    calendar_options: CalendarOptions,
+    graph_options: GraphOptions,
+    training: FitOptions,
+) -> Data:
+    """Windows, covariates, local mask and shape of a series. Raises SeriesError if it is too short."""
+    steps_out = parse_horizon(model_options.out_horizon, series.step, "--out-horizon")
+    steps_in = parse_horizon(model_options.in_horizon, series.step, "--in-horizon") if model_options.in_horizon else 0
+    calendar = calendar_covariates(series, calendar_options)
+    known, names = calendar or (None, ())
+    parts = split_windows(series, steps_in or steps_out, steps_out, model_options.split, known)
+    shape = Shape(
+        sensors=len(series.sensors),
+        steps_in=steps_in or steps_out,
+        steps_out=steps_out,
+        steps_per_day=series.steps_per_day,
+        channels=1 if training.paper else series.values.shape[2] + 1,
+        outputs=training.outputs,
+        known=len(names),
+    )
+    has_holidays = "public holiday" in names
+    return Data(series, parts, shape, make_graph(parts, graph_options), has_holidays, data_options, calendar_options)
+
+
+def parse_horizon(text: str, step: int, option: str) -> int:
+    """Steps of a horizon: week, day, a duration such as 12h, or a number of steps. Raises TrainerError."""
+    if text.isdigit():
+        steps = int(text)
+    else:
+        steps, rest = divmod(parse_duration(text, option), step)
+        if rest:
+            raise TrainerError(f"{option} {text}: give a multiple of the step of {step / 60:g} minutes")
+    if steps < 1:
+        raise TrainerError(f"{option} {text}: give at least one step of {step / 60:g} minutes")
+    return steps
+
+
+def describe(data: Data) -> str:
+    """What is trained on, in one line."""
+    parts, shape = data.parts, data.shape
+    counts = " / ".join(f"{len(part):,}" for part in (parts.train, parts.validation, parts.test))
+    return (
+        f"{shape.sensors} sensors, {len(data.series):,} steps of {data.series.step / 60:g} minutes; {shape.steps_in} "
+        f"steps in, {shape.steps_out} out; windows for training / validation / test: {counts}; local attention: "
+        f"{data.graph.source}"
+    )
+
+
+def collect_settings(data: Data, options: Sequence[Any]) -> dict[str, Any]:
+    """All options and a digest of the data: what a resumed training must share."""
+    ignored = {"resume", "out"}
+    settings: dict[str, Any] = {"method": "Extralonger"}
+    for group in options:
+        settings |= {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(group).items()
+            if name not in ignored
+        }
+    values = np.ascontiguousarray(data.series.values)
+    settings["data_sha256"] = hashlib.sha256(values.tobytes() + data.series.times.tobytes()).hexdigest()[:16]
+    return settings
+
+
+def train(
+    data: Data,
+    network: NetworkName,
+    kind: InputKind,
+    config: ExtralongerConfig,
+    options: FitOptions,
+    out: Path,
+    checkpoint: Path | None = None,
+) -> tuple[TrafficModel, State]:
+    """Train one network and calibrate its bands on the validation part."""
+    torch.manual_seed(options.seed)
+    mask = torch.from_numpy(data.graph.mask)
+    forecaster = make_forecaster(network, data.shape, mask, config, kind, data.has_holidays)
+    forecaster.fit_scaling(data.parts.train, data.parts.validation, data.parts.train_steps)
+    state = fit(forecaster, data.parts.train, data.parts.validation, options, out, checkpoint=checkpoint, label=network)
+    forecaster.to("cpu")
+    info = ModelInfo(
+        network=network,
+        shape=data.shape,
+        config=config,
+        input=kind,
+        sensors=data.series.sensors,
+        step=data.series.step,
+        zone=data.series.zone,
+        data={name: value for name, value in asdict(data.data_options).items() if name not in ONE_FILE},
+        calendar=asdict(data.calendar_options),
+        holidays=data.has_holidays,
+        nonnegative=bool(data.parts.train.target[: data.parts.train_steps].min() >= 0),
+    )
+    model = TrafficModel(info, forecaster, mask, torch.zeros(0))
+    return calibrate(model, data.parts.validation, options), state
+
+
+def calibrate(model: TrafficModel, validation: Windows, options: FitOptions) -> TrafficModel:
+    """The model with bands that cover 80 % of the validation targets, and with its MAE there beside the naive one."""
+    origins = spread_origins(validation, min(options.validation_windows or 500, 500))
+    forecast = predict(model.forecaster, validation, origins)
+    window = validation.batch(origins)
+    naive = naive_forecast(model, validation, origins)
+    factor, bands = 1.0, model.bands
+    if forecast.ndim == 4:
+        factor = coverage_factor(forecast, window.y, window.mask)
+    else:
+        steps_per_day = model.info.shape.steps_per_day
+        bands = residual_bands(forecast, window.y, window.mask, window.time_out[..., 0], steps_per_day)
+    median = forecast[..., 1] if forecast.ndim == 4 else forecast
+    median = median.clamp(min=0) if model.info.nonnegative else median
+    errors = [float((one - window.y).abs()[window.mask].mean()) for one in (median, naive)]
+    info = replace(model.info, band_factor=factor, validation={"model": errors[0], "naive": errors[1]})
+    return replace(model, info=info, bands=bands)
