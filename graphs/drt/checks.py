@@ -24,6 +24,14 @@ NOTES: Final = re.compile(
     r"|[(（\[]\s*(?:translator'?s\s+)?(?:notes?|注|译注|译者注)\s*[:：]|```|\*\*"
 )
 """Notes and markup around a translation."""
+LEAD_IN: Final = re.compile(
+    r"(?i)^\W*(?:(?:sure|certainly|okay|ok)\b\W+)?(?:here(?:['’]s|\s+is|\s+are)?|the|this|it|my|a|an)\b[^:：\n]{0,60}"
+    r"\btranslat(?:e[sd]?|ions?)\b[^:：\n]{0,40}[:：]"
+    r"|^\W*(?:好的\W+)?(?:以下|下面|这|该|此|本|原)[^:：\n]{0,12}(?:翻译|译文|译)[^:：\n]{0,8}[:：]"
+)
+"""A sentence that announces the translation, such as "The sentence translates to:"."""
+ALTERNATIVES: Final = re.compile(r"\w+ [/／] \w+")
+"""Two renderings to choose from."""
 REFUSAL: Final = re.compile(
     r"(?i)can(?:not|['’]t) (?:assist|help) (?:you )?with (?:that|this)|as an ai\b|作为一个?(?:AI|人工智能)"
 )
@@ -84,13 +92,18 @@ def check_keywords(reply: Keywords, inputs: Mapping[str, Any]) -> str | None:
 def check_draft(translation: str, inputs: Mapping[str, Any]) -> str | None:
     """Return why a translation is refused, or None.
 
-    It must be the whole sentence and nothing else: no note, tag or refusal, no word of the source language but names
-    and quotations, and neither much shorter nor much longer than the sentence.
+    It must be the whole sentence and nothing else: no note, tag, refusal or announcement, no two renderings to choose
+    from, no word of the source language but names and quotations, and neither much shorter nor much longer than the
+    sentence.
     """
     text = inputs["text"]
     for pattern, name in ((NOTES, "a note"), (TAG, "a tag"), (REFUSAL, "a refusal")):
         if (match := pattern.search(translation)) and match[0] not in text:
             return f"it has {name} ({match[0].strip()}); give the translation alone"
+    if (match := LEAD_IN.search(translation)) and not re.search("[:：]", text):
+        return f"it begins with an announcement ({match[0].strip()}); give the translation alone"
+    if (match := ALTERNATIVES.search(translation)) and not re.search("[/／]", text):
+        return f"it has two renderings ({match[0]}); choose one"
     if WRAPPED.fullmatch(translation.strip()) and not WRAPPED.fullmatch(text.strip()):
         return "it is in quotation marks; give the translation alone"
     if "\n" in translation.strip() and "\n" not in text.strip():

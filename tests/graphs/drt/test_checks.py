@@ -49,6 +49,13 @@ def test_a_sentence_in_another_script_than_its_language_is_an_error() -> None:
         (TO_CHINESE | {"target_language": "German"}, "Der Kessel hustete wie ein alter Butler, und Ada lachte."),
         (TO_ENGLISH | {"target_language": "Japanese"}, "やかんが老執事のように咳をし、エイダが笑った。"),
         (TO_CHINESE | {"text": f"**{ENGLISH}**"}, "**水壶像个老管家似的咳了一声，艾达笑了。**"),
+        (TO_ENGLISH, "The kettle, which translated its cough like an old butler, made Ada laugh."),
+        (
+            TO_ENGLISH | {"text": "他说这句话的译法是：水壶像个老管家。"},
+            "The sentence is translated thus, he said: the kettle is an old butler.",
+        ),
+        (TO_ENGLISH, "The kettle coughed and/or barked like an old butler, and Ada laughed."),
+        (TO_ENGLISH | {"text": "水壶/茶壶咳嗽了一声，像个老管家。"}, "The kettle / teapot coughed like an old butler."),
     ],
 )
 def test_translations_that_pass(inputs: dict[str, Any], translation: str) -> None:
@@ -70,6 +77,17 @@ def test_translations_that_pass(inputs: dict[str, Any], translation: str) -> Non
         (TO_CHINESE, "水壶像个老管家似的咳了一声，艾达笑了。（注：比喻）", "it has a note"),
         (TO_CHINESE, "<think>壶</think>水壶像个老管家似的咳了一声，艾达笑了。", r"it has a tag \(<think>\)"),
         (TO_CHINESE, "水壶像个老管家似的咳了一声，⟦1⟧艾达笑了。", "it has a tag"),
+        (TO_ENGLISH, "The sentence translates to: The kettle coughed like an old butler.", "it begins with an announ"),
+        (TO_ENGLISH, "Sure! Here's my translation: The kettle coughed like an old butler.", "it begins with an announ"),
+        (
+            TO_ENGLISH,
+            "This can be translated into English as: The kettle coughed.",
+            r"\(This can .* as:\)",
+        ),
+        (TO_CHINESE, "以下是中文翻译：水壶像个老管家似的咳了一声，艾达笑了。", "it begins with an announcement"),
+        (TO_CHINESE, "这句话的译文是：水壶像个老管家似的咳了一声，艾达笑了。", "it begins with an announcement"),
+        (TO_ENGLISH, "The kettle coughed like a black / dark butler.", r"two renderings \(black / dark\); choose one"),
+        (TO_CHINESE, "水壶像个老管家 ／ 仆人似的咳了一声，艾达笑了。", "it has two renderings"),
         (TO_ENGLISH, "I'm sorry, but I can't assist with that.", "it has a refusal"),
         (TO_CHINESE, "抱歉，作为一个人工智能，我不能翻译这句话。", "it has a refusal"),
         (TO_CHINESE, "水壶像个老管家似的咳了一声。\n\n艾达笑了。", "it has several lines"),
