@@ -212,17 +212,14 @@ class DRT(System):
         learned = targets(state, thought, context.languages)
         return {"thought": thought, "targets": [asdict(target) for target in learned]}
 
-    def builder(self) -> StateGraph[State, Context, Input, Output]:
-        """Return the state machine of stages B and C."""
-        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+    def add_refinement(self, builder: StateGraph[Any, Context, Input, Any]) -> None:
+        """Add the nodes of stage B and of the selection (C1, C2), and the edges between them."""
         builder.add_node("pick_keywords", self.pick_keywords)
         builder.add_node("translate", self.translate)
         builder.add_node("advise", self.advise)
         builder.add_node("evaluate", self.evaluate)
         builder.add_node("refine", self.refine)
         builder.add_node("select", self.select)
-        builder.add_node("compare", self.compare)
-        builder.add_node("narrate", self.narrate)
         builder.add_edge(START, "pick_keywords")
         builder.add_edge("pick_keywords", "translate")
         builder.add_conditional_edges("translate", _after_draft, ["advise", "evaluate", END])
@@ -231,6 +228,13 @@ class DRT(System):
             "evaluate", lambda state: "select" if state.get("stop") else "refine", ["select", "refine"]
         )
         builder.add_conditional_edges("refine", _after_refinement, ["advise", "evaluate", "select"])
+
+    def builder(self) -> StateGraph[State, Context, Input, Output]:
+        """Return the state machine of stages B and C."""
+        builder = StateGraph(State, context_schema=Context, input_schema=Input, output_schema=Output)
+        self.add_refinement(builder)
+        builder.add_node("compare", self.compare)
+        builder.add_node("narrate", self.narrate)
         builder.add_conditional_edges("select", _after_selection, ["compare", "narrate", END])
         builder.add_edge("compare", "narrate")
         builder.add_edge("narrate", END)

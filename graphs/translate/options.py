@@ -88,6 +88,9 @@ class SystemOptions:
     student_system: str = knob(
         "", "system message of thought and direct: a text, or a file with it; empty: that of prompts/drt/student.md"
     )
+    drt_profile: Literal["paper", "small"] = knob(
+        "paper", "profile of drt-best and drt-last: the method as published, or for small models"
+    )
     trained_on: list[Path] = knob((), "collect run that a model was trained on; no pair may be in it; may be repeated")
     repeat: int = knob(1, "run each system this often, with other seeds; scores are means over the runs")
 
@@ -123,7 +126,7 @@ class SystemOptions:
         """What the context of a system can take from the command."""
         names = ("model", "sources", "document_language", "index", "retriever")
         languages = {"source_language": data.source_language, "target_language": data.target_language}
-        return {name: getattr(self, name) for name in names} | languages
+        return {name: getattr(self, name) for name in names} | languages | {"profile": self.drt_profile}
 
     def student_prompt(self) -> str:
         """prompts/drt/student.md with another system message; "" without one. Raises InputError and PromptError."""

@@ -3,6 +3,7 @@
 | system | what it is |
 |---|---|
 | plain | a plain prompt (graphs/translate/system.py) |
+| drt-best, drt-last | DRT's refinement: the best-scored draft, and the last one (graphs/drt/refinement.py) |
 | thought, direct | DRT's chat format: a student that writes the long thought first, or the translation alone |
 | rag | everything that CRAT retrieves in the prompt: no judge and no graph |
 | crat, crat-judge, crat-graph | CRAT; CRAT without the judge; CRAT without the graph (graphs/crat/system.py) |
@@ -32,11 +33,11 @@ from agentsys.traces import Trace
 
 @dataclass(frozen=True, slots=True)
 class SystemSpec:
-    """Where a system's graph is, the options that make it this system, and its inputs.
+    """Where a system's graph is, the options that make it this system, its inputs and its answer.
 
     `prepare` checks what the context names before any call, and fills in its digests. `input_of` is the graph's input
     for a pair. With `documents` the graph also takes {"sentences": [...]} and returns `translations`. `translator` is
-    the role that writes the translation.
+    the role that writes the translation, `answer` the value of the result that holds it.
     """
 
     module: str
@@ -45,6 +46,7 @@ class SystemSpec:
     input_of: Callable[[Pair, Any], dict[str, Any]] = lambda pair, context: {"text": pair.text}
     documents: bool = False
     translator: str = "translator"
+    answer: str = "translation"
 
 
 def _with_sources(context: Any) -> Any:
@@ -93,6 +95,8 @@ SYSTEMS: Final[Mapping[str, SystemSpec]] = {
         style: SystemSpec("agentsys.graphs.translate.system", {"judge": False, "style": style}, translator="student")
         for style in ("thought", "direct")
     },
+    "drt-best": SystemSpec("agentsys.graphs.drt.refinement", {}, translator="draft", answer="trans"),
+    "drt-last": SystemSpec("agentsys.graphs.drt.refinement", {}, translator="draft", answer="last"),
     "rag": _crat(judge=False, graph=False),
     "crat": _crat(),
     "crat-judge": _crat(judge=False),
@@ -179,7 +183,7 @@ class TranslationSystem:
         for trace in traces:
             members, repeat = self.units[trace.id]
             cost.add(trace, len(members))
-            for row in translations_in(trace, members):
+            for row in translations_in(trace, members, self.spec.answer):
                 row.run = repeat
                 rows[repeat, row.pair.id] = row
         manifest = self.run.manifest()
@@ -249,10 +253,13 @@ def units_of(
         yield key, ({"id": key, "sentences": texts}, members)
 
 
-def translations_in(trace: Trace, members: Sequence[Pair]) -> list[TranslatedPair]:
-    """The translations of a record's pairs. A document with another number of translations has none."""
+def translations_in(trace: Trace, members: Sequence[Pair], answer: str = "translation") -> list[TranslatedPair]:
+    """The translations of a record's pairs: `answer` in its result.
+
+    A document with another number of translations has none.
+    """
     result = trace.result or {}
-    texts = result.get("translations", []) if "sentences" in trace.input else [result.get("translation")]
+    texts = result.get("translations", []) if "sentences" in trace.input else [result.get(answer)]
     if len(texts) != len(members):
         reason = trace.reason or f"{len(texts)} translations of {len(members)} sentences"
         return [TranslatedPair(pair, reason=reason) for pair in members]

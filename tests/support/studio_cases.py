@@ -125,6 +125,27 @@ CASES = {
         edit_as=None,
         after_edit={"steps": [step(EDITED, 50, "draft"), *STEPS[1:]], "trans": DRAFTS[2]},
     ),
+    "drt_refinement": Case(
+        conditional={
+            *(("translate", "advise"), ("translate", "evaluate"), ("translate", "__end__")),
+            *(("evaluate", "refine"), ("evaluate", "select")),
+            *(("refine", "advise"), ("refine", "evaluate"), ("refine", "select")),
+        },
+        tokens_from={"pick_keywords", "translate", "advise", "evaluate", "refine"},
+        result={"steps": STEPS, "trans": DRAFTS[2], "last": DRAFTS[2], "stop": "threshold"},
+        changed={
+            "advisor_model": "vllm?max_tokens=77",
+            "advisor_prompt": "# user\nMARKED {{ target_language }}: {{ translation }}",
+            "target_language": "German",
+            "threshold": 40,
+        },
+        changed_result={"steps": STEPS[:1], "trans": DRAFTS[0], "last": DRAFTS[0], "stop": "threshold"},
+        asked_of_vllm=f"MARKED German: {DRAFTS[0]}",
+        edit_before="advise",
+        edit={"steps": [step(EDITED, 0, "draft", "", "")]},
+        edit_as=None,
+        after_edit={"steps": [step(EDITED, 50, "draft"), *STEPS[1:]], "last": DRAFTS[2]},
+    ),
     "drt_mine": Case(
         conditional=set(),
         tokens_from={"judge"},
