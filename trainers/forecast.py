@@ -16,8 +16,7 @@ from agentsys.commands import command, knob, run_app
 from agentsys.display import show
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.traffic.folder import load_model
-from agentsys.trainers.traffic.forecast import make_forecast, verdict, write_csv
-from agentsys.trainers.traffic.formats import DataOptions, read_series
+from agentsys.trainers.traffic.forecast import make_forecast, read_latest, verdict, write_csv
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,9 @@ class ForecastOptions:
     """The latest data, and what is written."""
 
     panel: ClassVar[str] = "Forecast"
-    data: Path = knob(Path(""), "table with the latest values, in a format of the training's data")
+    data: Path | None = knob(
+        None, "table with the latest values, in a format of the training's data; default: the end of that data"
+    )
     start: str = knob("", "time of the first row, for files without times")
     school: str = knob("", "CSV file of school holidays, if the training had one; default: the same file")
     out: Path = knob(Path("forecast.csv"), "CSV file: time, sensor, forecast, low_10, high_90, naive")
@@ -45,11 +46,10 @@ def main(
             raise TrainerError(f"--school {options.school}: the model was trained without one; leave it out")
         calendar = {**trained.info.calendar, "school": options.school}
         trained = replace(trained, info=replace(trained.info, calendar=calendar))
-    data_options = DataOptions(**{**trained.info.data, "data": options.data, "start": options.start})
-    series = read_series(data_options, keep=trained.info.sensors)
+    series = read_latest(model, trained.info, options.data, options.start)
     for sentence in series.corrections:
         show(sentence)
-    forecast = make_forecast(trained, series, options.data.name)
+    forecast = make_forecast(trained, series, options.data.name if options.data else "the training's data")
     for note in forecast.notes:
         show(f"note: {note}")
     write_csv(forecast, options.out)

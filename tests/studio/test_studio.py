@@ -270,6 +270,16 @@ def test_refused_indexes(studio: Studio, graph: str, tmp_path: Path) -> None:
         assert (error["error"], error["message"]) == ("KnowledgeError", message)
 
 
+def test_refused_forecasters(studio: Studio, tmp_path: Path) -> None:
+    """The same for the model folders of $AGENTSYS_FORECASTERS."""
+    case = CASES["traffic"]
+    for folder in (tmp_path, tmp_path / "none"):
+        context = case.context(studio) | {"forecaster": str(folder)}
+        error = studio.run("traffic", input=case.input, context=context)["__error__"]
+        message = f"in Studio, {folder} is not allowed; start the server with AGENTSYS_FORECASTERS={folder} to allow it"
+        assert (error["error"], error["message"]) == ("KnowledgeError", message)
+
+
 @pytest.mark.parametrize("kind", ["terms", "dictionary", "tmx", "passages"])
 def test_refused_term_sources(studio: Studio, kind: str, tmp_path: Path) -> None:
     """The same for the files of $AGENTSYS_TERM_SOURCES, beside an allowed one and however the path is written."""

@@ -51,7 +51,7 @@ class Case:
     input: Mapping[str, Any] = field(default_factory=lambda: {"text": TEXT})
     server: Literal["chat", "vllm"] = "chat"
     """Which server runs it: a narrative is gone on with only where the tokenizer is known."""
-    knowledge: Literal["", "index", "sources"] = ""
+    knowledge: Literal["", "index", "sources", "forecaster"] = ""
     """The context field that names what is looked up."""
     other_form: frozenset[str] = frozenset()
     """Input fields of records in another form, which Studio's form leaves out; then it requires none."""
@@ -280,6 +280,24 @@ CASES = {
         edit_as="write",
         after_edit={"response": EDITED, "grades": dict.fromkeys(DIMENSIONS, 4)},
         input={"prompt": "Write a letter about a lighthouse."},
+    ),
+    "traffic": Case(
+        conditional=set(),
+        tokens_from={"read", "answer"},
+        result={"answer": "Expect 36.0 (0 to 123.6)."},
+        changed={
+            "writer_model": "vllm?max_tokens=77",
+            "writer_prompt": "# user\nMARKED {{ value }},{{ low }},{{ high }}",
+        },
+        changed_result={"answer": "Expect 36.0 (0 to 123.6)."},
+        asked_of_vllm="MARKED 36.0,0,123.6",
+        edit_before="look_up",
+        edit={"asked": {"sensor": "a", "day": "2024-02-26", "time": "09:00"}},
+        needle="Sensor: a",
+        edit_as="read",
+        after_edit={"answer": "Expect 19.0 (0 to 106.6)."},
+        input={"question": "How much traffic is there at b on Monday at eight?"},
+        knowledge="forecaster",
     ),
     "translate": Case(
         conditional=set(),

@@ -59,6 +59,8 @@ def schema_of(seen: Seen) -> dict[str, Any]:
 def structured(seen: Seen, last: str) -> Behavior | None:
     """A reply that follows the request's schema; None for one that asks for text."""
     match sorted(schema_of(seen).get("properties", ())):
+        case ["day", "sensor", "time"]:
+            return as_json(sensor="b", day="2024-02-26", time="08:00")
         case ["keywords"]:
             return as_json(keywords=[{"word": "bell", "translation": "钟声"}])
         case ["reason", "score"]:
@@ -109,6 +111,10 @@ def reply_to(seen: Seen) -> Behavior:
         return Answer(BELL)
     if text := deeprag_reply(seen, messages) or crat_reply(messages[0]["content"]):
         return Answer(text)
+    if numbers := re.search(r"Forecast: (\S+)\nRange: (\S+) to (\S+)", last) or re.search(
+        r"MARKED (.*),(.*),(.*)", last
+    ):
+        return Answer("Expect {} ({} to {}).".format(*numbers.groups()))
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")
     if decision := re.search(r"Final translation: (⟦\d⟧)", last):

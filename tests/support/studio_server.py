@@ -28,6 +28,7 @@ from tests.support.paths import ROOT
 from tests.support.servers import FakeServer, Seen, write_model_folder
 from tests.support.studio_cases import CASES
 from tests.support.studio_replies import PASSAGES, SOUND, reply_to
+from tests.support.traffic_models import write_profile_model
 
 LANGGRAPH = Path(sys.executable).parent / "langgraph"
 START_SECONDS = 60
@@ -66,7 +67,7 @@ class Studio:
     foreign: socket.socket
     traps: Path
     knowledge: Mapping[str, str]
-    """Context fields, `index` and `sources`, with what the server is allowed to read."""
+    """Context fields, `index`, `sources` and `forecaster`, with what the server is allowed to read."""
     assistants: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -140,9 +141,11 @@ def studio_in(folder: Path, **variables: str) -> Iterator[Studio]:
         allowed = ", ".join([*(server.url for server in (chat, vllm, llamacpp)), DOWN])
         index, terms = build_index(PASSAGES, folder / "index").folder, write_terms(folder / "terms.csv")
         environment = os.environ | without_models(folder) | {"AGENTSYS_ENDPOINTS": allowed}
-        environment |= {"AGENTSYS_INDEXES": str(index), "AGENTSYS_TERM_SOURCES": str(terms), **variables}
+        forecaster = write_profile_model(folder / "forecaster")
+        environment |= {"AGENTSYS_INDEXES": str(index), "AGENTSYS_TERM_SOURCES": str(terms)}
+        environment |= {"AGENTSYS_FORECASTERS": str(forecaster), **variables}
         with langgraph_dev(folder, environment) as http:
-            knowledge = {"index": str(index), "sources": f"terms:{terms}"}
+            knowledge = {"index": str(index), "sources": f"terms:{terms}", "forecaster": str(forecaster)}
             studio = Studio(http, chat, vllm, llamacpp, foreign, folder / "traps", knowledge)
             studio.assistants = {a["graph_id"]: a["assistant_id"] for a in studio.post("/assistants/search", limit=100)}
             yield studio

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel
+from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel, make_forecaster, save_latest, save_model
 from agentsys.trainers.traffic.model import ExtralongerConfig, Shape
 from agentsys.trainers.traffic.scaling import Forecaster, InputKind
 from agentsys.trainers.traffic.series import Series
 from agentsys.trainers.traffic.splits import Parts, split_windows
-from tests.support.traffic import make_series
+from tests.support.traffic import make_series, weekly
 
 TINY = ExtralongerConfig(value_dim=8, time_dim=4, day_dim=4, sensor_dim=6, feed_forward=16, heads=2)
 
@@ -64,3 +65,18 @@ def make_zeros(series: Series, kind: InputKind, steps: int = 24, outputs: int = 
     )  # fmt: skip
     mask = torch.ones(shape.sensors, shape.sensors, dtype=torch.bool)
     return TrafficModel(info, forecaster, mask, torch.zeros(0)), parts
+
+
+def write_profile_model(folder: Path) -> Path:
+    """A model folder whose forecast is the scaled profile: the last layers of a new network are zero.
+
+    Two sensors, a and b, in Berlin's time; `weekly` counts of 56 days from 2024-01-01T00:00 UTC; it forecasts a day.
+    """
+    series = weekly(24 * 56, zone="Europe/Berlin", sensors=2)
+    zeros, parts = make_zeros(series, "profile", steps=24)
+    info = replace(zeros.info, config=TINY)
+    forecaster = make_forecaster("extralonger", info.shape, zeros.mask, TINY, "profile", False)
+    forecaster.fit_scaling(parts.train, parts.validation, parts.train_steps)
+    save_model(folder, TrafficModel(info, forecaster, zeros.mask, zeros.bands))
+    save_latest(folder, series, 24)
+    return folder

@@ -19,9 +19,14 @@ from agentsys.trainers.traffic.timestamps import Stamps, count_times
 
 Array = npt.NDArray[Any]
 
+MOST_CHANNELS = 3
+"""An array of N nodes and as many channels has two axes of nodes if N is above it."""
+
 
 def read_npz(path: Path, start: str, step: int | None) -> Rows:
-    """An array (T, N, C) or (T, N) under the key `data`, or the only one of the file. Sensors are named 0 to N - 1.
+    """An array (T, N, C), (T, N) or (T, N, N) under the key `data`, or the only one of the file.
+
+    Sensors are named 0 to N - 1. With two axes of N > 3 nodes the values are flows, and a sensor is a pair such as 0-1.
 
     The files of Extralonger's code have the time of day and the day of the week as channels 1 and 2 (papers file,
     section 3.2): without `start` and `step`, times are taken from them, and begin on a Monday of 2018 at the earliest.
@@ -43,6 +48,8 @@ def read_npz(path: Path, start: str, step: int | None) -> Rows:
 def _rows_of_array(array: Array, name: str, start: str, step: int | None) -> Rows:
     if array.ndim not in (2, 3) or not np.issubdtype(array.dtype, np.number) or not array.size:
         raise SeriesError(f"{name}: {array.dtype} of shape {array.shape}: give numbers of (times, sensors, channels)")
+    if array.ndim == 3 and array.shape[1] == array.shape[2] > MOST_CHANNELS:
+        return _rows_of_flows(array, name, start, step)
     values = array.reshape(*array.shape[:2], -1).astype(np.float32)
     sensors = tuple(str(index) for index in range(values.shape[1]))
     if values.shape[2] != 3 or not _has_clock(values):
@@ -55,6 +62,15 @@ def _rows_of_array(array: Array, name: str, start: str, step: int | None) -> Row
         note += f"; by them steps of {describe_seconds(own_step)} begin at {first} (the week is made up)"
         stamps = Stamps(first + np.arange(len(values)) * np.timedelta64(own_step, "s"), np.ones(len(values), bool))
     return Rows(stamps, values[:, :, :1], sensors, None, (note,))
+
+
+def _rows_of_flows(array: Array, name: str, start: str, step: int | None) -> Rows:
+    """Flows (T, N, N) from each node to each node."""
+    nodes = array.shape[1]
+    sensors = tuple(f"{origin}-{end}" for origin in range(nodes) for end in range(nodes))
+    values = array.reshape(len(array), nodes * nodes, 1).astype(np.float32)
+    note = f"{name}: two axes of {nodes} nodes are read as flows from the first to the second: {len(sensors)} sensors"
+    return Rows(count_times(len(values), start, step, name), values, sensors, None, (note,))
 
 
 def _has_clock(values: Array) -> bool:

@@ -28,8 +28,8 @@ from agentsys.trainers.traffic.experiment import (
     train,
 )
 from agentsys.trainers.traffic.fit import QUANTILES, FitOptions, State, memory_errors, predict
-from agentsys.trainers.traffic.folder import TrafficModel, save_model
-from agentsys.trainers.traffic.forecast import forecast_window, naive_forecast, sensor_attention, verdict
+from agentsys.trainers.traffic.folder import TrafficModel, save_latest, save_model
+from agentsys.trainers.traffic.forecast import forecast_window, naive_forecast, sensor_attention, trim_end, verdict
 from agentsys.trainers.traffic.formats import DataOptions, read_series
 from agentsys.trainers.traffic.graph import GraphOptions
 from agentsys.trainers.traffic.metrics import Scores, evaluate_forecaster
@@ -46,6 +46,7 @@ from agentsys.trainers.traffic.report import (
 )
 from agentsys.trainers.traffic.scaling import spread_origins
 from agentsys.trainers.traffic.splits import Windows
+from agentsys.trainers.traffic.zero_shot import check_fracast, fracast_forecaster
 
 SCRATCH = ".compare-"
 """Prefix of the folders in which networks of the table are trained."""
@@ -68,6 +69,8 @@ def run(
     checkpoint, before = find_start(out, training.resume)
     series = read_series(data_options)
     data = prepare(series, data_options, model_options, calendar_options, graph_options, training)
+    if table_options.fracast_python:
+        check_fracast(table_options.fracast_python)
     options = (data_options, model_options, calendar_options, graph_options, training, table_options)
     settings = collect_settings(data, options)
     if checkpoint:
@@ -82,6 +85,7 @@ def run(
     with memory_errors(training.batch):
         model, state = train(data, model_options.network, kind, config, training, out, checkpoint)
         save_model(out, model)
+        save_latest(out, trim_end(series)[0], data.shape.steps_in)
         scorer = Scorer(data, table_options.test_windows, zeros=not paper)
         scorer.add_model(model, state.seconds)
         for network, input_kind in networks:
@@ -92,6 +96,12 @@ def run(
                 scorer.add_model(other, ended.seconds)
         for name, baseline in make_baselines(data.parts, data.holidays).items():
             scorer.add(name, baseline)
+        if table_options.fracast_python:
+            scorer.add(
+                "fracast (zero-shot)",
+                fracast_forecaster(table_options.fracast_python, series, scorer.origins, data.shape.steps_out),
+                QUANTILES,
+            )
         rows = make_rows(model.name, scorer.scores, scorer.seconds, scorer.parameters)
         write_results(data, model, state, rows, settings, out, scorer.origins)
     return rows

@@ -90,6 +90,9 @@ class TableOptions:
         "dlinear,stid,itransformer",
         "networks to train as long as the model, each as NAME or NAME:INPUT (default input plain); empty: none",
     )
+    fracast_python: Path | None = knob(
+        None, "a Python that has the package fracast: a row of its zero-shot forecasts; without it no such row"
+    )
     test_windows: int = knob(1_000, "test windows at most, spread over the part; 0: all")
 
     @property

@@ -2,16 +2,19 @@
 
 model.safetensors   weights, scaling, local mask and bands
 model.json          what is needed to build the network, to read its data, and to say how good it is
+latest.npz          the last steps of the training's data: what the model forecasts from if no other data is given
 """
 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,12 +25,14 @@ from agentsys.trainers.traffic.control import SeparateAttention
 from agentsys.trainers.traffic.model import Extralonger, ExtralongerConfig, Shape
 from agentsys.trainers.traffic.neural import STID, DLinear, ITransformer
 from agentsys.trainers.traffic.scaling import Forecaster, InputKind
+from agentsys.trainers.traffic.series import Series
 
 NetworkName = Literal["extralonger", "separate", "dlinear", "stid", "itransformer"]
 NETWORKS: Final[tuple[NetworkName, ...]] = get_args(NetworkName)
 
 FILE: Final = "model.json"
 _WEIGHTS: Final = "model.safetensors"
+_LATEST: Final = "latest.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,25 @@ def load_model(folder: Path) -> TrafficModel:
         raise TrainerError(f"{folder / _WEIGHTS} is damaged: train the model again") from None
     forecaster.eval()
     return TrafficModel(info, forecaster, mask, bands)
+
+
+def save_latest(folder: Path, series: Series, steps: int) -> None:
+    """Write the last `steps` steps of a series."""
+    last = series.between(max(len(series) - steps, 0), len(series))
+    np.savez_compressed(folder / _LATEST, values=last.values, times=last.times.astype(np.int64))
+
+
+def load_latest(folder: Path, info: ModelInfo) -> Series:
+    """The last steps of the training's data. Raises TrainerError if the folder has none, or damaged ones."""
+    file = folder / _LATEST
+    if not file.is_file():
+        raise TrainerError(f"{folder} has no {_LATEST}: give the latest values with --data")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            times = arrays["times"].astype("datetime64[s]")
+            return Series(arrays["values"], times, info.step, info.sensors, info.zone)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as err:
+        raise TrainerError(f"{file} is damaged ({' '.join(str(err).split())[:100]}): give the latest values") from None
 
 
 def check_sensors(info: ModelInfo, sensors: Sequence[str], name: str) -> None:

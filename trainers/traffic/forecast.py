@@ -15,7 +15,8 @@ import torch
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.traffic.calendar import CalendarOptions, calendar_covariates
 from agentsys.trainers.traffic.fit import known_of, predict
-from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel, check_sensors
+from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel, check_sensors, load_latest
+from agentsys.trainers.traffic.formats import DataOptions, read_series
 from agentsys.trainers.traffic.model import Extralonger
 from agentsys.trainers.traffic.series import Floats, Series, Times, utc_offsets
 from agentsys.trainers.traffic.splits import Windows, make_windows
@@ -54,11 +55,21 @@ class Forecast:
         step = np.timedelta64(self.history.step, "s")
         index = int((time - self.times[0]) // step)
         if not 0 <= index < len(self.times):
-            raise TrainerError(
-                f"{time} is outside the forecast, which is from {self.times[0]} to {self.times[-1] + step} (UTC)"
-            )
+            asked, first, end = local_texts(np.array([time, self.times[0], self.times[-1] + step]), self.zone)
+            raise TrainerError(f"{asked} is outside the forecast, which is from {first} to {end}")
         column = self.sensors.index(sensor)
         return tuple(float(table[index, column]) for table in (self.values, self.low, self.high))  # type: ignore[return-value]
+
+
+def read_latest(folder: Path, info: ModelInfo, data: Path | None = None, start: str = "") -> Series:
+    """The latest values: those of a file in a format of the training's data, or without one the end of that data.
+
+    Raises TrainerError, SeriesError among them.
+    """
+    if data is None:
+        return load_latest(folder, info)
+    options = DataOptions(**{**info.data, "data": data, "start": start})
+    return read_series(options, keep=info.sensors)
 
 
 def make_forecast(model: TrafficModel, series: Series, name: str = "the data") -> Forecast:

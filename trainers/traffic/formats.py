@@ -31,6 +31,8 @@ from agentsys.trainers.traffic.series import Series, SeriesError, find_zone
 from agentsys.trainers.traffic.timestamps import Stamps, count_times, is_time, parse_times
 
 TIME_NAMES = {"time", "times", "timestamp", "datetime", "date", "date_time", "zeit", "datum", "zeitstempel"}
+DATE_NAMES = {"date", "day", "datum", "tag"}
+CLOCK_NAMES = {"time", "hour", "clock", "zeit", "uhrzeit", "stunde"}
 SENSOR_NAMES = {
     "sensor",
     "station",
@@ -173,6 +175,8 @@ def read_table(table: pa.Table, name: str, options: DataOptions, step: int | Non
     """The rows of a wide or long table. Raises SeriesError."""
     if not table.num_rows:
         raise SeriesError(f"{name}: no rows below the header: give a file with data")
+    if not options.time_column:
+        table = join_date_and_time(table, notes)
     time_column = find_time_column(table, name, options)
     stamps = _read_times(table, time_column, name, options.start, step)
     others = [column for column in table.column_names if column != time_column]
@@ -192,6 +196,29 @@ def read_table(table: pa.Table, name: str, options: DataOptions, step: int | Non
     values = np.stack([to_numbers(table[column], name, column, notes) for column in columns], axis=1)
     sensors, positions = _encode(table[sensor_column], name, sensor_column)
     return Rows(stamps, values[:, None, :], sensors, positions, tuple(notes))
+
+
+def join_date_and_time(table: pa.Table, notes: list[str]) -> pa.Table:
+    """The table with a column `datetime` in place of one of dates and one of times of day or hours, if it has both.
+
+    Adds a note if they were joined.
+    """
+    date, clock = _find(table.column_names, DATE_NAMES), _find(table.column_names, CLOCK_NAMES)
+    if not date or not clock:
+        return table
+    dates, clocks = (_texts(table[column]) for column in (date, clock))
+    is_hour = pc.match_substring_regex(clocks, r"^\d{1,2}$")
+    is_clock = pc.match_substring_regex(clocks, r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?$")
+    if not pc.all(pc.or_(is_hour, is_clock)).as_py() or pc.any(pc.match_substring(dates, ":")).as_py():
+        return table
+    clocks = pc.if_else(is_hour, pc.binary_join_element_wise(clocks, "00", ":"), clocks)
+    joined = pc.binary_join_element_wise(dates, clocks, " ")
+    notes.append(f"columns {date} and {clock} are read as date and time of day")
+    return table.drop_columns([date, clock]).add_column(0, "datetime", joined)
+
+
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    return pc.utf8_trim_whitespace(pc.fill_null(column.combine_chunks().cast(pa.string()), ""))
 
 
 def find_time_column(table: pa.Table, name: str, options: DataOptions) -> str | None:

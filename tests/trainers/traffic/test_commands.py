@@ -61,6 +61,7 @@ def test_a_table_of_counts_becomes_a_model_folder(trained: Path) -> None:
     pictures = {"curves.png", "week.png", "lead.png", "attention.png"}
     files = {
         "README.md",
+        "latest.npz",
         "metrics.jsonl",
         "model.json",
         "model.safetensors",
@@ -88,6 +89,21 @@ def test_a_forecast_of_the_latest_data(trained: Path, counts: Path, tmp_path: Pa
     assert (low <= values).all() and (values <= high).all() and ((truth >= low) & (truth <= high)).mean() > 0.5
     assert np.abs(values - truth).mean() < 0.5 * truth.mean()
     assert json.loads((trained / "report.json").read_text())["verdict"] in capsys.readouterr().out
+
+
+def test_without_data_the_forecast_follows_that_of_the_training(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "next.csv"
+    assert run_app(forecast.app, [str(trained), "--out", str(out)]) == 0
+    assert f"{out}: 24 steps of 3 sensors from 2024-02-10T00:00:00+00:00" in " ".join(capsys.readouterr().out.split())
+    (trained / "latest.npz").rename(tmp_path / "latest.npz")
+    try:
+        assert run_app(forecast.app, [str(trained), "--out", str(out)]) == 2
+        assert "has no latest.npz: give the latest values with --data" in capsys.readouterr().err
+        (trained / "latest.npz").write_bytes(b"PK")
+        assert run_app(forecast.app, [str(trained), "--out", str(out)]) == 2
+        assert "latest.npz is damaged" in capsys.readouterr().err
+    finally:
+        (tmp_path / "latest.npz").replace(trained / "latest.npz")
 
 
 def test_a_killed_command_is_resumed_with_the_same_settings(

@@ -111,6 +111,28 @@ def test_bad_times(tmp_path: Path, times: list[str], error: str) -> None:
         read_text(tmp_path, "time,a\n" + "".join(f"{time},1\n" for time in times))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "date,hour,a\n2024-01-01,22,1\n2024-01-01,23,2\n2024-01-02,0,3\n",
+        "a,Time,Date\n1,22:00,01.01.2024\n2,23:00,01.01.2024\n3,00:00,02.01.2024\n",
+        "Datum;Uhrzeit;a\n2024-01-01;22:00:00;1\n2024-01-01;23:00:00;2\n2024-01-02;00:00:00;3\n",
+        "date,time,a\n12/31/2023,10:00 PM,0\n01/01/2024,10:00 PM,1\n01/01/2024,11:00 PM,2\n01/02/2024,12:00 AM,3\n",
+    ],
+)
+def test_dates_and_times_of_day_in_two_columns(tmp_path: Path, text: str) -> None:
+    series = read_text(tmp_path, text, step="1h")
+    last = series.between(len(series) - 3, len(series))
+    assert last.target[:, 0].tolist() == [1, 2, 3] and series.sensors == ("a",)
+    assert str(last.times[0]) == "2024-01-01T22:00:00" and any("date and time of day" in c for c in series.corrections)
+
+
+def test_a_column_of_whole_times_beside_one_of_dates(tmp_path: Path) -> None:
+    """The time alone is the time; a column of dates that is no number is refused by its name."""
+    text = "day,time,a\n1,2024-01-01 22:00,1\n1,2024-01-01 23:00,2\n"
+    assert read_text(tmp_path, text).sensors == ("day", "a")
+
+
 def test_decimal_commas_and_words_for_missing_values(tmp_path: Path) -> None:
     series = read_text(tmp_path, "time;a;b\n2024-01-01 00:00;1,5;n/a\n2024-01-01 01:00;2;-\n2024-01-01 02:00; ;7\n")
     assert filled(series) == [[1.5, -1], [2, -1], [-1, 7]]
@@ -192,6 +214,19 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(path, data=np.array([{"a": 1}], object))
     with pytest.raises(SeriesError, match="not an npz file of plain arrays"):
         read_series(DataOptions(data=path))
+
+
+def test_npz_of_flows_between_nodes(tmp_path: Path) -> None:
+    """(T, N, N): a sensor is a pair, from the first node to the second."""
+    flows = np.arange(3 * 16).reshape(3, 4, 4)
+    np.savez(tmp_path / "od.npz", od=flows)
+    series = read_series(DataOptions(data=tmp_path / "od.npz", start="2024-01-01", step="1h"))
+    assert len(series.sensors) == 16 and series.sensors[:5] == ("0-0", "0-1", "0-2", "0-3", "1-0")
+    assert series.target[1, series.sensors.index("2-3")] == flows[1, 2, 3]
+    assert any("flows from the first to the second: 16 sensors" in sentence for sentence in series.corrections)
+    np.savez(tmp_path / "channels.npz", data=np.ones((3, 3, 3)))
+    channels = read_series(DataOptions(data=tmp_path / "channels.npz", start="2024-01-01", step="1h"))
+    assert channels.values.shape == (3, 3, 3)
 
 
 def test_npz_of_extralonger_has_its_clock_in_channels(tmp_path: Path) -> None:

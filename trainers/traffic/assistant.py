@@ -1,0 +1,162 @@
+"""An example graph for Studio: a question about traffic, answered in a sentence from a trained model's forecast.
+
+    question -> read (sensor and time) -> look_up (value and band) -> answer (a sentence with the band)
+
+The model folder is an option; in Studio it must be one that $AGENTSYS_FORECASTERS lists. torch loads with the first
+question: Studio's server starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NotRequired
+
+from langgraph.graph import StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from agentsys.installation import install_command
+from agentsys.knowledge.index import allowed_path
+from agentsys.roles import Role
+from agentsys.systems import BaseContext, System, ask, knob, role_options, sequence_graph
+from agentsys.trainers.loading import TrainerError
+
+if TYPE_CHECKING:
+    from agentsys.trainers.traffic.forecast import Forecast
+
+FOLDERS: Final = "AGENTSYS_FORECASTERS"
+"""Environment variable: the model folders that Studio may open, separated by commas."""
+
+
+class Asked(BaseModel):
+    """The reader's reply: what the question asks for."""
+
+    sensor: str
+    day: str
+    time: str
+
+
+class Input(TypedDict):
+    """Graph input."""
+
+    question: str
+
+
+class Output(Input):
+    """Graph output: the sentence, and the forecast that it states."""
+
+    answer: NotRequired[str]
+    forecast: NotRequired[dict[str, Any]]
+
+
+class State(Output):
+    """The output, and what the question asks for."""
+
+    asked: NotRequired[dict[str, str]]
+
+
+def check_asked(reply: Asked, inputs: Mapping[str, Any]) -> str | None:
+    """Return why the reader's reply is refused, or None: a sensor, a day and a time of the forecast."""
+    from agentsys.trainers.traffic.tool import read_time
+
+    if reply.sensor not in inputs["sensors"]:
+        return f"there is no sensor {reply.sensor}: copy one of the list"
+    try:
+        moment = read_time(f"{reply.day}T{reply.time}", inputs["zone"])
+    except TrainerError as err:
+        return str(err)
+    first, last = (read_time(inputs[name], inputs["zone"]) for name in ("first", "last"))
+    if not first <= moment <= last:
+        return f"{reply.day} {reply.time} is outside the forecast, which is from {inputs['first']} to {inputs['last']}"
+    return None
+
+
+def check_answer(reply: str, inputs: Mapping[str, Any]) -> str | None:
+    """Return why a sentence is refused, or None: it states the forecast and both ends of the range."""
+    missing = [inputs[name] for name in ("value", "low", "high") if inputs[name] not in reply]
+    return f"it does not state {' and '.join(missing)}: copy the numbers" if missing else None
+
+
+@dataclass(frozen=True)
+class TrafficAssistant(System):
+    """The roles and nodes."""
+
+    reader: Role[Asked] = Role(
+        "traffic/reader", Asked, check=check_asked, sampling={"temperature": 0.0, "max_tokens": 80}
+    )
+    writer: Role[str] = Role("traffic/writer", check=check_answer, sampling={"temperature": 0.0, "max_tokens": 160})
+
+    async def read(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The sensor and the time of the question."""
+        from agentsys.trainers.traffic.tool import describe
+
+        inputs = describe(await runtime.context.load())
+        answer = await ask(runtime.context, self.reader, key="read", question=state["question"], **inputs)
+        return {"asked": answer.value.model_dump(), "answer": "", "forecast": {}}
+
+    async def look_up(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """The forecast for them."""
+        from agentsys.trainers.traffic.tool import look_up
+
+        forecast, asked = await runtime.context.load(), state["asked"]
+        return {"forecast": look_up(forecast, asked["sensor"], f"{asked['day']}T{asked['time']}")}
+
+    async def answer(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """A sentence with the forecast and its band."""
+        from agentsys.trainers.traffic.report import number
+
+        found = state["forecast"]
+        numbers = {name: number(found[key]) for name, key in NUMBERS.items()}
+        time = f"{found['weekday']}, {found['time'][:16].replace('T', ' ')}"
+        inputs = {"question": state["question"], "sensor": found["sensor"], "time": time}
+        answer = await ask(runtime.context, self.writer, key="answer", **inputs, **numbers)
+        return {"answer": answer.value.strip()}
+
+    def builder(self) -> StateGraph[State, Context, Input, Output]:
+        """read -> look_up -> answer."""
+        nodes = (self.read, self.look_up, self.answer)
+        return sequence_graph(*nodes, state=State, context=Context, input=Input, output=Output)
+
+
+NUMBERS: Final = {"value": "forecast", "low": "low_10", "high": "high_90"}
+"""The numbers of the answer, and their names in a forecast."""
+
+
+@dataclass(frozen=True)
+@role_options(TrafficAssistant)
+class Context(BaseContext):
+    """Models, prompts and the model folder."""
+
+    forecaster: str = knob("", f"output folder of `agentsys train extralonger`; in Studio one of ${FOLDERS}")
+
+    async def load(self) -> Forecast:
+        """The forecast from the end of the training's data. Raises TrainerError, and KnowledgeError in Studio."""
+        if not self.forecaster:
+            raise TrainerError("forecaster: name the output folder of `agentsys train extralonger`")
+        folder = allowed_path(self.forecaster, FOLDERS)
+        if find_spec("torch") is None:
+            raise TrainerError(f"torch is not installed; {install_command('traffic')}")
+        return await asyncio.to_thread(_load, folder, _changed(folder))
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path, changed: int) -> Forecast:
+    from agentsys.trainers.traffic.tool import load_forecast
+
+    return load_forecast(folder)
+
+
+def _changed(folder: Path) -> int:
+    """When the model was written, so that a model trained anew is read anew; 0 without one."""
+    file = folder / "model.json"
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+builder = TrafficAssistant().builder()
+graph = builder.compile(name="traffic")
