@@ -111,9 +111,7 @@ def reply_to(seen: Seen) -> Behavior:
         return Answer(BELL)
     if text := deeprag_reply(seen, messages) or crat_reply(messages[0]["content"]):
         return Answer(text)
-    if numbers := re.search(r"Forecast: (\S+)\nRange: (\S+) to (\S+)", last) or re.search(
-        r"MARKED (.*),(.*),(.*)", last
-    ):
+    if numbers := re.search(r"(?:Forecast: |MARKED )(\S+)(?:\nRange: |,)(\S+)(?: to |,)(\S+)$", last):
         return Answer("Expect {} ({} to {}).".format(*numbers.groups()))
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")

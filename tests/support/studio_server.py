@@ -28,7 +28,6 @@ from tests.support.paths import ROOT
 from tests.support.servers import FakeServer, Seen, write_model_folder
 from tests.support.studio_cases import CASES
 from tests.support.studio_replies import PASSAGES, SOUND, reply_to
-from tests.support.traffic_models import write_profile_model
 
 LANGGRAPH = Path(sys.executable).parent / "langgraph"
 START_SECONDS = 60
@@ -133,6 +132,8 @@ class Studio:
 @contextmanager
 def studio_in(folder: Path, **variables: str) -> Iterator[Studio]:
     """A running server whose files are in a folder; `variables` are added to its environment."""
+    from tests.support.traffic_models import write_profile_model  # it imports torch
+
     root = str(write_model_folder(folder / "model"))
     chat, llamacpp = FakeServer(plan=reply_to), FakeServer(dialect="llamacpp", plan=reply_to)
     vllm = FakeServer(dialect="vllm", root=root, plan=reply_to)

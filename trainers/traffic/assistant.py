@@ -94,25 +94,18 @@ class TrafficAssistant(System):
 
     async def read(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The sensor and the time of the question."""
-        from agentsys.trainers.traffic.tool import describe
-
-        inputs = describe(await runtime.context.load())
+        inputs = await asyncio.to_thread(_describe, runtime.context)
         answer = await ask(runtime.context, self.reader, key="read", question=state["question"], **inputs)
         return {"asked": answer.value.model_dump(), "answer": "", "forecast": {}}
 
     async def look_up(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The forecast for them."""
-        from agentsys.trainers.traffic.tool import look_up
-
-        forecast, asked = await runtime.context.load(), state["asked"]
-        return {"forecast": look_up(forecast, asked["sensor"], f"{asked['day']}T{asked['time']}")}
+        return {"forecast": await asyncio.to_thread(_find, runtime.context, state["asked"])}
 
     async def answer(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """A sentence with the forecast and its band."""
-        from agentsys.trainers.traffic.report import number
-
         found = state["forecast"]
-        numbers = {name: number(found[key]) for name, key in NUMBERS.items()}
+        numbers = await asyncio.to_thread(_round, found)
         time = f"{found['weekday']}, {found['time'][:16].replace('T', ' ')}"
         inputs = {"question": state["question"], "sensor": found["sensor"], "time": time}
         answer = await ask(runtime.context, self.writer, key="answer", **inputs, **numbers)
@@ -124,10 +117,6 @@ class TrafficAssistant(System):
         return sequence_graph(*nodes, state=State, context=Context, input=Input, output=Output)
 
 
-NUMBERS: Final = {"value": "forecast", "low": "low_10", "high": "high_90"}
-"""The numbers of the answer, and their names in a forecast."""
-
-
 @dataclass(frozen=True)
 @role_options(TrafficAssistant)
 class Context(BaseContext):
@@ -135,27 +124,47 @@ class Context(BaseContext):
 
     forecaster: str = knob("", f"output folder of `agentsys train extralonger`; in Studio one of ${FOLDERS}")
 
-    async def load(self) -> Forecast:
+    def load(self) -> Forecast:
         """The forecast from the end of the training's data. Raises TrainerError, and KnowledgeError in Studio."""
         if not self.forecaster:
             raise TrainerError("forecaster: name the output folder of `agentsys train extralonger`")
         folder = allowed_path(self.forecaster, FOLDERS)
         if find_spec("torch") is None:
             raise TrainerError(f"torch is not installed; {install_command('traffic')}")
-        return await asyncio.to_thread(_load, folder, _changed(folder))
+        file = folder / "model.json"
+        return _load(folder, file.stat().st_mtime_ns if file.is_file() else 0)
 
 
 @lru_cache(maxsize=8)
 def _load(folder: Path, changed: int) -> Forecast:
+    """`changed` is when the model was written: one that was trained anew is read anew."""
     from agentsys.trainers.traffic.tool import load_forecast
 
     return load_forecast(folder)
 
 
-def _changed(folder: Path) -> int:
-    """When the model was written, so that a model trained anew is read anew; 0 without one."""
-    file = folder / "model.json"
-    return file.stat().st_mtime_ns if file.is_file() else 0
+# What the nodes do in threads: files, torch and its imports would block the server's event loop.
+
+
+def _describe(context: Context) -> dict[str, Any]:
+    forecast = context.load()
+    from agentsys.trainers.traffic.tool import describe
+
+    return describe(forecast)
+
+
+def _find(context: Context, asked: Mapping[str, str]) -> dict[str, Any]:
+    forecast = context.load()
+    from agentsys.trainers.traffic.tool import look_up
+
+    return look_up(forecast, asked["sensor"], f"{asked['day']}T{asked['time']}")
+
+
+def _round(found: Mapping[str, Any]) -> dict[str, str]:
+    from agentsys.trainers.traffic.report import number
+
+    names = {"value": "forecast", "low": "low_10", "high": "high_90"}
+    return {name: number(found[key]) for name, key in names.items()}
 
 
 builder = TrafficAssistant().builder()

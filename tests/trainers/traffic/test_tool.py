@@ -99,6 +99,6 @@ def test_a_question_that_cannot_be_read_is_a_failed_record(folder: Path, tmp_pat
 
 def test_the_graph_needs_a_model_folder(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="forecaster: name the output folder"):
-        asyncio.run(Context("embedded").load())
+        Context("embedded").load()
     with pytest.raises(TrainerError, match=r"has no model.json"):
-        asyncio.run(Context("embedded", forecaster=str(tmp_path)).load())
+        Context("embedded", forecaster=str(tmp_path)).load()
