@@ -9,6 +9,7 @@ question: Studio's server starts without it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from agentsys.installation import install_command
+from agentsys.knobs import split_names
 from agentsys.knowledge.index import allowed_path
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, System, ask, knob, role_options, sequence_graph
@@ -122,13 +124,18 @@ class TrafficAssistant(System):
 class Context(BaseContext):
     """Models, prompts and the model folder."""
 
-    forecaster: str = knob("", f"output folder of `agentsys train extralonger`; in Studio one of ${FOLDERS}")
+    forecaster: str = knob(
+        "", f"output folder of `agentsys train extralonger`, in Studio one of ${FOLDERS}; empty: the first of them"
+    )
 
     def load(self) -> Forecast:
         """The forecast from the end of the training's data. Raises TrainerError, and KnowledgeError in Studio."""
-        if not self.forecaster:
-            raise TrainerError("forecaster: name the output folder of `agentsys train extralonger`")
-        folder = allowed_path(self.forecaster, FOLDERS)
+        name = self.forecaster or next(iter(split_names(os.environ.get(FOLDERS, ""))), "")
+        if not name:
+            raise TrainerError(
+                f"forecaster: name the output folder of `agentsys train extralonger`, or list it in ${FOLDERS}"
+            )
+        folder = allowed_path(name, FOLDERS)
         if find_spec("torch") is None:
             raise TrainerError(f"torch is not installed; {install_command('traffic')}")
         file = folder / "model.json"

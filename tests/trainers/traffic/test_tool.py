@@ -97,7 +97,10 @@ def test_a_question_that_cannot_be_read_is_a_failed_record(folder: Path, tmp_pat
         ask(folder, tmp_path, {"role": "reader", "replies": [reply] * 5})
 
 
-def test_the_graph_needs_a_model_folder(tmp_path: Path) -> None:
+def test_the_graph_needs_a_model_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTSYS_FORECASTERS", f"{folder}, {tmp_path}")
+    assert Context("embedded").load().sensors == ("a", "b")
+    monkeypatch.delenv("AGENTSYS_FORECASTERS")
     with pytest.raises(TrainerError, match="forecaster: name the output folder"):
         Context("embedded").load()
     with pytest.raises(TrainerError, match=r"has no model.json"):
