@@ -44,7 +44,7 @@ from agentsys.trainers.traffic.report import (
     print_table,
     rows_to_json,
 )
-from agentsys.trainers.traffic.scaling import spread_origins
+from agentsys.trainers.traffic.scaling import median_of, spread_origins
 from agentsys.trainers.traffic.splits import Windows
 from agentsys.trainers.traffic.zero_shot import check_fracast, fracast_forecaster
 
@@ -203,9 +203,8 @@ def describe_overlap(data: Data, model: TrafficModel, split: str, origins: Tenso
     for some in (origins, apart):
         window = data.parts.test.batch(some)
         forecast = predict(model.forecaster, data.parts.test, some)
-        median = forecast[..., 1] if forecast.ndim == 4 else forecast
         naive = naive_forecast(model, data.parts.test, some)
-        errors = [float((one - window.y).abs()[window.mask].mean()) for one in (median, naive)]
+        errors = [float((one - window.y).abs()[window.mask].mean()) for one in (median_of(forecast), naive)]
         ratios.append(errors[0] / errors[1])
     return (
         f"published split: MAE over that of the scaled profile {ratios[0]:.3f} on all test windows, {ratios[1]:.3f} on "

@@ -23,7 +23,7 @@ from agentsys.trainers.traffic.formats import ONE_FILE, DataOptions
 from agentsys.trainers.traffic.graph import Graph, GraphOptions, make_graph
 from agentsys.trainers.traffic.grid import parse_duration
 from agentsys.trainers.traffic.model import ROUTES, ExtralongerConfig, Shape
-from agentsys.trainers.traffic.scaling import INPUTS, InputKind, spread_origins
+from agentsys.trainers.traffic.scaling import INPUTS, InputKind, best_lead_weights, median_of, spread_origins
 from agentsys.trainers.traffic.series import Series
 from agentsys.trainers.traffic.splits import Parts, SplitKind, Windows, split_windows
 
@@ -243,10 +243,16 @@ def train(
 
 
 def calibrate(model: TrafficModel, validation: Windows, options: FitOptions) -> TrafficModel:
-    """The model with bands that cover 80 % of the validation targets, and with its MAE there beside the naive one."""
+    """The model with what validation decides: weights of lead times, bands, and its MAE beside the naive one."""
     origins = spread_origins(validation, min(options.validation_windows or 500, 500))
     forecast = predict(model.forecaster, validation, origins)
     window = validation.batch(origins)
+    if model.forecaster.corrects:
+        weights = model.forecaster.lead_weights
+        weights.zero_()
+        base = predict(model.forecaster, validation, origins)
+        weights.copy_(best_lead_weights(median_of(base), median_of(forecast), window.y, window.mask))
+        forecast = predict(model.forecaster, validation, origins)
     naive = naive_forecast(model, validation, origins)
     factor, bands = 1.0, model.bands
     if forecast.ndim == 4:
@@ -254,7 +260,7 @@ def calibrate(model: TrafficModel, validation: Windows, options: FitOptions) -> 
     else:
         steps_per_day = model.info.shape.steps_per_day
         bands = residual_bands(forecast, window.y, window.mask, window.time_out[..., 0], steps_per_day)
-    median = forecast[..., 1] if forecast.ndim == 4 else forecast
+    median = median_of(forecast)
     median = median.clamp(min=0) if model.info.nonnegative else median
     errors = [float((one - window.y).abs()[window.mask].mean()) for one in (median, naive)]
     info = replace(model.info, band_factor=factor, validation={"model": errors[0], "naive": errors[1]})

@@ -9,6 +9,8 @@ The *profile* is the mean of each sensor at each step of the week in the trainin
 sum of its last week over the sum of the profile there, per sensor. *sigma* is the standard deviation of x / level -
 profile, per sensor. Missing values count as the profile. With these two, the network's last layers begin at zero, and
 the outer quantiles one sigma away from the median: training starts from the scaled profile or the ridge regression.
+After training, the median's correction at each lead time gets the weight from 0 to 1 that is best on the validation
+part: where the network adds nothing, as often in the first hours, the forecast stays what it corrects.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Forecaster(nn.Module):
     profile: Tensor
     sigma: Tensor
     ridge: Tensor
+    lead_weights: Tensor
 
     def __init__(
         self,
@@ -70,11 +73,12 @@ class Forecaster(nn.Module):
         self.register_buffer("std", torch.ones(()))
         self.register_buffer("profile", torch.zeros(7 * steps_per_day, sensors))
         self.register_buffer("sigma", torch.ones(sensors))
-        if kind in ("profile", "ridge") and hasattr(network, "last_layers"):
+        if self.corrects and hasattr(network, "last_layers"):
             for layer in network.last_layers():
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.register_buffer("ridge", torch.zeros(steps if kind == "ridge" else (0, 0)))
+        self.register_buffer("lead_weights", torch.ones(steps[1]))
 
     def forward(
         self,
@@ -87,11 +91,19 @@ class Forecaster(nn.Module):
         """x (B, T, N, C) -> (B, O, N), or (B, O, N, Q) with the quantiles ascending only after training."""
         scaled, base, scale = self._scale(x, time_in, time_out, known_in, known_out)
         output = self.network(self._channels(scaled, x), time_in, time_out, known_out)
+        weights = self.lead_weights[:, None]
         if output.ndim > base.ndim:
-            base, scale = base[..., None], scale[..., None]
-            if self.kind in ("profile", "ridge"):
+            base, scale, weights = base[..., None], scale[..., None], weights[..., None]
+        if self.corrects:
+            output = output - (1 - weights) * median_of(output, keep=True)
+            if output.ndim == 4:
                 output = output + torch.linspace(-1, 1, output.shape[-1], device=output.device)
         return base + scale * output.float()
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the network's output is the correction of a forecast."""
+        return self.kind in ("profile", "ridge")
 
     def network_input(
         self, x: Tensor, time_in: Tensor, time_out: Tensor, known_in: Tensor | None, known_out: Tensor | None
@@ -207,6 +219,27 @@ class Forecaster(nn.Module):
                 target.transpose(1, 2).flatten(0, 1),
                 weights.transpose(1, 2).flatten(0, 1),
             )
+
+
+LEAD_WEIGHTS: Final = tuple(step / 10 for step in range(11))
+"""Weights of the network's correction from which validation takes the best at each lead time."""
+
+
+def best_lead_weights(base: Tensor, corrected: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """(O,) the weight w of each lead time with the lowest MAE of base + w (corrected - base); all are (W, O, N).
+
+    The lower of two that are equal, also where nothing is observed.
+    """
+    errors = [((base + w * (corrected - base) - y).abs() * mask).sum((0, 2)) for w in LEAD_WEIGHTS]
+    return torch.tensor(LEAD_WEIGHTS)[torch.stack(errors).argmin(0)]
+
+
+def median_of(output: Tensor, keep: bool = False) -> Tensor:
+    """The median (B, O, N) of quantiles (B, O, N, Q), or with `keep` (B, O, N, 1); an output without Q as it is."""
+    if output.ndim < 4:
+        return output
+    median = output[..., output.shape[-1] // 2]
+    return median[..., None] if keep else median
 
 
 def window_level(value: Tensor, profile: Tensor, observed: Tensor, steps: int) -> Tensor:

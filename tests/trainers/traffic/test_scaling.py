@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from agentsys.trainers.traffic.baselines import make_baselines
-from agentsys.trainers.traffic.fit import forward, predict
+from agentsys.trainers.traffic.experiment import calibrate
+from agentsys.trainers.traffic.fit import FitOptions, forward, predict
 from agentsys.trainers.traffic.folder import NETWORKS, NetworkName, make_forecaster
 from agentsys.trainers.traffic.model import Shape
-from agentsys.trainers.traffic.scaling import INPUTS, Forecaster, InputKind, window_level
+from agentsys.trainers.traffic.scaling import INPUTS, Forecaster, InputKind, best_lead_weights, window_level
 from agentsys.trainers.traffic.splits import split_windows
 from tests.support.traffic import make_series, weekly
 from tests.support.traffic_models import TINY, Zeros, make_zeros, noisy_week
@@ -163,3 +164,31 @@ def test_with_less_than_two_weeks_of_training_the_profile_is_that_of_a_day() -> 
     model, parts = make_zeros(noisy_week(days=12, noise=0), "profile", 6)
     profile = model.forecaster.profile.unflatten(0, (7, 24))
     assert parts.train_steps < 14 * 24 and (profile == profile[:1]).all() and profile[0].std() > 0
+
+
+def test_the_weight_of_each_lead_time_is_the_best_one() -> None:
+    """The truth is 30 % of the way, all of it, beyond it, on the other side; and nothing is observed."""
+    base, corrected = torch.zeros(2, 5, 1), torch.full((2, 5, 1), 10.0)
+    y = torch.tensor([3.0, 10, 14, -2, 7]).view(1, 5, 1).expand(2, 5, 1)
+    mask = torch.tensor([True, True, True, True, False]).view(1, 5, 1).expand(2, 5, 1)
+    torch.testing.assert_close(best_lead_weights(base, corrected, y, mask), torch.tensor([0.3, 1, 1, 0, 0]))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_correction_that_harms_the_first_hours_is_left_out_there(outputs: int) -> None:
+    """The network shifts the first 6 steps by ten sigma and leaves the others: those 6 get the weight 0."""
+    model, parts = make_zeros(noisy_week(days=70), "profile", 24, outputs)
+    before = predict(model.forecaster, parts.test, parts.test.origins[:3])
+    harm = torch.zeros(24)
+    harm[:6] = 10
+
+    def shift(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output + harm.view(1, 24, *[1] * (output.ndim - 2))
+
+    model.forecaster.network.register_forward_hook(shift)
+    shifted = predict(model.forecaster, parts.test, parts.test.origins[:3])
+    assert not torch.allclose(shifted, before)
+    calibrated = calibrate(model, parts.validation, FitOptions())
+    assert (calibrated.forecaster.lead_weights[:6] == 0).all()
+    after = predict(calibrated.forecaster, parts.test, parts.test.origins[:3])
+    torch.testing.assert_close(after, before)
