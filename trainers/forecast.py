@@ -29,6 +29,7 @@ class ForecastOptions:
     )
     start: str = knob("", "time of the first row, for files without times")
     school: str = knob("", "CSV file of school holidays, if the training had one; default: the same file")
+    known: str = knob("", "table of values known of the future, if the training had one; default: the same file")
     out: Path = knob(Path("forecast.csv"), "CSV file: time, sensor, forecast, low_10, high_90, naive")
     picture: Path | None = knob(None, "PNG file with up to four sensors")
 
@@ -41,11 +42,12 @@ def main(
     if options.out.is_dir():
         raise TrainerError(f"--out {options.out} is a folder: give a CSV file")
     trained = load_model(model)
-    if options.school:
-        if not trained.info.calendar.get("school"):
-            raise TrainerError(f"--school {options.school}: the model was trained without one; leave it out")
-        calendar = {**trained.info.calendar, "school": options.school}
-        trained = replace(trained, info=replace(trained.info, calendar=calendar))
+    for name, value in (("school", options.school), ("known", options.known)):
+        if value and not trained.info.calendar.get(name):
+            raise TrainerError(f"--{name} {value}: the model was trained without one; leave it out")
+        if value:
+            calendar = {**trained.info.calendar, name: value}
+            trained = replace(trained, info=replace(trained.info, calendar=calendar))
     series = read_latest(model, trained.info, options.data, options.start)
     for sentence in series.corrections:
         show(sentence)

@@ -1,8 +1,8 @@
-"""What is known of the future: public holidays and school terms, by the sensors' local days."""
+"""What is known of the future: public holidays and school terms by the sensors' local days, and a table of values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +23,9 @@ class CalendarOptions:
     panel: ClassVar[str] = "Calendar"
     country: str = knob("", "country of the public holidays, such as DE, or with a region DE-NW; none without")
     school: str = knob("", "CSV file of school holidays: columns from and to, both days included")
+    known: str = knob(
+        "", "table of values that are known of the future, such as a weather forecast, for data and forecast alike"
+    )
 
 
 def public_holidays(series: Series, country: str) -> Bools:
@@ -66,6 +69,30 @@ def school_holidays(series: Series, file: Path) -> Bools:
     return inside
 
 
+def known_values(series: Series, file: Path) -> dict[str, Floats]:
+    """(T,) each column of a table at the steps of a series: the value of a longer step, or the mean of shorter ones.
+
+    Raises SeriesError for a table that does not have a value for every step.
+    """
+    from agentsys.trainers.traffic.formats import DataOptions, read_series
+
+    if not file.is_file():
+        raise SeriesError(f"--known {file}: no such file")
+    options = DataOptions(file, zone=series.zone, aggregate="mean")
+    table = read_series(options)
+    if table.step < series.step:
+        table = read_series(replace(options, step=f"{series.step}s"))
+    positions = np.searchsorted(table.times, series.times, side="right") - 1
+    inside = (positions >= 0) & (series.times - table.times[positions] < np.timedelta64(table.step, "s"))
+    values = np.where(inside[:, None], table.target[positions], np.nan)
+    if (missing := np.flatnonzero(np.isnan(values).any(axis=1))).size:
+        raise SeriesError(
+            f"--known {file}: no value for {missing.size:,} of {len(series):,} steps, the first at "
+            f"{series.local[missing[0]]}: it must cover the data and the forecast"
+        )
+    return {name: values[:, index] for index, name in enumerate(table.sensors)}
+
+
 def holidays_as_sundays(series: Series, holidays: Bools) -> Ints:
     """(T,) time of the week of each step, on a public holiday that of a Sunday."""
     return np.where(holidays, 6 * series.steps_per_day + series.time_of_day, series.time_of_week)
@@ -74,13 +101,16 @@ def holidays_as_sundays(series: Series, holidays: Bools) -> Ints:
 def calendar_covariates(series: Series, options: CalendarOptions) -> tuple[Floats, tuple[str, ...]] | None:
     """(T, K) covariates that are known of the future, and their names; None if no option is given.
 
-    For public holidays: the day itself, the day before, the day after, and days between a holiday and a weekend.
+    First those of public holidays: the day itself, the day before, the day after, and days between a holiday and a
+    weekend.
     """
-    columns: dict[str, Bools] = {}
+    columns: dict[str, Bools | Floats] = {}
     if options.country:
         columns |= _around(series, public_holidays(series, options.country))
     if options.school:
         columns["school holidays"] = school_holidays(series, Path(options.school))
+    if options.known:
+        columns |= known_values(series, Path(options.known))
     if not columns:
         return None
     return np.stack(list(columns.values()), axis=1).astype(np.float32), tuple(columns)

@@ -166,7 +166,7 @@ def prepare(
         outputs=training.outputs,
         known=len(names),
     )
-    has_holidays = "public holiday" in names
+    has_holidays = bool(calendar_options.country)
     return Data(series, parts, shape, make_graph(parts, graph_options), has_holidays, data_options, calendar_options)
 
 

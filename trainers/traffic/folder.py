@@ -112,6 +112,7 @@ def make_forecaster(
         (shape.steps_in, shape.steps_out),
         flag=shape.channels > 1,
         holidays=holidays,
+        known=shape.known,
     )
 
 

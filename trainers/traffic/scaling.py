@@ -53,6 +53,8 @@ class Forecaster(nn.Module):
     sigma: Tensor
     ridge: Tensor
     lead_weights: Tensor
+    known_mean: Tensor
+    known_std: Tensor
 
     def __init__(
         self,
@@ -64,8 +66,12 @@ class Forecaster(nn.Module):
         *,
         flag: bool = True,
         holidays: bool = False,
+        known: int = 0,
     ) -> None:
-        """`steps` are T and O. Without `flag` the network gets channel 0 alone, without the flag of missing values."""
+        """`steps` are T and O, `known` is K.
+
+        Without `flag` the network gets channel 0 alone, without the flag of missing values.
+        """
         super().__init__()
         self.network, self.kind, self.flag, self.holidays = network, kind, flag, holidays
         self.steps_per_day = steps_per_day
@@ -78,6 +84,8 @@ class Forecaster(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.register_buffer("ridge", torch.zeros(steps if kind == "ridge" else (0, 0)))
+        self.register_buffer("known_mean", torch.zeros(known))
+        self.register_buffer("known_std", torch.ones(known))
         self.register_buffer("lead_weights", torch.ones(steps[1]))
 
     def forward(
@@ -90,6 +98,8 @@ class Forecaster(nn.Module):
     ) -> Tensor:
         """x (B, T, N, C) -> (B, O, N), or (B, O, N, Q) with the quantiles ascending only after training."""
         scaled, base, scale = self._scale(x, time_in, time_out, known_in, known_out)
+        if known_out is not None:
+            known_out = (known_out - self.known_mean) / self.known_std
         output = self.network(self._channels(scaled, x), time_in, time_out, known_out)
         weights = self.lead_weights[:, None]
         if output.ndim > base.ndim:
@@ -164,6 +174,8 @@ class Forecaster(nn.Module):
         self.mean.copy_(values.mean())
         self.std.copy_(values.std(correction=0).clamp(min=1e-6))
         self.profile.copy_(self._weekly_profile(train, train_steps))
+        if train.covariates is not None:
+            self._scale_known(train.covariates[:train_steps])
         if self.kind in ("plain", "revin"):
             return
         squares, weights = torch.zeros_like(self.sigma), torch.zeros_like(self.sigma)
@@ -177,6 +189,13 @@ class Forecaster(nn.Module):
         self.sigma.copy_(torch.where(known, sigma, sigma[known].median() if known.any() else self.std))
         if self.kind == "ridge":
             self._fit_ridge(train, validation)
+
+    def _scale_known(self, covariates: Tensor) -> None:
+        """Mean and deviation of covariates (T, K) that are not 0 or 1, as those of the calendar are."""
+        measured = ((covariates != 0) & (covariates != 1)).any(0)
+        self.known_mean.copy_(torch.where(measured, covariates.mean(0), 0.0))
+        std = covariates.std(0, correction=0).clamp(min=1e-6)
+        self.known_std.copy_(torch.where(measured, std, 1.0))
 
     def _weekly_profile(self, train: Windows, train_steps: int) -> Tensor:
         """(7 * steps_per_day, N); with less than two weeks of training the same day seven times."""

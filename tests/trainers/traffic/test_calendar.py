@@ -11,6 +11,7 @@ from agentsys.trainers.traffic.calendar import (
     CalendarOptions,
     calendar_covariates,
     holidays_as_sundays,
+    known_values,
     public_holidays,
     school_holidays,
 )
@@ -74,3 +75,32 @@ def test_bad_school_terms(tmp_path: Path, text: str, error: str) -> None:
         school_holidays(berlin("2024-05-27T22:00:00", 6), tmp_path / "school.csv")
     with pytest.raises(SeriesError, match="no such file"):
         school_holidays(berlin("2024-05-27T22:00:00", 6), tmp_path / "absent.csv")
+
+
+def write_weather(file: Path, start: str, hours: int, minutes: int = 60) -> Path:
+    """A table of rain and wind in Berlin's time: rain is 1, 2, 3, ..., one more with every row."""
+    times = np.datetime64(start) + np.arange(hours * 60 // minutes) * np.timedelta64(minutes, "m")
+    rows = [f"{time},{i + 1},0.5" for i, time in enumerate(times)]
+    file.write_text("\n".join(["time,rain,wind", *rows]) + "\n")
+    return file
+
+
+def test_values_known_of_the_future_by_step(tmp_path: Path) -> None:
+    """In the local time of the sensors; finer tables by their mean, coarser ones by the step that holds the time."""
+    series = berlin("2024-05-27T22:00:00", 1)  # Tuesday 00:00 in Berlin
+    hourly = known_values(series, write_weather(tmp_path / "hourly.csv", "2024-05-27T23:00", 30))
+    assert hourly["rain"].tolist() == list(range(2, 26)) and set(hourly["wind"]) == {0.5}
+    finer = known_values(series, write_weather(tmp_path / "finer.csv", "2024-05-28T00:00", 30, 30))
+    assert finer["rain"][:3].tolist() == [1.5, 3.5, 5.5]
+    coarser = known_values(series, write_weather(tmp_path / "coarser.csv", "2024-05-27T22:00", 30, 120))
+    assert coarser["rain"][:4].tolist() == [2, 2, 3, 3]
+
+
+def test_a_table_of_known_values_covers_every_step(tmp_path: Path) -> None:
+    series = berlin("2024-05-27T22:00:00", 2)
+    with pytest.raises(SeriesError, match=r"short.csv: no value for 20 of 48 steps, the first at 2024-05-29T04"):
+        known_values(series, write_weather(tmp_path / "short.csv", "2024-05-28T00:00", 28))
+    with pytest.raises(SeriesError, match=r"no value for 2 of 48 steps, the first at 2024-05-28T00:00:00"):
+        known_values(series, write_weather(tmp_path / "late.csv", "2024-05-28T02:00", 60))
+    with pytest.raises(SeriesError, match=r"--known none.csv: no such file"):
+        calendar_covariates(series, CalendarOptions(known="none.csv"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,30 @@ def test_school_holidays_are_known_in_the_forecast(counts: Path, tmp_path: Path,
     assert "terms.csv: no such file" in capsys.readouterr().err
     assert run_app(forecast.app, [*options, "--school", str(moved)]) == 0
     assert (tmp_path / "next.csv").exists()
+
+
+def test_what_is_known_of_the_future_is_learned(tmp_path: Path, capsys: Any) -> None:
+    """Rain halves the counts: the model that knows the rain of the forecast is better, and needs it in the forecast."""
+    series = noisy_week(days=60, noise=0.02)
+    rain = np.random.default_rng(1).random(len(series) + 6) < 0.3
+    wet = replace(series, values=series.values * np.where(rain[: len(series)], 0.5, 1.0)[:, None, None])
+    counts = write_counts(tmp_path / "wet.csv", wet)
+    times = series.times[0] + np.arange(len(rain)) * np.timedelta64(1, "h")
+    weather = tmp_path / "weather.csv"
+    rows = [f"{time},{value:d}" for time, value in zip(times, rain, strict=True)]
+    weather.write_text("\n".join(["time,rain", *rows]))
+    options = [*SHORT, "--epochs", 8, "--windows", 400, "--learning-rate", 3e-3]
+    assert train(counts, *options, "--out", tmp_path / "blind") == 0
+    assert train(counts, *options, "--known", weather, "--out", tmp_path / "knowing") == 0
+    errors = {}
+    for name in ("blind", "knowing"):
+        table = json.loads((tmp_path / name / "report.json").read_text())["table"]
+        errors[name] = next(row["pooled"]["mae"] for row in table if row["model"] == "extralonger (ridge)")
+    assert errors["knowing"] < 0.8 * errors["blind"]
+    assert run_app(forecast.app, [str(tmp_path / "knowing"), "--out", str(tmp_path / "next.csv")]) == 0
+    weather.write_text("\n".join(weather.read_text().splitlines()[:-3]))
+    assert run_app(forecast.app, [str(tmp_path / "knowing"), "--out", str(tmp_path / "next.csv")]) == 2
+    assert "it must cover the data and the forecast" in capsys.readouterr().err
 
 
 def test_a_model_without_school_holidays_takes_none(trained: Path, counts: Path, capsys: Any) -> None:

@@ -192,3 +192,21 @@ def test_a_correction_that_harms_the_first_hours_is_left_out_there(outputs: int)
     assert (calibrated.forecaster.lead_weights[:6] == 0).all()
     after = predict(calibrated.forecaster, parts.test, parts.test.origins[:3])
     torch.testing.assert_close(after, before)
+
+
+def test_covariates_that_are_no_marks_are_standardized() -> None:
+    """By the training part; marks of a calendar, 0 and 1, stay as they are."""
+    series = noisy_week(days=70)
+    marks = (np.arange(len(series)) % 48 < 24).astype(np.float32)
+    covariates = np.stack([marks, 20 + 5 * np.sin(np.arange(len(series)))], axis=1).astype(np.float32)
+    parts = split_windows(series, 24, 24, "gapped", covariates)
+    forecaster = make_forecaster(
+        "dlinear", Shape(3, 24, 24, 24, known=2), torch.ones(3, 3).bool(), TINY, "plain", False
+    )
+    forecaster.fit_scaling(parts.train, parts.validation, parts.train_steps)
+    torch.testing.assert_close(forecaster.known_mean, torch.tensor([0.0, 20.0]), atol=0.1, rtol=0)
+    torch.testing.assert_close(forecaster.known_std, torch.tensor([1.0, 5 / 2**0.5]), atol=0.1, rtol=0)
+    seen: list[torch.Tensor] = []
+    forecaster.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[3]))
+    forward(forecaster, parts.train, parts.train.origins[:64])
+    assert set(seen[0][..., 0].unique().tolist()) == {0.0, 1.0} and abs(float(seen[0][..., 1].std()) - 1) < 0.1
