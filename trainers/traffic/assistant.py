@@ -36,7 +36,7 @@ FOLDERS: Final = "AGENTSYS_FORECASTERS"
 """Environment variable: the model folders that Studio may open, separated by commas."""
 
 
-class Asked(BaseModel):
+class Query(BaseModel):
     """The reader's reply: what the question asks for."""
 
     sensor: str
@@ -60,10 +60,10 @@ class Output(Input):
 class State(Output):
     """The output, and what the question asks for."""
 
-    asked: NotRequired[dict[str, str]]
+    query: NotRequired[dict[str, str]]
 
 
-def check_asked(reply: Asked, inputs: Mapping[str, Any]) -> str | None:
+def check_query(reply: Query, inputs: Mapping[str, Any]) -> str | None:
     """Return why the reader's reply is refused, or None: a sensor, a day and a time of the forecast."""
     from agentsys.trainers.traffic.tool import read_time
 
@@ -89,8 +89,8 @@ def check_answer(reply: str, inputs: Mapping[str, Any]) -> str | None:
 class TrafficAssistant(System):
     """The roles and nodes."""
 
-    reader: Role[Asked] = Role(
-        "traffic/reader", Asked, check=check_asked, sampling={"temperature": 0.0, "max_tokens": 80}
+    reader: Role[Query] = Role(
+        "traffic/reader", Query, check=check_query, sampling={"temperature": 0.0, "max_tokens": 80}
     )
     writer: Role[str] = Role("traffic/writer", check=check_answer, sampling={"temperature": 0.0, "max_tokens": 160})
 
@@ -98,18 +98,18 @@ class TrafficAssistant(System):
         """The sensor and the time of the question."""
         inputs = await asyncio.to_thread(_describe, runtime.context)
         answer = await ask(runtime.context, self.reader, key="read", question=state["question"], **inputs)
-        return {"asked": answer.value.model_dump(), "answer": "", "forecast": {}}
+        return {"query": answer.value.model_dump(), "answer": "", "forecast": {}}
 
     async def look_up(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The forecast for them."""
-        return {"forecast": await asyncio.to_thread(_find, runtime.context, state["asked"])}
+        return {"forecast": await asyncio.to_thread(_find, runtime.context, state["query"])}
 
     async def answer(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """A sentence with the forecast and its band."""
-        found = state["forecast"]
-        numbers = await asyncio.to_thread(_round, found)
-        time = f"{found['weekday']}, {found['time'][:16].replace('T', ' ')}"
-        inputs = {"question": state["question"], "sensor": found["sensor"], "time": time}
+        forecast = state["forecast"]
+        numbers = await asyncio.to_thread(_round, forecast)
+        time = f"{forecast['weekday']}, {forecast['time'][:16].replace('T', ' ')}"
+        inputs = {"question": state["question"], "sensor": forecast["sensor"], "time": time}
         answer = await ask(runtime.context, self.writer, key="answer", **inputs, **numbers)
         return {"answer": answer.value.strip()}
 
@@ -160,18 +160,18 @@ def _describe(context: Context) -> dict[str, Any]:
     return describe(forecast)
 
 
-def _find(context: Context, asked: Mapping[str, str]) -> dict[str, Any]:
+def _find(context: Context, query: Mapping[str, str]) -> dict[str, Any]:
     forecast = context.load()
     from agentsys.trainers.traffic.tool import look_up
 
-    return look_up(forecast, asked["sensor"], f"{asked['day']}T{asked['time']}")
+    return look_up(forecast, query["sensor"], f"{query['day']}T{query['time']}")
 
 
-def _round(found: Mapping[str, Any]) -> dict[str, str]:
+def _round(forecast: Mapping[str, Any]) -> dict[str, str]:
     from agentsys.trainers.traffic.report import number
 
     names = {"value": "forecast", "low": "low_10", "high": "high_90"}
-    return {name: number(found[key]) for name, key in names.items()}
+    return {name: number(forecast[key]) for name, key in names.items()}
 
 
 builder = TrafficAssistant().builder()

@@ -34,7 +34,7 @@ SIZES: Final[Mapping[Size, ExtralongerConfig]] = {
     "pems08": ExtralongerConfig(64, 64, 64, 64, 256, 4),
     "seattle": ExtralongerConfig(256, 128, 128, 256, 1024, 8),
 }
-"""Widths: one of our own, and those of the paper's three data sets (papers file, section 3.4)."""
+"""Widths: small ones for few sensors, and those of the paper's three data sets (papers file, section 3.4)."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class ExtralongerConfig:
-    """Widths of the paper's configuration for PEMS04; `calendar_dim` and what follows are options of our own."""
+    """Widths of the paper's configuration for PEMS04; `calendar_dim` and what follows are additions to it."""
 
     value_dim: int = 128
     time_dim: int = 192
