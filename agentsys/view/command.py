@@ -88,6 +88,8 @@ def view(
     if live:
         if len(paths) != 1:
             raise InputError("--live shows one run: give one folder")
+        if refused := [name for name, value in (("--out", out), ("--rows", rows)) if value is not None]:
+            raise InputError(f"--live writes no file: leave {' and '.join(refused)} out")
         from agentsys.view.live import serve
 
         serve(paths[0], port, partial(find_vocabulary, folder=tokenizer))

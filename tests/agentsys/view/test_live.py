@@ -103,6 +103,7 @@ async def test_the_server_answers_loopback_and_reads_only(folder: Path) -> None:
     ("arguments", "line"),
     [
         (["--live", "a", "b"], "error: --live shows one run: give one folder"),
+        (["--live", "a", "--out", "b.html", "--rows", "c"], "error: --live writes no file: leave --out and --rows out"),
         (["--live", "nowhere"], "error: nowhere: no run there; start `agentsys collect` with --out nowhere first"),
     ],
 )
