@@ -332,7 +332,7 @@ def test_refused_prompts(studio: Studio, prompt: str, reason: str) -> None:
     message = studio.failure("drt", {"keywords_prompt": prompt}, {"text": "many letters " * 100})
     assert re.search(reason, message)
     assert message.startswith("PromptError: prompt keywords: ")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert studio.get("/ok")["ok"] is True
 
 

@@ -33,8 +33,8 @@ from tests.support.studio_server import (
 GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
 CALLS = 60
 """Calls that one run may make here."""
-ANSWER_SECONDS = 5.0
-"""The longest that /ok may take."""
+ANSWER_SECONDS = 40.0
+"""The longest that /ok may take: a server whose loop is blocked gives no answer at all, a busy machine a late one."""
 every_graph = pytest.mark.parametrize("graph", GRAPHS)
 
 
