@@ -177,6 +177,7 @@ def model_card(settings: Mapping[str, Any], facts: Sequence[str], rows: Sequence
 
 def plot_forecast(forecast: Forecast, file: Path, actual: Series | None = None) -> None:
     """Plot up to four sensors: what came before, the forecast with its band, the naive one, and what came after."""
+    from matplotlib.dates import ConciseDateFormatter
     from matplotlib.figure import Figure
 
     means = np.nan_to_num(_column_means(forecast.history.target))
@@ -194,8 +195,8 @@ def plot_forecast(forecast: Forecast, file: Path, actual: Series | None = None) 
         axes.plot(times, forecast.values[:, column], color="C0", label="forecast")
         axes.plot(times, forecast.naive[:, column], color="C1", linewidth=0.8, linestyle="--", label="naive")
         axes.set_title(forecast.sensors[column], loc="left", fontsize=9)
-        if row == 1:
-            axes.legend(ncols=5, fontsize=8, loc="upper right")
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=5, fontsize=8)
     _save(figure, file)
 
 
@@ -207,10 +208,12 @@ def _column_means(values: Floats) -> Floats:
 
 def plot_lead_times(rows: Sequence[Row], file: Path, step: int) -> None:
     """Plot the MAE of each model over the lead time in days."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_prop_cycle(color=[colormaps["tab20"](index) for index in range(20)])
     for row in rows:
         errors = [one.mae for one in row.scores.by_step()]
         days = (np.arange(len(errors)) + 1) * step / 86_400
@@ -220,7 +223,7 @@ def plot_lead_times(rows: Sequence[Row], file: Path, step: int) -> None:
     axes.set_ylabel("MAE")
     best = rows[0].scores.pooled().mae
     axes.set_ylim(0, 3 * best)
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside right upper", fontsize=7)
     _save(figure, file)
 
 
