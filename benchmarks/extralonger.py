@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentsys.trainers.traffic.config import SIZES, ExtralongerConfig, Shape
 from agentsys.trainers.traffic.control import SeparateAttention
-from agentsys.trainers.traffic.experiment import SIZES
 from agentsys.trainers.traffic.fit import masked_loss
-from agentsys.trainers.traffic.model import Extralonger, ExtralongerConfig, Shape
+from agentsys.trainers.traffic.model import Extralonger
 from agentsys.trainers.traffic.series import Series
 from agentsys.trainers.traffic.splits import Windows, make_windows
 

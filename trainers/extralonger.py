@@ -13,11 +13,8 @@ import sys
 
 from agentsys.commands import command, run_app
 from agentsys.trainers.traffic.calendar import CalendarOptions
-from agentsys.trainers.traffic.compare import run
-from agentsys.trainers.traffic.experiment import ModelOptions, TableOptions
-from agentsys.trainers.traffic.fit import FitOptions
 from agentsys.trainers.traffic.formats import DataOptions
-from agentsys.trainers.traffic.graph import GraphOptions
+from agentsys.trainers.traffic.options import FitOptions, GraphOptions, ModelOptions, TableOptions
 
 
 def main(
@@ -29,6 +26,8 @@ def main(
     table: TableOptions,
 ) -> None:
     """Train a forecaster of traffic on a table of counts, and compare it with all baselines."""
+    from agentsys.trainers.traffic.compare import run
+
     run(data, model, calendar, graph, training, table)
 
 

@@ -15,8 +15,6 @@ import typer
 from agentsys.commands import command, knob, run_app
 from agentsys.display import show
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.traffic.folder import load_model
-from agentsys.trainers.traffic.forecast import make_forecast, read_latest, verdict, write_csv
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,9 @@ def main(
     options: ForecastOptions,
 ) -> None:
     """Forecast the steps after the last value of a table, beside the naive forecast."""
+    from agentsys.trainers.traffic.folder import load_model
+    from agentsys.trainers.traffic.forecast import make_forecast, read_latest, verdict, write_csv
+
     if options.out.is_dir():
         raise TrainerError(f"--out {options.out} is a folder: give a CSV file")
     trained = load_model(model)

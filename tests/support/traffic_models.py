@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agentsys.trainers.traffic.config import ExtralongerConfig, InputKind, Shape
 from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel, make_forecaster, save_latest, save_model
-from agentsys.trainers.traffic.model import ExtralongerConfig, Shape
-from agentsys.trainers.traffic.scaling import Forecaster, InputKind
+from agentsys.trainers.traffic.scaling import Forecaster
 from agentsys.trainers.traffic.series import Series
 from agentsys.trainers.traffic.splits import Parts, split_windows
 from tests.support.traffic import make_series, weekly

@@ -9,7 +9,8 @@ Reading order:
     timestamps, numbers, grid            times and numbers as people write them; from rows to an equidistant grid
     formats, arrays                      readers of CSV and Parquet tables; of npz, h5 and JSON files
     splits                               windows of a series; training, validation and test part
-    calendar                             public holidays and school terms
+    calendar                             what is known of the future: holidays, school terms, a table of values
+    config, options                      names and sizes; the options of the command
     baselines                            forecasts without a network
     graph                                which sensors are neighbors
     metrics                              masked errors per lead time, sensor and hour of the week; bootstrap
@@ -17,5 +18,6 @@ Reading order:
     control, neural                      separate attention; DLinear, STID, iTransformer
     scaling, fit                         from the unit of the data to that of a network; the training loop
     folder, forecast, report             the model folder; forecasts; table, pictures and model card
-    experiment, compare                  from a table to a trained model; a model beside all baselines
+    experiment, compare, zero_shot       from a table to a trained model; beside all baselines; beside fracast
+    tool, assistant                      a trained model as a LangChain tool; the example graph in Studio
 """

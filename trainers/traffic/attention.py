@@ -12,14 +12,12 @@ at all of the paper's sizes (21 tokens with a mask: 1.0, 307: 1.4, 2,016 without
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Scope = Literal["both", "global", "local"]
-"""Which halves of Global-Local attention are used; one alone is an ablation."""
+from agentsys.trainers.traffic.config import Scope
 
 
 class Attention(nn.Module):

@@ -17,23 +17,15 @@ from agentsys.display import show
 from agentsys.trainers.output import check_folder, check_resumed, find_start, write_settings
 from agentsys.trainers.traffic.baselines import make_baselines
 from agentsys.trainers.traffic.calendar import CalendarOptions
-from agentsys.trainers.traffic.experiment import (
-    Data,
-    ModelOptions,
-    TableOptions,
-    collect_settings,
-    describe,
-    options_to_compare,
-    prepare,
-    train,
-)
-from agentsys.trainers.traffic.fit import QUANTILES, FitOptions, State, memory_errors, predict
+from agentsys.trainers.traffic.config import QUANTILES
+from agentsys.trainers.traffic.experiment import Data, collect_settings, describe, options_to_compare, prepare, train
+from agentsys.trainers.traffic.fit import State, memory_errors, predict
 from agentsys.trainers.traffic.folder import TrafficModel, save_latest, save_model
 from agentsys.trainers.traffic.forecast import forecast_window, naive_forecast, sensor_attention, trim_end, verdict
 from agentsys.trainers.traffic.formats import DataOptions, read_series
-from agentsys.trainers.traffic.graph import GraphOptions
 from agentsys.trainers.traffic.metrics import Scores, evaluate_forecaster
 from agentsys.trainers.traffic.model import Extralonger
+from agentsys.trainers.traffic.options import FitOptions, GraphOptions, ModelOptions, TableOptions
 from agentsys.trainers.traffic.report import (
     Row,
     make_rows,

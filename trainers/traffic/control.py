@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agentsys.trainers.traffic.model import CalendarHead, ExtralongerConfig, Shape, make_layers
+from agentsys.trainers.traffic.config import ExtralongerConfig, Shape
+from agentsys.trainers.traffic.model import CalendarHead, make_layers
 
 
 class SeparateAttention(nn.Module):

@@ -6,111 +6,30 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from agentsys.commands import knob
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.traffic.attention import Scope
 from agentsys.trainers.traffic.calendar import CalendarOptions, calendar_covariates
-from agentsys.trainers.traffic.fit import FitOptions, State, coverage_factor, fit, predict, residual_bands
-from agentsys.trainers.traffic.folder import NETWORKS, ModelInfo, NetworkName, TrafficModel, make_forecaster
+from agentsys.trainers.traffic.config import (
+    ExtralongerConfig,
+    InputKind,
+    NetworkName,
+    Shape,
+)
+from agentsys.trainers.traffic.fit import State, coverage_factor, fit, predict, residual_bands
+from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel, make_forecaster
 from agentsys.trainers.traffic.forecast import naive_forecast
 from agentsys.trainers.traffic.formats import ONE_FILE, DataOptions
-from agentsys.trainers.traffic.graph import Graph, GraphOptions, make_graph
+from agentsys.trainers.traffic.graph import Graph, make_graph
 from agentsys.trainers.traffic.grid import parse_duration
-from agentsys.trainers.traffic.model import ROUTES, ExtralongerConfig, Shape
-from agentsys.trainers.traffic.scaling import INPUTS, InputKind, best_lead_weights, median_of, spread_origins
+from agentsys.trainers.traffic.options import FitOptions, GraphOptions, ModelOptions
+from agentsys.trainers.traffic.scaling import best_lead_weights, median_of, spread_origins
 from agentsys.trainers.traffic.series import Series
-from agentsys.trainers.traffic.splits import Parts, SplitKind, Windows, split_windows
-
-Size = Literal["small", "pems04", "pems08", "seattle"]
-SIZES: Final[Mapping[Size, ExtralongerConfig]] = {
-    "small": ExtralongerConfig(64, 32, 32, 64, 256, 4),
-    "pems04": ExtralongerConfig(128, 192, 192, 256, 1024, 8),
-    "pems08": ExtralongerConfig(64, 64, 64, 64, 256, 4),
-    "seattle": ExtralongerConfig(256, 128, 128, 256, 1024, 8),
-}
-"""Widths: small ones for few sensors, and those of the paper's three data sets (papers file, section 3.4)."""
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The model, its horizons, and how the data is split."""
-
-    panel: ClassVar[str] = "Model"
-    out_horizon: str = knob("week", "how far to forecast: week, day, a duration such as 12h, or a number of steps")
-    in_horizon: str = knob("", "how much of the past to read, in the same way; default: as far as the forecast")
-    split: SplitKind = knob("gapped", "gapped: no step is in two parts; published: the released code's windows")
-    network: NetworkName = knob("extralonger", "network to train; the others are for comparison")
-    size: Size = knob("small", "widths: small, or those of the paper for pems04, pems08 or seattle")
-    layers: int = knob(1, "layers of each route")
-    input: InputKind | None = knob(
-        None,
-        "plain; revin: each window normalized; profile: the residual of the scaled weekly profile; ridge: that of a "
-        "ridge regression on it, the default; plain with --paper",
-    )
-    routes: list[str] = knob((), "routes to use: mixed, spatial, temporal; repeatable; default all")
-    attention: Scope = knob("both", "halves of Global-Local attention")
-    fusion: Literal["fixed", "learned"] = knob("fixed", "weights of the routes: 2:1:1, or learned from there")
-    dropout: float | None = knob(None, "dropout; default 0.1, with --paper 0")
-    out: Path = knob(Path("model"), "output folder")
-
-    def __post_init__(self) -> None:
-        """Raises TrainerError for a dropout or a number of layers that cannot be."""
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise TrainerError(f"--dropout {self.dropout}: give a number from 0 to below 1")
-        if self.layers < 1:
-            raise TrainerError(f"--layers {self.layers}: give at least 1")
-
-    def config(self, paper: bool) -> ExtralongerConfig:
-        """The configuration of the network. Raises TrainerError for an unknown route."""
-        dropout = self.dropout if self.dropout is not None else 0.0 if paper else 0.1
-        config = replace(
-            SIZES[self.size], layers=self.layers, dropout=dropout, fusion=self.fusion, attention=self.attention
-        )
-        if unknown := [route for route in self.routes if route not in ROUTES]:
-            raise TrainerError(f"--routes {unknown[0]}: the routes are {', '.join(ROUTES)}")
-        return replace(config, routes=tuple(r for r in ROUTES if r in self.routes)) if self.routes else config
-
-    def input_kind(self, paper: bool) -> InputKind:
-        """What the network reads and what its output is added to."""
-        return self.input or ("plain" if paper else "ridge")
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """The table of models."""
-
-    panel: ClassVar[str] = "Table"
-    compare: str = knob(
-        "dlinear,stid,itransformer",
-        "networks to train as long as the model, each as NAME or NAME:INPUT (default input plain); empty: none",
-    )
-    fracast_python: Path | None = knob(
-        None, "a Python that has the package fracast: a row of its zero-shot forecasts; without it no such row"
-    )
-    test_windows: int = knob(1_000, "test windows at most, spread over the part; 0: all")
-
-    @property
-    def networks(self) -> list[tuple[NetworkName, InputKind]]:
-        """Networks and their inputs. Raises TrainerError for an unknown one."""
-        networks: list[tuple[NetworkName, InputKind]] = []
-        for entry in filter(None, (part.strip() for part in self.compare.split(","))):
-            text, _, kind_text = entry.partition(":")
-            name = next((name for name in NETWORKS if name == text), None)
-            kind = next((kind for kind in INPUTS if kind == (kind_text or "plain")), None)
-            if name is None or kind is None:
-                raise TrainerError(
-                    f"--compare {entry}: give NAME or NAME:INPUT with a name of {', '.join(NETWORKS)} and an input of "
-                    f"{', '.join(INPUTS)}"
-                )
-            networks.append((name, kind))
-        return networks
-
+from agentsys.trainers.traffic.splits import Parts, Windows, split_windows
 
 RATES: Final[Mapping[NetworkName, float]] = {"dlinear": 1e-3, "stid": 2e-3, "itransformer": 1e-3}
 """Learning rates of small networks in the table, which train faster at higher rates than Extralonger."""

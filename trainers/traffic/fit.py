@@ -19,77 +19,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentsys.commands import knob
 from agentsys.progress import Progress
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.output import last_checkpoint
+from agentsys.trainers.traffic.config import QUANTILES, Loss
+from agentsys.trainers.traffic.options import FitOptions
 from agentsys.trainers.traffic.scaling import Forecaster, spread_origins
 from agentsys.trainers.traffic.splits import Windows
-
-Loss = Literal["quantile", "huber", "mae"]
-QUANTILES: Final = (0.1, 0.5, 0.9)
-"""The quantiles of the quantile loss: the band and the median, which is the forecast."""
-
-
-_DEFAULTS: Final = {"learning_rate": 3e-4, "loss": "quantile", "windows": 2_000}
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """The training loop."""
-
-    panel: ClassVar[str] = "Training"
-    paper: bool = knob(
-        False,
-        "the paper's setting: --input plain, Huber loss, rate 1e-4, no dropout, all windows, values alone as input",
-    )
-    epochs: int = knob(50, "epochs at most")
-    patience: int = knob(5, "epochs without a lower validation loss after which the training ends")
-    batch: int = knob(16, "windows per optimizer step")
-    learning_rate: float | None = knob(None, "learning rate of Adam; default 3e-4, with --paper 1e-4")
-    milestones: list[int] = knob((), "epoch after which the learning rate is divided by 10; repeatable")
-    loss: Loss | None = knob(
-        None, "quantile: pinball loss of 10, 50 and 90 %, the default; huber (delta 1, default with --paper); mae"
-    )
-    windows: int | None = knob(
-        None, "training windows per epoch, drawn anew in each; 0: all; default 2,000, with --paper 0"
-    )
-    validation_windows: int = knob(500, "validation windows at most, spread over the part; 0: all")
-    seconds: float = knob(0.0, "time limit of the training in seconds; 0: none")
-    seed: int = knob(0, "seed of the weights and of the order of windows")
-    bf16: bool = knob(False, "compute in bfloat16; the weights stay in float32")
-    resume: bool = knob(False, "continue from the last checkpoint in --out", once=True)
-
-    def __post_init__(self) -> None:
-        """Fill in the defaults of the setting. Raises TrainerError for numbers that cannot train."""
-        defaults = {"learning_rate": 1e-4, "loss": "huber", "windows": 0} if self.paper else _DEFAULTS
-        for name, value in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for name in ("epochs", "patience", "batch"):
-            if getattr(self, name) < 1:
-                raise TrainerError(f"--{name} {getattr(self, name)}: give at least 1")
-        if not self.rate > 0:
-            raise TrainerError(f"--learning-rate {self.rate}: give a positive number")
-        if not all(value >= 0 for value in (self.windows or 0, self.validation_windows, self.seconds)):
-            raise TrainerError("--windows, --validation-windows and --seconds: give 0 or more")
-
-    @property
-    def rate(self) -> float:
-        """The first learning rate."""
-        return self.learning_rate or 0.0
-
-    @property
-    def outputs(self) -> int:
-        """Outputs per sensor and step of the forecast."""
-        return len(QUANTILES) if self.loss == "quantile" else 1
 
 
 @dataclass

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from torch import Tensor, nn
 
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.output import write_settings
+from agentsys.trainers.traffic.config import ExtralongerConfig, InputKind, NetworkName, Shape
 from agentsys.trainers.traffic.control import SeparateAttention
-from agentsys.trainers.traffic.model import Extralonger, ExtralongerConfig, Shape
+from agentsys.trainers.traffic.model import Extralonger
 from agentsys.trainers.traffic.neural import STID, DLinear, ITransformer
-from agentsys.trainers.traffic.scaling import Forecaster, InputKind
+from agentsys.trainers.traffic.scaling import Forecaster
 from agentsys.trainers.traffic.series import Series
-
-NetworkName = Literal["extralonger", "separate", "dlinear", "stid", "itransformer"]
-NETWORKS: Final[tuple[NetworkName, ...]] = get_args(NetworkName)
 
 FILE: Final = "model.json"
 _WEIGHTS: Final = "model.safetensors"

@@ -18,14 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agentsys.commands import knob
-from agentsys.trainers.traffic.grid import (
-    Aggregate,
-    Rows,
-    describe_sensors,
-    drop_sensors,
-    parse_duration,
-    to_series,
-)
+from agentsys.trainers.traffic.grid import Aggregate, Rows, describe_sensors, drop_sensors, parse_duration, to_series
 from agentsys.trainers.traffic.numbers import to_numbers
 from agentsys.trainers.traffic.series import Series, SeriesError, find_zone
 from agentsys.trainers.traffic.timestamps import Stamps, count_times, is_time, parse_times

@@ -11,18 +11,17 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from agentsys.commands import knob
 from agentsys.trainers.traffic.arrays import read_links
 from agentsys.trainers.traffic.baselines import ScaledProfile
 from agentsys.trainers.traffic.formats import read_csv
 from agentsys.trainers.traffic.grid import join_names
 from agentsys.trainers.traffic.numbers import to_numbers
+from agentsys.trainers.traffic.options import GraphOptions
 from agentsys.trainers.traffic.series import SeriesError
 from agentsys.trainers.traffic.splits import Parts
 
@@ -34,20 +33,6 @@ NEIGHBORS = 5
 
 EARTH_RADIUS = 6371.0
 """Kilometers."""
-
-
-@dataclass(frozen=True)
-class GraphOptions:
-    """Which sensors are neighbors."""
-
-    panel: ClassVar[str] = "Graph"
-    edges: str = knob("", "CSV file of edges (from, to), CSV matrix, or JSON data set; default: by correlation")
-    coordinates: str = knob("", "CSV file with columns sensor, latitude, longitude: the nearest are neighbors")
-
-    def __post_init__(self) -> None:
-        """Raises SeriesError for two sources."""
-        if self.edges and self.coordinates:
-            raise SeriesError("--edges and --coordinates: give one of them")
 
 
 @dataclass(frozen=True, slots=True)

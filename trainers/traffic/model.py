@@ -15,67 +15,12 @@ the widths of the embeddings of values, time of day, day of the week and sensors
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
-
 import torch
 from torch import Tensor, nn
 
 from agentsys.trainers.loading import TrainerError
-from agentsys.trainers.traffic.attention import Attention, Layer, Scope
-
-Route = Literal["mixed", "spatial", "temporal"]
-ROUTES: Final[tuple[Route, ...]] = get_args(Route)
-FUSION: Final[dict[Route, float]] = {"mixed": 2.0, "spatial": 1.0, "temporal": 1.0}
-"""The fixed weights of the routes, to be divided by their sum (step 5)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a network must know of its data."""
-
-    sensors: int
-    steps_in: int
-    steps_out: int
-    steps_per_day: int
-    channels: int = 1
-    """Input channels C: the value, then what is not known in the future. The paper's setting has the value alone."""
-    outputs: int = 1
-    """Outputs per sensor and step: 1, or one for each quantile."""
-    known: int = 0
-    """Covariates K of each forecast step that are known beforehand, such as holidays. The paper has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExtralongerConfig:
-    """Widths of the paper's configuration for PEMS04; `calendar_dim` and what follows are additions to it."""
-
-    value_dim: int = 128
-    time_dim: int = 192
-    day_dim: int = 192
-    sensor_dim: int = 256
-    feed_forward: int = 1024
-    heads: int = 8
-    layers: int = 1
-    dropout: float = 0.0
-    fusion: Literal["fixed", "learned"] = "fixed"
-    routes: tuple[Route, ...] = ROUTES
-    attention: Scope = "both"
-    calendar_dim: int = 32
-
-    def __post_init__(self) -> None:
-        """Raises TrainerError for widths that do not fit together, and for no route."""
-        if self.dim % self.heads:
-            raise TrainerError(f"--heads {self.heads} must divide the width {self.dim} (value + time + day)")
-        if not 0 < self.sensor_dim < self.dim:
-            raise TrainerError(f"--sensor-dim {self.sensor_dim}: give a width between 1 and {self.dim - 1}")
-        if not self.routes:
-            raise TrainerError(f"--routes: give at least one of {', '.join(ROUTES)}")
-
-    @property
-    def dim(self) -> int:
-        """Width d of a token."""
-        return self.value_dim + self.time_dim + self.day_dim
+from agentsys.trainers.traffic.attention import Attention, Layer
+from agentsys.trainers.traffic.config import FUSION, ExtralongerConfig, Route, Shape
 
 
 class Extralonger(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentsys.trainers.traffic.attention import Attention, Layer
-from agentsys.trainers.traffic.model import CalendarHead, Shape
+from agentsys.trainers.traffic.config import Shape
+from agentsys.trainers.traffic.model import CalendarHead
 
 CALENDAR_DIM = 32
 """Width of the calendar head."""

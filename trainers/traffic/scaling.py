@@ -16,17 +16,15 @@ part: where the network adds nothing, as often in the first hours, the forecast 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal, get_args
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from agentsys.trainers.traffic.baselines import make_profile
 from agentsys.trainers.traffic.calendar import holidays_as_sundays
+from agentsys.trainers.traffic.config import InputKind
 from agentsys.trainers.traffic.splits import Windows
-
-InputKind = Literal["plain", "revin", "profile", "ridge"]
-INPUTS: Final[tuple[InputKind, ...]] = get_args(InputKind)
 
 SUNDAY: Final = 6
 """The day whose profile a public holiday gets."""

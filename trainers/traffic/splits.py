@@ -17,15 +17,14 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agentsys.trainers.traffic.config import SplitKind
 from agentsys.trainers.traffic.series import Floats, Ints, Series, SeriesError
-
-SplitKind = Literal["gapped", "published"]
 
 SHARES = (60, 20, 20)
 """Percent of the training, validation and test part (papers file, section 3.2)."""

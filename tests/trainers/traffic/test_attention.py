@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentsys.trainers.traffic.attention import Attention, Layer, Scope
+from agentsys.trainers.traffic.attention import Attention, Layer
+from agentsys.trainers.traffic.config import Scope
 
 
 def road(tokens: int) -> Tensor:

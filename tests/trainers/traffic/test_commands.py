@@ -15,9 +15,9 @@ from agentsys.commands import run_app
 from agentsys.trainers import extralonger, forecast
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.traffic import fit as fitting
-from agentsys.trainers.traffic.experiment import ModelOptions, TableOptions, options_to_compare, parse_horizon
-from agentsys.trainers.traffic.fit import FitOptions
+from agentsys.trainers.traffic.experiment import options_to_compare, parse_horizon
 from agentsys.trainers.traffic.folder import load_model
+from agentsys.trainers.traffic.options import FitOptions, ModelOptions, TableOptions
 from agentsys.view.training import is_training, read_training
 from tests.support.traffic_models import noisy_week, write_counts
 

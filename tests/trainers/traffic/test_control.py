@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from agentsys.trainers.traffic.attention import Attention
+from agentsys.trainers.traffic.config import ExtralongerConfig, Shape
 from agentsys.trainers.traffic.control import SeparateAttention
-from agentsys.trainers.traffic.model import Extralonger, ExtralongerConfig, Shape
+from agentsys.trainers.traffic.model import Extralonger
 
 B, T, N, HEADS = 2, 14, 9, 4
 CONFIG = ExtralongerConfig(value_dim=8, time_dim=4, day_dim=4, sensor_dim=6, feed_forward=10, heads=HEADS)

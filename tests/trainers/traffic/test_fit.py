@@ -16,8 +16,8 @@ import torch
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.output import last_checkpoint
 from agentsys.trainers.traffic import fit as fitting
+from agentsys.trainers.traffic.config import ExtralongerConfig, InputKind, Shape
 from agentsys.trainers.traffic.fit import (
-    FitOptions,
     coverage_factor,
     evaluate,
     fit,
@@ -27,8 +27,8 @@ from agentsys.trainers.traffic.fit import (
     residual_bands,
 )
 from agentsys.trainers.traffic.folder import make_forecaster
-from agentsys.trainers.traffic.model import ExtralongerConfig, Shape
-from agentsys.trainers.traffic.scaling import Forecaster, InputKind
+from agentsys.trainers.traffic.options import FitOptions
+from agentsys.trainers.traffic.scaling import Forecaster
 from agentsys.trainers.traffic.splits import Parts, split_windows
 from tests.support.traffic_models import noisy_week
 

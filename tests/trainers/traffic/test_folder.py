@@ -10,17 +10,9 @@ import pytest
 import torch
 
 from agentsys.trainers.loading import TrainerError
+from agentsys.trainers.traffic.config import NETWORKS, ExtralongerConfig, NetworkName, Shape
 from agentsys.trainers.traffic.fit import predict
-from agentsys.trainers.traffic.folder import (
-    NETWORKS,
-    ModelInfo,
-    NetworkName,
-    TrafficModel,
-    load_model,
-    make_forecaster,
-    save_model,
-)
-from agentsys.trainers.traffic.model import ExtralongerConfig, Shape
+from agentsys.trainers.traffic.folder import ModelInfo, TrafficModel, load_model, make_forecaster, save_model
 from agentsys.trainers.traffic.splits import Parts, split_windows
 from tests.support.traffic_models import TINY, make_zeros, noisy_week
 

@@ -8,14 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentsys.trainers.traffic.graph import (
-    GraphOptions,
-    correlation_graph,
-    great_circle,
-    make_graph,
-    nearest_graph,
-    read_graph,
-)
+from agentsys.trainers.traffic.graph import correlation_graph, great_circle, make_graph, nearest_graph, read_graph
+from agentsys.trainers.traffic.options import GraphOptions
 from agentsys.trainers.traffic.series import SeriesError
 from agentsys.trainers.traffic.splits import split_windows
 from tests.support.traffic import make_series, weekly

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.traffic.attention import Layer
-from agentsys.trainers.traffic.experiment import SIZES
-from agentsys.trainers.traffic.model import ROUTES, CalendarHead, Extralonger, ExtralongerConfig, Shape
+from agentsys.trainers.traffic.config import ROUTES, SIZES, ExtralongerConfig, Shape
+from agentsys.trainers.traffic.model import CalendarHead, Extralonger
 
 TINY = ExtralongerConfig(value_dim=8, time_dim=4, day_dim=4, sensor_dim=6, feed_forward=10, heads=2)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentsys.trainers.traffic.model import Shape
+from agentsys.trainers.traffic.config import Shape
 from agentsys.trainers.traffic.neural import STID, DLinear, ITransformer
 
 SHAPE = Shape(4, 30, 6, 24)

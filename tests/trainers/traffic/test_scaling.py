@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from agentsys.trainers.traffic.baselines import make_baselines
+from agentsys.trainers.traffic.config import INPUTS, NETWORKS, InputKind, NetworkName, Shape
 from agentsys.trainers.traffic.experiment import calibrate
-from agentsys.trainers.traffic.fit import FitOptions, forward, predict
-from agentsys.trainers.traffic.folder import NETWORKS, NetworkName, make_forecaster
-from agentsys.trainers.traffic.model import Shape
-from agentsys.trainers.traffic.scaling import INPUTS, Forecaster, InputKind, best_lead_weights, window_level
+from agentsys.trainers.traffic.fit import forward, predict
+from agentsys.trainers.traffic.folder import make_forecaster
+from agentsys.trainers.traffic.options import FitOptions
+from agentsys.trainers.traffic.scaling import Forecaster, best_lead_weights, window_level
 from agentsys.trainers.traffic.splits import split_windows
 from tests.support.traffic import make_series, weekly
 from tests.support.traffic_models import TINY, Zeros, make_zeros, noisy_week
