@@ -23,16 +23,20 @@ from tests.support.toys import call_drt, one_error
 
 def contexts() -> list[type[BaseContext]]:
     """Every context of the graphs, those of Studio among them."""
-    for module in modules():
-        if folder_of(module) == "graphs" and module.count(".") == 3:
-            importlib.import_module(module)
+    served = json.loads((ROOT / "langgraph.json").read_text())["graphs"].values()
+    of_graphs = {module for module in modules() if folder_of(module) == "graphs" and module.count(".") == 3}
+    for module in of_graphs | {graph["path"].partition(":")[0] for graph in served}:
+        importlib.import_module(module)
 
     def below(kind: type[BaseContext]) -> Iterator[type[BaseContext]]:
         for child in kind.__subclasses__():
             yield child
             yield from below(child)
 
-    return sorted({kind for kind in below(BaseContext) if kind.__module__.startswith("agentsys.graphs.")}, key=str)
+    return sorted(
+        {kind for kind in below(BaseContext) if kind.__module__.startswith(("agentsys.graphs.", "agentsys.trainers."))},
+        key=str,
+    )
 
 
 def name_of(kind: type) -> str:
