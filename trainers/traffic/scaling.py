@@ -6,11 +6,13 @@
     ridge     forecast = level * (profile + sigma * (ridge + network)): the residual of a ridge regression on that
 
 The *profile* is the mean of each sensor at each step of the week in the training part. The *level* of a window is the
-sum of its last week over the sum of the profile there, per sensor. *sigma* is the standard deviation of x / level -
-profile, per sensor. Missing values count as the profile. With these two, the network's last layers begin at zero, and
-the outer quantiles one sigma away from the median: training starts from the scaled profile or the ridge regression.
-After training, the median's correction at each lead time gets the weight from 0 to 1 that is best on the validation
-part: where the network adds nothing, as often in the first hours, the forecast stays what it corrects.
+sum of its last week over the sum of the profile there, per sensor. Of the part of a week that a shorter window does not
+reach, a share that validation chooses counts as the profile: a few hours say little about the level. *sigma* is the
+standard deviation of x / level - profile, per sensor. Missing values count as the profile. With these two, the
+network's last layers begin at zero, and the outer quantiles one sigma away from the median: training starts from the
+scaled profile or the ridge regression. After training, the median's correction at each lead time gets the weight from
+0 to 1 that is best on the validation part: where the network adds nothing, as often in the first hours, the forecast
+stays what it corrects.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Forecaster(nn.Module):
     profile: Tensor
     sigma: Tensor
     ridge: Tensor
+    level_prior: Tensor
     lead_weights: Tensor
     known_mean: Tensor
     known_std: Tensor
@@ -77,6 +80,7 @@ class Forecaster(nn.Module):
         self.register_buffer("std", torch.ones(()))
         self.register_buffer("profile", torch.zeros(7 * steps_per_day, sensors))
         self.register_buffer("sigma", torch.ones(sensors))
+        self.register_buffer("level_prior", torch.zeros(()))
         if self.corrects and hasattr(network, "last_layers"):
             for layer in network.last_layers():
                 nn.init.zeros_(layer.weight)
@@ -156,7 +160,9 @@ class Forecaster(nn.Module):
     def _level(self, x: Tensor, profile: Tensor) -> tuple[Tensor, Tensor]:
         """Level (B, 1, N) of each window, and where its input is observed (B, T, N)."""
         observed = x[..., -1] == 0
-        return window_level(x[..., 0], profile, observed, 7 * self.steps_per_day), observed
+        week = len(self.profile)
+        beyond = self.profile.sum(0) - profile.sum(1, keepdim=True) if x.shape[1] < week else torch.zeros(())
+        return window_level(x[..., 0], profile, observed, week, self.level_prior * beyond.clamp(min=0)), observed
 
     def _profile_at(self, time: Tensor, known: Tensor | None) -> Tensor:
         """(B, steps, N) the profile at these times."""
@@ -174,8 +180,16 @@ class Forecaster(nn.Module):
         self.profile.copy_(self._weekly_profile(train, train_steps))
         if train.covariates is not None:
             self._scale_known(train.covariates[:train_steps])
-        if self.kind in ("plain", "revin"):
+        if not self.corrects:
             return
+        priors = LEVEL_PRIORS if train.t_in < len(self.profile) else (0.0,)
+        errors = [self._fit_residual(train, validation, prior) for prior in priors]
+        if len(priors) > 1:
+            self._fit_residual(train, validation, priors[errors.index(min(errors))])
+
+    def _fit_residual(self, train: Windows, validation: Windows, prior: float) -> float:
+        """Take sigma and the ridge regression with this prior of the level. Returns the MAE on the validation part."""
+        self.level_prior.fill_(prior)
         squares, weights = torch.zeros_like(self.sigma), torch.zeros_like(self.sigma)
         for window in _spread_batches(train):
             x, profile = window[0], self._profile_at(window[1], window[3])
@@ -187,6 +201,12 @@ class Forecaster(nn.Module):
         self.sigma.copy_(torch.where(known, sigma, sigma[known].median() if known.any() else self.std))
         if self.kind == "ridge":
             self._fit_ridge(train, validation)
+        error = count = 0.0
+        for x, time_in, time_out, known_in, known_out, y, mask in _spread_batches(validation):
+            base = self._scale(x, time_in, time_out, known_in, known_out)[1]
+            error += float((base - y).abs()[mask].sum())
+            count += float(mask.sum())
+        return error / max(count, 1.0)
 
     def _scale_known(self, covariates: Tensor) -> None:
         """Mean and deviation of covariates (T, K) that are not 0 or 1, as those of the calendar are."""
@@ -238,6 +258,8 @@ class Forecaster(nn.Module):
             )
 
 
+LEVEL_PRIORS: Final = (0.0, 0.1, 1.0)
+"""Shares of the profile in the level of a window of less than a week, from which validation takes the best."""
 LEAD_WEIGHTS: Final = tuple(step / 10 for step in range(11))
 """Weights of the network's correction from which validation takes the best at each lead time."""
 
@@ -259,11 +281,14 @@ def median_of(output: Tensor, keep: bool = False) -> Tensor:
     return median[..., None] if keep else median
 
 
-def window_level(value: Tensor, profile: Tensor, observed: Tensor, steps: int) -> Tensor:
-    """(B, 1, N) sum of the last `steps` observed values over the sum of the profile there; 1 where both are missing."""
+def window_level(value: Tensor, profile: Tensor, observed: Tensor, steps: int, prior: Tensor | float = 0.0) -> Tensor:
+    """(B, 1, N) sum of the last `steps` observed values over the sum of the profile there; 1 where both are missing.
+
+    `prior` (B, 1, N) is added to both sums.
+    """
     value, profile, observed = value[:, -steps:], profile[:, -steps:], observed[:, -steps:]
-    total = (profile * observed).sum(1, keepdim=True)
-    level = (value * observed).sum(1, keepdim=True) / total
+    total = (profile * observed).sum(1, keepdim=True) + prior
+    level = ((value * observed).sum(1, keepdim=True) + prior) / total
     return torch.where(total > 0, level, torch.ones_like(level)).clamp(0.0, 100.0)
 
 

@@ -211,3 +211,24 @@ def test_covariates_that_are_no_marks_are_standardized() -> None:
     forecaster.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[3]))
     forward(forecaster, parts.train, parts.train.origins[:64])
     assert set(seen[0][..., 0].unique().tolist()) == {0.0, 1.0} and abs(float(seen[0][..., 1].std()) - 1) < 0.1
+
+
+def test_a_level_of_a_few_hours_leans_on_the_profile_if_validation_says_so() -> None:
+    """Bursts of some hours say nothing about the next day; a level that lasts for weeks is used as it is."""
+    series = noisy_week(days=70, noise=0.0)
+    bursts = series.values.copy()
+    bursts[np.random.default_rng(3).random(len(series) // 6).repeat(6) < 0.3] *= 3
+    lasting = series.values * np.linspace(1, 3, len(series))[:, None, None].round(1).astype(np.float32)
+    priors = []
+    for values in (bursts, lasting):
+        model, _ = make_zeros(make_series(values), "profile", 12)
+        priors.append(float(model.forecaster.level_prior))
+    assert priors[0] > 0.0 == priors[1]
+    week, _ = make_zeros(noisy_week(days=70), "profile", WEEK)
+    assert float(week.forecaster.level_prior) == 0.0, "a week needs no prior"
+
+
+def test_the_prior_is_the_profile_of_the_rest_of_the_week() -> None:
+    value, profile, seen = torch.full((1, 2, 1), 30.0), torch.full((1, 2, 1), 10.0), torch.ones(1, 2, 1).bool()
+    assert float(window_level(value, profile, seen, 168)) == 3
+    assert float(window_level(value, profile, seen, 168, torch.tensor([[[20.0]]]))) == 2
