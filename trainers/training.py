@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -313,18 +313,23 @@ def rows_digest(rows: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
+def memory_errors(micro_batch: int) -> AbstractContextManager[None]:
+    """Turn a failed allocation into a TrainerError that names the options of a language model's training."""
+    return allocation_errors(
+        f"out of memory: lower --micro-batch (now {micro_batch}) or --max-length, or turn on --gradient-checkpointing, "
+        "--bf16 or --lora 16"
+    )
+
+
 @contextmanager
-def memory_errors(micro_batch: int) -> Iterator[None]:
-    """Turn a failed allocation into a TrainerError that names the options to change."""
+def allocation_errors(message: str) -> Iterator[None]:
+    """Turn a failed allocation into a TrainerError with this message, which says which options to change."""
     import torch
 
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:
-        message = str(err).lower()
-        if isinstance(err, RuntimeError) and not any(w in message for w in ("out of memory", "allocate memory")):
+        text = str(err).lower()
+        if isinstance(err, RuntimeError) and not any(w in text for w in ("out of memory", "allocate memory")):
             raise
-        raise TrainerError(
-            f"out of memory: lower --micro-batch (now {micro_batch}) or --max-length, or turn on "
-            "--gradient-checkpointing, --bf16 or --lora 16"
-        ) from None
+        raise TrainerError(message) from None

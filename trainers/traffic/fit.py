@@ -15,8 +15,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from agentsys.trainers.traffic.config import QUANTILES, Loss
 from agentsys.trainers.traffic.options import FitOptions
 from agentsys.trainers.traffic.scaling import Forecaster, spread_origins
 from agentsys.trainers.traffic.splits import Windows
+from agentsys.trainers.training import allocation_errors
 
 
 @dataclass
@@ -243,18 +244,9 @@ def _load_checkpoint(folder: Path, model: Forecaster, optimizer: torch.optim.Opt
     return State(**numbers, best_weights=content["best_weights"])
 
 
-@contextmanager
-def memory_errors(batch: int) -> Iterator[None]:
+def memory_errors(batch: int) -> AbstractContextManager[None]:
     """Turn a failed allocation into a TrainerError that names the options to change."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:
-        message = str(err).lower()
-        if isinstance(err, RuntimeError) and not any(w in message for w in ("out of memory", "allocate memory")):
-            raise
-        raise TrainerError(
-            f"out of memory: lower --batch (now {batch}), --in-horizon or --size, or turn on --bf16"
-        ) from None
+    return allocation_errors(f"out of memory: lower --batch (now {batch}), --in-horizon or --size, or turn on --bf16")
 
 
 def coverage_factor(forecast: Tensor, y: Tensor, mask: Tensor, share: float = 0.8) -> float:

@@ -50,6 +50,11 @@ class Forecast:
 
     def at(self, sensor: str, time: np.datetime64) -> tuple[float, float, float]:
         """Forecast, low and high of the step that holds a UTC time. Raises TrainerError outside the forecast."""
+        index, column = self.find(sensor, time)
+        return tuple(float(table[index, column]) for table in (self.values, self.low, self.high))  # type: ignore[return-value]
+
+    def find(self, sensor: str, time: np.datetime64) -> tuple[int, int]:
+        """The step that holds a UTC time, and the column of a sensor. Raises TrainerError outside the forecast."""
         if sensor not in self.sensors:
             raise TrainerError(f"there is no sensor {sensor}: the sensors are {', '.join(self.sensors)}")
         step = np.timedelta64(self.history.step, "s")
@@ -57,8 +62,7 @@ class Forecast:
         if not 0 <= index < len(self.times):
             asked, first, end = local_texts(np.array([time, self.times[0], self.times[-1] + step]), self.zone)
             raise TrainerError(f"{asked} is outside the forecast, which is from {first} to {end}")
-        column = self.sensors.index(sensor)
-        return tuple(float(table[index, column]) for table in (self.values, self.low, self.high))  # type: ignore[return-value]
+        return index, self.sensors.index(sensor)
 
 
 def read_latest(folder: Path, info: ModelInfo, data: Path | None = None, start: str = "") -> Series:

@@ -83,8 +83,7 @@ class Series:
     @property
     def day_of_week(self) -> Ints:
         """(T,) local day of the week, Monday 0 to Sunday 6."""
-        days = self.local.astype("datetime64[D]").astype(np.int64)
-        return (days + 3) % 7  # 1970-01-01 was a Thursday
+        return weekdays(self.local)
 
     @property
     def time_of_week(self) -> Ints:
@@ -111,6 +110,12 @@ class Series:
     def corrected(self, *sentences: str) -> Series:
         """With more entries in `corrections`."""
         return replace(self, corrections=(*self.corrections, *sentences))
+
+
+def weekdays(local: Times | np.datetime64) -> Ints:
+    """Days of the week of local times, Monday 0 to Sunday 6."""
+    days: Ints = local.astype("datetime64[D]").astype(np.int64)
+    return (days + 3) % 7  # 1970-01-01 was a Thursday
 
 
 def to_local(times: Times, zone: str) -> Times:

@@ -15,7 +15,7 @@ import numpy as np
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.traffic.folder import load_model
 from agentsys.trainers.traffic.forecast import Forecast, local_texts, make_forecast, read_latest
-from agentsys.trainers.traffic.series import find_zone, to_local
+from agentsys.trainers.traffic.series import find_zone, to_local, weekdays
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -41,16 +41,15 @@ def look_up(forecast: Forecast, sensor: str, time: str) -> dict[str, Any]:
     an unknown sensor, a text that is no time, and a time outside the forecast.
     """
     moment = read_time(time, forecast.zone)
-    value, low, high = forecast.at(sensor, moment)
-    index = int((moment - forecast.times[0]) // np.timedelta64(forecast.history.step, "s"))
+    index, column = forecast.find(sensor, moment)
     return {
         "sensor": sensor,
         "time": local_texts(forecast.times[index : index + 1], forecast.zone)[0],
         "weekday": name_day(to_local(forecast.times[index : index + 1], forecast.zone)[0]),
-        "forecast": value,
-        "low_10": low,
-        "high_90": high,
-        "naive": float(forecast.naive[index, forecast.sensors.index(sensor)]),
+        "forecast": float(forecast.values[index, column]),
+        "low_10": float(forecast.low[index, column]),
+        "high_90": float(forecast.high[index, column]),
+        "naive": float(forecast.naive[index, column]),
     }
 
 
@@ -78,8 +77,8 @@ def describe(forecast: Forecast) -> dict[str, Any]:
 
 
 def name_day(time: np.datetime64) -> str:
-    """The day of the week; 1970-01-01 was a Thursday."""
-    return WEEKDAYS[(int(time.astype("datetime64[D]").astype(np.int64)) + 3) % 7]
+    """The day of the week of a local time."""
+    return WEEKDAYS[int(weekdays(time))]
 
 
 def make_tool(folder: Path, data: Path | None = None) -> StructuredTool:

@@ -45,8 +45,7 @@ def check_fracast(python: Path) -> None:
     except OSError as err:
         raise TrainerError(f"--fracast-python {python}: {err.strerror}; give a Python that has fracast") from None
     if tried.returncode:
-        reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
-        raise TrainerError(f"--fracast-python {python}: fracast cannot be imported: {reason}")
+        raise TrainerError(f"--fracast-python {python}: fracast cannot be imported: {_last_line(tried.stderr)}")
 
 
 def fracast_forecaster(python: Path, series: Series, origins: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
@@ -59,8 +58,11 @@ def fracast_forecaster(python: Path, series: Series, origins: Tensor, steps: int
         command: list[str | Path] = [python, "-c", SCRIPT, files[0], files[1], str(steps), files[2]]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise TrainerError(f"fracast failed: {reason}: leave --fracast-python out")
+            raise TrainerError(f"fracast failed: {_last_line(done.stderr)}: leave --fracast-python out")
         forecasts = torch.from_numpy(np.load(files[2]))
     positions = {int(origin): index for index, origin in enumerate(origins)}
     return lambda chosen: forecasts[[positions[int(origin)] for origin in chosen]]
+
+
+def _last_line(output: str) -> str:
+    return (output.strip().splitlines() or ["no message"])[-1]
