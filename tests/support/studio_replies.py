@@ -60,7 +60,7 @@ def structured(seen: Seen, last: str) -> Behavior | None:
     """A reply that follows the request's schema; None for one that asks for text."""
     match sorted(schema_of(seen).get("properties", ())):
         case ["day", "sensor", "time"]:
-            return as_json(sensor="b", day="2024-02-26", time="08:00")
+            return as_json(sensor="b", day="Monday 2024-02-26", time="08:00")
         case ["keywords"]:
             return as_json(keywords=[{"word": "bell", "translation": "钟声"}])
         case ["reason", "score"]:

@@ -41,6 +41,7 @@ class Query(BaseModel):
 
     sensor: str
     day: str
+    """Weekday and date: a model that writes both takes fewer Wednesdays for Tuesdays."""
     time: str
 
 
@@ -64,18 +65,27 @@ class State(Output):
 
 
 def check_query(reply: Query, inputs: Mapping[str, Any]) -> str | None:
-    """Return why the reader's reply is refused, or None: a sensor, a day and a time of the forecast."""
+    """Return why the reader's reply is refused, or None: a sensor, a day and a time of the forecast.
+
+    A weekday in the question, if it names one in English, must be that of the day.
+    """
     from agentsys.trainers.traffic.tool import read_time
 
     if reply.sensor not in inputs["sensors"]:
         return f"there is no sensor {reply.sensor}: copy one of the list"
+    if reply.day not in inputs["days"]:
+        return f"there is no day {reply.day}: copy one of the list, weekday and date"
+    weekday, date = reply.day.split()
+    asked = {day.split()[0] for day in inputs["days"] if day.split()[0].lower() in inputs["question"].lower()}
+    if len(asked) == 1 and weekday not in asked:
+        return f"the question asks for a {asked.pop()}, and {date} is a {weekday}"
     try:
-        moment = read_time(f"{reply.day}T{reply.time}", inputs["zone"])
+        moment = read_time(f"{date}T{reply.time}", inputs["zone"])
     except TrainerError as err:
         return str(err)
     first, last = (read_time(inputs[name], inputs["zone"]) for name in ("first", "last"))
     if not first <= moment <= last:
-        return f"{reply.day} {reply.time} is outside the forecast, which is from {inputs['first']} to {inputs['last']}"
+        return f"{date} {reply.time} is outside the forecast, which is from {inputs['first']} to {inputs['last']}"
     return None
 
 
@@ -164,7 +174,7 @@ def _find(context: Context, query: Mapping[str, str]) -> dict[str, Any]:
     forecast = context.load()
     from agentsys.trainers.traffic.tool import look_up
 
-    return look_up(forecast, query["sensor"], f"{query['day']}T{query['time']}")
+    return look_up(forecast, query["sensor"], f"{query['day'].split()[-1]}T{query['time']}")
 
 
 def _round(forecast: Mapping[str, Any]) -> dict[str, str]:

@@ -175,7 +175,7 @@ def calibrate(model: TrafficModel, validation: Windows, options: FitOptions) -> 
     naive = naive_forecast(model, validation, origins)
     factor, bands = 1.0, model.bands
     if forecast.ndim == 4:
-        factor = coverage_factor(forecast, window.y, window.mask)
+        factor = coverage_factor(forecast, window.y, window.mask, validation.independent)
     else:
         steps_per_day = model.info.shape.steps_per_day
         bands = residual_bands(forecast, window.y, window.mask, window.time_out[..., 0], steps_per_day)

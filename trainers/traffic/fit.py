@@ -249,16 +249,20 @@ def memory_errors(batch: int) -> AbstractContextManager[None]:
     return allocation_errors(f"out of memory: lower --batch (now {batch}), --in-horizon or --size, or turn on --bf16")
 
 
-def coverage_factor(forecast: Tensor, y: Tensor, mask: Tensor, share: float = 0.8) -> float:
-    """By which the distances of low and high from the median must be multiplied to cover `share` of the targets.
+def coverage_factor(forecast: Tensor, y: Tensor, mask: Tensor, independent: float, share: float = 0.8) -> float:
+    """By which the distances of low and high from the median must be multiplied to cover `share` of new targets.
 
     `forecast` is (..., 3) with ascending quantiles. This is split conformal prediction with one factor: quantile loss
-    alone gives bands that are too narrow on later data.
+    alone gives bands that are too narrow on later data. For new targets the factor is the quantile at
+    share (1 + 1 / n) of n independent calibration samples (Vovk et al., 2005; Lei et al., 2018). Neighboring windows
+    share nearly all steps: n is `independent`, the number of windows that would fit side by side. With few of them the
+    quantile is at most at (1 + share) / 2: the largest errors are often outages of a sensor.
     """
     low, median, high = forecast.unbind(-1)
     width = torch.where(y < median, median - low, high - median).clamp(min=1e-6)
     ratios = ((y - median).abs() / width)[mask].numpy()
-    return float(np.quantile(ratios, share)) if len(ratios) else 1.0
+    level = min(share * (1 + 1 / independent), (1 + share) / 2)
+    return float(np.quantile(ratios, level)) if len(ratios) else 1.0
 
 
 def residual_bands(forecast: Tensor, y: Tensor, mask: Tensor, time_of_day: Tensor, steps_per_day: int) -> Tensor:

@@ -69,6 +69,11 @@ class Windows:
         """Number of windows, W."""
         return len(self.origins)
 
+    @property
+    def independent(self) -> float:
+        """How many forecasts of this length would fit side by side, without a step in common."""
+        return (int(self.origins[-1] - self.origins[0]) + self.t_out) / self.t_out
+
     def batch(self, origins: Tensor) -> Batch:
         """The windows with these origins (steps of the series, usually some of `self.origins`), (B,) long."""
         before, after = self._steps(origins)

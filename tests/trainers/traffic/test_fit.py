@@ -181,10 +181,12 @@ def test_bands_are_widened_to_cover_80_percent() -> None:
     torch.manual_seed(0)
     y = torch.randn(20_000)
     narrow = torch.tensor([-0.5, 0.0, 0.7]).expand(20_000, 3)
-    factor = coverage_factor(narrow, y, torch.ones(20_000, dtype=torch.bool))
-    inside = (y >= -0.5 * factor) & (y <= 0.7 * factor)
-    assert float(inside.float().mean()) == pytest.approx(0.8, abs=1e-3) and factor > 1.5
-    assert coverage_factor(narrow, y, torch.zeros(20_000, dtype=torch.bool)) == 1.0
+    observed = torch.ones(20_000, dtype=torch.bool)
+    for independent, share in ((20_000, 0.8), (24, 0.8 * 25 / 24), (8, 0.9), (1, 0.9)):
+        factor = coverage_factor(narrow, y, observed, independent)
+        inside = (y >= -0.5 * factor) & (y <= 0.7 * factor)
+        assert float(inside.float().mean()) == pytest.approx(share, abs=1e-3) and factor > 1.5
+    assert coverage_factor(narrow, y, ~observed, 24) == 1.0
 
 
 def test_bands_without_quantiles_are_those_of_the_residuals_by_time_of_day() -> None:

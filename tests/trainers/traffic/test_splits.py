@@ -62,6 +62,7 @@ def test_a_batch_is_input_target_mask_and_clock() -> None:
     values[7, 1] = np.nan
     windows = make_windows(make_series(values), 4, 3, train_steps=20)
     assert len(windows) == 30 - 4 - 3 + 1
+    assert windows.independent == pytest.approx(26 / 3)  # the steps from 4 to 29 are forecast, three at a time
     x, y, mask, time_in, time_out = windows.batch(torch.tensor([6, 8]))
     assert x.shape == (2, 4, 2, 2) and time_in.shape == (2, 4, 2) and time_out.shape == (2, 3, 2)
     assert x[0, :, 0, 0].tolist() == [4, 6, 8, 10] and not x[0, :, :, 1].any()

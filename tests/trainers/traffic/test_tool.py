@@ -75,25 +75,39 @@ def ask(folder: Path, tmp_path: Path, *replies: dict[str, Any]) -> dict[str, Any
 
 
 def test_a_question_becomes_a_sentence_with_the_band(folder: Path, tmp_path: Path) -> None:
-    """The reader's first reply names a day outside the forecast; the writer's first leaves the band out."""
-    wrong, right = ({"sensor": "b", "day": f"2024-02-{day}", "time": "08:00"} for day in ("29", "26"))
+    """The reader's first two replies name a wrong day; the writer's first leaves the band out."""
+    days = ("Monday 2024-02-27", "Tuesday 2024-02-27", "Monday 2024-02-26")
+    replies = [json.dumps({"sensor": "b", "day": day, "time": "08:00"}) for day in days]
     found = look_up(load_forecast(folder), "b", "2024-02-26T08:00")
     low, high = (f"{found[name]:.1f}" for name in ("low_10", "high_90"))
     sentence = f"b will count 36.0 on Monday at 08:00 (80 %: {low} to {high})."
     result = ask(
         folder,
         tmp_path,
-        {"role": "reader", "key": "read", "replies": [json.dumps(wrong)]},
-        {"role": "reader", "key": "read#1", "replies": [json.dumps(right)]},
+        {"role": "reader", "key": "read", "replies": [replies[0]]},
+        {"role": "reader", "key": "read#1", "replies": [replies[1]]},
+        {"role": "reader", "key": "read#2", "replies": [replies[2]]},
         {"role": "writer", "key": "answer", "replies": ["b will count 36.0."]},
         {"role": "writer", "key": "answer#1", "replies": [sentence]},
     )
     assert result["answer"] == sentence and result["forecast"] == found
 
 
-def test_a_question_that_cannot_be_read_is_a_failed_record(folder: Path, tmp_path: Path) -> None:
-    reply = json.dumps({"sensor": "c", "day": "2024-02-26", "time": "08:00"})
-    with pytest.raises(RoleError, match="there is no sensor c: copy one of the list"):
+@pytest.mark.parametrize(
+    ("sensor", "day", "time", "reason"),
+    [
+        ("c", "Monday 2024-02-26", "08:00", "there is no sensor c: copy one of the list"),
+        ("b", "2024-02-26", "08:00", "there is no day 2024-02-26: copy one of the list, weekday and date"),
+        ("b", "Tuesday 2024-02-27", "08:00", "the question asks for a Monday, and 2024-02-27 is a Tuesday"),
+        ("b", "Monday 2024-02-26", "00:30", "2024-02-26 00:30 is outside the forecast"),
+        ("b", "Monday 2024-02-26", "eight", "is no time"),
+    ],
+)
+def test_a_question_that_cannot_be_read_is_a_failed_record(
+    folder: Path, tmp_path: Path, sensor: str, day: str, time: str, reason: str
+) -> None:
+    reply = json.dumps({"sensor": sensor, "day": day, "time": time})
+    with pytest.raises(RoleError, match=reason):
         ask(folder, tmp_path, {"role": "reader", "replies": [reply] * 5})
 
 
