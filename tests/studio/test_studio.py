@@ -45,7 +45,7 @@ def part_of(whole: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, 
 
 
 def test_configuration() -> None:
-    done = subprocess.run([LANGGRAPH, "validate"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([LANGGRAPH, "validate"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"({len(GRAPHS)} graphs found)" in done.stdout
     assert "warning" not in (done.stdout + done.stderr).lower()
@@ -302,8 +302,8 @@ def test_refused_by_the_older_way_to_configure(studio: Studio) -> None:
 def test_traps_work(tmp_path: Path) -> None:
     """Without the refusal, an import or a start would be seen."""
     environment = os.environ | without_models(tmp_path)
-    subprocess.run([sys.executable, "-c", "import trap"], env=environment, check=True, timeout=60)
-    subprocess.run([environment["AGENTSYS_VLLM_PYTHON"]], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", "import trap"], env=environment, check=True, timeout=300)
+    subprocess.run([environment["AGENTSYS_VLLM_PYTHON"]], check=True, timeout=300)
     assert {"imported", "started"} < {path.name for path in (tmp_path / "traps").iterdir()}
 
 
