@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -46,8 +47,15 @@ def compute_with_one_thread() -> None:
         os.environ |= {"LLAMA_ARG_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
+def receive_interrupts() -> None:
+    """A shell without job control starts `pytest &` with SIGINT ignored, which child processes would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 go_offline()
 compute_with_one_thread()
+receive_interrupts()
 hypothesis.settings.register_profile("busy", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("busy")  # a worker that waits for its core is not a slow strategy
 

@@ -31,7 +31,7 @@ def run(graph: Killed, tmp_path: Path) -> Iterator[Run]:
 
     def run_command(name: str, calls: int | None = None) -> int | None:
         log = tmp_path / f"{name}.log"
-        process = Running(graph, graph.options(tmp_path, name), tmp_path / f"{name}.txt", to_kill=calls is not None)
+        process = Running(graph, graph.options(tmp_path, name), tmp_path / f"{name}.txt", log, calls)
         started.append(process)
         if calls is None:
             return process.wait()

@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from agentsys.models.wire import Reply
 from agentsys.recorder import current
 from tests.support.maths_policy import QUESTION, Policy, pupil
 from tests.support.paths import ROOT
-from tests.support.toys import RULES, LoggedChatModel, TreeChatModel, environment, sentences, write_lines
+from tests.support.toys import RULES, LoggedChatModel, TreeChatModel, environment, paid_calls, sentences, write_lines
 
 MAX_SECONDS: Final = 0.02
 """Longest time that a call takes."""
@@ -178,10 +179,13 @@ class Running:
 
     It is forked after its imports, which saves seconds. One with a pool of processes, if it shall end by itself, gets
     an interpreter of its own: the pool ends with the interpreter, which a forked process does not end.
+
+    With `kill_at`, it stops (SIGSTOP) when its log has so many calls, and can be killed there however late that is
+    noticed.
     """
 
-    def __init__(self, graph: Killed, options: Sequence[str], output: Path, *, to_kill: bool) -> None:
-        if graph.has_pool and not to_kill:
+    def __init__(self, graph: Killed, options: Sequence[str], output: Path, log: Path, kill_at: int | None) -> None:
+        if graph.has_pool and kill_at is None:
             command = [sys.executable, ROOT / "graphs" / f"{graph.name}_collect.py", *options]
             with output.open("ab") as file:
                 self._child: Any = subprocess.Popen(
@@ -190,7 +194,9 @@ class Running:
             return
         processes = multiprocessing.get_context("forkserver")
         processes.set_forkserver_preload([*(f"agentsys.graphs.{graph.name}_collect" for graph in KILLED), "uvloop"])
-        self._child = processes.Process(target=_run_forked, args=(graph.name, list(options), str(output)))
+        self._child = processes.Process(
+            target=_run_forked, args=(graph.name, list(options), str(output), str(log), kill_at)
+        )
         self._child.start()
 
     def exit_code(self) -> int | None:
@@ -230,11 +236,19 @@ def wait_for_end(processes: Sequence[int], seconds: float = 20) -> list[int]:
     return alive
 
 
-def _run_forked(name: str, options: list[str], output: str) -> None:
+def _run_forked(name: str, options: list[str], output: str, log: str, kill_at: int | None) -> None:
     from agentsys.commands import command, run_app
 
+    if kill_at is not None:
+        threading.Thread(target=_stop_at, args=(Path(log), kill_at), daemon=True).start()
     file = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
     main = importlib.import_module(f"agentsys.graphs.{name}_collect").main
     sys.exit(run_app(command(main), options))
+
+
+def _stop_at(log: Path, calls: int) -> None:
+    while len(paid_calls(log)) < calls:
+        time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGSTOP)
