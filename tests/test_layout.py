@@ -55,8 +55,14 @@ def is_in(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
+STANDALONE = {"agentsys.trainers.idfree.device"}
+"""Files that users copy elsewhere and run alone: their command and what libraries import are one file."""
+
+
 def is_command(module: str) -> bool:
     """Whether a module can be run: `python graphs/drt_collect.py`, `python -m agentsys.knowledge`."""
+    if module in STANDALONE:
+        return False
     return '__name__ == "__main__"' in modules()[module].read_text(encoding="utf-8") or module.endswith("__main__")
 
 
