@@ -3,7 +3,8 @@
     python trainers/idfree_pl.py --data ratings.csv --text joke --label class --user user --task classify --out run
 
 trains the central model, the distributions of all devices and the personalized model of the cloud, evaluates them
-beside baselines, and attacks the uploads. Run the same command again to continue after a kill; --stage runs one stage alone.
+beside baselines, and attacks the uploads. Run the same command again to continue after a kill; --stage runs one stage
+alone.
 """
 
 from __future__ import annotations

@@ -182,8 +182,8 @@ def model_card(
             f"# Personalized model of {markdown(settings['model'])} (IDfree-PL)",
             "",
             "Reads a text and an embedding that the user's device draws for each request (arXiv 2501.06062). Trained "
-            "by agentsys. The license and terms of the base and the data are those of their owners; state them here. That "
-            "requests carry no name does not make them anonymous: read the attacks' results beside the accuracy.",
+            "by agentsys. The license and terms of the base and the data are those of their owners; state them here. "
+            "That requests carry no name does not make them anonymous: read the attacks' results beside the accuracy.",
             "",
             *(f"- {markdown(line)}" for line in facts),
             "",
