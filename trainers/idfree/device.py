@@ -76,7 +76,7 @@ class Parameters:
     @property
     def width(self) -> int:
         """Width of an embedding token: the model's hidden size."""
-        return self.first.shape[1]
+        return int(self.first.shape[1])
 
 
 def save_parameters(path: str | Path, parameters: Parameters) -> None:
