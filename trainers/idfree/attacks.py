@@ -118,13 +118,15 @@ def log_likelihoods(users: Users, statistics: Floats, size: int | Floats) -> Flo
     else:
         natural = np.concatenate([first / second**2, -0.5 / second**2], 1)
         normalizer = (0.5 * (first / second) ** 2 + np.log(second)).sum(1)
-    return statistics @ natural.T - np.asarray(size)[..., None] * normalizer
+    likelihoods: Floats = statistics @ natural.T - np.asarray(size)[..., None] * normalizer
+    return likelihoods
 
 
 def attribute(likelihoods: Floats) -> Floats:
     """Attack 1: each user's share of sets that are attributed to that user; `likelihoods` are (users, sets, users)."""
     own = np.arange(len(likelihoods))[:, None]
-    return (likelihoods.argmax(-1) == own).mean(1)
+    shares: Floats = (likelihoods.argmax(-1) == own).mean(1)
+    return shares
 
 
 def link_known(likelihoods: Floats) -> Floats:
@@ -145,7 +147,8 @@ def _areas(scores: Floats) -> Floats:
     """For each user, how often the own second set scores higher than another user's; ties count one half."""
     own = np.diagonal(scores)[:, None]
     higher = (own > scores).sum(1) + 0.5 * ((own == scores).sum(1) - 1)
-    return higher / (len(scores) - 1)
+    areas: Floats = higher / (len(scores) - 1)
+    return areas
 
 
 def cluster(means: Floats) -> Floats:
@@ -163,7 +166,8 @@ def cluster(means: Floats) -> Floats:
     np.add.at(counts, (np.arange(users)[:, None], clusters), 1)
     right = (counts * (counts - 1)).sum(1)
     together = (counts * (counts.sum(0) - 1)).sum(1)
-    return 2 * right / (together + sets * (sets - 1))
+    scores: Floats = 2 * right / (together + sets * (sets - 1))
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
