@@ -190,7 +190,8 @@ def bootstrap(by_user: Floats, seed: int = 0, resamples: int = 1000) -> Score:
     return Score(float(by_user.mean()), float(low), float(high))
 
 
-ATTACKS: Final = ("attribution", "linkage, parameters known", "linkage, parameters unknown", "clustering")
+ATTACKS: Final = ("attribution", "linkage (known)", "linkage (unknown)", "clustering")
+"""In parentheses: whether the attacker knows the users' parameters."""
 
 
 def attack(users: Users, sizes: Sequence[int], sets: int = 5, seed: int = 0) -> dict[str, dict[int, Score]]:
