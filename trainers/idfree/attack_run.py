@@ -103,10 +103,11 @@ def read_target(run: Path, most: int) -> Target:
     if len(known) < 2:
         raise TrainerError(f"{run}: the attacks need at least two users with a device")
     first, second = (values[known].reshape(len(known), -1) for values in (first, second))
-    center, scale = (np.full((1, first.shape[1]), one, np.float32) for one in settings["prior"])
+    names = ("prior_first", "prior_second")
+    prior = (np.full((1, first.shape[1]), settings[name], np.float32) for name in names)
     design: Design = settings["design"]
     parts = (_read_texts(run / "split" / f"{part}.parquet", known) for part in ("train", "validation", "test"))
-    return Target(Users(design, first, second), Users(design, center, scale), float(settings["spread"]), *parts)
+    return Target(Users(design, first, second), Users(design, *prior), float(settings["spread"]), *parts)
 
 
 def _read_texts(path: Path, known: npt.NDArray[np.intp]) -> Texts:

@@ -30,7 +30,7 @@ def write_run(run: Path, new_users: tuple[int, ...] = (), users: int = USERS) ->
         first=np.clip(parameters.first, 1.5, 2.5).reshape(shape),
         second=np.clip(parameters.second, 4.5, 5.5).reshape(shape),
     )
-    settings = {"design": "beta", "spread": 0.5, "prior": [2.0, 5.0]}
+    settings = {"design": "beta", "spread": 0.5, "prior_first": 2.0, "prior_second": 5.0}
     (run / "cloud" / "idfree.json").write_text(json.dumps(settings))
     (run / "split" / "data.json").write_text(json.dumps({"labels": ["0", "1"], "users": users, "new_users": new_users}))
     for part, count in (("train", 12), ("validation", 4), ("test", 10)):

@@ -1,0 +1,213 @@
+"""The server over real HTTP, with a scripted model: batches, refusals, and nothing that links requests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentsys.trainers.idfree import device
+from agentsys.trainers.idfree.device import Device, DeviceError, FloatArray, Parameters, save_parameters, send
+from agentsys.trainers.idfree.queries import ServeOptions
+from agentsys.trainers.loading import TrainerError
+
+pytest.importorskip("fastapi")
+
+from agentsys.trainers.idfree.server import make_app, make_server, open_socket
+
+MODEL = "a1" * 32
+WIDTH = 6
+
+
+@dataclass(frozen=True)
+class Info:
+    task: str = "classify"
+    design: str = "beta"
+    n_tokens: int = 1
+    width: int = WIDTH
+    labels: tuple[str, ...] = ("bad", "good")
+    spread: float = 0.5
+    prior_first: float = 2.0
+    prior_second: float = 5.0
+    model: str = MODEL
+
+
+@dataclass
+class ScriptedModel:
+    """Answers with the length of the text and the mean of the embedding; notes the size of each batch."""
+
+    info: Info = field(default_factory=Info)
+    sizes: list[int] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def _values(self, texts: Sequence[str], embeddings: FloatArray | None) -> list[float]:
+        self.gate.wait(60)
+        self.sizes.append(len(texts))
+        if "break" in texts:
+            raise RuntimeError("a defect of the model")
+        return [0.0] * len(texts) if embeddings is None else embeddings.mean((1, 2)).tolist()
+
+    def classify(self, texts: Sequence[str], embeddings: FloatArray | None = None) -> FloatArray:
+        return np.array([[1 - value, value] for value in self._values(texts, embeddings)], np.float32)
+
+    def complete(
+        self, texts: Sequence[str], embeddings: FloatArray | None = None, max_new_tokens: int = 15
+    ) -> list[str]:
+        values = self._values(texts, embeddings)
+        return [f"{text} {value:.4f} {max_new_tokens}" for text, value in zip(texts, values, strict=True)]
+
+
+@contextmanager
+def serve(model: ScriptedModel, **options: Any) -> Iterator[str]:
+    """The address of a running server."""
+    settings = ServeOptions(port=0, **options)
+    listener = open_socket(settings.host, 0)
+    server = make_server(make_app(model, settings), settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        model.gate.set()
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    scripted = ScriptedModel()
+    scripted.gate.set()
+    return scripted
+
+
+def make_device(number: int) -> Device:
+    ones = np.full((1, WIDTH), 2 + number / 100, np.float32)
+    return Device(Parameters("beta", ones, ones, MODEL), seed=number)
+
+
+def test_64_devices_at_once_get_their_own_answers_in_few_batches(model: ScriptedModel) -> None:
+    """The first request occupies the model until all others wait: they share one forward pass."""
+    model.gate.clear()
+
+    def ask(number: int) -> None:
+        body = make_device(number).request(f"text {number}")
+        answer = send(server, "/v1/classify", body)
+        mean = float(np.array(body["embedding"], np.float32).mean())
+        assert answer["probabilities"]["good"] == pytest.approx(mean, abs=1e-6)
+        assert answer["label"] == ("good" if mean > 0.5 else "bad") and answer.keys() == {"label", "probabilities"}
+
+    with serve(model) as server, ThreadPoolExecutor(64) as devices:
+        asked = [devices.submit(ask, number) for number in range(64)]
+        threading.Timer(3, model.gate.set).start()
+        for one in asked:
+            one.result(300)
+    assert sum(model.sizes) == 64 and len(model.sizes) < 32
+
+
+def test_completions_keep_their_length_and_their_draw() -> None:
+    model = ScriptedModel(Info(task="generate"))
+    model.gate.set()
+    with serve(model, words=20) as server:
+        body = make_device(1).request("once upon")
+        mean = float(np.array(body["embedding"], np.float32).mean())
+        answer = send(server, "/v1/completions", {**body, "max_new_tokens": 7})
+        assert answer == {"text": f"once upon {mean:.4f} 7"}
+        assert send(server, "/v1/completions", {"text": "once"}) == {"text": "once 0.0000 15"}
+        with pytest.raises(DeviceError, match=r"\(404\): this server answers POST /v1/completions"):
+            send(server, "/v1/classify", make_device(2).request("hello"))
+
+
+def test_a_device_asks_after_a_check_of_the_model(
+    model: ScriptedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_parameters(tmp_path / "user.npz", make_device(1).parameters)
+    other = np.full((1, WIDTH), 2, np.float32)
+    save_parameters(tmp_path / "other.npz", Parameters("beta", other, other, "b2" * 32))
+    with serve(model) as server:
+        assert device.main([str(tmp_path / "user.npz"), "--text", "hello", "--server", server]) == 0
+        assert json.loads(capsys.readouterr().out).keys() == {"label", "probabilities"}
+        assert device.main([str(tmp_path / "other.npz"), "--text", "hello", "--server", server]) == 1
+        assert "fitted with another central model" in capsys.readouterr().err
+    assert model.sizes == [1]
+
+
+def post(server: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
+    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=120)
+    connection.request("POST", "/v1/classify", body, {"Content-Type": "application/json", **(headers or {})})
+    response = connection.getresponse()
+    result = (
+        response.status,
+        json.loads(response.read()),
+        {name.lower(): value for name, value in response.getheaders()},
+    )
+    connection.close()
+    return result
+
+
+def test_refusals_over_http(model: ScriptedModel) -> None:
+    with serve(model, characters=1_000) as server:
+        request = make_device(1).request("hello")
+        body = json.dumps(request).encode()
+        assert post(server, body)[0] == 200
+        assert post(server, body)[:2] == (
+            409, {"error": "this embedding was used before: draw a fresh one for each request"}
+        )  # fmt: skip
+        status, answer, _ = post(server, body, {"Cookie": "session=1"})
+        assert status == 400 and answer["error"].startswith("the header `cookie` can identify a user")
+        assert post(server, body, {"Content-Type": "text/plain"})[0] == 415
+        status, answer, _ = post(server, json.dumps({**request, "text": "a" * 10_000_000}).encode())
+        assert status == 413 and answer["error"].startswith("the body has more than 7,192 bytes")
+        with pytest.raises(DeviceError, match=r"refused the request \(400\): unknown field `mood`"):
+            send(server, "/v1/classify", {**make_device(2).request("hello"), "mood": "good"})
+    assert sum(model.sizes) == 1
+
+
+def test_nothing_in_an_answer_links_requests_and_nothing_is_logged(
+    model: ScriptedModel, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve(model) as server, caplog.at_level(logging.DEBUG):
+        body = json.dumps({"text": "a secret text"}).encode()
+        answers = [post(server, body) for _ in range(2)]
+    for _, _, headers in answers:
+        assert headers.keys() <= {"date", "content-length", "content-type"}
+    assert answers[0][1] == answers[1][1]
+    assert "secret" not in caplog.text and "/v1/classify" not in caplog.text
+    printed = capfd.readouterr()
+    assert "127.0.0.1" not in printed.out + printed.err and "secret" not in printed.out + printed.err
+
+
+def test_a_defect_of_the_model_fails_its_batch_alone(model: ScriptedModel) -> None:
+    with serve(model) as server:
+        with pytest.raises(DeviceError, match=r"refused the request \(500\)"):
+            send(server, "/v1/classify", {"text": "break"})
+        assert send(server, "/v1/classify", {"text": "hello"})["label"] == "bad"
+
+
+def test_requests_with_and_without_an_embedding_share_a_batch_but_not_a_forward_pass(model: ScriptedModel) -> None:
+    from agentsys.trainers.idfree.queries import Query
+    from agentsys.trainers.idfree.server import compute_answers
+
+    halves = np.full((1, WIDTH), 0.75, np.float32)
+    queries = [Query("a", halves, 15), Query("b", None, 15), Query("c", halves, 3)]
+    answers = compute_answers(model, queries)
+    assert [answer["label"] for answer in answers] == ["good", "bad", "good"] and sorted(model.sizes) == [1, 2]
+
+
+def test_a_port_in_use_is_refused_in_one_line() -> None:
+    listener = open_socket("127.0.0.1", 0)
+    listener.listen()
+    port = listener.getsockname()[1]
+    with pytest.raises(TrainerError, match=rf"--host 127.0.0.1 --port {port}: .*; give another"):
+        open_socket("127.0.0.1", port)
+    listener.close()
