@@ -1,7 +1,7 @@
 """Serve a personalized model of IDfree-PL to devices, which send a text and a fresh embedding.
 
-    python trainers/idfree_serve.py run/cloud
-    python trainers/idfree/device.py run/devices/0.npz --text "I loved it" --server http://127.0.0.1:8020
+    python trainers/idfree_serve.py run/cloud --central run/central
+    python trainers/idfree/device.py run/devices/user-000000.npz --text "I loved it" --server http://127.0.0.1:8020
 
 Listens at this machine alone, logs no request, and refuses what identifies a user. There is no encryption: other
 machines should reach it through a proxy with TLS that adds no header about the sender.
@@ -33,10 +33,12 @@ def main(
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise TrainerError(f"fastapi and uvicorn are not installed; {install_command('idfree')}")
     from agentsys.trainers.idfree.backbone import load_model
+
     from agentsys.trainers.idfree.server import make_app, make_server, open_socket
 
     listener = open_socket(options.host, options.port)
-    server = make_server(make_app(load_model(model), options), options)
+    central = load_model(options.central) if options.central else None
+    server = make_server(make_app(load_model(model), options, central), options)
     if options.host not in LOOPBACK:
         note(f"--host {options.host}: other machines can reach this server, without encryption")
     host = f"[{options.host}]" if ":" in options.host else options.host

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
@@ -36,6 +37,9 @@ class ServeOptions:
     """The server."""
 
     panel: ClassVar[str] = "Server"
+    central: Path | None = knob(
+        None, "folder `central`: answers requests without an embedding; default: the model with the prior's mean"
+    )
     host: str = knob("127.0.0.1", "address to listen at; another than the default is reachable from other machines")
     port: int = knob(8020, "port to listen at; 0: any free one")
     batch: int = knob(64, "requests per forward pass at most")

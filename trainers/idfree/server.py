@@ -108,8 +108,11 @@ class Batcher:
                 one.answer.set_result(answer)
 
 
-def compute_answers(model: Model, queries: Sequence[Query]) -> list[Answer]:
-    """The answers to a batch: one forward pass for the queries with an embedding and one for those without."""
+def compute_answers(model: Model, queries: Sequence[Query], central: Model | None = None) -> list[Answer]:
+    """The answers to a batch: one forward pass for the queries with an embedding and one for those without.
+
+    The `central` model answers those without, if it is given.
+    """
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     generates = model.info.task == "generate"
     for index, query in enumerate(queries):
@@ -118,7 +121,8 @@ def compute_answers(model: Model, queries: Sequence[Query]) -> list[Answer]:
     for (without, words), indices in groups.items():
         texts = [queries[index].text for index in indices]
         embeddings = None if without else np.stack([_embedding(queries[index]) for index in indices])
-        answers |= zip(indices, _ask(model, texts, embeddings, words), strict=True)
+        chosen = central if without and central else model
+        answers |= zip(indices, _ask(chosen, texts, embeddings, words), strict=True)
     return [answers[index] for index in range(len(queries))]
 
 
@@ -137,10 +141,15 @@ def _ask(model: Model, texts: Sequence[str], embeddings: FloatArray | None, word
     ]
 
 
-def make_app(model: Model, options: ServeOptions) -> FastAPI:
-    """The application. Its routes are those of the model's task."""
+def make_app(model: Model, options: ServeOptions, central: Model | None = None) -> FastAPI:
+    """The application, with the path of the model's task; the `central` model answers without an embedding.
+
+    Raises TrainerError for a central model of another task or other classes.
+    """
+    if central and (central.info.task, list(central.info.labels)) != (model.info.task, list(model.info.labels)):
+        raise TrainerError("--central: that model has another task or other classes; give `central` of the same run")
     checks = Checks(model.info, options)
-    batcher = Batcher(lambda queries: compute_answers(model, queries), options.batch, options.wait / 1000)
+    batcher = Batcher(lambda queries: compute_answers(model, queries, central), options.batch, options.wait / 1000)
     path = "/v1/completions" if model.info.task == "generate" else "/v1/classify"
 
     @asynccontextmanager

@@ -6,10 +6,7 @@ import http.client
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,88 +14,24 @@ import numpy as np
 import pytest
 
 from agentsys.trainers.idfree import device
-from agentsys.trainers.idfree.device import Device, DeviceError, FloatArray, Parameters, save_parameters, send
-from agentsys.trainers.idfree.queries import ServeOptions
+from agentsys.trainers.idfree.device import DeviceError, Parameters, save_parameters, send
+from agentsys.trainers.idfree.queries import Query, ServeOptions
 from agentsys.trainers.loading import TrainerError
 
 pytest.importorskip("fastapi")
 
-from agentsys.trainers.idfree.server import make_app, make_server, open_socket
-
-MODEL = "a1" * 32
-WIDTH = 6
-
-
-@dataclass(frozen=True)
-class Info:
-    task: str = "classify"
-    design: str = "beta"
-    n_tokens: int = 1
-    width: int = WIDTH
-    labels: tuple[str, ...] = ("bad", "good")
-    spread: float = 0.5
-    prior_first: float = 2.0
-    prior_second: float = 5.0
-    model: str = MODEL
-
-
-@dataclass
-class ScriptedModel:
-    """Answers with the length of the text and the mean of the embedding; notes the size of each batch."""
-
-    info: Info = field(default_factory=Info)
-    sizes: list[int] = field(default_factory=list)
-    gate: threading.Event = field(default_factory=threading.Event)
-
-    def _values(self, texts: Sequence[str], embeddings: FloatArray | None) -> list[float]:
-        self.gate.wait(60)
-        self.sizes.append(len(texts))
-        if "break" in texts:
-            raise RuntimeError("a defect of the model")
-        return [0.0] * len(texts) if embeddings is None else embeddings.mean((1, 2)).tolist()
-
-    def classify(self, texts: Sequence[str], embeddings: FloatArray | None = None) -> FloatArray:
-        return np.array([[1 - value, value] for value in self._values(texts, embeddings)], np.float32)
-
-    def complete(
-        self, texts: Sequence[str], embeddings: FloatArray | None = None, max_new_tokens: int = 15
-    ) -> list[str]:
-        values = self._values(texts, embeddings)
-        return [f"{text} {value:.4f} {max_new_tokens}" for text, value in zip(texts, values, strict=True)]
-
-
-@contextmanager
-def serve(model: ScriptedModel, **options: Any) -> Iterator[str]:
-    """The address of a running server."""
-    settings = ServeOptions(port=0, **options)
-    listener = open_socket(settings.host, 0)
-    server = make_server(make_app(model, settings), settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        model.gate.set()
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+from agentsys.trainers.idfree.server import compute_answers, make_app, open_socket
+from tests.support.idfree import WIDTH, Info, ScriptedModel, make_device, serve
 
 
 @pytest.fixture
 def model() -> ScriptedModel:
-    scripted = ScriptedModel()
-    scripted.gate.set()
-    return scripted
+    return ScriptedModel()
 
 
-def make_device(number: int) -> Device:
-    ones = np.full((1, WIDTH), 2 + number / 100, np.float32)
-    return Device(Parameters("beta", ones, ones, MODEL), seed=number)
-
-
-def test_64_devices_at_once_get_their_own_answers_in_few_batches(model: ScriptedModel) -> None:
-    """The first request occupies the model until all others wait: they share one forward pass."""
-    model.gate.clear()
+def test_64_devices_at_once_get_their_own_answers_in_few_batches() -> None:
+    """The first request occupies the model until the others wait: they share forward passes."""
+    model = ScriptedModel(open=False)
 
     def ask(number: int) -> None:
         body = make_device(number).request(f"text {number}")
@@ -117,7 +50,6 @@ def test_64_devices_at_once_get_their_own_answers_in_few_batches(model: Scripted
 
 def test_completions_keep_their_length_and_their_draw() -> None:
     model = ScriptedModel(Info(task="generate"))
-    model.gate.set()
     with serve(model, words=20) as server:
         body = make_device(1).request("once upon")
         mean = float(np.array(body["embedding"], np.float32).mean())
@@ -195,13 +127,19 @@ def test_a_defect_of_the_model_fails_its_batch_alone(model: ScriptedModel) -> No
 
 
 def test_requests_with_and_without_an_embedding_share_a_batch_but_not_a_forward_pass(model: ScriptedModel) -> None:
-    from agentsys.trainers.idfree.queries import Query
-    from agentsys.trainers.idfree.server import compute_answers
-
     halves = np.full((1, WIDTH), 0.75, np.float32)
     queries = [Query("a", halves, 15), Query("b", None, 15), Query("c", halves, 3)]
     answers = compute_answers(model, queries)
     assert [answer["label"] for answer in answers] == ["good", "bad", "good"] and sorted(model.sizes) == [1, 2]
+
+
+def test_the_central_model_answers_without_an_embedding(model: ScriptedModel) -> None:
+    central = ScriptedModel()
+    halves = np.full((1, WIDTH), 0.75, np.float32)
+    compute_answers(model, [Query("a", halves, 15), Query("b", None, 15), Query("c", None, 15)], central)
+    assert (model.sizes, central.sizes) == ([1], [2])
+    with pytest.raises(TrainerError, match="--central: that model has another task or other classes"):
+        make_app(model, ServeOptions(), ScriptedModel(Info(labels=("0", "1", "2"))))
 
 
 def test_a_port_in_use_is_refused_in_one_line() -> None:
