@@ -14,8 +14,11 @@ of all users do not determine the users' parameters within the family, not that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +32,8 @@ Floats = npt.NDArray[np.floating[Any]]
 CLUSTERED: Final = 200
 """Users at most whose uploads are clustered: the time grows with the square of the number of sets."""
 
-CHUNK: Final = 2**24
-"""Drawn values held at once."""
+CHUNK: Final = 2**22
+"""Drawn values that a thread holds at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +97,23 @@ class UploadSets:
 
 
 def make_sets(users: Users, size: int, sets: int, random: np.random.Generator) -> UploadSets:
-    """Draw `sets` sets of `size` uploads for each user."""
+    """Draw `sets` sets of `size` uploads for each user, in as many threads as there are CPUs."""
+    step = max(1, CHUNK // (size * sets * users.first.shape[1]))
+    starts = range(0, len(users), step)
+    chunks = [users.some(slice(start, start + step)) for start in starts]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # A generator for each chunk: the draws do not depend on the number of threads.
+        parts = list(pool.map(_summarize, chunks, repeat(size), repeat(sets), random.spawn(len(chunks))))
+    statistics, means = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return UploadSets(size, statistics, means)
+
+
+def _summarize(users: Users, size: int, sets: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Statistics and means of some users' sets, see UploadSets."""
     entries = users.first.shape[1]
-    step = max(1, CHUNK // (size * sets * entries))
-    statistics, means = [], []
-    for start in range(0, len(users), step):
-        values = draw(users.some(slice(start, start + step)), size * sets, random).reshape(-1, sets, size, entries)
-        means.append(values.mean(2))
-        parts = (np.log(values), np.log1p(-values)) if users.design == "beta" else (values, values**2)
-        statistics.append(np.concatenate([part.sum(2, dtype=np.float64) for part in parts], axis=-1))
-    return UploadSets(size, np.concatenate(statistics), np.concatenate(means))
+    values = draw(users, size * sets, random).reshape(len(users), sets, size, entries)
+    parts = (np.log(values), np.log1p(-values)) if users.design == "beta" else (values, values**2)
+    return np.concatenate([part.sum(2, dtype=np.float64) for part in parts], axis=-1), values.mean(2)
 
 
 def log_likelihoods(users: Users, statistics: Floats, size: int | Floats) -> Floats:

@@ -207,6 +207,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(WAITING)  # connections wait until the server has started
     except OSError as err:
         raise TrainerError(f"--host {host} --port {port}: {err.strerror or err}; give another") from None
     return listener
