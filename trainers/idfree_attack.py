@@ -43,15 +43,20 @@ def main(
     run: Annotated[Path | None, typer.Argument(help="output folder of `agentsys train idfree-pl`")] = None,
 ) -> None:
     """Attack a run's embeddings and texts, or simulated embeddings."""
-    from agentsys.trainers.idfree.attack_run import attack_run, attack_simulated, print_report, write_report
+    from agentsys.trainers.idfree import attack_run as attacking
     from agentsys.trainers.output import check_folder
 
     out = simulation.out or run or Path("attacks")
     check_folder(out)
-    report = attack_run(run, attacks) if run else attack_simulated(simulation.design, simulation.width, attacks)
+    if run:
+        report = attacking.attack_run(run, attacks)
+    else:
+        report = attacking.attack_simulated(simulation.design, simulation.width, attacks)
     out.mkdir(parents=True, exist_ok=True)
-    write_report(report, out)
-    print_report(report)
+    attacking.write_report(report, out)
+    attacking.print_report(report)
+    for line in attacking.accuracy_gained(run) if run else ():
+        show(line)
     show(f"{out}: attacks.json, attacks.png")
 
 

@@ -224,6 +224,18 @@ def main_result(report: Report) -> list[str]:
     ]
 
 
+def accuracy_gained(run: Path) -> list[str]:
+    """What the own embedding gains in accuracy, of the report of a run; nothing before there is one."""
+    file = run / "report.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["table"] if file.is_file() else []
+    return [
+        f"What the own embedding gains in accuracy over the central model: {100 * row['gain']:.1f} points "
+        f"({100 * row['gain_low']:.1f} to {100 * row['gain_high']:.1f})"
+        for row in rows
+        if row["system"] == "own embedding"
+    ]
+
+
 def plot_curves(report: Report, file: Path) -> None:
     """A panel for each attack: the score over the linked uploads, a line per spread with its interval."""
     from matplotlib.figure import Figure

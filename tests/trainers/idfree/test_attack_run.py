@@ -72,8 +72,11 @@ def test_the_command_writes_the_curves_and_prints_the_main_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run")
+    row = {"system": "own embedding", "gain": 0.043, "gain_low": 0.031, "gain_high": 0.055}
+    (run / "report.json").write_text(json.dumps({"table": [{"system": "central", "gain": 0.0}, row]}))
     assert run_app(idfree_attack.app, [str(run), "--linked", "1,3", "--spreads", "0.5,0.1"]) == 0
     printed = capsys.readouterr().out
+    assert "gains in accuracy over the central model: 4.3 points (3.1 to 5.5)" in printed
     assert "What embeddings of spread 0.5 add to the texts" in printed and "linkage (known)" in printed
     report = json.loads((run / "attacks.json").read_text())
     assert list(report["curves"]) == ["0.1", "0.5"] and report["chance"] == {"attribution": 1 / 8, "linkage": 0.5}
