@@ -45,16 +45,16 @@ class ServeOptions:
     batch: int = knob(64, "requests per forward pass at most")
     wait: float = knob(2.0, "milliseconds to wait for more requests of a batch")
     characters: int = knob(20_000, "characters of a text at most")
-    words: int = knob(64, "new tokens of a completion at most")
+    new_tokens: int = knob(64, "new tokens of a completion at most")
     replays: int = knob(100_000, "last embeddings that are remembered, as keyed digests, to refuse a second use")
     allow: str = knob("", "names of user-like fields and headers that are accepted, and ignored: user,cookie")
     access_log: bool = knob(False, "log address and path of each request")
 
     def __post_init__(self) -> None:
         """Raises TrainerError for numbers that cannot be."""
-        for name in ("batch", "characters", "words", "replays"):
+        for name in ("batch", "characters", "new_tokens", "replays"):
             if getattr(self, name) < 1:
-                raise TrainerError(f"--{name} {getattr(self, name)}: give at least 1")
+                raise TrainerError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
         if not 0 <= self.port < 2**16 or self.wait < 0:
             raise TrainerError("--port is from 0 to 65535, and --wait not negative")
 
@@ -159,9 +159,9 @@ class Checks:
             raise RefusedError(400, "`text` must be a text that is not empty")
         if len(text) > self.options.characters:
             raise RefusedError(413, f"`text` has more than {self.options.characters:,} characters: shorten it")
-        words = values.get("max_new_tokens", min(15, self.options.words))
-        if type(words) is not int or not 1 <= words <= self.options.words:
-            raise RefusedError(400, f"`max_new_tokens` must be from 1 to {self.options.words}")
+        words = values.get("max_new_tokens", min(15, self.options.new_tokens))
+        if type(words) is not int or not 1 <= words <= self.options.new_tokens:
+            raise RefusedError(400, f"`max_new_tokens` must be from 1 to {self.options.new_tokens}")
         embedding = None if values.get("embedding") is None else self._read_embedding(values["embedding"])
         if embedding is not None and not self.window.add(embedding):
             raise RefusedError(409, "this embedding was used before: draw a fresh one for each request")
