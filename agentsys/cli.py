@@ -47,6 +47,14 @@ TRAIN: Final = {
         "forecast traffic a week ahead from a table of counts (Extralonger)",
     ),
     "forecast": ("agentsys.trainers.forecast", "forecast with a model of `extralonger`, beside the naive forecast"),
+    "idfree-attack": (
+        "agentsys.trainers.idfree_attack",
+        "attack anonymous user embeddings: attribution, linkage, clustering, texts (IDfree-PL)",
+    ),
+    "idfree-serve": (
+        "agentsys.trainers.idfree_serve",
+        "serve a model to devices that send a text and an embedding (IDfree-PL)",
+    ),
     "gguf": ("agentsys.trainers.export", "export a trained model to a GGUF file"),
 }
 TOOLS: Final = {

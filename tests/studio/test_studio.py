@@ -280,6 +280,14 @@ def test_refused_forecasters(studio: Studio, tmp_path: Path) -> None:
         assert (error["error"], error["message"]) == ("KnowledgeError", message)
 
 
+def test_a_browser_cannot_choose_the_server_or_the_device_of_idfree(studio: Studio) -> None:
+    """Both come from the environment: a field for one is dropped."""
+    context = CASES["idfree"].context(studio) | {"server": studio.foreign_url, "device": str(studio.traps)}
+    state = studio.run("idfree", input=CASES["idfree"].input, context=context)
+    assert part_of(state, CASES["idfree"].result) == CASES["idfree"].result
+    studio.nothing_touched()
+
+
 @pytest.mark.parametrize("kind", ["terms", "dictionary", "tmx", "passages"])
 def test_refused_term_sources(studio: Studio, kind: str, tmp_path: Path) -> None:
     """The same for the files of $AGENTSYS_TERM_SOURCES, beside an allowed one and however the path is written."""

@@ -299,6 +299,22 @@ CASES = {
         input={"question": "How much traffic is there at b on Monday at eight?"},
         knowledge="forecaster",
     ),
+    "idfree": Case(
+        conditional=set(),
+        tokens_from={"compare"},
+        result={"general": "bad", "personal": "good", "comparison": "Without bad, with good."},
+        changed={
+            "comparer_model": "vllm?max_tokens=77",
+            "comparer_prompt": "# user\nMARKED {{ general }} or {{ personal }}",
+        },
+        changed_result={"general": "bad", "personal": "good", "comparison": "Without bad, with good."},
+        asked_of_vllm="MARKED bad or good",
+        edit_before="compare",
+        edit={"personal": "mixed"},
+        needle="Personal answer: mixed",
+        edit_as="personal",
+        after_edit={"general": "bad", "comparison": "Without bad, with mixed."},
+    ),
     "translate": Case(
         conditional=set(),
         tokens_from={"translate", "judge"},

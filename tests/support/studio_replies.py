@@ -113,6 +113,8 @@ def reply_to(seen: Seen) -> Behavior:
         return Answer(text)
     if numbers := re.search(r"(?:Forecast: |MARKED )(\S+)(?:\nRange: |,)(\S+)(?: to |,)(\S+)$", last):
         return Answer("Expect {} ({} to {}).".format(*numbers.groups()))
+    if answers := re.search(r"(?:General answer: |MARKED )(\w+)(?:\nPersonal answer: | or )(\w+)$", last):
+        return Answer("Without {}, with {}.".format(*answers.groups()))
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")
     if decision := re.search(r"Final translation: (⟦\d⟧)", last):

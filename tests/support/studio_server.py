@@ -133,18 +133,25 @@ class Studio:
 @contextmanager
 def studio_in(folder: Path, **variables: str) -> Iterator[Studio]:
     """A running server whose files are in a folder; `variables` are added to its environment."""
-    from tests.support.traffic_models import write_profile_model  # it imports torch
+    from tests.support.idfree import ScriptedModel, serve, write_demo_device  # they import fastapi and torch
+    from tests.support.traffic_models import write_profile_model
 
     root = str(write_model_folder(folder / "model"))
     chat, llamacpp = FakeServer(plan=reply_to), FakeServer(dialect="llamacpp", plan=reply_to)
     vllm = FakeServer(dialect="vllm", root=root, plan=reply_to)
-    with serving(chat, vllm, llamacpp), socket.create_server(("127.0.0.1", 0)) as foreign:
+    with (
+        serving(chat, vllm, llamacpp),
+        socket.create_server(("127.0.0.1", 0)) as foreign,
+        serve(ScriptedModel(open=True)) as idfree,
+    ):
         foreign.setblocking(False)
         allowed = ", ".join([*(server.url for server in (chat, vllm, llamacpp)), DOWN])
         index, terms = build_index(PASSAGES, folder / "index").folder, write_terms(folder / "terms.csv")
         environment = os.environ | without_models(folder) | {"AGENTSYS_ENDPOINTS": allowed}
         forecaster = write_profile_model(folder / "forecaster")
         environment |= {"AGENTSYS_INDEXES": str(index), "AGENTSYS_TERM_SOURCES": str(terms)}
+        device = write_demo_device(folder / "device.npz")
+        environment |= {"AGENTSYS_IDFREE_SERVER": idfree, "AGENTSYS_IDFREE_DEVICE": str(device)}
         environment |= {"AGENTSYS_FORECASTERS": str(forecaster), **variables}
         with langgraph_dev(folder, environment) as http:
             knowledge = {"index": str(index), "sources": f"terms:{terms}", "forecaster": str(forecaster)}

@@ -76,7 +76,7 @@ class Parameters:
     @property
     def width(self) -> int:
         """Width of an embedding token: the model's hidden size."""
-        return self.first.shape[1]
+        return int(self.first.shape[1])
 
 
 def save_parameters(path: str | Path, parameters: Parameters) -> None:
@@ -194,6 +194,11 @@ def _reason(err: urllib.error.HTTPError) -> str:
         return str(err.reason)
 
 
+def path_of(model: Mapping[str, Any]) -> str:
+    """Where a server takes requests, by its description of the model."""
+    return "/v1/completions" if model.get("task") == "generate" else "/v1/classify"
+
+
 def ask(server: str, path: str | Path, text: str) -> dict[str, Any]:
     """Ask the server with a parameter file, after a check that the file belongs to the server's model.
 
@@ -201,11 +206,10 @@ def ask(server: str, path: str | Path, text: str) -> dict[str, Any]:
     """
     model = send(server, "/v1/model")
     try:
-        digest, width, task = str(model["model"]), int(model["width"]), str(model["task"])
+        digest, width = str(model["model"]), int(model["width"])
     except (KeyError, TypeError, ValueError) as err:
         raise DeviceError(f"{server} does not describe its model at /v1/model: is it an idfree server?") from err
-    device = Device(load_parameters(path, digest, width))
-    return send(server, "/v1/completions" if task == "generate" else "/v1/classify", device.request(text))
+    return send(server, path_of(model), Device(load_parameters(path, digest, width)).request(text))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
