@@ -12,14 +12,17 @@ from __future__ import annotations
 import sys
 
 from agentsys.commands import command, run_app
+from agentsys.trainers.idfree.attack_run import AttackOptions
 from agentsys.trainers.idfree.options import DataOptions, FitOptions, ModelOptions, TableOptions
 
 
-def main(data: DataOptions, model: ModelOptions, training: FitOptions, table: TableOptions) -> None:
+def main(
+    data: DataOptions, model: ModelOptions, training: FitOptions, table: TableOptions, attacks: AttackOptions
+) -> None:
     """Personalize a model on users' texts with embeddings that devices draw, and attack what they upload."""
     from agentsys.trainers.idfree.stages import run
 
-    run(data, model, training, table)
+    run(data, model, training, table, attacks)
 
 
 app = command(main, name="train idfree-pl")

@@ -33,7 +33,6 @@ def main(
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise TrainerError(f"fastapi and uvicorn are not installed; {install_command('idfree')}")
     from agentsys.trainers.idfree.backbone import load_model
-
     from agentsys.trainers.idfree.server import make_app, make_server, open_socket
 
     listener = open_socket(options.host, options.port)

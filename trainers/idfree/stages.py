@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ import torch
 
 from agentsys.config import save_config
 from agentsys.display import show
+from agentsys.trainers.idfree.attack_run import AttackOptions
 from agentsys.trainers.idfree.backbone import ModelInfo, load_backbone, load_saved, new_info, read_info, save_model
 from agentsys.trainers.idfree.baselines import majorities, train_id_text, train_lora, train_static
 from agentsys.trainers.idfree.central import train_central
@@ -49,16 +50,27 @@ NEEDS: Final[dict[Stage, Stage]] = {
     "attacks": "cloud",
 }
 """The latest stage that each stage reads."""
-_FREE: Final = {"out", "stage", "baselines", "bootstrap", "micro_batch", "cache_gb"}
+_FREE: Final = {
+    "out",
+    "stage",
+    "baselines",
+    "bootstrap",
+    "micro_batch",
+    "cache_gb",
+    "linked",
+    "spreads",
+    "attacked",
+    "attack_seed",
+}
 """Options that a resumed run may change."""
 
 
-def run(data: DataOptions, model: ModelOptions, fit: FitOptions, table: TableOptions) -> None:
+def run(data: DataOptions, model: ModelOptions, fit: FitOptions, table: TableOptions, attack: AttackOptions) -> None:
     """Run all stages that are not done, or one, and write the report. Raises TrainerError."""
     out = model.out
     check_folder(out)
     settings: dict[str, Any] = {}
-    for group in (data, model, fit, table):
+    for group in (data, model, fit, table, attack):
         settings |= {name: str(v) if isinstance(v, Path) else v for name, v in asdict(group).items()}
     kept = {name: value for name, value in settings.items() if name not in _FREE}
     if (out / "settings.json").exists():
@@ -66,7 +78,7 @@ def run(data: DataOptions, model: ModelOptions, fit: FitOptions, table: TableOpt
     out.mkdir(parents=True, exist_ok=True)
     write_settings(out / "settings.json", kept)
     save_config(out)
-    pipeline = Pipeline(data, model, fit, table)
+    pipeline = Pipeline(data, model, fit, table, attack)
     message = f"out of memory: lower --micro-batch (now {fit.micro_batch}), --cache-gb, --cloud-batch or --max-length"
     with allocation_errors(message):
         for stage in STAGES:
@@ -79,10 +91,11 @@ def run(data: DataOptions, model: ModelOptions, fit: FitOptions, table: TableOpt
 class Pipeline:
     """The stages, with what they share."""
 
-    def __init__(self, data: DataOptions, model: ModelOptions, fit: FitOptions, table: TableOptions) -> None:
-        self.options, self.model, self.fit, self.table = data, model, fit, table
+    def __init__(
+        self, data: DataOptions, model: ModelOptions, fit: FitOptions, table: TableOptions, attack: AttackOptions
+    ) -> None:
+        self.options, self.model, self.fit, self.table, self.attack = data, model, fit, table, attack
         self.out = model.out
-        self.seconds: dict[str, float] = {}
 
     def run_stage(self, stage: Stage) -> None:
         """Run a stage that is not done. Raises TrainerError if what it reads is not there."""
@@ -221,18 +234,12 @@ class Pipeline:
 
     def run_attacks(self, folder: Path) -> dict[str, Any]:
         """Attack the uploads."""
+        from agentsys.trainers.idfree import attack_run
+
+        if len(self.known_users) < 2:
+            show("attacks: left out, they need at least two users with a device")
+            return {}
+        report = attack_run.attack_run(self.out, self.attack)
+        attack_run.write_report(report, folder)
+        attack_run.print_report(report)
         return {}
-
-
-def stage_seconds(out: Path) -> dict[str, float]:
-    """The seconds of each stage that is done."""
-    return {
-        stage: float(json.loads((out / stage / "stage.json").read_text(encoding="utf-8"))["seconds"])
-        for stage in STAGES
-        if (out / stage / "stage.json").is_file()
-    }
-
-
-def stages_done(out: Path) -> Sequence[Stage]:
-    """The stages whose output is there."""
-    return [stage for stage in STAGES if (out / stage).is_dir()]
