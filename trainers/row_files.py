@@ -51,7 +51,7 @@ def row_schema(kind: str, tokenizer: str) -> Any:
         if kind == "step"
         else [("loss_mask", pa.list_(pa.int8()))]
     )
-    fields = [*text, *ids, *more, ("lineage", pa.string()), ("scores", pa.string())]
+    fields = [*text, *ids, *more, ("lineage", pa.string()), ("scores", pa.string()), ("user", pa.int32())]
     return pa.schema(fields, metadata={TOKENIZER_KEY: tokenizer.encode()})
 
 

@@ -91,6 +91,7 @@ def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenize
         "input": _input_digest(trace),
         "lineage": json.dumps(lineage(target, trace), ensure_ascii=False),
         "scores": json.dumps(dict(target.scores)),
+        "user": None,
     }
     return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, row_tokenizer)
 
@@ -124,12 +125,21 @@ def _step_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> 
     }
 
 
+def user_of(trace: Trace) -> str:
+    """The record's user, for rows that a student is personalized with; "" without one.
+
+    Rows have a number in its place, which is written down nowhere else.
+    """
+    user = trace.input.get("user")
+    return "" if user is None else str(user)
+
+
 def _input_digest(trace: Trace) -> str:
-    """A digest of the record's content without its id, ignoring case and whitespace."""
+    """A digest of the record's content without its id and its user, ignoring case and whitespace."""
     content = {
         name: " ".join(value.casefold().split()) if isinstance(value, str) else value
         for name, value in trace.input.items()
-        if name != "id"
+        if name not in ("id", "user")
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -153,6 +163,7 @@ def make_rows(
     row_tokenizer, row_filter, report = RowTokenizer(tokenizer, options.retokenize), RowFilter(filters), Report()
     split = InputSplit(filters.validation, filters.seed)
     mismatches: list[TokenizerMismatch] = []
+    users: dict[str, int] = {}
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
         for trace, number, target in _targets(_kept_traces(folders, watch), options.role):
             try:
@@ -163,6 +174,8 @@ def make_rows(
             except TrainerError as err:
                 report.drop(trace, target.kind, str(err).partition(": ")[2] or str(err))
             else:
+                if user := user_of(trace):
+                    row["user"] = users.setdefault(user, len(users))
                 if reason := row_filter.drop_reason(row):
                     report.drop(trace, target.kind, reason)
                 else:

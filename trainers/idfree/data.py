@@ -104,7 +104,8 @@ def write_split(options: DataOptions, task: Task, max_length: int, seed: int, fo
     count = round(options.cold * len(names))
     new_users = set(random.permutation(len(names))[:count].tolist())
     parts = split_users(items, tests, number_of, new_users, options, random)
-    labels = sorted({item.label for item, _ in parts["train"]}, key=_label_key)
+    classes = {item.label for item, _ in parts["train"]} if task == "classify" else set()
+    labels = sorted(classes, key=_label_key)
     if not parts["train"]:
         raise TrainerError("no texts to train on: give more texts, or lower --test, --validation or --cold")
     if task == "classify" and len(labels) < 2:
@@ -297,7 +298,7 @@ def _write_parts(folder: Path, parts: Parts, labels: list[str]) -> None:
         columns: dict[str, Any] = {
             "user": [number for _, number in rows],
             "text": [item.text for item, _ in rows],
-            "label": [index.get(item.label, -1) for item, _ in rows],
+            "label": [index.get(item.label, -1) if labels else 0 for item, _ in rows],
         }
         if any(item.ids for item, _ in rows):
             columns |= {"ids": [item.ids for item, _ in rows], "learned": [item.learned for item, _ in rows]}

@@ -82,7 +82,7 @@ class ModelOptions:
     )
     task: Task = knob("classify", "classify: the embedding follows the text; generate: it precedes it")
     design: Design = knob("beta", "family of the users' distributions: beta, or normal (gauss)")
-    spread: float = knob(0.5, "largest distance of a parameter from the shared prior: more personal, less private")
+    spread: float = knob(1.0, "largest distance of a parameter from the shared prior: more personal, less private")
     embedding_tokens: int | None = knob(None, "tokens of an embedding; default 1 for classify, 5 for generate")
     unmasked: bool = knob(
         False, "the text of an encoder attends to the embedding, as published; slower: no keys and values are reused"
@@ -115,7 +115,7 @@ class FitOptions:
     central_rate: float = knob(5e-5, "learning rate of the central training")
     batch: int = knob(32, "texts per step of the central training")
     device_steps: int = knob(200, "optimizer steps of each device")
-    device_rate: float = knob(0.02, "learning rate of the devices; published: 5e-5")
+    device_rate: float = knob(0.1, "learning rate of the devices; published: 5e-5")
     device_batch: int = knob(8, "texts per step of each device")
     device_texts: int = knob(1_000, "texts of a user at most that its device learns from")
     cloud_epochs: float = knob(3.0, "passes over all texts in the personalized training")

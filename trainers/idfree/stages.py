@@ -50,17 +50,8 @@ NEEDS: Final[dict[Stage, Stage]] = {
     "attacks": "cloud",
 }
 """The latest stage that each stage reads."""
-_FREE: Final = {
-    "out",
-    "stage",
-    "baselines",
-    "bootstrap",
-    "micro_batch",
-    "cache_gb",
-    "linked",
-    "spreads",
-    "attacked",
-    "attack_seed",
+_FREE: Final = {"out", "stage", "baselines", "bootstrap", "micro_batch", "cache_gb"} | {
+    item.name for item in fields(AttackOptions)
 }
 """Options that a resumed run may change."""
 
