@@ -47,6 +47,10 @@ TRAIN: Final = {
         "forecast traffic a week ahead from a table of counts (Extralonger)",
     ),
     "forecast": ("agentsys.trainers.forecast", "forecast with a model of `extralonger`, beside the naive forecast"),
+    "idfree-pl": (
+        "agentsys.trainers.idfree_pl",
+        "personalize a model on texts without user identifiers (IDfree-PL)",
+    ),
     "idfree-attack": (
         "agentsys.trainers.idfree_attack",
         "attack anonymous user embeddings: attribution, linkage, clustering, texts (IDfree-PL)",

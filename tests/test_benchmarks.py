@@ -15,6 +15,7 @@ from tests.support.toys import environment
 RUNS: dict[str, tuple[str, str]] = {
     "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
     "extralonger": ("--sensors 3 --steps 6 --size small --batch 2 --least 1 --threads 1", "\n   3     6 | "),
+    "idfree_devices": ("--users 3 --texts 4 --words 4 --steps 2 --threads 1", "| loop over users, whole inputs |"),
     "idfree_server": ("--devices 4 --rounds 1 --layers 1 --width 32 --tokens 4", "| without | 4 | "),
     "longdpo_speed": (
         "--trees 2 --width 2 --depth 2 --slots 4 --simulations 0 2 --token-ms 0.2 --plot in_flight.png",

@@ -90,9 +90,9 @@ def test_bins_make_classes_of_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": "class"}, "--label class: .* has no such column; it has user, text, label, time"),
+        ({"label": "class"}, r"--label class: .* has no such column; it has user, text, label, time"),
         ({"min_texts": 99}, "--min-texts 99: no user has as many texts; the most is 6"),
-        ({"bins": "3"}, "no usable texts: .* is no number, which --bins needs"),
+        ({"bins": "3"}, r"no usable texts: .* is no number, which --bins needs"),
     ],
 )
 def test_a_table_that_cannot_be_split_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_sentiment140_as_published(tmp_path: Path) -> None:
     ]
     assert rows[0]["time"] < rows[1]["time"]
     file.write_text("user,text\n")
-    with pytest.raises(TrainerError, match="line 1 of .* is not in that format"):
+    with pytest.raises(TrainerError, match=r"line 1 of .* is not in that format"):
         list(read_published("sentiment140", str(file)))
 
 
