@@ -2,7 +2,8 @@
 
 A simulation selects a leaf s_L by a rule, expands it (its children are evaluated immediately), and backs up the leaf's
 value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean value below s.
-Before its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit.
+Before its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit. When a
+branch has ended in failed calls, its visits and values are taken out of the nodes above it.
 
 A simulation in progress counts as one more visit with the value `virtual_loss` at every node on its path, which keeps
 parallel simulations apart (Chaslot et al. 2008). Simulation i is selected when simulations 1 .. i - W have been backed
@@ -188,7 +189,7 @@ class MCTS:
         copy = Node(node.id, node.state, node.parent, node.cost)
         children = [copy.add(step.state, step.cost, step.step) for step in steps]
         valid = [child for child, step in zip(children, steps, strict=True) if step.error is None]
-        values = iter(await self.problem.evaluate(valid) if valid else ())
+        values = iter(_check_values(valid, await self.problem.evaluate(valid)) if valid else ())
         return [_EvaluatedStep(step, step.error or next(values)) for step in steps]
 
     async def _result_of(
@@ -203,7 +204,7 @@ class MCTS:
             return err
 
     async def _finish(self, simulation: _Simulation) -> None:
-        """Add the children of the leaf, back up its value and remove the virtual loss."""
+        """Add the children of the leaf, remove the virtual loss, and back up the leaf's value unless it failed."""
         leaf = simulation.path[-1]
         result = await self._result_of(simulation.expansion)
         if simulation.expansion:
@@ -213,6 +214,10 @@ class MCTS:
             leaf.outcome = "end"  # a leaf at the depth limit stays open: a deeper search may continue there
         for node in simulation.path:
             node.in_progress -= 1
+        if any(node.dead for node in simulation.path):
+            _remove_dead(simulation.path)
+            return
+        for node in simulation.path:
             node.visits += 1
             node.total += leaf.value
 
@@ -239,6 +244,28 @@ class MCTS:
                 simulation.expansion.cancel()
                 self._expanding.discard(simulation.path[-1])
         await asyncio.gather(*(s.expansion for s in running if s.expansion), return_exceptions=True)
+
+
+def _check_values(nodes: Sequence[Node[Any]], values: Sequence[float | ModelError]) -> Sequence[float | ModelError]:
+    """Return the values of siblings. Raises ValueError unless there is one finite number or ModelError per node."""
+    if len(values) != len(nodes):
+        raise ValueError(
+            f"evaluate() returned {len(values)} values for the {len(nodes)} steps after {nodes[0].path[-2].id}; "
+            "return one per node, in their order"
+        )
+    for node, value in zip(nodes, values, strict=True):
+        if not isinstance(value, ModelError) and not math.isfinite(value):
+            raise ValueError(f"evaluate() returned {value} for {node.id}; a value V is a finite number")
+    return values
+
+
+def _remove_dead(path: Sequence[Node[Any]]) -> None:
+    """Take the visits and values of the first dead node of a path out of the node and its ancestors."""
+    end = next(i for i, node in enumerate(path) if node.dead)
+    visits, total = path[end].visits, path[end].total
+    for node in path[: end + 1]:
+        node.visits -= visits
+        node.total -= total
 
 
 def _merge_equal_steps(steps: Sequence[Child]) -> list[Child]:

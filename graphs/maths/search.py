@@ -13,7 +13,7 @@ from typing import Any, Literal
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 
-from agentsys.graphs.maths.solver import Path, Solver, SolverContext, Step, join_steps
+from agentsys.graphs.maths.solver import Completion, Path, Solver, SolverContext, Step, first_step, join_steps
 from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
 from agentsys.graphs.maths.targets import mcts_pairs, no_pair_reason, step_pairs, tally
 from agentsys.metrics.maths import check_answer, group_equal_answers, reference_of
@@ -31,7 +31,12 @@ class Context(SolverContext):
     value: Literal["rollout", "judge"] = knob(
         "rollout", "V of a step: by the share of its rollouts with the right answer, or by the judge"
     )
-    rollouts: int = knob(2, "rollouts per step", highest_in_studio=16)
+    rollouts: int = knob(4, "rollouts per step", highest_in_studio=16)
+    margin: float = knob(
+        0.5,
+        "least share of right solutions after the chosen step; with --pairs mcts, half the least difference in Q",
+        highest_in_studio=1,
+    )
     simulations: int = knob(16, "Monte Carlo simulations per question", old_name="descents", highest_in_studio=256)
     width: int = knob(4, "candidate steps per prefix", highest_in_studio=16)
     depth: int = knob(8, "maximum number of steps; the last one is the rest of the solution", highest_in_studio=32)
@@ -47,8 +52,9 @@ class Context(SolverContext):
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(
-            solution_tokens=1, rollouts=1, simulations=1, width=1, depth=1, step_tokens=1, explore=0, budget=0
+            solution_tokens=1, rollouts=1, simulations=1, width=1, depth=1, step_tokens=1, explore=0, budget=0, margin=0
         )
+        self.at_most(margin=1)
 
 
 @dataclass
@@ -121,11 +127,18 @@ class SolutionProblem:
         self.tokens += sum(result.tokens for result in results)
         if not completions:
             raise next(result for result in results if isinstance(result, ModelError))
-        node.step["rollouts"] = [{"call": one.call, **one.verdict._asdict()} for one in completions]
+        node.step["rollouts"] = [_rollout_to_json(one, len(node.state)) for one in completions]
 
     def is_terminal(self, node: Node[Path]) -> bool:
         """Whether the solution has ended."""
         return bool(node.state) and node.state[-1].final
+
+
+def _rollout_to_json(completion: Completion, depth: int) -> dict[str, Any]:
+    """A rollout of a node as a checked sibling of its children: its first step, whether it is the last, the verdict."""
+    first = first_step(completion.rest, depth)
+    sibling = {"call": completion.call, "first": first, "final": first == completion.rest}
+    return {**sibling, **completion.verdict._asdict()}
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ class Maths(System):
         root: Node[Path] = Node.root(())
         await grow_tree(root, SolutionProblem(self.solver, question, reference_of(state), context))
         solutions = await finished_solutions(root)
-        pairs = (step_pairs if context.pairs == "step" else mcts_pairs)(root)
+        pairs = (step_pairs if context.pairs == "step" else mcts_pairs)(root, context.margin)
         best = max(solutions, key=lambda solution: solution["score"], default=None)
         last_node = next((node for node in walk(root) if best and node.step.get("call") == best["call"]), root)
         return {
@@ -149,7 +162,7 @@ class Maths(System):
             "answer": best["answer"] if best else "",
             "right": bool(best and best["right"]),
             "solutions": solutions,
-            "dropped": None if pairs else f"no pair: {no_pair_reason(root)}",
+            "dropped": None if pairs else f"no pair: {no_pair_reason(root, context.margin)}",
             "tree": tree_to_json(root),
             "targets": [asdict(pair) for pair in pairs],
         }

@@ -39,10 +39,14 @@ Path = tuple[Step, ...]
 
 
 class Completion(NamedTuple):
-    """A whole solution: the key of the call that ended it, its text, its verdict, and the tokens of that call."""
+    """A whole solution: the key of the call that ended it, its text, its verdict, and the tokens of that call.
+
+    `rest` is the text of that call, the part of the solution after the steps that it continued.
+    """
 
     call: str
     text: str
+    rest: str
     verdict: Verdict
     tokens: int
 
@@ -55,6 +59,20 @@ def join_steps(texts: Sequence[str]) -> str:
             whole += ("" if whole[-1:].isspace() else " ") + f"Step {number}"
         whole += text
     return whole
+
+
+def step_ends(steps: int) -> list[str]:
+    """The stop strings of the step after `steps` steps: "Step k", alone or after a space.
+
+    A space before "Step" is one token with it: the text ends between two tokens either way.
+    """
+    name = f"Step {steps + 2}"
+    return [f" {name}", name]
+
+
+def first_step(text: str, steps: int) -> str:
+    """The first step of a text that continues a solution of `steps` steps."""
+    return text[: min((text.find(end) for end in step_ends(steps) if end in text), default=len(text))]
 
 
 def prior(logprobs: Sequence[float] | None) -> float:
@@ -85,9 +103,8 @@ class Solver(System):
         Raises RoleError, ModelError.
         """
         limits: dict[str, Any] = {"max_tokens": context.solution_tokens}
-        if limit is not None:  # a space before "Step" is one token with it: the text ends between two tokens either way
-            next_step = f"Step {len(path) + 2}"
-            limits = {"max_tokens": limit, "stop": [f" {next_step}", next_step]}
+        if limit is not None:
+            limits = {"max_tokens": limit, "stop": step_ends(len(path))}
         call = await self._continue(self.solver, question, context, path, key, limits)
         if call.ids is None:
             raise RoleError(
@@ -109,7 +126,7 @@ class Solver(System):
         text = join_steps([*(step.text for step in path), call.text])
         # A truncated solution has no answer, whatever number it happens to end with.
         verdict = Verdict(False, "", "empty") if call.finish == "length" else await check_answer(text, reference)
-        return Completion(key, text, verdict, call.completion_tokens)
+        return Completion(key, text, call.text, verdict, call.completion_tokens)
 
     async def _continue(
         self, role: Role[str], question: str, context: SolverContext, path: Path, key: str, limits: Mapping[str, Any]
