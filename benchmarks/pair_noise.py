@@ -4,9 +4,9 @@
 
 A simulated solution has K steps. After right steps only, a step is right with probability a; after a wrong one all are
 wrong, and the answer is right by luck in 5 % of the cases. So a step's truth is known: a pair is true if its chosen
-step is right and its rejected step is wrong. A policy a x K solves a question with a probability of about a^K; a step is one
-of six right or six wrong texts. A call writes one step, or the rest of a solution. No model is used: what is compared
-is how steps are labeled and selected.
+step is right and its rejected step is wrong. A policy a x K solves a question with a probability of about a^K; a step
+is one of six right or six wrong texts. A call writes one step, or the rest of a solution. No model is used: what is
+compared is how steps are labeled and selected.
 
   tree                Monte Carlo tree search and pairs with the defaults of `agentsys collect maths`
   tree, old defaults  the same with two rollouts and any margin
@@ -28,11 +28,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentsys.collect.statistics import wilson_interval
-from agentsys.graphs.maths.search import Context, SolutionProblem, grow_tree
+from agentsys.graphs.maths.problem import SolutionProblem
+from agentsys.graphs.maths.search import Context, grown
 from agentsys.graphs.maths.solver import Completion, Path, Solver, SolverContext, Step
 from agentsys.graphs.maths.targets import step_pairs
 from agentsys.metrics.maths import Verdict
-from agentsys.search import Node, walk
+from agentsys.search import Node, grow_tree, walk
 
 LUCK = 0.05
 """Probability of a right answer after a wrong step."""
@@ -101,7 +102,7 @@ class SimulatedSolver(Solver):
         whole, right = self.writer.rest(texts_of(path), key)
         rest = whole[len(path) :]
         text = rest[0] + "".join(f" Step {len(path) + i}{step}" for i, step in enumerate(rest[1:], 2))
-        return Completion(key, text, text, Verdict(right, "", "maths"), 1)
+        return Completion(key, text, text, (), Verdict(right, "", "maths"), 1)
 
 
 def texts_of(path: Path) -> Texts:
@@ -112,8 +113,8 @@ def texts_of(path: Path) -> Texts:
 def search_tree(writer: Writer, context: Context) -> list[Pair]:
     """Pairs of the product's tree search."""
     root: Node[Path] = Node.root(())
-    problem = SolutionProblem(SimulatedSolver(writer=writer), "", ANSWER, context)
-    asyncio.run(grow_tree(root, problem))
+    problem = SolutionProblem(SimulatedSolver(writer=writer), "", ANSWER, context, context.step_limits)
+    asyncio.run(grow_tree(root, problem, context.search_settings, grown(root, problem, context)))
     text_by_key = {node.step["call"]: node.state[-1].text for node in walk(root) if node.state}
     return [
         Pair(*(text_by_key[str(side[1].call)] for side in (pair.segments, pair.rejected or ())))

@@ -68,17 +68,22 @@ class RowFilter:
         if row["id"] in self._ids:
             return "the same record of the same run twice"
         self._ids.add(row["id"])
-        if reason := self._pair_reason(row) if row["kind"] == "step" else self._text_reason(row, scores):
+        check = {"step": self._pair_reason, "prm": self._solution_reason}.get(row["kind"], self._text_reason)
+        if reason := check(row, scores):
             return reason
         if self._condition and (reason := self._condition.drop_reason({**scores, "kind": row["kind"]})):
             return reason
         if _length_of(row) > filters.max_length:
             return f"longer than {filters.max_length} tokens"
-        if filters.near_duplicates < 1 and self._is_near_duplicate(row):
+        # Solutions of one tree share their beginnings, but each has labels that no other one has.
+        if filters.near_duplicates < 1 and row["kind"] != "prm" and self._is_near_duplicate(row):
             return "near-duplicate"
         return self._surplus_reason(row)
 
-    def _pair_reason(self, row: Row) -> str | None:
+    def _solution_reason(self, row: Row, scores: Mapping[str, float]) -> str | None:
+        return None if row["step_ends"] else "nothing to learn"
+
+    def _pair_reason(self, row: Row, scores: Mapping[str, float]) -> str | None:
         if row["chosen_ids"] == row["rejected_ids"]:
             return "chosen and rejected are the same"
         limit = self.filters.min_margin

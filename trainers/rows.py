@@ -3,9 +3,10 @@
     python trainers/rows.py runs/drt --student qwen2.5-coder-0.5b --out rows
 
 writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` and `sft-plain`
-(composed, tokenized once with the student's template), `role` (one call, the engine's ids) and `step` (a preference
-pair, the engine's ids). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the
-systems that made them. docs/training.md describes every column.
+(composed, tokenized once with the student's template), `role` (one call, the engine's ids), `step` (a preference pair,
+the engine's ids) and `prm` (a solution with labels at the ends of its steps, the engine's ids). `trainers/teacher.py`
+adds a teacher's top-k to rows. Rows depend on targets only, never on the systems that made them. docs/training.md
+describes every column.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenize
         "lineage": json.dumps(lineage(target, trace), ensure_ascii=False),
         "scores": json.dumps(dict(target.scores)),
     }
-    return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, row_tokenizer)
+    columns = {"step": _step_columns, "prm": _prm_columns}.get(target.kind, _text_columns)
+    return row | columns(target, trace, row_tokenizer)
 
 
 def _text_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
@@ -124,6 +126,20 @@ def _step_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> 
         "rejected": decode(pair.rejected_ids, skip_special_tokens=True),
         "margin": float(target.scores.get("margin", 0.0)),
         "ids_source": pair.source,
+    }
+
+
+def _prm_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
+    solution = row_tokenizer.tokenize_prm(target, trace)
+    decode = row_tokenizer.tokenizer.decode
+    return {
+        "input_ids": solution.ids,
+        "step_ends": [solution.ends[label.segment - 1] for label in target.labels],
+        "step_labels": [float(label.share) for label in target.labels],
+        "step_visits": [label.visits for label in target.labels],
+        "prompt": decode(solution.ids[: solution.begin]),
+        "text": decode(solution.ids[solution.begin :], skip_special_tokens=True),
+        "ids_source": "engine",
     }
 
 

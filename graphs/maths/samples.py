@@ -1,7 +1,7 @@
 """Independent solutions of a question: the baselines that tree search is compared with.
 
-One greedy solution, or several sampled ones, each with the judge's score, so that one run gives accuracy, majority
-vote, pass@k and best-of-n for any number of tokens.
+One greedy solution, or several sampled ones, each with the score of the judge or of a process reward model, so that one
+run gives accuracy, majority vote, pass@k and best-of-n for any number of tokens.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class SamplesContext(SolverContext):
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(solution_tokens=1, samples=1, budget=0)
+        self.check_value("judge")
         if self.greedy and (self.samples > 1 or self.budget):
             raise ValueError("greedy: decoding gives a single solution; set samples to 1 and budget to 0")
 
@@ -98,10 +99,10 @@ class Samples(System):
         if context.greedy or how == "empty":
             return solution, None
         try:
-            probability, tokens = await self.solver.judge_solution(question, context, completion.text, f"{key}/judge")
+            score, tokens = await self.solver.score(question, context, completion.text, completion.ids, f"{key}/judge")
         except RoleError as err:
             return {**solution, "tokens": completion.tokens + err.tokens}, err
-        return {**solution, "score": 2 * probability - 1, "tokens": completion.tokens + tokens}, None
+        return {**solution, "score": score, "tokens": completion.tokens + tokens}, None
 
     def builder(self) -> StateGraph[State, SamplesContext, Input, Output]:
         """One node: all solutions of a question."""

@@ -15,19 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentsys.collect.statistics import wilson_interval
-from agentsys.search import Node, walk
+from agentsys.search import Node, tally, walk
 from agentsys.traces import Segment, Target
 
 Tallied = tuple[Node[Any], int, int]
 """A node, how many of its finished solutions are right, and how many there are."""
-
-
-def tally(node: Node[Any]) -> tuple[int, int]:
-    """How many of the finished solutions at and below a node, rollouts included, are right, and how many there are."""
-    own = [node.step["right"]] if "right" in node.step else []
-    own += [rollout["right"] for rollout in node.step.get("rollouts", ())]
-    below = [tally(child) for child in node.children]
-    return sum(own) + sum(right for right, _ in below), len(own) + sum(tried for _, tried in below)
 
 
 def checked_siblings(node: Node[Any]) -> list[Tallied]:

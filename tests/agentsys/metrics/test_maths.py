@@ -17,7 +17,6 @@ from agentsys.metrics import maths
 from agentsys.metrics.maths import check_answer, group_equal_answers, last_boxed, reference_of
 from tests.support.paths import ROOT
 
-
 UNDECIDED = (r"\boxed{x+1}", "1+x")
 """A response and a reference that only math-verify can compare, in a worker."""
 

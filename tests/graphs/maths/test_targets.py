@@ -233,3 +233,32 @@ def check_rows(trace: Trace, rows: list[dict[str, Any]], engine: Engine) -> None
             assert (ids[-1] == end) == ("boxed" in call.text), "a partial step does not end the turn"
         assert row["margin"] > 0
     assert [row["prompt"].endswith("\n\nStep 2") for row in rows] == [False, True]
+
+
+async def test_rows_of_whole_solutions_and_of_process_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The "Step 2" between two calls is in the rows: the ids are those that the engine continued, without a gap."""
+    from agentsys.trainers.rows import rows_of
+    from agentsys.trainers.tokenize_rows import RowTokenizer
+
+    engine = Engine(tmp_path / "student")
+    for module in ("agentsys.systems", "agentsys.collect.fingerprint"):
+        monkeypatch.setattr(f"{module}.load_model", lambda spec, default="": EndpointChatModel(engine=engine))
+    context = Context(pairs="whole", process_rewards=True, simulations=10, width=4, depth=4, rollouts=2)
+    await acollect(graph, [RECORD], tmp_path / "run", context=context, options=RunOptions(no_cache=True))
+    (trace,) = read_traces(tmp_path / "run")
+    rows = list(rows_of(trace, RowTokenizer(engine.reader)))
+    [pair] = [row for row in rows if row["kind"] == "step"]
+    question = next(call.prompt_ids for call in trace.calls if call.key == "root/0") or []
+    first = engine.reader("Step 1: good 3*4=12.\n\nStep 2", add_special_tokens=False).input_ids
+    assert pair["prompt_ids"] == [*question, *first]
+    assert (pair["text"], pair["rejected"]) == (": good 12+5=17, so \\boxed{17}", ": 12+5=18, so \\boxed{18}")
+    solutions = [row for row in rows if row["kind"] == "prm"]
+    labels = {}
+    for row in solutions:
+        for end, label, visits in zip(row["step_ends"], row["step_labels"], row["step_visits"], strict=True):
+            text = engine.reader.decode(row["input_ids"][: end + 1]).rpartition("<|im_start|>assistant\n")[2]
+            assert text not in labels, "each step has its label once"
+            labels[text] = (label, visits)
+    assert labels["Step 1: good 3*4=12.\n\nStep 2: good 12+5=17, so \\boxed{17}"] == (1.0, 1)
+    assert 0 < labels["Step 1: good 3*4=12.\n\nStep 2"][0] < 1, "a step ends where the next one continues it"
+    assert all(label == 0 for text, (label, _) in labels.items() if "bad" in text)
