@@ -175,11 +175,14 @@ def load_student(options: StudentOptions, seed: int = 0) -> Any:
 def add_lora(model: Any, rank: int, task: str = "CAUSAL_LM") -> Any:
     """Add adapters of this rank on every linear layer but the head, with alpha twice the rank.
 
-    `task` is one of peft's: with TOKEN_CLS the new head is trained too.
+    `task` is one of peft's: with TOKEN_CLS the new head is trained whole.
     """
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task,
+        exclude_modules=["score", "classifier"] if task == "TOKEN_CLS" else None,
+    )  # fmt: skip
     return get_peft_model(model, settings)
 
 

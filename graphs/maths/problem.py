@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentsys.graphs.maths.solver import Completion, Path, Solver, SolverContext, Step, first_step, join_steps
-from agentsys.metrics.maths import check_answer
 from agentsys.models.errors import ModelError
 from agentsys.roles import RoleError
 from agentsys.search import Child, Node, settled, tally
@@ -37,7 +36,8 @@ class SolutionProblem:
 
     solver: Solver
     question: str
-    reference: str
+    expected: Any
+    """What the verifier compares answers with."""
     context: SolverContext
     limits: StepLimits
     tokens: int = 0
@@ -79,7 +79,7 @@ class SolutionProblem:
         text = join_steps([step.text for step in node.state])
         last = node.state[-1]
         if self.is_terminal(node):
-            node.step.update((await check_answer(text, self.reference))._asdict())
+            node.step.update((await self.context.verify(text, self.expected))._asdict())
         if self.context.value != ROLLOUT:
             try:
                 value, tokens = await self.solver.score(
@@ -99,7 +99,7 @@ class SolutionProblem:
         """Complete the solution several times from this step. Raises ModelError if no call succeeds."""
         prefix = (self.question, self.context, node.state)
         keys = [f"{key}/rollout/{i}" for i in range(count)]
-        results = await settled(*(self.solver.complete(*prefix, key, self.reference) for key in keys))
+        results = await settled(*(self.solver.complete(*prefix, key, self.expected) for key in keys))
         completions = [result for result in results if not isinstance(result, ModelError)]
         self.tokens += sum(result.tokens for result in results)
         if not completions:

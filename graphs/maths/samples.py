@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 
 from agentsys.graphs.maths.solver import Solver, SolverContext
 from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
-from agentsys.metrics.maths import group_equal_answers, reference_of
+from agentsys.metrics.maths import group_equal_answers
 from agentsys.roles import RoleError
 from agentsys.search import settled
 from agentsys.systems import System, knob, sequence_graph
@@ -55,7 +55,7 @@ class Samples(System):
 
         Raises ValueError, and RoleError if no solution could be judged: best-of-n would be arbitrary.
         """
-        context, question, reference = runtime.context, question_of(state), reference_of(state)
+        context, question, expected = runtime.context, question_of(state), runtime.context.expected_of(state)
         solutions: list[Solution] = []
         errors: list[RoleError] = []
         tokens = 0
@@ -63,7 +63,7 @@ class Samples(System):
             tokens < context.budget and len(solutions) < ROUNDS * context.samples
         ):
             batch = range(len(solutions), len(solutions) + _batch_size(context, len(solutions), tokens))
-            work = (self._sample_one(question, reference, context, f"sample/{i}") for i in batch)
+            work = (self._sample_one(question, expected, context, f"sample/{i}") for i in batch)
             for result in await settled(*work):
                 if isinstance(result, Exception):
                     raise result
@@ -80,7 +80,7 @@ class Samples(System):
         }
 
     async def _sample_one(
-        self, question: str, reference: str, context: SamplesContext, key: str
+        self, question: str, expected: Any, context: SamplesContext, key: str
     ) -> tuple[Solution, RoleError | None]:
         """A solution with its verdict and score, and the error if its judgment failed.
 
@@ -91,7 +91,7 @@ class Samples(System):
         role = replace(role, sampling={"temperature": 0.0}) if context.greedy else role
         solution = Solution(call=key, right=False, answer="", how="empty", score=-1.0, tokens=0, group=-1)
         try:
-            completion = await self.solver.complete(question, context, (), key, reference, role)
+            completion = await self.solver.complete(question, context, (), key, expected, role)
         except RoleError as err:
             return {**solution, "tokens": err.tokens}, None
         right, answer, how = completion.verdict

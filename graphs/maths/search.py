@@ -18,7 +18,7 @@ from agentsys.graphs.maths.solutions import Chosen, solution_targets
 from agentsys.graphs.maths.solver import Path, Solver, SolverContext, join_steps
 from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
 from agentsys.graphs.maths.targets import mcts_pairs, no_pair_reason, step_pairs
-from agentsys.metrics.maths import group_equal_answers, reference_of
+from agentsys.metrics.maths import group_equal_answers
 from agentsys.roles import RoleError
 from agentsys.search import Node, SearchName, SearchSettings, grow_tree, process_rewards, tally, tree_to_json, walk
 from agentsys.systems import System, knob, prompt_of, sequence_graph
@@ -102,7 +102,7 @@ class Maths(System):
         """The whole search of one question, inside one node. Raises ValueError for a record that cannot be used."""
         context, question = runtime.context, question_of(state)
         root: Node[Path] = Node.root(())
-        problem = SolutionProblem(self.solver, question, reference_of(state), context, context.step_limits)
+        problem = SolutionProblem(self.solver, question, context.expected_of(state), context, context.step_limits)
         dropped = await too_easy_or_hard(root, problem, context)
         if not dropped:
             await grow_tree(root, problem, context.search_settings, grown(root, problem, context))

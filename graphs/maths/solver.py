@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from agentsys.logprobs import opening_logprobs
-from agentsys.metrics.maths import Verdict, check_answer
+from agentsys.metrics.maths import Verdict
+from agentsys.metrics.verifiers import check_verifier, expected_of, verify
 from agentsys.models.reward import is_reward_spec, load_reward_model
+from agentsys.models.spec import served_to_browsers
 from agentsys.roles import Role, RoleError, check_no_thought
 from agentsys.systems import BaseContext, System, ask, knob, role_options
 from agentsys.traces import Call
@@ -130,14 +132,17 @@ class Solver(System):
         return Step(call.text, final, key, ids, truncated, prior(call.logprobs), call.completion_tokens, _all_ids(call))
 
     async def complete(
-        self, question: str, context: SolverContext, path: Path, key: str, reference: str, role: Role[str] | None = None
+        self, question: str, context: SolverContext, path: Path, key: str, expected: Any, role: Role[str] | None = None
     ) -> Completion:
-        """A whole solution that begins with the steps of `path`. Raises RoleError, ModelError."""
+        """A whole solution that begins with the steps of `path`; `expected` is the verifier's, which checks it.
+
+        Raises RoleError, ModelError.
+        """
         limits = {"max_tokens": context.solution_tokens}
         call = await self._continue(role or self.solver, question, context, path, key, limits)
         text = join_steps([*(step.text for step in path), call.text])
         # A truncated solution has no answer, whatever number it happens to end with.
-        verdict = Verdict(False, "", "empty") if call.finish == "length" else await check_answer(text, reference)
+        verdict = Verdict(False, "", "empty") if call.finish == "length" else await context.verify(text, expected)
         return Completion(key, text, call.text, _all_ids(call), verdict, call.completion_tokens)
 
     async def _continue(
@@ -179,12 +184,32 @@ class Solver(System):
 @dataclass(frozen=True)
 @role_options(Solver)
 class SolverContext(BaseContext):
-    """Models and prompts of the solver's roles, the length of a solution, and what scores it."""
+    """Models and prompts of the solver's roles, the length of a solution, what scores it, and what checks it."""
 
+    verifier: str = knob(
+        "maths", "what checks an answer: maths, exact, contains, choice, code (runs the record's `tests`), or "
+        "python:MODULE:FUNCTION",
+    )  # fmt: skip
+    unsafe_code: bool = knob(False, "run generated code also where there is no sandbox, with your rights and network")
     value: str = knob("judge", "what scores a solution: judge, or prm:FOLDER or prm:URL, a process reward model")
     solution_tokens: int = knob(
         1024, "token limit of a solution or of its rest; a truncated one counts as wrong", highest_in_studio=131_072
     )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an option of the wrong type, or a verifier that is unknown or not allowed."""
+        super().__post_init__()
+        check_verifier(self.verifier)
+        if self.unsafe_code and served_to_browsers():
+            raise ValueError("unsafe_code: in Studio, generated code is not run")
+
+    def expected_of(self, record: Mapping[str, Any]) -> Any:
+        """What the verifier compares an answer with. Raises ValueError for a record that lacks it."""
+        return expected_of(self.verifier, record)
+
+    async def verify(self, text: str, expected: Any) -> Verdict:
+        """Check a solution."""
+        return await verify(self.verifier, text, expected, unsafe_code=self.unsafe_code)
 
     def check_value(self, *names: str) -> None:
         """Raises ValueError unless `value` is one of these or a process reward model."""

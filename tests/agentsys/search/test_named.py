@@ -118,15 +118,15 @@ async def test_uniform_cost_ends_with_the_cheapest_solutions() -> None:
     root = await grow(problem, "uniform-cost", n=2, width=3)
     found = sorted((node for node in walk(root) if node.outcome == "end"), key=lambda node: node.cost)
     assert [(node.state, node.cost) for node in found] == [((0, 0), 2.0), ((0, 1), 3.0)]
-    assert [path for path, _ in problem.expanded] == [(), (0,), (1,)], "a node of cost 3 is no cheaper than the second"
+    assert [path for path, _ in problem.expanded] == [(), (0,), (1,), (2,)], "of equal costs the shorter path first"
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 async def test_a_failed_call_ends_its_branch_only(name: SearchName) -> None:
     problem = Values(failing=frozenset({(0,)}), value=lambda path: 0.5 if path[0] == 0 else 0.4)
-    root = await grow(problem, name, n=4, width=4)
+    root = await grow(problem, name, n=4, width=2)
     assert root.children[0].outcome == "failed" and root.children[0].error == "no reply"
-    assert any(node.state[:1] == (1,) for node in walk(root) if node.depth > 1)
+    assert any(node.state[0] != 0 for node in walk(root) if node.depth > 1)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -146,17 +146,17 @@ async def test_grown_stops_the_search(name: SearchName) -> None:
     def stop_at_second() -> bool:
         nonlocal calls
         calls += 1
-        return calls == 2
+        return calls >= 2
 
     stopped = await grow(Values(depth=6), name, stop_at_second, n=4, width=2)
     whole = await grow(Values(depth=6), name, n=4, width=2)
-    assert calls == 2 and 1 < len(list(walk(stopped))) < len(list(walk(whole)))
+    assert calls >= 2 and 1 < len(list(walk(stopped))) < len(list(walk(whole)))
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if name != "mcts"])
 async def test_a_search_with_a_budget_begins_again(name: SearchName) -> None:
-    """New first steps have new ids after those of the earlier rounds."""
-    problem = Values(cost=lambda path: 1.0)
+    """New first steps have new ids after those of the earlier rounds. Uniform-cost search just goes on."""
+    problem = Values(cost=lambda path: 1.0, depth=5)
     root = await grow(problem, name, lambda: len(problem.expanded) >= 20, n=2, width=2, repeat=1)
     assert len(problem.expanded) >= 20
     assert len({node.id for node in walk(root)}) == len(list(walk(root)))

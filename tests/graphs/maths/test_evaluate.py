@@ -222,7 +222,7 @@ async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monke
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--systems", "greedy,beam"), "there is no 'beam'; there are greedy, samples, tree"),
+        (("--systems", "greedy,forest"), "there is no 'forest'; there are greedy, samples, tree, beam, dvts"),
         (("--budget", 0), "--budget 0: at least 1 is needed"),
         (("--samples", 0), "samples: 0 is below 1"),
         (("--depth", 0), "depth: 0 is below 1"),

@@ -15,7 +15,7 @@ from agentsys.graphs.maths.solver import first_step
 from agentsys.models.chat import EndpointChatModel
 from agentsys.models.tokenizers import FolderTokenizer
 from agentsys.traces import Trace, read_traces
-from tests.support.maths_policy import QUESTION, RECORD, RIGHT, SLIP, Policy, find_node, pupil
+from tests.support.maths_policy import HOPELESS, QUESTION, RECORD, RIGHT, SLIP, WRONG, Policy, find_node, pupil
 from tests.support.tiny import make_tokenizer
 
 Start = Callable[..., Policy]
@@ -248,10 +248,11 @@ async def test_rows_of_whole_solutions_and_of_process_rewards(tmp_path: Path, mo
     (trace,) = read_traces(tmp_path / "run")
     rows = list(rows_of(trace, RowTokenizer(engine.reader)))
     [pair] = [row for row in rows if row["kind"] == "step"]
-    question = next(call.prompt_ids for call in trace.calls if call.key == "root/0") or []
-    first = engine.reader("Step 1: good 3*4=12.\n\nStep 2", add_special_tokens=False).input_ids
-    assert pair["prompt_ids"] == [*question, *first]
-    assert (pair["text"], pair["rejected"]) == (": good 12+5=17, so \\boxed{17}", ": 12+5=18, so \\boxed{18}")
+    chosen, rejected = (
+        engine.reader.decode(pair["prompt_ids"] + pair[f"{side}_ids"]).rpartition("<|im_start|>assistant\n")[2]
+        for side in ("chosen", "rejected")
+    )
+    assert chosen == f"{RIGHT}<|im_end|>" and rejected in [f"{text}<|im_end|>" for text in (SLIP, WRONG, HOPELESS)]
     solutions = [row for row in rows if row["kind"] == "prm"]
     labels = {}
     for row in solutions:
