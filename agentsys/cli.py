@@ -38,6 +38,7 @@ EVALUATE: Final = {
 TRAIN: Final = {
     "sft": ("agentsys.trainers.sft", "supervised fine-tuning"),
     "step-dpo": ("agentsys.trainers.step_dpo", "preference optimization on steps (Step-DPO)"),
+    "prm": ("agentsys.trainers.prm", "process reward model from the steps of checked solutions"),
     "teacher": ("agentsys.trainers.teacher", "score rows with a teacher, for distillation"),
     "distill": ("agentsys.trainers.distill", "distillation from stored scores, or on the student's own text"),
     "warmup-distill": ("agentsys.trainers.warmup_distill", "warm up a student before distillation (Warmup-Distill)"),

@@ -13,12 +13,12 @@ from functools import partial
 from numbers import Real
 from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
-Kind = Literal["sft", "role", "step", "sft-plain"]
+Kind = Literal["sft", "role", "step", "sft-plain", "prm"]
 COMPOSED: Final = ("sft", "sft-plain")
 """The kinds whose segments are composed, not taken from one request."""
 ChatRole = Literal["system", "user", "assistant"]
 
-T = TypeVar("T", "Segment", "Target")
+T = TypeVar("T", "Segment", "StepLabel", "Target")
 
 _SOURCES: Final = ("text", "call", "node", "prompt")
 
@@ -63,8 +63,23 @@ def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLabel:
+    """What a search found out about a step: `share` of its `visits` finished solutions are right.
+
+    `segment` is the number of the step among its target's segments, whose prompt is 0.
+    """
+
+    segment: int
+    share: float
+    visits: int
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """A training example of a trace: `sft` (composed), `role` (one call) or `step` (chosen against rejected).
+    """A training example of a trace: `sft` (composed), `role` (one call), `step` (chosen against rejected) or `prm`.
+
+    `prm` is a solution step by step, each step a call that continues the one before, with the `labels` of some steps:
+    a process reward model learns them at the ends of these steps, and nothing at the others, which are not `learned`.
 
     `sft-plain` is composed too: the answer of an `sft` target without its thought, for a baseline in rows of their own.
     `scores` holds the system's measures of it, for filters: {"score": 92.0, "rounds": 3}. A step target needs
@@ -76,9 +91,10 @@ class Target:
     segments: tuple[Segment, ...]
     rejected: tuple[Segment, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[StepLabel, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("segments", "rejected"):
+        for name in ("segments", "rejected", "labels"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.scores is None:
@@ -91,7 +107,7 @@ def target_from(raw: Target | Mapping[str, Any]) -> Target:
     if isinstance(raw, Target):
         return raw
     try:
-        return Target(**_fields_of(raw, Segment))
+        return Target(**_fields_of(raw, Segment, StepLabel))
     except TargetError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -104,15 +120,19 @@ def stored_target(raw: Mapping[str, Any]) -> Target:
 
     Raises KeyError, TypeError or ValueError if it is not one.
     """
-    return _make_unchecked(Target, **_fields_of(raw, partial(_make_unchecked, Segment)))
+    make_segment, make_label = partial(_make_unchecked, Segment), partial(_make_unchecked, StepLabel)
+    return _make_unchecked(Target, **_fields_of(raw, make_segment, make_label))
 
 
-def _fields_of(raw: Mapping[str, Any], make_segment: Callable[..., Segment]) -> dict[str, Any]:
+def _fields_of(
+    raw: Mapping[str, Any], make_segment: Callable[..., Segment], make_label: Callable[..., StepLabel]
+) -> dict[str, Any]:
     return {
         "kind": raw["kind"],
         "segments": tuple(make_segment(**segment) for segment in raw["segments"]),
         "rejected": tuple(make_segment(**segment) for segment in raw["rejected"]) if raw.get("rejected") else None,
         "scores": raw.get("scores") or {},
+        "labels": tuple(make_label(**label) for label in raw.get("labels") or ()),
     }
 
 
@@ -137,7 +157,9 @@ def check_shape(target: Target) -> None:
     _check_scores(target.scores)
     if target.rejected and target.kind != "step":
         raise TargetError(f"a target of kind {target.kind} has no rejected side; make a pair a target of kind step")
-    {"role": _check_role, "step": _check_step}.get(target.kind, _check_sft)(target)
+    if target.labels and target.kind != "prm":
+        raise TargetError(f"a target of kind {target.kind} has no labels; steps with labels are a target of kind prm")
+    {"role": _check_role, "step": _check_step, "prm": _check_prm}.get(target.kind, _check_sft)(target)
 
 
 def _check_segment(segment: Segment) -> None:
@@ -227,6 +249,23 @@ def _check_step(target: Target) -> None:
         raise TargetError("a step target learns all that follows the shared prefix; set learned=True on it")
     if "margin" not in target.scores:
         raise TargetError("a step target needs scores={'margin': ...}, by how much the chosen side is better")
+
+
+def _check_prm(target: Target) -> None:
+    sources = [_source(segment) for segment in target.segments]
+    if sources[:1] != ["prompt"] or len(sources) < 2 or not {*sources[1:]} <= {"call", "node"}:
+        raise TargetError("a prm target must be the prompt of a call, then the calls or nodes of the steps")
+    if not isinstance(target.labels, tuple) or not all(isinstance(label, StepLabel) for label in target.labels):
+        raise TargetError("the labels of a prm target must be StepLabel(segment, share, visits)")
+    numbers = [label.segment for label in target.labels]
+    if not numbers or numbers != [i for i, segment in enumerate(target.segments) if segment.learned]:
+        raise TargetError("a prm target has a label for each step with learned=True, in their order, and at least one")
+    for label in target.labels:
+        if not _is_finite(label.share) or not 0 <= label.share <= 1 or label.visits < 1:
+            raise TargetError(
+                f"the label of segment {label.segment} has share {label.share} of {label.visits} visits; a share is "
+                "from 0 to 1, of at least one visit"
+            )
 
 
 def count_shared(target: Target) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from agentsys.commands import command, run_app
 from agentsys.display import show
 from agentsys.graphs.maths.search import Context, graph
 from agentsys.metrics.maths import check_installed
+from agentsys.models.reward import is_reward_spec, load_reward_model
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
 
@@ -19,6 +21,7 @@ from agentsys.traces import Trace, read_traces
 def summarize(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     """Rows of the final table: the questions solved, the finished solutions, and the pairs, their margins and cost."""
     margins: list[float] = []
+    kinds: Counter[str] = Counter()
     questions = solved = right = tried = as_text = calls = tokens = 0
     for trace in traces:
         steps = [step for node in trace.tree or () for step in (node, *node.get("rollouts", ())) if "right" in step]
@@ -29,13 +32,15 @@ def summarize(traces: Iterable[Trace]) -> list[tuple[str, str]]:
         as_text += sum(step["how"] == "text" for step in steps)
         calls += len(trace.calls)
         tokens += sum(call.completion_tokens for call in trace.calls)
-        margins += [target.scores["margin"] for target in trace.targets]
+        margins += [target.scores["margin"] for target in trace.targets if target.kind == "step"]
+        kinds.update(target.kind for target in trace.targets)
     return [
         ("questions solved at least once", f"{solved} of {questions}"),
         ("  right solutions, rollouts included", f"{right} of {tried}"),
         ("  answers compared as text", str(as_text)),
         ("pairs", str(len(margins))),
         *pair_rows(margins, calls, tokens),
+        *((f"targets of kind {kind}", str(count)) for kind, count in sorted(kinds.items()) if kind != "step"),
     ]
 
 
@@ -48,6 +53,8 @@ def main(run: CollectOptions, context: Context) -> None:
     if run.input is None:
         raise InputError("--input: name a file of questions with their answers, such as questions.jsonl")
     check_installed()
+    if is_reward_spec(context.value):
+        load_reward_model(context.value)
     out = run.out or Path("runs") / f"maths-{context.pairs}-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
     show(f"traces and data-set card: {summary.out}")

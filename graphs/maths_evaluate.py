@@ -4,9 +4,10 @@
     python graphs/maths_evaluate.py --questions math500.jsonl --model vllm:student/model --trained-on runs/maths-step
 
 Systems: greedy (one solution at temperature 0), samples (n solutions, then as many as the budget allows: majority@n,
-pass@k, best-of-n) and tree (Monte Carlo tree search with the same prompt and sampling). The last two have --budget
-completion tokens per question, judgments included. Neither sees the reference answer: both use the same judge, which
-is the model itself unless --judge-model names another. Each is a collect run in its own folder under --out: rerun the
+pass@k, best-of-n), tree (Monte Carlo tree search with the same prompt and sampling), and other searches: beam, dvts,
+rebase and uniform-cost. All but greedy have --budget completion tokens per question, judgments included. None sees the
+reference answer: all use the same judge, which is the model itself unless --judge-model names another, or the process
+reward model of --value. Each is a collect run in its own folder under --out: rerun the
 same command to resume.
 
 A question at which a system fails counts as wrong, is reported, and is retried by the next run.
@@ -31,9 +32,10 @@ from agentsys.evaluation.report import check_installed, exit_code, report_head
 from agentsys.evaluation.run import OutputOptions, SystemRun, choose_systems, collect_systems
 from agentsys.evaluation.sample import Question, SampleOptions, read_sample
 from agentsys.graphs.maths import measures, samples, search
-from agentsys.graphs.maths.measures import SIMULATIONS, SYSTEMS
+from agentsys.graphs.maths.measures import DEFAULT, SIMULATIONS, SYSTEMS, TREES
 from agentsys.installation import install_command
 from agentsys.metrics import maths
+from agentsys.models.reward import is_reward_spec, load_reward_model
 from agentsys.models.spec import DEFAULT_SPEC, split_spec
 from agentsys.records import InputError
 from agentsys.view.command import show_page
@@ -52,9 +54,12 @@ class SystemOptions:
     """The systems to compare, and their settings."""
 
     panel: ClassVar[str] = "Systems"
-    systems: str = knob("", f"systems to compare, separated by commas: {', '.join(SYSTEMS)}; default: all")
+    systems: str = knob(
+        "", f"systems to compare, separated by commas: {', '.join(SYSTEMS)}; default: {', '.join(DEFAULT)}"
+    )
     model: str = knob(DEFAULT_SPEC, "model spec")
     judge_model: str = knob("", "model spec of the judge; empty: the model itself")
+    value: str = knob("judge", "what scores solutions and steps: judge, or prm:FOLDER or prm:URL")
     trained_on: list[Path] = knob((), "collect run that it was trained on; no question may be in it; may be repeated")
     samples: int = knob(8, "n of majority@n and pass@k")
     budget: int = knob(4096, "completion tokens per question for best-of-n and tree search")
@@ -66,19 +71,21 @@ class SystemOptions:
 
     def runs(self, questions: Sequence[Question], out: Path) -> list[SystemRun]:
         """The systems in the order in which they run. Raises InputError and ValueError."""
-        names = choose_systems(self.systems, SYSTEMS)
+        names = choose_systems(self.systems or ",".join(DEFAULT), SYSTEMS)
         if self.budget < 1:
             raise InputError(f"--budget {self.budget}: at least 1 is needed")
         check_sampling("--model", self.model)
         check_sampling("--judge-model", self.judge_model)
         base: dict[str, Any] = {"model": self.model, "solution_tokens": self.solution_tokens}
-        judged: dict[str, Any] = {**base, "judge_model": self.judge_model, "budget": self.budget}
-        tree = {name: getattr(self, name) for name in ("step_tokens", "width", "depth", "explore")}
-        systems = {
+        judged: dict[str, Any] = {**base, "judge_model": self.judge_model, "budget": self.budget, "value": self.value}
+        tree = {name: getattr(self, name) for name in ("samples", "step_tokens", "width", "depth", "explore")}
+        systems: dict[str, tuple[Any, Any]] = {
             "greedy": (samples.graph, samples.SamplesContext(greedy=True, samples=1, **base)),
             "samples": (samples.graph, samples.SamplesContext(samples=self.samples, **judged)),
-            "tree": (search.graph, search.Context(value="judge", simulations=SIMULATIONS, **judged, **tree)),
         }
+        for name in TREES:
+            context = search.Context(search=TREES[name], simulations=SIMULATIONS, **judged, **tree)
+            systems[name] = (search.graph, context)
         records = [{"id": row.id, "question": row.question, "answer": row.golds[0]} for row in questions]
         return [SystemRun(name, *systems[name], records, out / name) for name in names]
 
@@ -98,6 +105,8 @@ def main(questions: QuestionFile, sample: SampleOptions, systems: SystemOptions,
     Accuracies have 95 % bootstrap intervals. Rerun the same command to resume.
     """
     maths.check_installed()
+    if is_reward_spec(systems.value):
+        load_reward_model(systems.value)
     check_installed({"matplotlib": "matplotlib"}, install_command("maths"))
     test = read_sample(questions.questions, measures.read_questions, sample, "question")
     measures.check_overlap(test.rows, systems.trained_on)

@@ -123,6 +123,23 @@ def load_causal_lm(name: str, dtype: DType = "float32") -> PreTrainedModel:
         raise TrainerError(f"no model in {name}: {' '.join(str(err).split())[:300]}") from None
 
 
+def load_token_classifier(name: str, dtype: DType = "float32") -> PreTrainedModel:
+    """A model with one number per token in place of the next token's logits, on the CPU.
+
+    The head of a model that has none is new: its weights are random. Raises TrainerError if it cannot be loaded.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForTokenClassification
+
+    folder = folder_of(name)
+    try:
+        return AutoModelForTokenClassification.from_pretrained(folder, dtype=dtype, num_labels=1)
+    except (OSError, ValueError, SafetensorError, RuntimeError) as err:  # RuntimeError: a head for more classes
+        raise TrainerError(
+            f"no process reward model can be made of {name}: {' '.join(str(err).split())[:300]}"
+        ) from None
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
     """SHA-256 of the (token, id) pairs: equal for tokenizers whose ids have the same meaning."""
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,8 +130,11 @@ def _is_json(file: Path) -> bool:
     return True
 
 
-def save_student(trainer: Any, out: Path) -> None:
-    """Write `model/`, and `adapter/` where one was trained, with weights in the type of the base model on disk."""
+def save_student(trainer: Any, out: Path, load: Callable[[str], Any] = load_causal_lm) -> None:
+    """Write `model/`, and `adapter/` where one was trained, with weights in the type of the base model on disk.
+
+    `load` loads the base of an adapter by its name.
+    """
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -142,7 +145,7 @@ def save_student(trainer: Any, out: Path) -> None:
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(out / "adapter", state_dict=state, selected_adapters=["default"])
         tokenizer.save_pretrained(out / "adapter")
-        merged = merge(model.get_base_model().config._name_or_path, out / "adapter")
+        merged = merge(model.get_base_model().config._name_or_path, out / "adapter", load)
         merged.to(dtype).save_pretrained(out / "model")
     else:
         whole = {name: weight.to(dtype) for name, weight in state.items()}
@@ -150,11 +153,11 @@ def save_student(trainer: Any, out: Path) -> None:
     tokenizer.save_pretrained(out / "model")
 
 
-def merge(base: str, adapter: Path) -> Any:
+def merge(base: str, adapter: Path, load: Callable[[str], Any] = load_causal_lm) -> Any:
     """The base model with the adapter merged, from disk: the weights in memory may be sharded over processes."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_causal_lm(base), adapter).merge_and_unload()
+    return PeftModel.from_pretrained(load(base), adapter).merge_and_unload()
 
 
 def stored_dtype(model: Any) -> Any:

@@ -14,8 +14,8 @@ from agentsys.trainers.processes import print_once
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["sft", "role", "step", "sft-plain"]
-KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step", "sft-plain")
+Kind = Literal["sft", "role", "step", "sft-plain", "prm"]
+KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step", "sft-plain", "prm")
 TOKENIZER_KEY: Final = b"agentsys.tokenizer"
 """Key in the Parquet schema's metadata: the digest of the tokenizer whose ids the rows hold."""
 
@@ -46,11 +46,14 @@ def row_schema(kind: str, tokenizer: str) -> Any:
     text = [(name, pa.string()) for name in ("id", "kind", "source", "input", "prompt", "text", "ids_source")]
     names = ("prompt_ids", "chosen_ids", "rejected_ids") if kind == "step" else ("input_ids",)
     ids = [(name, pa.list_(pa.int32())) for name in names]
-    more = (
-        [("rejected", pa.string()), ("margin", pa.float64())]
-        if kind == "step"
-        else [("loss_mask", pa.list_(pa.int8()))]
-    )
+    more = {
+        "step": [("rejected", pa.string()), ("margin", pa.float64())],
+        "prm": [
+            ("step_ends", pa.list_(pa.int32())),
+            ("step_labels", pa.list_(pa.float64())),
+            ("step_visits", pa.list_(pa.int32())),
+        ],
+    }.get(kind, [("loss_mask", pa.list_(pa.int8()))])
     fields = [*text, *ids, *more, ("lineage", pa.string()), ("scores", pa.string()), ("user", pa.int32())]
     return pa.schema(fields, metadata={TOKENIZER_KEY: tokenizer.encode()})
 

@@ -3,9 +3,10 @@
     python trainers/rows.py runs/drt --student qwen2.5-coder-0.5b --out rows
 
 writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` and `sft-plain`
-(composed, tokenized once with the student's template), `role` (one call, the engine's ids) and `step` (a preference
-pair, the engine's ids). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the
-systems that made them. docs/training.md describes every column.
+(composed, tokenized once with the student's template), `role` (one call, the engine's ids), `step` (a preference pair,
+the engine's ids) and `prm` (a solution with labels at the ends of its steps, the engine's ids). `trainers/teacher.py`
+adds a teacher's top-k to rows. Rows depend on targets only, never on the systems that made them. docs/training.md
+describes every column.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agentsys.targets import COMPOSED, TargetError, check_target
 from agentsys.traces import Target, Trace, read_traces, shards
 from agentsys.trainers.loading import TrainerError, load_tokenizer, tokenizer_digest
 from agentsys.trainers.output import check_folder
+from agentsys.trainers.row_balance import ClassBalance
 from agentsys.trainers.row_files import Row
 from agentsys.trainers.row_filter import Filters, RowFilter
 from agentsys.trainers.row_split import FEWEST_INPUTS, InputSplit
@@ -63,6 +65,8 @@ class Report:
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     tokens: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    classes: Counter[float] = field(default_factory=Counter)
+    """Step rows by the class of what they prefer, the score `choice`."""
     closes_thoughts: bool = False
     """Whether the student's template opens a thought, which composed and re-tokenized rows close."""
 
@@ -93,7 +97,8 @@ def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenize
         "scores": json.dumps(dict(target.scores)),
         "user": None,
     }
-    return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, row_tokenizer)
+    columns = {"step": _step_columns, "prm": _prm_columns}.get(target.kind, _text_columns)
+    return row | columns(target, trace, row_tokenizer)
 
 
 def _text_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
@@ -134,6 +139,20 @@ def user_of(trace: Trace) -> str:
     return "" if user is None else str(user)
 
 
+def _prm_columns(target: Target, trace: Trace, row_tokenizer: RowTokenizer) -> Row:
+    solution = row_tokenizer.tokenize_prm(target, trace)
+    decode = row_tokenizer.tokenizer.decode
+    return {
+        "input_ids": solution.ids,
+        "step_ends": [solution.ends[label.segment - 1] for label in target.labels],
+        "step_labels": [float(label.share) for label in target.labels],
+        "step_visits": [label.visits for label in target.labels],
+        "prompt": decode(solution.ids[: solution.begin]),
+        "text": decode(solution.ids[solution.begin :], skip_special_tokens=True),
+        "ids_source": "engine",
+    }
+
+
 def _input_digest(trace: Trace) -> str:
     """A digest of the record's content without its id and its user, ignoring case and whitespace."""
     content = {
@@ -161,25 +180,12 @@ def make_rows(
     check_folder(Path(options.out))
     tokenizer = load_tokenizer(options.student)
     row_tokenizer, row_filter, report = RowTokenizer(tokenizer, options.retokenize), RowFilter(filters), Report()
-    split = InputSplit(filters.validation, filters.seed)
+    split, classes = InputSplit(filters.validation, filters.seed), ClassBalance(filters.balance)
     mismatches: list[TokenizerMismatch] = []
-    users: dict[str, int] = {}
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
-        for trace, number, target in _targets(_kept_traces(folders, watch), options.role):
-            try:
-                row = row_of(trace, number, target, row_tokenizer)
-            except TokenizerMismatch as err:
-                mismatches.append(err)
-                report.drop(trace, target.kind, "token ids of another tokenizer, or none (--retokenize)")
-            except TrainerError as err:
-                report.drop(trace, target.kind, str(err).partition(": ")[2] or str(err))
-            else:
-                if user := user_of(trace):
-                    row["user"] = users.setdefault(user, len(users))
-                if reason := row_filter.drop_reason(row):
-                    report.drop(trace, target.kind, reason)
-                else:
-                    writer.write(row, split.split_of(row))
+        targets = _targets(_kept_traces(folders, watch), options.role, by_margin=filters.per_input > 0)
+        for row in classes.choose(_usable_rows(targets, row_tokenizer, row_filter, report, mismatches)):
+            writer.write(row, split.split_of(row))
         if mismatches and not writer.rows:
             raise mismatches[0]
         if not writer.rows:
@@ -187,15 +193,49 @@ def make_rows(
         writer.move(split.inputs_to_move())
     save_config(options.out)
     report.closes_thoughts = row_tokenizer.closes_thoughts
-    report.rows, report.tokens = +writer.rows, +writer.tokens
+    report.rows, report.tokens, report.classes = +writer.rows, +writer.tokens, classes.counts
+    if classes.surplus:
+        report.dropped["step", "more than the rarest class has (--balance)"] = classes.surplus
     return report
 
 
-def _targets(traces: Iterable[Trace], roles: Sequence[str]) -> Iterator[tuple[Trace, int, Target]]:
-    """The targets of kept traces with their numbers; of kind `role` only those of `roles`, if any are named."""
+def _usable_rows(
+    targets: Iterable[tuple[Trace, int, Target]],
+    row_tokenizer: RowTokenizer,
+    row_filter: RowFilter,
+    report: Report,
+    mismatches: list[TokenizerMismatch],
+) -> Iterator[Row]:
+    """The rows of targets that pass the filters; the others are counted in `report`."""
+    users: dict[str, int] = {}
+    for trace, number, target in targets:
+        try:
+            row = row_of(trace, number, target, row_tokenizer)
+        except TokenizerMismatch as err:
+            mismatches.append(err)
+            report.drop(trace, target.kind, "token ids of another tokenizer, or none (--retokenize)")
+        except TrainerError as err:
+            report.drop(trace, target.kind, str(err).partition(": ")[2] or str(err))
+        else:
+            if user := user_of(trace):
+                row["user"] = users.setdefault(user, len(users))
+            if reason := row_filter.drop_reason(row):
+                report.drop(trace, target.kind, reason)
+            else:
+                yield row
+
+
+def _targets(traces: Iterable[Trace], roles: Sequence[str], *, by_margin: bool) -> Iterator[tuple[Trace, int, Target]]:
+    """The targets of kept traces with their numbers; of kind `role` only those of `roles`, if any are named.
+
+    `by_margin`: those of a trace in the order of their margins, the largest first.
+    """
     for trace in traces:
         role_by_call = {call.key: call.role for call in trace.calls}
-        for number, target in enumerate(trace.targets):
+        targets = list(enumerate(trace.targets))
+        if by_margin:
+            targets.sort(key=lambda pair: -pair[1].scores.get("margin", 0.0))
+        for number, target in targets:
             authors = {role_by_call.get(segment.call) for segment in target.segments if segment.call}
             if target.kind != "role" or not roles or authors & set(roles):
                 yield trace, number, target
@@ -248,6 +288,9 @@ def print_report(report: Report, out: str | Path) -> None:
         table.add_row(kind, split, f"{count:,}", f"{report.tokens[kind, split]:,}")
     console = Console()
     console.print(table)
+    if report.classes:
+        shares = ", ".join(f"{count:,} of choice {choice:g}" for choice, count in sorted(report.classes.items()))
+        console.print(f"classes of step rows: {shares} (--balance keeps as many of each)", highlight=False)
     for (kind, reason), count in sorted(report.dropped.items()):
         console.print(f"dropped {count:,} {kind}: {reason}", highlight=False)
     if report.closes_thoughts:

@@ -43,6 +43,18 @@ class StepTokens:
     source: IdsSource
 
 
+@dataclass(frozen=True, slots=True)
+class SolutionTokens:
+    """A solution in steps: ids of its prompt and all of its steps, and the position of the last id of each step.
+
+    `begin` is the position of the first id of the first step.
+    """
+
+    ids: list[int]
+    ends: list[int]
+    begin: int
+
+
 class RowTokenizer:
     """Tokenizes targets for one student: its tokenizer, its template, its end-of-turn token."""
 
@@ -100,28 +112,63 @@ class RowTokenizer:
         where the engine wrote one.
         """
         shared = count_shared(target)
-        prompt, *sources = self._join_pieces(target.segments[:shared], trace, last=False)
+        first = target.segments[shared]
+        prompt, *sources = self._join_pieces(target.segments[:shared], trace, last=False, following=first)
         chosen, *more = self._join_pieces(target.segments[shared:], trace, last=True)
         rejected, *rest = self._join_pieces((target.rejected or ())[shared:], trace, last=True)
         if not chosen or not rejected:
             raise TrainerError(f"record {trace.id}: a side of a step target is empty")
         return StepTokens(prompt, chosen, rejected, _join_sources(*sources, *more, *rest))
 
-    def _join_pieces(self, segments: Sequence[Segment], trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
+    def tokenize_prm(self, target: Target, trace: Trace) -> SolutionTokens:
+        """Tokens of a solution whose steps are calls, each of which continues the exact ids of the one before.
+
+        The last id of a step is the last one that the engine wrote, also where that is the string that ended the step
+        ("Step 2"), which the next step continues. An end-of-turn token is no part of a step. Raises TrainerError if the
+        calls do not continue each other, TokenizerMismatch without the ids of this tokenizer.
+        """
+        ids: list[int] = []
+        ends: list[int] = []
+        begin = 0
+        for segment in target.segments[1:]:
+            call = _call(trace, call_key(segment, trace.tree))
+            if self._count_text_ids(call, trace) is None or call.prompt_ids is None or call.ids is None:
+                raise TrainerError(
+                    f"record {trace.id}: prm rows need the engine's ids, which cannot be made from texts"
+                )
+            if ids and call.prompt_ids != ids:
+                raise TrainerError(f"record {trace.id}: call {call.key} does not continue the step before it")
+            begin = begin or len(call.prompt_ids)
+            ids = [*call.prompt_ids, *_continued_ids(call)]
+            ends.append(len(ids) - 1)
+        return SolutionTokens(ids, ends, begin)
+
+    def _join_pieces(
+        self, segments: Sequence[Segment], trace: Trace, *, last: bool, following: Segment | None = None
+    ) -> tuple[list[int], IdsSource]:
         ids: list[int] = []
         sources: list[IdsSource] = []
-        for i, segment in enumerate(segments):
-            piece, source = self._piece_ids(segment, trace, last=last and i == len(segments) - 1)
+        for segment, after in zip(segments, [*segments[1:], following], strict=True):
+            piece, source = self._piece_ids(segment, trace, after, last=last and after is None)
             ids += piece
             sources.append(source)
         return ids, _join_sources(*sources)
 
-    def _piece_ids(self, segment: Segment, trace: Trace, *, last: bool) -> tuple[list[int], IdsSource]:
+    def _piece_ids(
+        self, segment: Segment, trace: Trace, after: Segment | None, *, last: bool
+    ) -> tuple[list[int], IdsSource]:
         if segment.text is not None:
             return self.encode(segment.text), "rendered"
         if segment.prompt is not None:
             return self._prompt_ids(_call(trace, segment.prompt), trace)
-        return self._reply_ids(_call(trace, call_key(segment, trace.tree)), trace, last=last)
+        call = _call(trace, call_key(segment, trace.tree))
+        ids, source = self._reply_ids(call, trace, last=last)
+        if after is not None and (key := call_key(after, trace.tree)) and source == "engine":
+            # The next step continues this one, also the ids of the string that ended it ("Step 2").
+            continued = _continued_ids(call)
+            if _call(trace, key).prompt_ids == [*(call.prompt_ids or ()), *continued]:
+                return continued, source
+        return ids, source
 
     def _prompt_ids(self, call: Call, trace: Trace) -> tuple[list[int], IdsSource]:
         if call.prompt_ids is not None and (self._ids_match(call) or self._count_text_ids(call, trace) is not None):
@@ -298,3 +345,9 @@ def lineage(target: Target, trace: Trace) -> dict[str, Any]:
 def _call_lineage(call: Call) -> Mapping[str, Any]:
     names = ("key", "role", "model", "revision", "prompt_sha256", "sampling", "seed")
     return {name: getattr(call, name) for name in names}
+
+
+def _continued_ids(call: Call) -> list[int]:
+    """The ids of a reply that another call can continue: all but the end of the turn."""
+    ids = call.ids or []
+    return ids[: len(ids) - call.stop_ids]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -172,11 +172,17 @@ def load_student(options: StudentOptions, seed: int = 0) -> Any:
     return add_lora(model, options.lora) if options.lora else model
 
 
-def add_lora(model: Any, rank: int) -> Any:
-    """Add adapters of this rank on every linear layer but the head, with alpha twice the rank."""
+def add_lora(model: Any, rank: int, task: str = "CAUSAL_LM") -> Any:
+    """Add adapters of this rank on every linear layer but the head, with alpha twice the rank.
+
+    `task` is one of peft's: with TOKEN_CLS the new head is trained whole.
+    """
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task,
+        exclude_modules=["score", "classifier"] if task == "TOKEN_CLS" else None,
+    )  # fmt: skip
     return get_peft_model(model, settings)
 
 
@@ -259,10 +265,10 @@ def prepare(
     return Run(method, config, schedule, shared, checkpoint)
 
 
-def fit(trainer: Any, run: Run) -> dict[str, float]:
+def fit(trainer: Any, run: Run, load: Callable[[str], Any] = load_causal_lm) -> dict[str, float]:
     """Train, and save the student, metrics, curves, report and model card. Returns the final metrics.
 
-    Raises TrainerError.
+    `load` loads the base model again, into which an adapter is merged. Raises TrainerError.
     """
     from agentsys.trainers.reporting import MetricsFile, write_results
 
@@ -275,7 +281,7 @@ def fit(trainer: Any, run: Run) -> dict[str, float]:
     trainer.add_callback(MetricsFile(out))
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     final = _evaluate(trainer)
-    save_student(trainer, out)
+    save_student(trainer, out, load)
     if main_process():
         validation_rows = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
         write_results(out, run.settings, run.schedule, validation_rows, final)

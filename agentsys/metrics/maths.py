@@ -5,6 +5,8 @@ signals, which interrupt neither threads nor C code. So every check runs in a wo
 deadline; the event loop only waits. The workers are loky's, which do not rerun the user's script as Python's do. If
 this process itself is killed, a limit on CPU time ends its workers. Answers that cannot be parsed as mathematics, or
 not in time, are compared as text.
+
+Most answers need no worker: equal texts, words, letters of choices and numbers are compared at once.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from agentsys.metrics.maths_text import (
     separate_scripts,
     to_latex,
 )
-from agentsys.metrics.quantities import contradict, equal, read_quantity
+from agentsys.metrics.quantities import Quantity, contradict, equal, read_quantity
 
 T = TypeVar("T")
 Origin = Literal["box", "marker", ""]
@@ -44,6 +46,10 @@ MEMORY: Final = 4 * 2**30
 """Maximum address space of a worker in bytes."""
 LONGEST: Final = 4_000
 """Number of characters at the end of a response in which its answer is searched."""
+SHORT: Final = 200
+"""Characters of an answer and of a reference up to which they may be compared at once."""
+WORKERS: Final = "AGENTSYS_CHECK_WORKERS"
+"""Environment variable with the number of worker processes; default: one per core, at most 4."""
 
 _MARKER: Final = re.compile(
     r"####|answers?(?:\s+is|\s+are|\*{0,2}\s*:)\*{0,2}"
@@ -66,7 +72,8 @@ _start = threading.Lock()
 class Verdict(NamedTuple):
     """Whether an answer is right, the answer that was extracted, and how it was compared.
 
-    `how` is "maths"; "text" if one of the two sides cannot be parsed, or not in time; "empty" for an empty response.
+    `how` is "maths"; "text" for words, and if one of the sides cannot be parsed, or not in time; "empty" for an empty
+    response.
     """
 
     right: bool
@@ -91,8 +98,11 @@ async def check_answer(response: str, reference: str) -> Verdict:
     if not response.strip():
         return Verdict(False, "", "empty")
     answer, origin = _find_answer(response)
+    reference = fold_text(reference)
+    if max(len(answer), len(reference)) <= SHORT and (verdict := _compare_at_once(answer, origin, reference)):
+        return verdict
     text = response.rpartition("####")[2][-LONGEST:]
-    if verdict := await _run_in_worker(_compare, answer[-LONGEST:], origin, text, fold_text(reference)):
+    if verdict := await _run_in_worker(_compare, answer[-LONGEST:], origin, text, reference):
         return verdict
     return Verdict(normalize_answer(reference) in _texts(answer), answer, "text")
 
@@ -231,9 +241,17 @@ def _pool() -> Any:
     from loky.backend import get_context
     from pebble import ProcessPool
 
-    return ProcessPool(
-        max_workers=min(4, os.cpu_count() or 1), context=get_context("loky"), initializer=_initialize_worker
-    )
+    return ProcessPool(max_workers=_worker_count(), context=get_context("loky"), initializer=_initialize_worker)
+
+
+def _worker_count() -> int:
+    """The number of worker processes. Raises ValueError for an AGENTSYS_CHECK_WORKERS that is not at least 1."""
+    text = os.environ.get(WORKERS, "")
+    if not text:
+        return min(4, os.cpu_count() or 1)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{WORKERS}={text}: give the number of processes that check answers, at least 1")
+    return int(text)
 
 
 def _initialize_worker() -> None:
@@ -258,26 +276,48 @@ def _run_limited(seconds: float, function: Callable[..., T], *args: Any) -> T:
     return function(*args)
 
 
+def _compare_at_once(answer: str, origin: Origin, reference: str) -> Verdict | None:
+    """Compare words, equal texts and quantities without math-verify; None if only it can say whether they are equal."""
+    right = _compare_words(answer, reference)
+    if right is not None or (origin and same_word(answer)):  # as mathematics, "no" would equal "on"
+        return Verdict(bool(right), answer, "text")
+    if origin and answer.strip() == reference.strip():
+        return Verdict(True, answer, "maths")
+    answer = _without_letter(answer)
+    if origin != "box":
+        answer = next(filter(read_quantity, _sentences(answer)), "")
+    first, second = read_quantity(answer), read_quantity(reference)
+    if first and second:
+        are_equal, bare = equal(first, second), _is_bare(first) and _is_bare(second)
+        if bare or are_equal or contradict(first, second):
+            return Verdict(are_equal, answer, "maths")
+    return None
+
+
+def _is_bare(quantity: Quantity) -> bool:
+    """Whether a quantity is only a number, of which another number is not another form."""
+    return not (quantity.unit or quantity.name or quantity.commas)
+
+
+def _without_letter(answer: str) -> str:
+    """An answer without the letter of a choice before it: "B) 12" for a reference that is not a letter."""
+    choice = choice_letter(answer)
+    return choice[1] if choice and choice[1] else answer
+
+
 def _compare(answer: str, origin: Origin, text: str, reference: str) -> Verdict | None:
     """In a worker: compare an answer with a reference; None if one of them is not mathematics.
 
     An answer that is not in a box and no quantity is what math-verify extracts from the text.
     """
-    right = _compare_words(answer, reference)
-    if right is not None or (origin and same_word(answer)):  # as mathematics, "no" would equal "on"
-        return Verdict(bool(right), answer, "text")
-    choice = choice_letter(answer)
-    if choice and choice[1]:  # "B) 12" for a reference that is not a letter
-        answer = choice[1]
+    if verdict := _compare_at_once(answer, origin, reference):
+        return verdict
+    answer = _without_letter(answer)
     if origin != "box":
         quantity = next(filter(read_quantity, _sentences(answer)), None)
         if quantity is None:
             return _compare_parsed(separate_scripts(text), _in_box(_mathematics(reference)))
         answer = quantity
-    first, second = read_quantity(answer), read_quantity(reference)
-    if first and second and (equal(first, second) or contradict(first, second)):
-        parsed = _parse(_in_box(to_latex(answer)))
-        return Verdict(equal(first, second), str(parsed[-1]) if parsed else answer, "maths")
     if {_brackets(answer), _brackets(reference)} == {"{}", "()"}:  # a set is no point and no interval
         return Verdict(False, answer, "maths")
     return _compare_parsed(_in_box(_mathematics(answer)), _in_box(_mathematics(reference)))

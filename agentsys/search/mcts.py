@@ -2,7 +2,8 @@
 
 A simulation selects a leaf s_L by a rule, expands it (its children are evaluated immediately), and backs up the leaf's
 value: N(s) += 1 and W(s) += V(s_L) for every s on the path, so that Q(s) = W(s) / N(s) is the mean value below s.
-Before its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit.
+Before its first visit a child is scored by its own evaluation V. A terminal leaf is backed up at every visit. When a
+branch has ended in failed calls, its visits and values are taken out of the nodes above it.
 
 A simulation in progress counts as one more visit with the value `virtual_loss` at every node on its path, which keeps
 parallel simulations apart (Chaslot et al. 2008). Simulation i is selected when simulations 1 .. i - W have been backed
@@ -17,29 +18,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
-from agentsys.models.errors import EndpointDown, ModelError
-from agentsys.search.best_first import Child
+from agentsys.models.errors import ModelError
+from agentsys.search.expansion import EvaluatedStep, StepProblem, add_children, expand_node
 from agentsys.search.tree import Node
 
-S = TypeVar("S")
-
-
-class MCTSProblem(Protocol[S]):
-    """The problem that MCTS solves."""
-
-    async def expand(self, node: Node[S], n: int) -> Sequence[Child]:
-        """Return at most n steps from a node. A ModelError ends the branch."""
-        ...
-
-    async def evaluate(self, nodes: Sequence[Node[S]]) -> Sequence[float | ModelError]:
-        """Return V of each of these siblings, or a ModelError, which ends its branch."""
-        ...
-
-    def is_terminal(self, node: Node[S]) -> bool:
-        """Whether no step can follow a node."""
-        ...
+MCTSProblem = StepProblem
+"""The problem that MCTS solves."""
 
 
 class SelectionRule(Protocol):
@@ -106,14 +92,9 @@ class Limits:
     seconds: float | None = None
 
 
-class _EvaluatedStep(NamedTuple):
-    step: Child
-    value: float | ModelError
-
-
 class _Simulation(NamedTuple):
     path: list[Node[Any]]
-    expansion: asyncio.Task[list[_EvaluatedStep]] | None
+    expansion: asyncio.Task[list[EvaluatedStep] | ModelError] | None
     """None if the leaf is terminal, or another simulation in progress expands it."""
 
 
@@ -141,7 +122,7 @@ class MCTS:
         remaining = self.limits.simulations
         running: deque[_Simulation] = deque()
         if root.outcome == "open" and not self._is_leaf(root):
-            self._add_children(root, await self._result_of(asyncio.create_task(self._expand(root))))
+            self._add_children(root, await self._expand(root))
         try:
             while True:
                 while remaining and len(running) < self.parallel and not self._limit_reached(started):
@@ -182,53 +163,31 @@ class MCTS:
     def _is_leaf(self, node: Node[Any]) -> bool:
         return node.depth >= self.limits.depth or self.problem.is_terminal(node)
 
-    async def _expand(self, node: Node[Any]) -> list[_EvaluatedStep]:
+    async def _expand(self, node: Node[Any]) -> list[EvaluatedStep] | ModelError:
         """Return the steps from a node with their values. `_finish` adds them to the tree, in order."""
-        steps = _merge_equal_steps(await self.problem.expand(node, self.limits.width))
-        copy = Node(node.id, node.state, node.parent, node.cost)
-        children = [copy.add(step.state, step.cost, step.step) for step in steps]
-        valid = [child for child, step in zip(children, steps, strict=True) if step.error is None]
-        values = iter(await self.problem.evaluate(valid) if valid else ())
-        return [_EvaluatedStep(step, step.error or next(values)) for step in steps]
-
-    async def _result_of(
-        self, expansion: asyncio.Task[list[_EvaluatedStep]] | None
-    ) -> list[_EvaluatedStep] | ModelError:
-        """Await an expansion; a ModelError is its result, other exceptions are raised."""
-        try:
-            return await expansion if expansion else []
-        except EndpointDown:
-            raise
-        except ModelError as err:
-            return err
+        return await expand_node(self.problem, node, self.limits.width)
 
     async def _finish(self, simulation: _Simulation) -> None:
-        """Add the children of the leaf, back up its value and remove the virtual loss."""
+        """Add the children of the leaf, remove the virtual loss, and back up the leaf's value unless it failed."""
         leaf = simulation.path[-1]
-        result = await self._result_of(simulation.expansion)
         if simulation.expansion:
+            result = await simulation.expansion
             self._expanding.discard(leaf)
             self._add_children(leaf, result)
         elif leaf.outcome == "open" and self.problem.is_terminal(leaf):
             leaf.outcome = "end"  # a leaf at the depth limit stays open: a deeper search may continue there
         for node in simulation.path:
             node.in_progress -= 1
+        if any(node.dead for node in simulation.path):
+            _remove_dead(simulation.path)
+            return
+        for node in simulation.path:
             node.visits += 1
             node.total += leaf.value
 
-    def _add_children(self, node: Node[Any], result: list[_EvaluatedStep] | ModelError) -> None:
-        if isinstance(result, ModelError):
-            node.outcome, node.error = "failed", str(result)
-            return
-        node.outcome = "expanded" if result else "end"
-        for step, value in result:
-            child = node.add(step.state, step.cost, step.step)
-            child.prior = step.prior
+    def _add_children(self, node: Node[Any], result: list[EvaluatedStep] | ModelError) -> None:
+        for child in add_children(node, result):
             self.tokens += int(child.step.get("tokens", 0)) * int(child.step.get("copies", 1))
-            if isinstance(value, ModelError):
-                child.outcome, child.error = "failed", str(value)
-            else:
-                child.value = value
 
     async def _cancel(self, running: deque[_Simulation]) -> None:
         """Cancel simulations in progress after an error or a cancellation, and remove their virtual loss."""
@@ -241,16 +200,10 @@ class MCTS:
         await asyncio.gather(*(s.expansion for s in running if s.expansion), return_exceptions=True)
 
 
-def _merge_equal_steps(steps: Sequence[Child]) -> list[Child]:
-    """Merge steps that lead to equal states into one, with the sum of their priors and their number as `copies`."""
-    merged: list[Child] = []
-    for step in steps:
-        same = (i for i, old in enumerate(merged) if not (old.error or step.error) and old.state == step.state)
-        index = next(same, None)
-        if index is None:
-            merged.append(step)
-            continue
-        old = merged[index]
-        data = {**(old.step or {}), "copies": (old.step or {}).get("copies", 1) + 1}
-        merged[index] = old._replace(prior=old.prior + step.prior, step=data)
-    return merged
+def _remove_dead(path: Sequence[Node[Any]]) -> None:
+    """Take the visits and values of the first dead node of a path out of the node and its ancestors."""
+    end = next(i for i, node in enumerate(path) if node.dead)
+    visits, total = path[end].visits, path[end].total
+    for node in path[: end + 1]:
+        node.visits -= visits
+        node.total -= total

@@ -65,4 +65,5 @@ def calibration_pair(node: PathNode, child: PathNode) -> Target:
     openings = [Segment("assistant", True, text=text) for text in (f"{SEARCH}\n", ANSWER)]
     chosen, rejected = openings if child.state[-1]["retrieved"] else reversed(openings)
     scores = {"margin": 1.0, "retrievals": child.cost, "step": float(child.depth)}
+    scores["choice"] = float(child.state[-1]["retrieved"])  # 1: retrieving is chosen, 0: the model's own knowledge
     return Target("step", (prefix, chosen), (prefix, rejected), scores=scores)

@@ -41,9 +41,15 @@ from agentsys.evaluation.sample import Question, SampleOptions, read_rows
 from agentsys.graphs.maths.state import Solution, question_of
 from agentsys.metrics.maths import reference_of
 from agentsys.records import BadRecord, Record
+from agentsys.search import SearchName
 from agentsys.traces import Trace
 
-SYSTEMS: Final = ("greedy", "samples", "tree")
+TREES: Final[Mapping[str, SearchName]] = {
+    "tree": "mcts", "beam": "beam", "dvts": "dvts", "rebase": "rebase", "uniform-cost": "uniform-cost",
+}  # fmt: skip
+"""Systems that search a tree, and their searches."""
+DEFAULT: Final = ("greedy", "samples", "tree")
+SYSTEMS: Final = ("greedy", "samples", *TREES)
 SIMULATIONS: Final = 1024
 """More than a budget allows: a search ends when its tokens are used up or nothing is left to expand."""
 
@@ -123,16 +129,16 @@ def budgets_of(greatest: int) -> list[int]:
 def measure_all(
     runs: Sequence[SystemRun], predictions: Mapping[str, Sequence[Prediction]], samples: int, budget: int
 ) -> dict[str, Any]:
-    """The results of all systems, and how tree search compares with best-of-n if both are among them."""
-    sample_counts = {"greedy": 1, "samples": samples, "tree": 0}
+    """The results of all systems, and how each tree search compares with best-of-n if that is among them."""
+    sample_counts = {"greedy": 1, "samples": samples}
     results = {}
     for run in runs:
         budgets = () if run.name == "greedy" else budgets_of(budget)
         head = {"run": run.manifest()["run"], "model": run.model_name()}
-        results[run.name] = {**head, **measure(predictions[run.name], sample_counts[run.name], budgets)}
-    both = {"samples", "tree"} <= predictions.keys()
-    comparison = difference(predictions["tree"], predictions["samples"], budget) if both else None
-    return {"systems": results, "tree_minus_best_of_n": comparison}
+        results[run.name] = {**head, **measure(predictions[run.name], sample_counts.get(run.name, 0), budgets)}
+    rivals = [name for name in TREES if name in predictions and "samples" in predictions]
+    gaps = {name: difference(predictions[name], predictions["samples"], budget) for name in rivals}
+    return {"systems": results, "minus_best_of_n": gaps}
 
 
 def measure(predictions: Sequence[Prediction], samples: int, budgets: Sequence[int]) -> dict[str, Any]:
@@ -191,8 +197,8 @@ def tables(systems: Mapping[str, Mapping[str, Any]], samples: int) -> list[Table
         if name == "samples":
             scores = {f"majority@{samples}": result["majority"]}
             scores |= {f"pass@{k}": score for k, score in result["pass"].items()}
-        if name == "tree":
-            scores = {"tree, best": list(result["at"].values())[-1]["best"]}
+        if name in TREES:
+            scores = {f"{name}, best": list(result["at"].values())[-1]["best"]}
         costs = [number_cell(result[cost], 1) for cost in ("solutions", "tokens", "prompt_tokens", "seconds")]
         for label, score in scores.items():
             unlimited.add_row(label, score_cell(score), *costs)
@@ -200,7 +206,7 @@ def tables(systems: Mapping[str, Mapping[str, Any]], samples: int) -> list[Table
     by_system = {name: result["at"] for name, result in systems.items() if "at" in result}
     for name in by_system:
         for choice in CHOICES:
-            equal.add_column(f"{_LABELS[name]}\n{choice}")
+            equal.add_column(f"{_LABELS.get(name, name)}\n{choice}")
     for budget in next(iter(by_system.values()), {}):
         cells = [score_cell(at[budget][choice]) for at in by_system.values() for choice in CHOICES]
         equal.add_row(f"{int(budget):,}", *cells)
@@ -216,13 +222,14 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     settings, systems = report["settings"], report["systems"]
     say(
         f"{next(iter(systems.values()))['model']}; {settings['questions']}, n={report['questions']}"
-        f"{sample_order(settings)}; judge: {settings['judge_model'] or 'the model itself'}; "
+        f"{sample_order(settings)}; {_scorer(settings)}; "
         f"{settings['budget']:,} tokens per question; tree: width {settings['width']}, depth {settings['depth']}"
     )
     print_tables(tables(systems, settings["samples"]), systems, "question", console)
-    if gaps := report["tree_minus_best_of_n"]:
-        texts = [f"{name} {gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})" for name, gap in gaps.items()]
-        say(f"tree search minus best-of-n with {settings['budget']:,} tokens, in points: {', '.join(texts)}")
+    for name, gaps in report["minus_best_of_n"].items():
+        texts = [f"{one} {gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})" for one, gap in gaps.items()]
+        label = _LABELS.get(name, name)
+        say(f"{label} minus best-of-n with {settings['budget']:,} tokens, in points: {', '.join(texts)}")
     for line in unusable_lines(report, "asked"):
         say(line)
     for name, result in systems.items():
@@ -233,6 +240,13 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     if not report["overlap_checked"]:
         say(overlap_line("question"))
     say(f"numbers, solutions and figure: {report['out']}")
+
+
+def _scorer(settings: Mapping[str, Any]) -> str:
+    """What scored the solutions."""
+    if settings["value"] != "judge":
+        return f"scored by {settings['value']}"
+    return f"judge: {settings['judge_model'] or 'the model itself'}"
 
 
 def write_results(
@@ -260,7 +274,7 @@ def plot(systems: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> No
             for choice, style in zip(CHOICES, ("-", "--", ":"), strict=True):
                 scores = [at[choice] for at in result["at"].values()]
                 y = [score["value"] for score in scores]
-                axes.plot(x, y, style, marker=".", color=f"C{color}", label=f"{_LABELS[name]}: {choice}")
+                axes.plot(x, y, style, marker=".", color=f"C{color}", label=f"{_LABELS.get(name, name)}: {choice}")
                 if choice == "best":
                     low, high = ([score[end] for score in scores] for end in ("low", "high"))
                     axes.fill_between(x, low, high, color=f"C{color}", alpha=0.12)

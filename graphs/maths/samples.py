@@ -1,7 +1,7 @@
 """Independent solutions of a question: the baselines that tree search is compared with.
 
-One greedy solution, or several sampled ones, each with the judge's score, so that one run gives accuracy, majority
-vote, pass@k and best-of-n for any number of tokens.
+One greedy solution, or several sampled ones, each with the score of the judge or of a process reward model, so that one
+run gives accuracy, majority vote, pass@k and best-of-n for any number of tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 
 from agentsys.graphs.maths.solver import Solver, SolverContext
 from agentsys.graphs.maths.state import Input, Output, Solution, State, question_of
-from agentsys.metrics.maths import group_equal_answers, reference_of
+from agentsys.metrics.maths import group_equal_answers
 from agentsys.roles import RoleError
 from agentsys.search import settled
 from agentsys.systems import System, knob, sequence_graph
@@ -39,6 +39,7 @@ class SamplesContext(SolverContext):
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(solution_tokens=1, samples=1, budget=0)
+        self.check_value("judge")
         if self.greedy and (self.samples > 1 or self.budget):
             raise ValueError("greedy: decoding gives a single solution; set samples to 1 and budget to 0")
 
@@ -54,7 +55,7 @@ class Samples(System):
 
         Raises ValueError, and RoleError if no solution could be judged: best-of-n would be arbitrary.
         """
-        context, question, reference = runtime.context, question_of(state), reference_of(state)
+        context, question, expected = runtime.context, question_of(state), runtime.context.expected_of(state)
         solutions: list[Solution] = []
         errors: list[RoleError] = []
         tokens = 0
@@ -62,7 +63,7 @@ class Samples(System):
             tokens < context.budget and len(solutions) < ROUNDS * context.samples
         ):
             batch = range(len(solutions), len(solutions) + _batch_size(context, len(solutions), tokens))
-            work = (self._sample_one(question, reference, context, f"sample/{i}") for i in batch)
+            work = (self._sample_one(question, expected, context, f"sample/{i}") for i in batch)
             for result in await settled(*work):
                 if isinstance(result, Exception):
                     raise result
@@ -79,7 +80,7 @@ class Samples(System):
         }
 
     async def _sample_one(
-        self, question: str, reference: str, context: SamplesContext, key: str
+        self, question: str, expected: Any, context: SamplesContext, key: str
     ) -> tuple[Solution, RoleError | None]:
         """A solution with its verdict and score, and the error if its judgment failed.
 
@@ -90,7 +91,7 @@ class Samples(System):
         role = replace(role, sampling={"temperature": 0.0}) if context.greedy else role
         solution = Solution(call=key, right=False, answer="", how="empty", score=-1.0, tokens=0, group=-1)
         try:
-            completion = await self.solver.complete(question, context, (), key, reference, role)
+            completion = await self.solver.complete(question, context, (), key, expected, role)
         except RoleError as err:
             return {**solution, "tokens": err.tokens}, None
         right, answer, how = completion.verdict
@@ -98,10 +99,10 @@ class Samples(System):
         if context.greedy or how == "empty":
             return solution, None
         try:
-            probability, tokens = await self.solver.judge_solution(question, context, completion.text, f"{key}/judge")
+            score, tokens = await self.solver.score(question, context, completion.text, completion.ids, f"{key}/judge")
         except RoleError as err:
             return {**solution, "tokens": completion.tokens + err.tokens}, err
-        return {**solution, "score": 2 * probability - 1, "tokens": completion.tokens + tokens}, None
+        return {**solution, "score": score, "tokens": completion.tokens + tokens}, None
 
     def builder(self) -> StateGraph[State, SamplesContext, Input, Output]:
         """One node: all solutions of a question."""

@@ -17,6 +17,7 @@ class Input(TypedDict):
     problem: NotRequired[SkipJsonSchema[str]]
     answer: NotRequired[str]
     solution: NotRequired[SkipJsonSchema[str]]
+    tests: NotRequired[SkipJsonSchema[str | list[str]]]
 
 
 class Solution(TypedDict):
@@ -55,6 +56,7 @@ class State(Input, Output):
     problem: NotRequired[Annotated[str, EphemeralValue]]
     answer: NotRequired[Annotated[str, EphemeralValue]]
     solution: NotRequired[Annotated[str, EphemeralValue]]
+    tests: NotRequired[Annotated[str | list[str], EphemeralValue]]
 
 
 def question_of(record: Mapping[str, Any]) -> str:

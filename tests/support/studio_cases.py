@@ -422,7 +422,7 @@ CASES = {
         after_edit={"question": "What is 3 times 4, plus 6?"},
         input={"question": PROBLEM, "answer": "3 * 4 + 5 = 17\n#### 17"},
         server="vllm",
-        other_form=frozenset({"problem", "solution"}),
+        other_form=frozenset({"problem", "solution", "tests"}),
     ),
     "maths": Case(
         conditional=set(),
@@ -443,6 +443,6 @@ CASES = {
         after_edit={"question": "What is 3 times 4, plus 6?", "answer": "17", "right": False},
         input={"question": PROBLEM, "answer": "3 * 4 + 5 = 17\n#### 17"},
         server="vllm",
-        other_form=frozenset({"problem", "solution"}),
+        other_form=frozenset({"problem", "solution", "tests"}),
     ),
 }  # fmt: skip

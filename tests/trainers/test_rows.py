@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from agentsys.commands import command, run_app
 from agentsys.traces import Segment, Target, Trace
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_filter import Filters
-from agentsys.trainers.rows import TargetOptions, count_traces, main, make_rows, rows_of
+from agentsys.trainers.rows import TargetOptions, count_traces, main, make_rows, print_report, rows_of
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch
 from tests.support.tiny import make_tiny
 from tests.support.traces import (
@@ -304,6 +305,75 @@ def test_filters_say_what_they_drop(student: Path, tmp_path: Path) -> None:
     assert report.rows["sft", "train"] == 4
     assert not (tmp_path / "rows" / "sft" / "validation.parquet").exists()
     assert pq.read_schema(tmp_path / "rows/sft/train.parquet").metadata[b"agentsys.tokenizer"]
+
+
+def pairs_of(name: str, *scores: Mapping[str, float]) -> Trace:
+    """A record with a pair of different texts for each of these scores."""
+    calls, targets = [], []
+    for i, score in enumerate(scores):
+        calls += [make_call(f"good{i}", f"{name}{i} is well and good"), make_call(f"bad{i}", f"{name}{i} went badly")]
+        pair = step_target(f"good{i}", f"bad{i}")
+        targets.append(replace(pair, scores={"margin": 1.0, **score}))
+    return make_trace(name, calls, targets)
+
+
+def texts_of(rows: Path) -> list[str]:
+    return [row["text"] for row in pq.read_table(rows / "step" / "train.parquet").to_pylist()]
+
+
+def test_pairs_are_chosen_by_their_scores(student: Path, tmp_path: Path) -> None:
+    tried = [{"rejected_tried": 2.0}, {"rejected_tried": 4.0}, {}]
+    trace = pairs_of("a", *tried)
+    trace = replace(trace, targets=[*trace.targets, sft_target("Say it.", ("Answer.", True))])
+    run = run_folder(tmp_path / "run", trace)
+    options = TargetOptions(str(student), tmp_path / "rows")
+    report = make_rows([run], options, Filters(validation=0, where="kind == 'sft' or rejected_tried >= 4"))
+    assert dict(report.rows) == {("step", "train"): 1, ("sft", "train"): 1}
+    assert texts_of(tmp_path / "rows") == ["a1 is well and good"]
+    assert dict(report.dropped) == {
+        ("step", "not kind == 'sft' or rejected_tried >= 4"): 1,
+        ("step", "no score rejected_tried (--where)"): 1,
+    }
+
+
+def test_the_pairs_of_an_input_with_the_largest_margins_are_kept(student: Path, tmp_path: Path) -> None:
+    """An unusable pair does not count; the same question in another run does."""
+    one = pairs_of("a", {"margin": 0.2}, {"margin": 0.9}, {"margin": 0.6}, {"margin": 0.5})
+    broken = replace(one.targets[1], scores={"margin": 1.0}, segments=(prompt_of("bad1"), reply_of("lost")))
+    one = replace(one, targets=[*one.targets, broken])
+    other = pairs_of("b", {"margin": 0.1})
+    runs = [run_folder(tmp_path / "one", one, other), run_folder(tmp_path / "two", replace(one, run="f01"))]
+    options = TargetOptions(str(student), tmp_path / "rows")
+    report = make_rows(runs, options, Filters(validation=0, per_input=2, near_duplicates=1))
+    assert texts_of(tmp_path / "rows") == ["a1 is well and good", "a2 is well and good", "b0 is well and good"]
+    assert report.dropped["step", "more than 2 pairs of one input"] == 2 + 4
+
+
+def test_classes_are_shown_and_balanced(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five of seven decisions are 0: their number is shown, and --balance keeps two of each."""
+    traces = [pairs_of(f"s{i}", {"choice": float(i in (2, 4))}, *[{}] * (i == 6)) for i in range(7)]
+    run = run_folder(tmp_path / "run", *traces)
+    options = TargetOptions(str(student), tmp_path / "rows")
+    report = make_rows([run], options, Filters(validation=0))
+    assert dict(report.classes) == {0.0: 5, 1.0: 2} and report.rows["step", "train"] == 8
+    print_report(report, tmp_path)
+    assert "classes of step rows: 5 of choice 0, 2 of choice 1" in " ".join(capsys.readouterr().out.split())
+    report = make_rows([run], options, Filters(validation=0, balance=True))
+    assert dict(report.classes) == {0.0: 2, 1.0: 2}
+    assert sorted(text[:4] for text in texts_of(tmp_path / "rows")) == [
+        "s00 ", "s10 ", "s20 ", "s40 ", "s61 ",
+    ], "the first of each class, and the pair without a class"  # fmt: skip
+    assert report.dropped["step", "more than the rarest class has (--balance)"] == 3
+
+
+def test_one_class_cannot_be_balanced(student: Path, tmp_path: Path) -> None:
+    options = TargetOptions(str(student), tmp_path / "rows")
+    for scores, found in (({"choice": 1.0}, "all 2 are of class 1"), ({}, "none has one")):
+        run = run_folder(tmp_path / "run", pairs_of("a", scores), pairs_of("b", scores))
+        with pytest.raises(TrainerError, match=f"--balance needs step rows of two classes .*: {found}"):
+            make_rows([run], options, Filters(balance=True))
+    with pytest.raises(TrainerError, match="--per-input -1: give the number of step rows to keep"):
+        Filters(per_input=-1)
 
 
 def test_a_short_answer_may_be_repeated(student: Path, tmp_path: Path) -> None:

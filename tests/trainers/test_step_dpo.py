@@ -11,7 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig
 
-from agentsys.trainers.dpo import DPOOptions, DPOTraining, PairOptions, limit_pairs, make_pair_trainer, train_dpo
+from agentsys.trainers.dpo import (
+    DPOOptions,
+    DPOTraining,
+    PairOptions,
+    limit_pairs,
+    make_pair_trainer,
+    train_dpo,
+    with_label_smoothing,
+)
 from agentsys.trainers.loading import TrainerError
 from agentsys.trainers.row_files import read_row_file
 from agentsys.trainers.training import StudentOptions, make_config
@@ -141,6 +149,80 @@ def test_two_processes_prefer_what_one_prefers(rows: Path, student: Path, tmp_pa
         assert shared == pytest.approx(lone, rel=1e-3, abs=1e-5)
     assert one[2]["loss"] < 0.69, "the student has left its reference"
     assert same(weights(tmp_path / "two"), weights(tmp_path / "one"), 2e-5)
+
+
+SMOOTHING = (0.0, 0.2, 0.5, 0.1)
+
+
+def smoothed_rows(folder: Path) -> Path:
+    """The four pairs with a label smoothing in their scores."""
+    pairs = [row | {"scores": json.dumps({"margin": 1.0, "label_smoothing": e})}
+             for row, e in zip(step_rows(4), SMOOTHING, strict=True)]  # fmt: skip
+    write_rows(folder / "train.parquet", pairs, "step", DIGEST)
+    return folder
+
+
+def test_the_conservative_loss_smooths_each_pair_by_its_own_score(student: Path, tmp_path: Path) -> None:
+    """Loss and gradients of a batch are those of cDPO: (1 - e) and e as weights of the two labels."""
+    rows = read_row_file(smoothed_rows(tmp_path) / "train.parquet")
+    options = PairOptions(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(student)
+    settings = make_config(
+        DPOConfig, DPOTraining(tmp_path / "out", batch=4, micro_batch=4), beta=0.5, max_length=None,
+        precompute_ref_log_probs=True,
+    )  # fmt: skip
+    trainer = make_pair_trainer(
+        model=model, args=settings, train_dataset=limit_pairs(with_label_smoothing(rows), options),
+        processing_class=TOKENIZER,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    loss = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
+    loss.backward()
+
+    reference, plain = (AutoModelForCausalLM.from_pretrained(student) for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    total = torch.zeros(())
+    for row, e in zip(step_rows(4), SMOOTHING, strict=True):
+        chosen, rejected = (
+            log_probability(plain, row["prompt_ids"], row[side])
+            - log_probability(reference, row["prompt_ids"], row[side]).detach()
+            for side in ("chosen_ids", "rejected_ids")
+        )
+        h = 0.5 * (chosen - rejected)
+        total = total - ((1 - e) * torch.nn.functional.logsigmoid(h) + e * torch.nn.functional.logsigmoid(-h)) / 4
+    total.backward()
+    assert float(loss) == pytest.approx(float(total), abs=1e-5)
+    for name, parameter in plain.named_parameters():
+        assert torch.allclose(dict(model.named_parameters())[name].grad, parameter.grad, atol=1e-5), name
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_conservative_training_differs_by_the_smoothing(lora: int, student: Path, tmp_path: Path) -> None:
+    """A pair with e = 0.5 has no preferred side: a student trained on such pairs only keeps its margin near 0."""
+    certain, even = tmp_path / "certain", tmp_path / "even"
+    for folder, e in ((certain, 0.0), (even, 0.5)):
+        folder.mkdir()
+        pairs = [row | {"scores": json.dumps({"label_smoothing": e})} for row in step_rows(4)]
+        write_rows(folder / "train.parquet", pairs, "step", DIGEST)
+        write_rows(folder / "validation.parquet", pairs, "step", DIGEST)
+    settings = QUICK | {"learning_rate": 1e-2 if lora else 1e-3, "epochs": 8, "batch": 4}
+    margins = [
+        train_dpo(
+            PairOptions(folder), StudentOptions(str(student), lora=lora), DPOOptions(conservative=True),
+            DPOTraining(folder / "out", **settings),
+        )["eval_rewards/margins"]
+        for folder in (certain, even)
+    ]  # fmt: skip
+    assert margins[0] > 20 * abs(margins[1])
+
+
+def test_conservative_needs_a_smoothing_and_the_sigmoid_loss(rows: Path, student: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="has no score label_smoothing; each pair needs"):
+        train_dpo(PairOptions(rows), StudentOptions(str(student)), DPOOptions(conservative=True), DPOTraining(tmp_path))
+    with pytest.raises(TrainerError, match="--conservative goes with --loss sigmoid, not with --loss ipo"):
+        DPOOptions(conservative=True, loss="ipo")
 
 
 def test_long_pairs_are_dropped_or_truncated(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,9 @@ from agentsys.metrics import maths
 from agentsys.metrics.maths import check_answer, group_equal_answers, last_boxed, reference_of
 from tests.support.paths import ROOT
 
+UNDECIDED = (r"\boxed{x+1}", "1+x")
+"""A response and a reference that only math-verify can compare, in a worker."""
+
 
 @pytest.mark.parametrize(
     ("record", "reference"),
@@ -90,7 +93,7 @@ async def test_verdicts(response: str, reference: str, right: bool, how: str) ->
 @pytest.mark.needs("maths")
 async def test_an_endless_check_is_killed_and_the_loop_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The power is computed in C, which signals do not interrupt: only killing the worker helps."""
-    await check_answer("1", "1")  # starts a worker
+    await check_answer(*UNDECIDED)  # starts a worker
     monkeypatch.setattr(maths, "CHECK_SECONDS", 0.5)
     ticks = 0
 
@@ -113,12 +116,12 @@ async def test_an_endless_check_is_killed_and_the_loop_is_not_blocked(monkeypatc
 async def test_a_worker_that_dies_is_replaced() -> None:
     """While it works, or idle: killed from outside, for example by a signal to the process group."""
     assert await maths._run_in_worker(os._exit, 1) is None
-    assert (await check_answer(r"\boxed{2/4}", "0.5")) == (True, r"\frac{2}{4}", "maths")
+    assert await check_answer(*UNDECIDED) == (True, "x+1", "maths")
     pid = await maths._run_in_worker(os.getpid)
     assert pid
     os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(0.5)
-    assert (await check_answer(r"\boxed{2/4}", "0.5")) == (True, r"\frac{2}{4}", "maths")
+    assert await check_answer(*UNDECIDED) == (True, "x+1", "maths")
 
 
 ORPHAN = """
@@ -158,7 +161,7 @@ UNGUARDED = r"""
 import asyncio
 from agentsys.metrics.maths import check_answer
 print("started")
-print(asyncio.run(check_answer(r"so \boxed{1/2}", "0.5")))
+print(asyncio.run(check_answer(r"so \boxed{x+1}", "1+x")))
 """
 
 
@@ -191,14 +194,14 @@ async def test_an_answer_that_takes_too_long_is_compared_as_text(monkeypatch: py
         return None
 
     monkeypatch.setattr(maths, "_run_in_worker", late)
-    assert await check_answer(r"\boxed{ 2^{x} }", "2^{x}") == (True, "2^{x}", "text")
+    assert await check_answer(r"\boxed{2^{ x }}", "2^{x}") == (True, "2^{ x }", "text")
     assert await check_answer(r"\boxed{4}", "2+2") == (False, "4", "text")
     assert await group_equal_answers([r"\text{A}", "b", "a."]) == [0, 1, 0]
 
 
 @pytest.mark.needs("maths")
 async def test_an_expression_that_takes_too_long_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    await check_answer("1", "1")
+    await check_answer(*UNDECIDED)
     monkeypatch.setattr(maths, "CHECK_SECONDS", 0.5)
     assert await check_answer(r"\boxed{(10^9)!}", "3") == (False, "(10^9)!", "text")
 
@@ -207,7 +210,7 @@ async def test_a_missing_checker_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(maths, "find_spec", lambda name: None)
     maths._pool.cache_clear()
     with pytest.raises(ValueError, match="math-verify is not installed: pip install"):
-        await check_answer("1", "1")
+        await check_answer(*UNDECIDED)
 
 
 @pytest.mark.needs("maths")
@@ -223,3 +226,55 @@ def test_the_checker_is_imported_only_where_it_is_used() -> None:
     code = f"import sys, agentsys.metrics.maths, agentsys.graphs.maths.search; print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "right"),
+    [
+        (r"\boxed{x+1}", "x+1", True),
+        ("so\n#### 1,072", "1072", True),
+        ("so\n#### 1072", "1073", False),
+        ("The answer is $24.", "24", True),
+        (r"\boxed{24 \text{ apples}}", "24", True),
+        (r"\boxed{£5}", r"\$5", False),
+        (r"\boxed{\frac{2}{4}}", "0.5", True),
+        (r"\boxed{33.33}", r"33.333", False),
+        ("The answer is (B).", "B", True),
+    ],
+)
+async def test_plain_answers_need_no_worker(
+    monkeypatch: pytest.MonkeyPatch, response: str, reference: str, right: bool
+) -> None:
+    monkeypatch.setattr(maths, "_run_in_worker", None)
+    assert (await check_answer(response, reference)).right is right
+
+
+@pytest.mark.parametrize(
+    ("response", "reference"),
+    [
+        UNDECIDED,
+        (r"\boxed{2+2}", "4"),
+        (r"\boxed{50\%}", "0.4"),
+        (r"\boxed{x=5}", "6"),
+        (r"\boxed{" + "1" * 300 + "}", "1" * 300),
+        ("so it is x+1", "x+1"),
+    ],
+)
+async def test_other_answers_go_to_a_worker(monkeypatch: pytest.MonkeyPatch, response: str, reference: str) -> None:
+    async def record(function: Any, *arguments: Any) -> maths.Verdict:
+        return maths.Verdict(True, "asked a worker", "maths")
+
+    monkeypatch.setattr(maths, "_run_in_worker", record)
+    assert (await check_answer(response, reference)).answer == "asked a worker"
+
+
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maths.os, "cpu_count", lambda: 64)
+    monkeypatch.delenv(maths.WORKERS, raising=False)
+    assert maths._worker_count() == 4
+    monkeypatch.setenv(maths.WORKERS, "16")
+    assert maths._worker_count() == 16
+    for value in ("0", "many", "-2"):
+        monkeypatch.setenv(maths.WORKERS, value)
+        with pytest.raises(ValueError, match=f"AGENTSYS_CHECK_WORKERS={value}: give the number of processes"):
+            maths._worker_count()

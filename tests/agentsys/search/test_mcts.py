@@ -116,10 +116,15 @@ async def test_one_simulation_at_a_time_equals_the_textbook_search(
 async def test_no_visit_and_no_virtual_loss_is_lost_or_counted_twice(
     seed: int, parallel: int, simulations: int, rule: SelectionRule, failing: frozenset[Path]
 ) -> None:
+    """Only simulations whose leaf failed are not among the visits, and no value below a dead node is."""
     root = await search(Game(seed=seed, failing=failing), rule, simulations, parallel)
-    assert root.visits == simulations
+    failed = sum(node.outcome == "failed" for node in walk(root))
+    assert (
+        root.visits == simulations if not failed else simulations - 3 * parallel * failed <= root.visits < simulations
+    )
     for node in walk(root):
         assert node.in_progress == 0
+        assert not node.dead or (node.visits, node.total) == (0, 0)
         below = sum(child.visits for child in node.children)
         ended = node.visits - below  # simulations whose leaf this was
         assert ended >= 0
@@ -229,7 +234,7 @@ async def test_a_failed_evaluation_ends_its_branch() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("fails", ["expand", "every step", "every evaluation"])
 async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: SelectionRule, fails: str) -> None:
-    """However high its own value is, only the simulation that expanded it is backed up there."""
+    """However high its own value is: the simulation that expanded it is backed up nowhere."""
 
     class Barren(Game):
         async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
@@ -247,8 +252,44 @@ async def test_a_node_whose_steps_all_failed_gets_no_further_visit(rule: Selecti
 
     root = await search(Barren(), rule, 20)
     first, *others = root.children
-    assert (first.visits, first.dead) == (1, True) and not root.dead
+    assert (first.visits, first.dead) == (0, True) and not root.dead
     assert sum(child.visits for child in others) == 19 and all(not child.dead for child in others)
+    assert root.visits == 19 and root.q == pytest.approx(0.1), "the 1.0 of the dead child is in no mean"
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+async def test_the_values_of_a_leaf_that_fails_later_leave_its_ancestors(parallel: int) -> None:
+    """A leaf at the depth limit was visited often before a deeper search finds that no step follows it."""
+
+    class Late(Game):
+        async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
+            return [0.9 if node.state[0] == 0 else 0.2 for node in nodes]
+
+    root: Node[Path] = Node.root(())
+    game = Late(width=2, depth=3, failing=frozenset({(0,)}))
+    await MCTS(game, UCT(0.1), Limits(10, 2, 1), parallel=parallel).run(root)
+    assert root.children[0].visits > 5 and root.q > 0.7
+    await MCTS(game, UCT(0.1), Limits(6, 2, 2), parallel=parallel).run(root)
+    assert root.children[0].outcome == "failed" and root.children[0].visits == 0
+    assert root.visits == root.children[1].visits > 0 and root.q == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5], "returned 1 values for the 3 steps after root; return one per node"),
+        ([0.5] * 4, "returned 4 values for the 3 steps after root"),
+        ([0.5, math.nan, 0.5], "returned nan for root:1; a value V is a finite number"),
+        ([0.5, 0.5, -math.inf], "returned -inf for root:2"),
+    ],
+)
+async def test_unusable_values_are_refused(values: list[float], message: str) -> None:
+    class Broken(Game):
+        async def evaluate(self, nodes: Sequence[Node[Path]]) -> Sequence[float | ModelError]:
+            return values
+
+    with pytest.raises(ValueError, match=message):
+        await search(Broken(), UCT(), 5)
 
 
 async def test_an_endpoint_that_is_down_leaves_no_virtual_loss() -> None:

@@ -150,7 +150,7 @@ def test_the_tree_has_the_same_budget(run: Run, tmp_path: Path) -> None:
     last = report["systems"]["tree"]["at"]["160"]
     right = [any(f["right"] for f in one["solutions"] if f["tokens"] <= 160) for one in tree]
     assert value(last["any"]) == pytest.approx(100 * sum(right) / 3, abs=0.1)
-    gap, best = report["tree_minus_best_of_n"], report["systems"]["samples"]["at"]["160"]
+    gap, best = report["minus_best_of_n"]["tree"], report["systems"]["samples"]["at"]["160"]
     for choice in ("best", "vote", "any"):
         assert gap[choice]["value"] == pytest.approx(last[choice]["value"] - best[choice]["value"])
 
@@ -222,7 +222,7 @@ async def test_without_anything_to_judge_an_answer_is_wrong_and_not_failed(monke
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--systems", "greedy,beam"), "there is no 'beam'; there are greedy, samples, tree"),
+        (("--systems", "greedy,forest"), "there is no 'forest'; there are greedy, samples, tree, beam, dvts"),
         (("--budget", 0), "--budget 0: at least 1 is needed"),
         (("--samples", 0), "samples: 0 is below 1"),
         (("--depth", 0), "depth: 0 is below 1"),
