@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from agentsys.paths import cache_folder
+from tests.support.extras import skip_without
 from tests.support.paths import ROOT
 from tests.support.toys import environment
 
 RUNS: dict[str, tuple[str, str]] = {
     "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
     "extralonger": ("--sensors 3 --steps 6 --size small --batch 2 --least 1 --threads 1", "\n   3     6 | "),
+    "longdpo_memory": ("--nearest 3", "| all-MiniLM-L6-v2 | nearest 3 | 57 of 60 | 18.0 | - | - |"),
     "longdpo_speed": (
         "--trees 2 --width 2 --depth 2 --slots 4 --simulations 0 2 --token-ms 0.2 --plot in_flight.png",
         "4 slots, 2 simulations, 24 calls: four workers",
@@ -29,6 +31,8 @@ RUNS: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_prints_its_table(name: str, tmp_path: Path, qwen_tokenizer: Path) -> None:
+    if name == "longdpo_memory":
+        skip_without("dense", "weights-embedding")
     options, says = RUNS[name]
     options += f" --tokenizer {qwen_tokenizer}" if name == "longdpo_speed" else ""
     script = ROOT / "benchmarks" / f"{name}.py"

@@ -124,7 +124,14 @@ class Knobs(BaseContext):
         "weights of a principle's scores 1-5: the probabilities of the score's token, or numbers that the judge states",
     )
     eta: float = knob(2.5, "rewrite a chosen step with critiques if its value, 1-5, is at most eta", highest=5)
-    similarity: float = knob(0.8, "cosine above which a fact and a chunk are checked for a contradiction", highest=1)
+    nearest: int = knob(
+        3,
+        "chunks per fact, the most similar ones, that are checked for a contradiction; 0: those above `similarity`",
+        highest_in_studio=64,
+    )
+    similarity: float = knob(
+        0.8, "with nearest 0, the paper's rule: cosine above which a fact and a chunk are checked", highest=1
+    )
     chunk_tokens: int = knob(128, "tokens per chunk", highest_in_studio=32_768)
     embedding: str = knob("", "embedding model of the memory; empty: no memory")
     rejected: Literal["random", "worst"] = knob("random", "rejected side of a pair: a random sibling, or the worst")
@@ -135,7 +142,7 @@ class Knobs(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
+        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, nearest=0, similarity=-1)
 
     def tokens(self, length: int) -> int:
         """Token limit of a step for a response of this many words."""

@@ -175,7 +175,8 @@ class LongDPO(System):
         if not facts or not context.embedding:
             return None
         chunks = split_evenly(step["text"], len(step["ids"]), context.chunk_tokens)
-        pairs = await find_similar_pairs(facts, chunks, load_embedder(context.embedding), context.similarity)
+        embedder = load_embedder(context.embedding)
+        pairs = await find_similar_pairs(facts, chunks, embedder, context.nearest, context.similarity)
         for number, (fact, chunk, _) in enumerate(pairs):
             key = f"{step['key']}/contradiction/{number}"
             verdict = await ask(context, self.contradiction, key=key, fact=fact.statement, chunk=chunk)

@@ -61,7 +61,7 @@ async def test_without_simulations_a_layer_is_the_best_of_its_candidates(start: 
     """The memory, too, works as in the graph: the contradicting step is passed over."""
     script = Script(STORY_STEPS, **MEMORY)
     start(script)
-    context = SearchContext(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=2, eta=1.0, embedding="words", nearest=0, similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["response"] == STORY["0/0"] + STORY["1/1"] and result["stop"] == "depth"
     assert result["layers"][1]["candidates"][0]["contradicts"] == FACT
@@ -146,7 +146,7 @@ async def test_a_request_that_fails_keeps_the_pairs_before_it(start: Start, role
     steps = STORY_STEPS | steps_after("root:0:1", ["Anna", "keeper", "lamp"])
     values = {**MEMORY["judgments"], "Anna": 4, "keeper": 3, "lamp": 2}
     start(Refusing(steps, **{**MEMORY, "judgments": values}))
-    context = SearchContext(width=3, depth=3, eta=1.0, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=3, eta=1.0, embedding="words", nearest=0, similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["stop"] == "HTTP 400: too long" and result["dropped"] is None
     texts = [STORY["0/0"], STORY["1/1"]] if role == "extractor" else [STORY["0/0"]]
@@ -187,7 +187,9 @@ async def test_no_facts_are_extracted_from_the_last_step(start: Start) -> None:
     """Nothing can contradict it: its facts would be wasted calls."""
     script = Script(STORY_STEPS, **MEMORY)
     start(script)
-    await graph.ainvoke(REQUEST, context=SearchContext(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4))
+    await graph.ainvoke(
+        REQUEST, context=SearchContext(width=3, depth=2, eta=1.0, embedding="words", nearest=0, similarity=0.4)
+    )
     assert [key for role, key, _ in script.calls if role == "extractor"] == ["root/0/facts"]
 
 
@@ -197,7 +199,7 @@ async def test_each_candidate_is_checked_against_the_memory_once(start: Start, t
     values = {**MEMORY["judgments"], STORY["1/0"]: 2.4, STORY["1/1"]: 2.0, "dull": [1, 3, 1, 1, 1, 1, 1]}
     values[rewritten] = 4.0
     start(Script({**STORY_STEPS, "root:0/1/rewrite": rewritten}, **{**MEMORY, "judgments": values}))
-    context = SearchContext(width=3, depth=2, eta=2.5, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=2, eta=2.5, embedding="words", nearest=0, similarity=0.4)
     await acollect(
         graph, [{"id": "r", **REQUEST}], tmp_path / "run", context=context, options=RunOptions(no_cache=True)
     )
