@@ -50,7 +50,8 @@ class Critique(BaseModel):
 class Candidate(TypedDict):
     """A candidate for the next step s_(t+1). `ids` are the engine's, without the end of the turn.
 
-    Tree search adds `q`, the mean value backed up through the step, and `visits`.
+    `contradicts` is set where the memory was asked: the fact that the step contradicts, or None. Tree search adds `q`,
+    the mean value backed up through the step, and `visits`.
     """
 
     key: str
@@ -70,19 +71,25 @@ Path = tuple[Candidate, ...]
 
 
 class Layer(TypedDict):
-    """The candidates of a layer, the indices of the chosen and the rejected one, and the facts for the memory."""
+    """The candidates of a layer, the indices of the chosen and the rejected one, and the facts for the memory.
+
+    Tree search adds how many of its simulations wrote new steps, and whether all steps within reach were written.
+    """
 
     candidates: list[Candidate]
     chosen: int
     rejected: int | None
     facts: list[dict[str, Any]]
+    expansions: NotRequired[int]
+    saturated: NotRequired[bool]
 
 
 class Input(TypedDict):
-    """A request, and the required length of the response in words (0: none)."""
+    """A request, the required length of the response in words (0: none), and what its text consists of (entries.py)."""
 
     prompt: str
     length: NotRequired[int]
+    entries: NotRequired[dict[str, Any] | None]
 
 
 class State(Input):
@@ -118,6 +125,9 @@ class Knobs(BaseContext):
         0,
         "token limit of a step; 0: by the required length, 512 to 8192 as in the released code",
         highest_in_studio=32_768,
+    )
+    value: Literal["judge", "entries"] = knob(
+        "judge", "value of a step: the judge's scores, or a count of the entries and items that the record requires"
     )
     weights: Literal["stated", "probabilities"] = knob(
         "probabilities",

@@ -92,6 +92,31 @@ async def test_simulations_look_ahead(start: Start) -> None:
     assert pair["margin"] == pytest.approx(first[1]["q"] - first[0]["q"]), "q decided the choice: rows keep the pair"
     assert pair["chosen_visits"] == first[1]["visits"]
     assert far["tree"][0]["visits"] == 12
+    first, last = far["layers"]
+    assert (first["expansions"], first["saturated"]) == (2, True), "10 of 12 simulations wrote nothing"
+    assert last["expansions"] == 0, "the depth limit"
+
+
+async def test_a_larger_tree_is_not_saturated(start: Start) -> None:
+    start(tree_reply)
+    context = SearchContext(width=3, depth=3, eta=1.0, simulations=3, alpha=50.0, parallel=1)
+    result = await graph.ainvoke(REQUEST, context=context)
+    assert (result["layers"][0]["expansions"], result["layers"][0]["saturated"]) == (2, False)
+
+
+async def test_no_simulation_is_spent_below_a_candidate_that_contradicts_the_memory(start: Start) -> None:
+    """It is excluded before the search, and stays a candidate of its layer."""
+    texts = STORY_STEPS | steps_after("root:0:1", ["garden", "lawn", "dull"])
+    judgments = {**MEMORY["judgments"], "garden": 3, "lawn": 2}
+    script = Script(texts, **{**MEMORY, "judgments": judgments})
+    start(script)
+    context = SearchContext(width=3, depth=3, eta=1.0, simulations=4, parallel=1, alpha=0.0, embedding="words")
+    result = await graph.ainvoke(REQUEST, context=context)
+    nodes = {node["id"]: node for node in result["tree"]}
+    assert nodes["root:0:0"]["outcome"] == "excluded" and nodes["root:0:0"]["error"].endswith(FACT)
+    assert not any(key.startswith("root:0:0/") and role == "writer" for role, key, _ in script.calls)
+    layer = result["layers"][1]
+    assert [step["contradicts"] for step in layer["candidates"]][:2] == [FACT, None] and layer["chosen"] == 1
 
 
 async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start: Start, tmp_path: Path) -> None:
