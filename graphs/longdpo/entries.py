@@ -91,9 +91,9 @@ def split_entries(text: str, label: str) -> dict[int, str]:
     """The text of each entry by its number; of two with the same number the first."""
     heading = re.compile(rf"^[\W_]*{re.escape(label)}\s+(\d+)\b", re.MULTILINE | re.IGNORECASE)
     headings = list(heading.finditer(text))
-    ends = [match.start() for match in headings[1:]] + [len(text)]
+    ends = [*(match.start() for match in headings[1:]), len(text)]
     texts: dict[int, str] = {}
-    for match, end in zip(headings, ends, strict=True):
+    for match, end in zip(headings, ends, strict=False):  # without a heading the text ends no entry
         texts.setdefault(int(match[1]), text[match.end() : end])
     return texts
 
