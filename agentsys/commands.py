@@ -28,19 +28,22 @@ __all__ = ["command", "knob", "run_app", "run_guarded"]
 T = TypeVar("T")
 
 
-def command(*mains: Callable[..., None], name: str = "") -> typer.Typer:
+def command(
+    *mains: Callable[..., None], name: str = "", profiles: Mapping[str, Mapping[str, Any]] | None = None
+) -> typer.Typer:
     """A typer app that runs a function; with several functions, each is a sub-command with its name.
 
     A parameter whose type is a dataclass becomes one option for each of its fields; the class variable `panel` of the
     dataclass names their group in the help text. For a field `<role>_prompt`, the option takes a prompt file and the
     field gets its text. Options can also come from a YAML file (`--config`). `--verbose` prints messages for
     debugging. `name` is the command as a user of `agentsys` writes it, such as "collect drt"; the default is
-    "collect FOLDER" for a file FOLDER/collect.py.
+    "collect FOLDER" for a file FOLDER/collect.py. `profiles` are sets of options by name: `--profile` sets those that
+    neither the command line nor the file sets.
     """
     app = typer.Typer(name=name or None, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     for main in mains:
         full_name = f"{name} {main.__name__}" if name and len(mains) > 1 else name or _name_from_file(main)
-        app.command()(_with_options(main, full_name))
+        app.command()(_with_options(main, full_name, profiles or {}))
     return app
 
 
@@ -51,11 +54,15 @@ def _name_from_file(main: Callable[..., None]) -> str:
     return shlex.join([file.stem, str(file.parent.resolve())])
 
 
-def _with_options(main: Callable[..., None], name: str) -> Callable[..., None]:
+def _with_options(
+    main: Callable[..., None], name: str, profiles: Mapping[str, Mapping[str, Any]]
+) -> Callable[..., None]:
     hints = get_type_hints(main, include_extras=True)
     kinds = {parameter: hint for parameter, hint in hints.items() if is_dataclass(hint)}
 
     def run(typer_context: typer.Context, **values: Any) -> None:
+        if profiles:
+            del values["profile"]  # the options that it set are among the values
         with _show_messages() if has_verbose and values.pop("verbose") else nullcontext():
             run_guarded(lambda: _call(main, kinds, name, typer_context, values))
 
@@ -67,6 +74,7 @@ def _with_options(main: Callable[..., None], name: str) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[parameter_name]))
     parameters += options.make_role_options(list(kinds.values()))
     parameters.append(_config_option(list(kinds.values()), name))
+    parameters += [_profile_option(profiles)] if profiles else []
     if has_verbose := "verbose" not in {parameter.name for parameter in parameters}:
         parameters.append(_verbose_option())
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -124,12 +132,28 @@ def _config_option(kinds: list[Any], name: str) -> inspect.Parameter:
 
     def load(context: typer.Context, path: Path | None) -> Path | None:
         if path is not None:
-            context.default_map = _read_defaults(path, context, kinds, name)
+            values = _read_defaults(path, context, kinds, name)
+            context.default_map = {**(context.default_map or {}), **values}
         return path
 
     text = "YAML file of options by the same names; the command line wins"
     option = typer.Option(None, "--config", help=text, is_eager=True, callback=load, metavar="FILE")
     return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=option, annotation=Path | None)
+
+
+def _profile_option(profiles: Mapping[str, Mapping[str, Any]]) -> inspect.Parameter:
+    """--profile, a set of options by name. Raises OptionError for a name that does not exist."""
+    names = ", ".join(profiles)
+
+    def load(context: typer.Context, profile: str) -> str:
+        if profile and profile not in profiles:
+            raise options.OptionError(f"--profile {profile}: no such profile; there is {names}")
+        context.default_map = {**profiles.get(profile, {}), **(context.default_map or {})}
+        return profile
+
+    text = f"set of options: {names}; the command line and --config win"
+    option = typer.Option("", "--profile", help=text, is_eager=True, callback=load)
+    return inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=option, annotation=str)
 
 
 def _read_defaults(path: Path, context: typer.Context, kinds: list[Any], name: str) -> dict[str, Any]:

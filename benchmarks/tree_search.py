@@ -5,10 +5,11 @@
 The server runs in its own process, has vLLM's API and answers every request after the latency, however many there are;
 the client keeps at most `slots` of them in flight. Prompts are tokenized with the student's tokenizer, passages come
 from a BM25 index, calls go into a request cache and traces to disk, as in a real run. A tree of depth d has
-4 (2^d - 1) + 2^d calls: a sub-query, a decision and two answers per inner node, an end per leaf. Rows:
+3 (2^d - 1) + 2^d + d calls: a sub-query and two answers per inner node, an end per leaf, and a decision per sub-query
+of the best path. Rows:
   sequential   a single question with one request in flight (measured), times the number of questions
   slots        all questions by `collect`; the ideal is max(critical path, work / slots), where a call's work is the
-               latency and the critical path 2 d + 1 calls: answers do not wait for a decision
+               latency and the critical path 2 d + 2 calls: the decisions follow the tree, all at once
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def run_searches(url: str, index: Path, questions: int, depth: int, slots: int) 
 def calls_per_tree(depth: int) -> int:
     """Return the number of calls of one tree."""
     inner, leaves = (1 << depth) - 1, 1 << depth
-    return 4 * inner + leaves
+    return 3 * inner + leaves + depth
 
 
 def main() -> None:
@@ -127,7 +128,7 @@ def report(args: argparse.Namespace, url: str, index: Path) -> None:
     for slots in args.slots:
         runs = [run_searches(url, index, args.questions, args.depth, slots) for _ in range(args.repeats)]
         median = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        print_row(f"{slots} slots", median, max((2 * args.depth + 1) * args.latency, work / slots), sequential)
+        print_row(f"{slots} slots", median, max((2 * args.depth + 2) * args.latency, work / slots), sequential)
 
 
 def print_row(name: str, run: Measured, ideal: float, sequential: Measured) -> None:

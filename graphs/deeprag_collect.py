@@ -13,6 +13,7 @@ from agentsys.collect.command import CollectOptions, finish, run_with_view
 from agentsys.commands import command, run_app
 from agentsys.display import show
 from agentsys.graphs.deeprag.search import SearchContext, graph
+from agentsys.graphs.deeprag.targets import prefers_retrieval
 from agentsys.knowledge.context import with_index
 from agentsys.records import InputError
 from agentsys.traces import Trace, read_traces
@@ -24,6 +25,7 @@ def summarize_traces(traces: Iterable[Trace]) -> list[tuple[str, str]]:
     retrievals: list[int] = []
     steps: list[int] = []
     kinds: Counter[str] = Counter()
+    preferred: Counter[bool] = Counter()
     for trace in traces:
         tree, result = trace.tree or [], trace.result or {}
         questions += 1
@@ -31,6 +33,7 @@ def summarize_traces(traces: Iterable[Trace]) -> list[tuple[str, str]]:
         nodes += len(tree)
         calls += len(trace.calls)
         kinds.update(target.kind for target in trace.targets)
+        preferred.update(prefers_retrieval(target) for target in trace.targets if target.kind == "step")
         if "steps" in result:
             retrievals.append(result["retrievals"])
             steps.append(len(result["steps"]))
@@ -39,6 +42,9 @@ def summarize_traces(traces: Iterable[Trace]) -> list[tuple[str, str]]:
         means = f"{fmean(retrievals):.2f} and {fmean(steps):.2f}"
         rows.append(("  mean retrievals and steps of the best paths", means))
     rows += [(f"targets of kind {kind}", str(count)) for kind, count in sorted(kinds.items())]
+    if preferred:
+        text = f"{preferred[True]} to retrieve, {preferred[False]} from memory"
+        rows.append(("  preferred decisions", text))
     if questions:
         rows.append(("nodes and calls per question", f"{nodes / questions:.1f} and {calls / questions:.1f}"))
     return rows

@@ -60,7 +60,9 @@ class SystemOptions:
     model: str = knob(DEFAULT_SPEC, "model spec of every system except deeprag_trained")
     trained: str = knob("", "model spec of the trained model, for the system deeprag_trained")
     trained_on: list[Path] = knob((), "collect run that it was trained on; no question may be in it; may be repeated")
-    index: str = knob("", "folder of an index that `python -m agentsys.knowledge build` wrote")
+    index: str = knob(
+        "", "index folder that `python -m agentsys.knowledge build` wrote, or the address of a search server"
+    )
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "retriever of the index; empty: the best it has")
     k: int = knob(3, "passages per retrieval")
     max_steps: int = knob(6, "T: number of sub-queries after which the final answer is forced")

@@ -4,60 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import Counter
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from typing import ClassVar
 
 from agentsys.collect.command import CollectOptions, finish, run_with_view
-from agentsys.collect.report import pair_rows
-from agentsys.commands import command, run_app
+from agentsys.commands import command, knob, run_app
 from agentsys.display import show
 from agentsys.graphs.longdpo.memory import check_embedder
-from agentsys.graphs.longdpo.search import SearchContext, graph
+from agentsys.graphs.longdpo.report import eta_of_run, summarize
+from agentsys.graphs.longdpo.search import PAPER, SearchContext, graph
 from agentsys.records import InputError
-from agentsys.traces import Trace, read_traces
+from agentsys.traces import read_traces
 
 
-def summarize(traces: Iterable[Trace]) -> list[tuple[str, str]]:
-    """Rows of the final table: the pairs with margins and cost, why responses stopped, and the chosen steps' values."""
-    margins: list[float] = []
-    values: list[float] = []
-    stops: Counter[str] = Counter()
-    records = calls = tokens = rewritten = 0
-    for trace in traces:
-        result = trace.result or {}
-        records += 1
-        calls += len(trace.calls)
-        tokens += sum(call.completion_tokens for call in trace.calls)
-        margins += [target.scores["margin"] for target in trace.targets]
-        stops[str(result.get("stop", "")).partition(" (")[0]] += 1
-        for layer in result.get("layers", []):
-            step = layer["candidates"][layer["chosen"]]
-            values.append(step["value"])
-            rewritten += bool(step.get("suggestions"))
-    rows = [("pairs", f"{len(margins)} from {records} requests"), *pair_rows(margins, calls, tokens)]
-    rows.append(("why responses stopped", ", ".join(f"{reason} {n}" for reason, n in stops.most_common())))
-    if values:
-        rows.append(("mean value of the chosen steps, 1-5", f"{fmean(values):.2f} ({rewritten} rewritten)"))
-    return rows
+@dataclass(frozen=True)
+class EtaOptions:
+    """Eta as a quantile of the values that the judge gave in an earlier run."""
+
+    panel: ClassVar[str] = "Critique"
+    eta_run: Path | None = knob(None, "earlier run with the same judge, such as a pilot, to take eta from")
+    eta_quantile: float = knob(0.1, "with --eta-run: the share of its chosen steps that eta would rewrite")
+
+    def apply(self, context: SearchContext) -> SearchContext:
+        """The context with the eta of the run, if one is named. Raises InputError."""
+        if not 0 < self.eta_quantile < 1:
+            raise InputError(f"--eta-quantile {self.eta_quantile:g}: give a share above 0 and below 1, such as 0.1")
+        if self.eta_run is None:
+            return context
+        eta, steps = eta_of_run(self.eta_run, self.eta_quantile)
+        show(f"eta: {eta:.3f}, the {self.eta_quantile:g} quantile of {steps} chosen steps in {self.eta_run}")
+        return replace(context, eta=eta)
 
 
-def main(run: CollectOptions, context: SearchContext) -> None:
+def main(run: CollectOptions, critique: EtaOptions, context: SearchContext) -> None:
     """Write a long response to each request, layer by layer, and a preference pair of steps from each layer.
 
     A record has a prompt, and optionally a length in words. An unfinished run in --out is resumed.
     """
     if run.input is None:
         raise InputError("--input: name a file of requests (prompt and optionally length), such as requests.jsonl")
+    context = critique.apply(context)
     asyncio.run(check_embedder(context.embedding))
     out = run.out or Path("runs") / f"longdpo-{run.input_name}"
     summary = run_with_view(graph, run.input, run, context, out=out)
     show(f"traces and data-set card: {summary.out}")
-    finish(summary, run, summarize(read_traces(summary.out)))
+    finish(summary, run, summarize(read_traces(summary.out), context))
 
 
-app = command(main, name="collect longdpo")
+app = command(main, name="collect longdpo", profiles={"paper": PAPER})
 
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -29,7 +29,11 @@ class PassageDict(TypedDict):
 class Knowledge(BaseContext):
     """Base of the contexts of graphs that retrieve passages."""
 
-    index: str = knob("", "index folder, built with `python -m agentsys.knowledge build`")
+    index: str = knob(
+        "",
+        "index folder, built with `python -m agentsys.knowledge build`, or the address of a search server in "
+        "Elasticsearch's form, such as http://host:9200/wiki/_search",
+    )
     retriever: Literal["", "bm25", "dense", "hybrid"] = knob("", "retriever of the index; empty: the best it has")
     k: int = knob(3, "passages per sub-query", highest_in_studio=100)
     index_digest: SkipJsonSchema[str] = knob("", "digest of the index, set by the commands", hidden=True)
@@ -65,14 +69,18 @@ class Knowledge(BaseContext):
 def with_index(context: K) -> K:
     """Open the index of a context and return the context with the index's digest.
 
-    Raises InputError if no index is named, KnowledgeError if it cannot be opened or lacks the retriever.
+    A search server is asked once. Raises InputError if no index is named, KnowledgeError if it cannot be opened or
+    lacks the retriever, ModelError if a server does not reply as a search server does.
     """
     from agentsys.knowledge import index_digest, load_retriever
+    from agentsys.knowledge.remote import SearchServer
 
     if not context.index:
         raise InputError(
             "--index: name the folder of an index; build one with "
             "`python -m agentsys.knowledge build passages.jsonl --out index`"
         )
-    load_retriever(context.index, context.retriever)
+    retriever = load_retriever(context.index, context.retriever)
+    if isinstance(retriever, SearchServer):
+        asyncio.run(retriever.check())
     return replace(context, index_digest=index_digest(context.index))

@@ -15,6 +15,7 @@ from agentsys.knowledge.embedders import Embedder, embedding_name, make_embedder
 from agentsys.knowledge.hybrid import Hybrid, Ranker
 from agentsys.knowledge.manifest import Kind, Manifest, check_files, read_complete_manifest
 from agentsys.knowledge.passages import Hit, KnowledgeError, Passages
+from agentsys.knowledge.remote import SearchServer, is_address, load_server
 from agentsys.paths import expand_user
 
 _OPENING: Final = threading.Lock()
@@ -22,15 +23,20 @@ _OPENING: Final = threading.Lock()
 
 def load_retriever(
     index: str | Path, kind: Literal["bm25", "dense", "hybrid", ""] = "", embedding: str = ""
-) -> IndexRetriever:
+) -> IndexRetriever | SearchServer:
     """Load the retriever of an index folder; equal arguments return the same object until the index changes.
 
-    Without `kind` it is hybrid if the index has both parts, else the part it has. `embedding` is a spec of the index's
+    The address of a search server is an index too (remote.py), without kind and embedding. For a folder, without `kind`
+    the retriever is hybrid if the index has both parts, else the part it has. `embedding` is a spec of the index's
     embedding model if it has moved since the build; it must have the same name. This reads files: from an event loop,
     call it with asyncio.to_thread. Raises KnowledgeError if there is no such index, if it lacks the kind or was built
-    with another embedding model; inside the LangGraph server also for a folder that $AGENTSYS_INDEXES (paths separated
-    by commas) does not list.
+    with another embedding model; inside the LangGraph server also for an index that $AGENTSYS_INDEXES (paths and
+    addresses separated by commas) does not list.
     """
+    if isinstance(index, str) and is_address(index):
+        if kind or embedding:
+            raise KnowledgeError(f"{index}: a search server has its own retriever; leave retriever and embedding empty")
+        return load_server(index)
     folder = _resolve_folder(index, embedding)
     manifest = read_complete_manifest(folder)
     with _OPENING:
@@ -38,8 +44,11 @@ def load_retriever(
 
 
 def index_digest(index: str | Path) -> str:
-    """Return 16 hex digits that identify the passages and the settings of an index. Raises KnowledgeError."""
-    return read_complete_manifest(_resolve_folder(index)).digest
+    """Return 16 hex digits that identify the passages and the settings of an index. Raises KnowledgeError.
+
+    It is empty for the address of a search server, whose passages are not known.
+    """
+    return "" if is_address(index) else read_complete_manifest(_resolve_folder(index)).digest
 
 
 def open_retriever(

@@ -12,8 +12,8 @@ from agentsys.models.errors import EndpointDown, ModelError
 S = TypeVar("S")
 T = TypeVar("T")
 
-Outcome = Literal["open", "expanded", "goal", "end", "failed"]
-"""Not expanded; has children; a leaf that is a goal; a leaf that is not; a call failed."""
+Outcome = Literal["open", "expanded", "goal", "end", "failed", "excluded"]
+"""Not expanded; has children; a leaf that is a goal; a leaf that is not; a call failed; the problem ruled it out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,8 +63,10 @@ class Node(Generic[S]):
 
     @property
     def dead(self) -> bool:
-        """Whether the branch has ended in failed calls: the node's own, or those of all its children."""
-        return self.outcome == "failed" or (bool(self.children) and all(child.dead for child in self.children))
+        """Whether no search goes on below the node: it failed or is excluded, or all its children are dead."""
+        if self.outcome in ("failed", "excluded"):
+            return True
+        return bool(self.children) and all(child.dead for child in self.children)
 
     @property
     def path(self) -> list[Node[S]]:

@@ -50,7 +50,7 @@ FORCED: Final = ("always", "never")
 """Systems whose decisions are not the model's: they have another marker in the figure."""
 NO_RETRIEVAL: Final = ("direct", "cot")
 """Baselines that never retrieve: they have no knowledge boundary."""
-BOUNDARY: Final = ("f1", "accuracy", "balanced_accuracy", "mcc")
+BOUNDARY: Final = ("f1", "accuracy", "balanced_accuracy", "mcc", "auc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Prediction:
     """A system's answer to one question; `error` is why there is none, which counts as wrong.
 
     `seconds` is None if calls came from the request cache; `steps` and `stop` are None if the system takes no steps.
+    `margin`, the greatest log p(retrieve) - log p(parametric) of its decisions, is None if it made none or if the
+    server does not return log-probabilities.
     """
 
     answer: str = ""
@@ -71,6 +73,7 @@ class Prediction:
     stop: str | None = None
     seconds: float | None = None
     error: str | None = None
+    margin: float | None = None
 
     def correct(self, match: Match) -> bool:
         """Whether the answer is correct."""
@@ -93,7 +96,20 @@ def prediction_of(trace: Trace, golds: Sequence[str]) -> Prediction:
         steps=len(result["steps"]) if "steps" in result else None,
         stop=result.get("stop"),
         seconds=seconds_of(trace),
+        margin=decision_margin(result.get("steps", [])),
     )
+
+
+def decision_margin(steps: Sequence[Mapping[str, Any]]) -> float | None:
+    """The greatest log p(retrieve) - log p(parametric) of the steps, in nats: a question is known if all are below 0.
+
+    None if no decision was the model's own, or if one has no log-probabilities.
+    """
+    decisions = [decision for step in steps if (decision := step.get("decision"))]
+    logprobs = [(decision["log_p_retrieve"], decision["log_p_parametric"]) for decision in decisions]
+    if not logprobs or any(None in pair for pair in logprobs):
+        return None
+    return max(float(retrieve) - float(parametric) for retrieve, parametric in logprobs)
 
 
 def measure_all(
@@ -146,25 +162,31 @@ def _stop_reason(stop: str | None) -> str | None:
 def boundary(predictions: Sequence[Prediction], cot: Sequence[Prediction], match: Match) -> dict[str, Any]:
     """Agreement of "answered without retrieval" with "the CoT answer is correct", over the answered questions.
 
-    F1, balanced accuracy and MCC are None if the CoT answers are all correct or all incorrect.
+    `auc` is the area under the ROC curve of the decisions' margin (ours): 1 if every question that CoT answers has a
+    smaller margin than every other one, 0.5 for chance, whatever the threshold; over `auc_n` questions with a margin.
+    F1, balanced accuracy, MCC and AUC are None if the CoT answers are all correct or all incorrect.
     """
-    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
 
-    pairs = [
-        (thought.correct(match), not prediction.retrievals)
+    rows = [
+        (thought.correct(match), prediction)
         for prediction, thought in zip(predictions, cot, strict=True)
         if prediction.error is None
     ]
-    known, assumed_known = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    known, assumed_known = [right for right, _ in rows], [not prediction.retrievals for _, prediction in rows]
+    margins = [(right, -prediction.margin) for right, prediction in rows if prediction.margin is not None]
+    ranked = len({right for right, _ in margins}) == 2
     both = len(set(known)) == 2
     return {
-        "n": len(pairs),
+        "n": len(rows),
         "known": sum(known),
         "assumed_known": sum(assumed_known),
         "f1": float(f1_score(known, assumed_known, zero_division=0)) if both else None,
-        "accuracy": float(accuracy_score(known, assumed_known)) if pairs else None,
+        "accuracy": float(accuracy_score(known, assumed_known)) if rows else None,
         "balanced_accuracy": float(balanced_accuracy_score(known, assumed_known)) if both else None,
         "mcc": float(matthews_corrcoef(known, assumed_known)) if both else None,
+        "auc": float(roc_auc_score(*zip(*margins, strict=True))) if ranked else None,
+        "auc_n": len(margins),
     }
 
 
@@ -179,7 +201,7 @@ def tables(systems: Mapping[str, Mapping[str, Any]], match: Match) -> list[Table
         cells = [score_cell(result[score]) for score in scores.values()]
         retrievals = " / ".join(number_cell(value, 2) for value in result["retrievals"].values())
         answers.add_row(name, *cells, retrievals, number_cell(result["seconds"], 2))
-    agreement = Table("knowledge boundary", "F1", "accuracy", "balanced accuracy", "MCC", box=SIMPLE)
+    agreement = Table("knowledge boundary", "F1", "accuracy", "balanced accuracy", "MCC", "AUC", box=SIMPLE)
     for name, result in systems.items():
         if result["boundary"]:
             agreement.add_row(name, *(number_cell(result["boundary"][score], 3) for score in BOUNDARY))

@@ -4,14 +4,14 @@ Stage I, imitation (section 3.3, Algorithm 1): uniform-cost search finds the cor
 its narrative is an SFT target. Large models may write sub-queries and read passages; the target model writes the
 parametric answers. Stage II, calibration (section 3.4): the stage-I model writes everything, the whole tree is
 expanded, and each sub-query of the best path gives a pair of decisions. A question without a correct path gives no
-target.
+target. The ablations (tables 5 and 6): other paths to imitate, pairs from all nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final, NotRequired, Protocol, cast
+from typing import Annotated, Any, Final, NotRequired, Protocol
 
 from langgraph.channels import EphemeralValue
 from langgraph.graph import StateGraph
@@ -27,7 +27,17 @@ from agentsys.graphs.deeprag.narrative import (
     count_retrievals,
 )
 from agentsys.graphs.deeprag.system import DeepRAG, check_next_line
-from agentsys.graphs.deeprag.targets import PathNode, Stage, drop_reason, targets
+from agentsys.graphs.deeprag.targets import (
+    PairChoice,
+    PathChoice,
+    PathNode,
+    Stage,
+    best_decisions,
+    calibration_pairs,
+    choose_path,
+    drop_reason,
+    narrative_target,
+)
 from agentsys.knowledge.context import Knowledge, PassageDict
 from agentsys.metrics.answers import Match, is_correct
 from agentsys.metrics.golds import require_golds
@@ -36,6 +46,7 @@ from agentsys.prompt import one_line
 from agentsys.roles import Role, RoleError
 from agentsys.search import Child, Node, best_first, exhaustive, settled, tree_to_json
 from agentsys.systems import System, ask, knob, role_options, sequence_graph
+from agentsys.traces import Target
 
 NOTHING_FOUND: Final = "[No related Info]"
 """The reader's reply if no passage helps; it ends the branch."""
@@ -162,8 +173,9 @@ class QuestionProblem:
     golds: list[str]
     writer: PathWriter
     context: SearchContext
-    deeprag: DeepRAG | None = None
-    """Stage II: decides at every sub-query; the call holds the exact prefix of a pair."""
+    prunes_twins: bool = False
+    """Whether a retrieved answer that is the one from memory is left out: the writers see no documents, so its path is
+    the other one with a retrieval more."""
 
     async def expand(self, node: PathNode) -> Sequence[Child]:
         """Algorithm 1, lines 3-5: q, then both answers in parallel; at the end or after T steps o, and no children."""
@@ -178,17 +190,7 @@ class QuestionProblem:
             node.observation |= {"correct": correct, "call": f"{node.id}/conclude"}
             return []
         node.observation = {"sub_query": query}
-        children, failure = await settled(self._answer_both_ways(node, query), self._record_decision(node, query))
-        if isinstance(failure, ModelError):
-            raise failure
-        return cast("list[Child]", children)
-
-    async def _record_decision(self, node: PathNode, query: str) -> None:
-        """Stage II: the model's own decision. Both answers are written in any case and do not wait for it."""
-        if self.deeprag is not None:
-            key = f"{node.id}/decide"
-            decision = await self.deeprag.decide_retrieval(self.question, node.state, query, self.context, key)
-            node.observation |= {"decision": decision, "call": key}
+        return await self._answer_both_ways(node, query)
 
     async def _answer_both_ways(self, node: PathNode, query: str) -> list[Child]:
         """delta = parametric at cost 0, and delta = retrieve at cost 1."""
@@ -199,6 +201,9 @@ class QuestionProblem:
             return await self.writer.answer_query(self.question, node.state, query, passages, self.context, key)
 
         results = await settled(take_step(False), take_step(True))
+        if self.prunes_twins and _are_twins(*results):
+            node.observation["twins"] = True
+            results = results[:1]
         return [
             Child(None, float(i), {"retrieved": bool(i)}, result)
             if isinstance(result, ModelError)
@@ -206,9 +211,26 @@ class QuestionProblem:
             for i, result in enumerate(results)
         ]
 
+    async def decide(self, deeprag: DeepRAG, node: PathNode) -> None:
+        """Stage II: record the model's own decision at a node; the call holds the exact prefix of a pair."""
+        key, query = f"{node.id}/decide", node.observation["sub_query"]
+        decision = await deeprag.decide_retrieval(self.question, node.state, query, self.context, key)
+        node.observation |= {"decision": decision, "call": key}
+
     def is_goal(self, node: PathNode) -> bool:
         """R > -infinity: the answer is correct."""
         return bool(node.observation["correct"])
+
+
+def _are_twins(parametric: NarrativeStep | ModelError, retrieved: NarrativeStep | ModelError) -> bool:
+    """Whether both answers read the same in a prompt."""
+    if isinstance(parametric, ModelError) or isinstance(retrieved, ModelError):
+        return False
+    return one_line(parametric["answer"]) == one_line(retrieved["answer"])
+
+
+Found = tuple[PathNode | None, list[Target], str | None]
+"""The best path, its targets, and why there are none."""
 
 
 @dataclass(frozen=True)
@@ -220,35 +242,48 @@ class DeepRAGSearch(System):
 
     async def search(self, state: State, runtime: Runtime[SearchContext]) -> dict[str, Any]:
         """Stage I or stage II. Raises ValueError for a record without a gold answer."""
-        context = runtime.context
+        context, question = runtime.context, state["question"]
         root: PathNode = Node.root(())
         golds = require_golds(state, "no right answer")
-        if context.stage == "imitation":
-            problem = QuestionProblem(state["question"], golds, self.imitation, context)
-            goal = await best_first(root, problem, parallel=context.parallel)
-        else:
-            problem = QuestionProblem(state["question"], golds, self.deeprag, context, self.deeprag)
-            goal = next(iter(await exhaustive(root, problem)), None)
+        search = self._imitate if context.stage == "imitation" else self._calibrate
+        goal, learned, dropped = await search(root, question, golds, context)
+        result: dict[str, Any] = {"question": question, "tree": tree_to_json(root), "dropped": dropped}
+        result["targets"] = [asdict(target) for target in learned]
         if goal is None:
-            return {
-                "question": state["question"],
-                "tree": tree_to_json(root),
-                "dropped": "no correct path",
-                "targets": [],
-            }
-        dropped = drop_reason(goal, context.stage)
-        prompt = self.deeprag.decomposer.text
-        learned = targets(state["question"], goal, context.stage, prompt) if dropped is None else []
-        return {
-            "question": state["question"],
+            return result
+        return result | {
             "steps": list(goal.state),
             "answer": goal.observation["answer"],
             "long_answer": goal.observation["long_answer"],
             "retrievals": count_retrievals(goal.state),
-            "tree": tree_to_json(root),
-            "dropped": dropped,
-            "targets": [asdict(target) for target in learned],
         }
+
+    async def _imitate(self, root: PathNode, question: str, golds: list[str], context: SearchContext) -> Found:
+        """Stage I: the narrative of a correct path."""
+        least = context.path == "least"
+        problem = QuestionProblem(question, golds, self.imitation, context, prunes_twins=least)
+        if least:
+            goal = await best_first(root, problem, parallel=context.parallel)
+        else:
+            goal = choose_path(await exhaustive(root, problem), context.path, f"{context.choice_seed}/{question}")
+        if goal is None:
+            return None, [], "no correct path"
+        dropped = drop_reason(goal, context.stage)
+        prompt = self.deeprag.decomposer.text
+        return goal, [] if dropped else [narrative_target(question, goal, prompt)], dropped
+
+    async def _calibrate(self, root: PathNode, question: str, golds: list[str], context: SearchContext) -> Found:
+        """Stage II: pairs of decisions. The model decides only where a pair can come of it."""
+        problem = QuestionProblem(question, golds, self.deeprag, context)
+        goals = await exhaustive(root, problem)
+        if not goals:
+            return None, [], "no correct path"
+        decisions = best_decisions(goals, context.pairs)
+        results = await settled(*(problem.decide(self.deeprag, node) for node, _ in decisions))
+        pairs = calibration_pairs(decisions)
+        errors = [result for result in results if isinstance(result, ModelError)]
+        dropped = drop_reason(goals[0], context.stage) or (None if pairs else f"no decision: {errors[0]}")
+        return goals[0], [] if dropped else pairs, dropped
 
     def builder(self) -> StateGraph[State, SearchContext, Input, Output]:
         """Return the graph of one node: with a super-step per expansion, all branches would wait for the slowest."""
@@ -274,6 +309,14 @@ class SearchContext(Knowledge):
         4, "T: sub-queries before the final answer is forced (the paper does not report T)", highest_in_studio=32
     )
     match: Match = knob("exact", "correct answers: SQuAD-normalized exact match, or one contains the other")
+    path: PathChoice = knob(
+        "least",
+        "stage I: the correct path to imitate: the one with the least retrievals, with the most, or a random one",
+    )
+    pairs: PairChoice = knob(
+        "path", "stage II: pairs from the best path, or from all nodes from which the right answer is reached"
+    )
+    choice_seed: int = knob(0, "seed of path random", highest_in_studio=2**53)
     parallel: int = knob(
         1, "stage I: nodes of one tree to expand in parallel", old_name="at_once", highest_in_studio=16
     )
@@ -284,6 +327,9 @@ class SearchContext(Knowledge):
         """Raises ValueError for an option of the wrong type or out of range, or an option of stage I in stage II."""
         super().__post_init__()
         self.at_least(max_steps=1, parallel=1)
+        unused = "pairs" if self.stage == "imitation" else "path"
+        if getattr(self, unused) not in ("path", "least"):
+            raise ValueError(f"{unused}: {getattr(self, unused)} is not used in stage {self.stage}; leave it out")
         if self.stage == "calibration":
             for name in [f"{role}_{kind}" for role in STAGE_ONE_ROLES for kind in ("model", "prompt")]:
                 if getattr(self, name):

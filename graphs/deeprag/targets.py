@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from agentsys.graphs.deeprag.narrative import (
@@ -17,6 +20,8 @@ from agentsys.search import Node
 from agentsys.traces import Segment, Target, masked
 
 Stage = Literal["imitation", "calibration"]
+PathChoice = Literal["least", "most", "random"]
+PairChoice = Literal["path", "all"]
 
 PathNode = Node[tuple[NarrativeStep, ...]]
 """A node of the search tree as the end of its path from the root: its state is s_t, its cost T(s_t)."""
@@ -37,11 +42,34 @@ def drop_reason(goal: PathNode, stage: Stage) -> str | None:
     return "an answer is a list" if has_list else None
 
 
-def targets(question: str, goal: PathNode, stage: Stage, prompt: Prompt) -> list[Target]:
-    """Stage I: the path's narrative as the reply to `prompt`. Stage II: a pair for every sub-query of the path."""
-    if stage == "imitation":
-        return [narrative_target(question, goal, prompt)]
-    return [calibration_pair(node, child) for node, child in zip(goal.path, goal.path[1:], strict=False)]
+def choose_path(goals: Sequence[PathNode], choice: PathChoice, seed: str) -> PathNode | None:
+    """The correct path to imitate, of paths in the order of their retrievals; None if there is none.
+
+    The fewest retrievals, or as in the ablation of table 5 the most, or a random path.
+    """
+    if not goals:
+        return None
+    if choice == "random":
+        return random.Random(seed).choice(goals)
+    return goals[0] if choice == "least" else max(goals, key=lambda goal: goal.cost)
+
+
+def best_decisions(goals: Sequence[PathNode], choice: PairChoice) -> list[tuple[PathNode, PathNode]]:
+    """The nodes whose decisions give pairs, each with the better child. The paths are in the order of their retrievals.
+
+    Those of the best path, or as in the ablation of table 6 all nodes from which the right answer is reached; the
+    better child is the one on the best path through the node.
+    """
+    better: dict[str, tuple[PathNode, PathNode]] = {}
+    for goal in goals[: 1 if choice == "path" else None]:
+        for node, child in pairwise(goal.path):
+            better.setdefault(node.id, (node, child))
+    return list(better.values())
+
+
+def calibration_pairs(decisions: Sequence[tuple[PathNode, PathNode]]) -> list[Target]:
+    """Stage II: the pairs of the nodes whose decision was recorded."""
+    return [calibration_pair(node, child) for node, child in decisions if "decision" in node.observation]
 
 
 def narrative_target(question: str, goal: PathNode, prompt: Prompt) -> Target:
@@ -55,8 +83,13 @@ def narrative_target(question: str, goal: PathNode, prompt: Prompt) -> Target:
     return Target("sft", (*context, *reply), scores=scores)
 
 
+def prefers_retrieval(pair: Target) -> bool:
+    """Whether the chosen decision of a calibration pair is to retrieve."""
+    return (pair.segments[-1].text or "").startswith(SEARCH)
+
+
 def calibration_pair(node: PathNode, child: PathNode) -> Target:
-    """After s_(i-1) and q_i: the decision of the best path is chosen, the other one rejected (appendix B.2).
+    """After s_(i-1) and q_i: the decision that leads to the child is chosen, the other one rejected (appendix B.2).
 
     Only the openings differ; the pair has neither the answer nor the documents of step i. The search sentence keeps its
     newline: a tokenizer may join the two, and without it the last token of the pair would occur in no narrative.

@@ -30,17 +30,27 @@ from agentsys.evaluation.report import (
     unusable_lines,
     write_report,
 )
+from agentsys.graphs.longdpo.entries import EntryScores, score_entries
 from agentsys.graphs.longdpo.longbench_write import DIMENSIONS, percent, quality_score
 from agentsys.graphs.longdpo.requests import Request, Response
 from agentsys.metrics.lengths import BUCKETS, bucket, count_words, length_score
 
 BUCKET_NAMES: Final = (*(name for _, name in BUCKETS), bucket(BUCKETS[-1][0]))
 """The buckets of the required length, in order."""
+ENTRY_SCORES: Final = {
+    "completed": "entries completed",
+    "items_present": "requirements met\nin those entries",
+    "items": "requirements met\nin all entries",
+}
+"""The scores of requests with entries, and their titles in the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseScores:
-    """The scores of one response: words required (0: not named) and written, S_l and S_q from 0 to 100."""
+    """The scores of one response: words required (0: not named) and written, S_l and S_q from 0 to 100.
+
+    `entries`: the shares of entries and requirements; None if the request names none.
+    """
 
     length: int
     words: int | None
@@ -50,6 +60,7 @@ class ResponseScores:
     truncated: bool | None
     unjudged: str | None
     error: str | None
+    entries: EntryScores | None = None
 
     @property
     def bucket(self) -> str:
@@ -69,6 +80,9 @@ def score_response(request: Request, response: Response) -> ResponseScores:
         truncated=response.truncated,
         unjudged=response.unjudged,
         error=response.error,
+        entries=score_entries(request.entries, response.text)
+        if request.entries and response.text is not None
+        else None,
     )
 
 
@@ -85,11 +99,20 @@ def measure(scores: Sequence[ResponseScores]) -> dict[str, Any]:
         "unjudged": count_reasons(one.unjudged for one in scores),
         "S_l": by_bucket([(one.bucket, one.S_l) for one in scores if one.S_l is not None]),
         "S_q": by_bucket([(one.bucket, one.S_q) for one in scores if one.S_q is not None]),
+        "entries": _measure_entries([one.entries for one in scores if one.entries]),
         "dimensions": {name: _mean([percent(grade[name]) for grade in grades]) for name in DIMENSIONS},
         "words": {
             name: _mean_words(word_counts([one for one in scores if one.bucket == name])) for name in BUCKET_NAMES
         },
     }
+
+
+def _measure_entries(scores: Sequence[EntryScores]) -> dict[str, Any] | None:
+    """The mean shares in percent over the responses that have them; None if no request names entries."""
+    if not scores:
+        return None
+    shares = {name: [getattr(one, name) for one in scores] for name in ENTRY_SCORES}
+    return {name: _mean([100 * share for share in known if share is not None]) for name, known in shares.items()}
 
 
 def word_counts(scores: Sequence[ResponseScores]) -> list[tuple[int, int]]:
@@ -120,9 +143,10 @@ def _mean_words(counts: Sequence[tuple[int, int]]) -> dict[str, float] | None:
 
 
 def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """S_l and S_q by bucket; and the six dimensions, if there are judgments."""
+    """S_l and S_q by bucket; the six dimensions, if there are judgments; entries, if requests name them."""
     scores = Table("system", "required words", "S_l", "n", "S_q", "n", "mean words\nrequired / written", box=SIMPLE)
     dimensions = Table("system", *(name.replace("_", " ") for name in DIMENSIONS), "n", box=SIMPLE)
+    entries = _entry_table(systems)
     for name, result in systems.items():
         for i, of in enumerate(BUCKET_NAMES):
             cells = [cell for score in ("S_l", "S_q") for cell in _cells(result[score]["buckets"][of])]
@@ -137,7 +161,16 @@ def tables(systems: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         if result["judged"]:
             means = [_cells(result["dimensions"][dimension])[0] for dimension in DIMENSIONS]
             dimensions.add_row(name, *means, str(result["judged"]))
-    return [scores, dimensions] if dimensions.row_count else [scores]
+    return [scores, *(table for table in (dimensions, entries) if table.row_count)]
+
+
+def _entry_table(systems: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Entries and requirements of the systems, in percent."""
+    table = Table("system", *(f"{title}, %" for title in ENTRY_SCORES.values()), "n", box=SIMPLE)
+    for name, result in systems.items():
+        if scores := result["entries"]:
+            table.add_row(name, *(_cells(scores[score])[0] for score in ENTRY_SCORES), str(scores["completed"]["n"]))
+    return table
 
 
 def _cells(score: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """LongDPO's memory pool: facts of the text so far, and which chunks of a new step may contradict them.
 
-Facts and chunks are compared by the cosine of their embeddings; only pairs above a threshold go to a judge (Ping et al.
-2025). A pool is a value: a branch of a search tree sees the facts of its ancestors only.
+Facts and chunks are compared by the cosine of their embeddings. The judge gets each fact with the chunks nearest to it,
+or, as in the paper (Ping et al. 2025), the pairs above a threshold, which fits one embedding model only. A pool is a
+value: a branch of a search tree sees the facts of its ancestors only.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ class SimilarPair(NamedTuple):
 
 
 async def find_similar_pairs(
-    facts: Sequence[Fact], chunks: Sequence[str], embedder: Embedder, threshold: float
+    facts: Sequence[Fact], chunks: Sequence[str], embedder: Embedder, nearest: int, threshold: float
 ) -> list[SimilarPair]:
-    """The pairs of a fact and a chunk whose cosine is above the threshold, the most similar first."""
+    """The pairs to check for a contradiction, the most similar first.
+
+    Each fact with its `nearest` most similar chunks; with `nearest` 0 the pairs whose cosine is above the threshold.
+    """
     if not facts or not chunks:
         return []
     import numpy as np
@@ -52,8 +56,12 @@ async def find_similar_pairs(
     vectors = np.asarray(await embedder.embed([*(fact.statement for fact in facts), *chunks]), dtype=np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     cosines = vectors[: len(facts)] @ vectors[len(facts) :].T
-    above = np.argwhere(cosines > threshold).tolist()
-    pairs = [SimilarPair(facts[i], chunks[j], float(cosines[i, j])) for i, j in above]
+    if nearest:
+        columns = np.argsort(-cosines, axis=1, kind="stable")[:, :nearest].tolist()
+        indices = [(i, j) for i, row in enumerate(columns) for j in row]
+    else:
+        indices = [(i, j) for i, j in np.argwhere(cosines > threshold).tolist()]
+    pairs = [SimilarPair(facts[i], chunks[j], float(cosines[i, j])) for i, j in indices]
     return sorted(pairs, key=lambda pair: -pair.similarity)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsys.evaluation.sample import SampleOptions, read_rows, read_run
+from agentsys.graphs.longdpo.entries import Entries, read_entries
 from agentsys.metrics.lengths import required_words
 from agentsys.records import BadRecord, InputError, Record, read_records
 from agentsys.traces import Trace
@@ -14,12 +15,16 @@ from agentsys.traces import Trace
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, the required length of the response in words (0: none), and its location ("requests.jsonl:12")."""
+    """A request, the required length of the response in words (0: none), and its location ("requests.jsonl:12").
+
+    `entries`: what the response must consist of, if the request says it.
+    """
 
     id: str
     prompt: str
     length: int
     source: str
+    entries: Entries | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,11 @@ class Response:
 
 
 def read_requests(path: Path, options: SampleOptions) -> Iterator[Request | BadRecord]:
-    """All requests in the file's order: `prompt`, and optionally `length` in words. Raises InputError."""
+    """All requests in the file's order: `prompt`, and optionally `length` in words and `entries`. Raises InputError."""
 
     def read_request(record: Record) -> Request:
         length = required_words(record.data.get("length"))
-        return Request(record.id, record.data["prompt"], length, record.source)
+        return Request(record.id, record.data["prompt"], length, record.source, read_entries(record.data))
 
     return read_rows(path, options, read_request, "request", required=["prompt"])
 

@@ -1,8 +1,9 @@
 """LongDPO's tree search: before a layer commits, Monte Carlo simulations look ahead below its candidates.
 
 `expand` writes candidates after the exact ids of a node's path and `evaluate` asks the judge, both with the methods of
-graphs/longdpo/system.py. With `simulations` 0 a layer takes the best of its candidates, as the released code does (its
-back-propagation is commented out). The trace holds the tree; layers, pairs and memory are those of the graph.
+graphs/longdpo/system.py. Candidates that contradict the memory are excluded before simulations are spent below them.
+With `simulations` 0 a layer takes the best of its candidates, as the released code does (its back-propagation is
+commented out). The trace holds the tree; layers, pairs and memory are those of the graph.
 
 The paper's baseline, DPO on whole responses, comes from the same trees: `pairs` "outcome".
 """
@@ -10,13 +11,14 @@ The paper's baseline, DPO on whole responses, comes from the same trees: `pairs`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NotRequired
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal, NotRequired
 
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 
 from agentsys.graphs.longdpo import state
+from agentsys.graphs.longdpo.memory import Fact
 from agentsys.graphs.longdpo.state import Candidate, Input, Layer, Path, drop_repeated, facts_of
 from agentsys.graphs.longdpo.system import Context, LongDPO
 from agentsys.graphs.longdpo.targets import finish_response, outcome_pair
@@ -38,6 +40,7 @@ class State(Output):
     """Input and output."""
 
     length: NotRequired[int]
+    entries: NotRequired[dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,27 @@ class SearchContext(Context):
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
         self.at_least(simulations=0, lookahead=1, parallel=1, alpha=0)
+        if self.simulations and self.lookahead == 1:
+            raise ValueError(
+                f"simulations: {self.simulations} with lookahead 1 can write nothing below a layer's candidates; set "
+                "lookahead to 2 or more, or simulations to 0"
+            )
+
+
+PAPER: Final[dict[str, Any]] = {
+    "width": 4,
+    "depth": 4,
+    "weights": "stated",
+    "nearest": 0,
+    "similarity": 0.8,
+    "embedding": "Alibaba-NLP/gte-Qwen2-1.5B-instruct",
+    "eta": 2.5,
+    "rejected": "random",
+    "simulations": 16,
+    "lookahead": 4,
+}
+"""The options of --profile paper: all parts of the method at work, with the published values. The paper reports no
+number of simulations; 16 is ours, and the look-ahead is the whole depth."""
 
 
 @dataclass
@@ -76,9 +100,11 @@ class WritingProblem:
     context: SearchContext
     judged: dict[str, Candidate] = field(default_factory=dict)
     """The candidates with their scores, by key."""
+    expansions: int = 0
 
     async def expand(self, node: Node[Path], n: int) -> Sequence[Child]:
         """n candidates after the path's exact ids; equal texts are one. Raises ModelError if no call succeeds."""
+        self.expansions += 1
         keys = [f"{node.id}/{i}" for i in range(n)]
         results = await settled(*(self.longdpo.write_step(self.request, self.context, node.state, key) for key in keys))
         steps = drop_repeated([step for step in results if not isinstance(step, ModelError)])
@@ -97,6 +123,29 @@ class WritingProblem:
     def is_terminal(self, node: Node[Path]) -> bool:
         """Whether the model ended its turn."""
         return bool(node.state) and node.state[-1]["final"]
+
+    def is_exhausted(self, node: Node[Path], depth: int) -> bool:
+        """Whether all steps below a node and down to a depth are written, except below dead nodes.
+
+        Further simulations write nothing: they visit the same leaves again, which changes the mean values only.
+        """
+        if node.dead:
+            return True
+        if node.outcome == "open":
+            return node.depth >= depth or self.is_terminal(node)
+        return all(self.is_exhausted(child, depth) for child in node.children)
+
+    async def exclude_inconsistent(self, node: Node[Path], facts: Sequence[Fact]) -> None:
+        """Exclude the children of a node that contradict a fact. Raises ModelError if a check fails for good."""
+        children = [child for child in node.children if child.state[-1]["key"] in self.judged]
+        steps = [self.judged[child.state[-1]["key"]] for child in children]
+        results = await settled(*(self.longdpo.check_step(self.context, facts, step) for step in steps))
+        for child, step in zip(children, results, strict=True):
+            if isinstance(step, ModelError):
+                raise step
+            self.judged[step["key"]] = step
+            if (fact := step["contradicts"]) is not None:
+                child.outcome, child.error = "excluded", f"contradicts the memory: {fact}"
 
     def candidate(self, node: Node[Path]) -> Candidate:
         """A node's step with the judge's scores and the search's statistics."""
@@ -121,10 +170,7 @@ class LongDPOSearch(System):
         root: Node[Path] = Node.root(())
         node, layers, stop = root, list[Layer](), ""
         while not stop:
-            reach = min(context.depth, node.depth + context.lookahead)
-            limits = Limits(context.simulations, context.width, reach)
-            await MCTS(problem, UCB(context.alpha), limits, parallel=context.parallel, virtual_loss=LOWEST).run(node)
-            chosen, stop = await self._commit_layer(problem, node, layers)
+            chosen, stop = await self._add_layer(problem, node, layers)
             if chosen is not None:
                 node = chosen
                 stop = "end" if problem.is_terminal(node) else "depth" if len(layers) >= context.depth else stop
@@ -135,28 +181,51 @@ class LongDPOSearch(System):
             result |= {"targets": [asdict(pair)] if pair else [], "dropped": no_pair}
         return {**result, "layers": layers, "stop": stop, "tree": tree_to_json(root)}
 
-    async def _commit_layer(
+    async def _add_layer(
         self, problem: WritingProblem, node: Node[Path], layers: list[Layer]
     ) -> tuple[Node[Path] | None, str]:
-        """Adds the layer; returns the node of the chosen step, or None, and why the layers stop, or "".
-
-        Steps below which every look-ahead call failed are candidates only if there are no others.
-        """
-        judged = [child for child in node.children if child.state[-1]["key"] in problem.judged]
-        children = [child for child in judged if not child.dead] or judged
-        if not children:
-            return None, f"no candidate: {node.error or 'no judgment'}"
+        """Adds the layer; returns the node of the chosen step, or None, and why the layers stop, or ""."""
         try:
-            return await self._choose_and_commit(problem, node, layers, children)
+            simulations = await self._simulate(problem, node, facts_of(layers))
+            chosen, stop = await self._commit_layer(problem, node, layers)
         except EndpointDown:
             raise
         except ModelError as err:  # the layers before it keep their pairs
             return None, str(err)
+        if chosen is not None:
+            layers[-1] = {**layers[-1], **simulations}  # type: ignore[typeddict-item]
+        return chosen, stop
 
-    async def _choose_and_commit(
-        self, problem: WritingProblem, node: Node[Path], layers: list[Layer], children: list[Node[Path]]
+    async def _simulate(self, problem: WritingProblem, node: Node[Path], facts: Sequence[Fact]) -> dict[str, Any]:
+        """Writes and judges the candidates of a layer, and simulates below those that contradict no fact.
+
+        Returns what the layer records. Raises ModelError if a check against the memory fails for good.
+        """
+        context = problem.context
+        limits = Limits(0, context.width, min(context.depth, node.depth + context.lookahead))
+        rule = UCB(context.alpha)
+        search = MCTS(problem, rule, limits, parallel=context.parallel, virtual_loss=LOWEST)
+        await search.run(node)
+        if not context.simulations:
+            return {}
+        await problem.exclude_inconsistent(node, facts)
+        before = problem.expansions
+        search.limits = replace(limits, simulations=context.simulations)
+        await search.run(node)
+        return {"expansions": problem.expansions - before, "saturated": problem.is_exhausted(node, limits.depth)}
+
+    async def _commit_layer(
+        self, problem: WritingProblem, node: Node[Path], layers: list[Layer]
     ) -> tuple[Node[Path] | None, str]:
-        """See `_commit_layer`."""
+        """The node of the best consistent candidate, whose layer is added, or None; and why the layers stop, or "".
+
+        Steps below which every look-ahead call failed are candidates only if there are no others.
+        """
+        judged = [child for child in node.children if child.state[-1]["key"] in problem.judged]
+        if not judged:
+            return None, f"no candidate: {node.error or 'no judgment'}"
+        live = [child for child in judged if not child.dead]
+        children = [child for child in judged if child in live or child.outcome == "excluded"] if live else judged
         context, facts, request = problem.context, facts_of(layers), problem.request
         candidates = [problem.candidate(child) for child in children]
         candidates, chosen = await self.longdpo.choose_consistent(context, facts, candidates)

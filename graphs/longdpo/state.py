@@ -50,7 +50,8 @@ class Critique(BaseModel):
 class Candidate(TypedDict):
     """A candidate for the next step s_(t+1). `ids` are the engine's, without the end of the turn.
 
-    Tree search adds `q`, the mean value backed up through the step, and `visits`.
+    `contradicts` is set where the memory was asked: the fact that the step contradicts, or None. Tree search adds `q`,
+    the mean value backed up through the step, and `visits`.
     """
 
     key: str
@@ -70,19 +71,25 @@ Path = tuple[Candidate, ...]
 
 
 class Layer(TypedDict):
-    """The candidates of a layer, the indices of the chosen and the rejected one, and the facts for the memory."""
+    """The candidates of a layer, the indices of the chosen and the rejected one, and the facts for the memory.
+
+    Tree search adds how many of its simulations wrote new steps, and whether all steps within reach were written.
+    """
 
     candidates: list[Candidate]
     chosen: int
     rejected: int | None
     facts: list[dict[str, Any]]
+    expansions: NotRequired[int]
+    saturated: NotRequired[bool]
 
 
 class Input(TypedDict):
-    """A request, and the required length of the response in words (0: none)."""
+    """A request, the required length of the response in words (0: none), and what its text consists of (entries.py)."""
 
     prompt: str
     length: NotRequired[int]
+    entries: NotRequired[dict[str, Any] | None]
 
 
 class State(Input):
@@ -119,12 +126,22 @@ class Knobs(BaseContext):
         "token limit of a step; 0: by the required length, 512 to 8192 as in the released code",
         highest_in_studio=32_768,
     )
+    value: Literal["judge", "entries"] = knob(
+        "judge", "value of a step: the judge's scores, or a count of the entries and items that the record requires"
+    )
     weights: Literal["stated", "probabilities"] = knob(
         "probabilities",
         "weights of a principle's scores 1-5: the probabilities of the score's token, or numbers that the judge states",
     )
     eta: float = knob(2.5, "rewrite a chosen step with critiques if its value, 1-5, is at most eta", highest=5)
-    similarity: float = knob(0.8, "cosine above which a fact and a chunk are checked for a contradiction", highest=1)
+    nearest: int = knob(
+        3,
+        "chunks per fact, the most similar ones, that are checked for a contradiction; 0: those above `similarity`",
+        highest_in_studio=64,
+    )
+    similarity: float = knob(
+        0.8, "with nearest 0, the paper's rule: cosine above which a fact and a chunk are checked", highest=1
+    )
     chunk_tokens: int = knob(128, "tokens per chunk", highest_in_studio=32_768)
     embedding: str = knob("", "embedding model of the memory; empty: no memory")
     rejected: Literal["random", "worst"] = knob("random", "rejected side of a pair: a random sibling, or the worst")
@@ -135,7 +152,7 @@ class Knobs(BaseContext):
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""
         super().__post_init__()
-        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, similarity=-1)
+        self.at_least(width=1, depth=1, step_tokens=0, chunk_tokens=1, eta=0, nearest=0, similarity=-1)
 
     def tokens(self, length: int) -> int:
         """Token limit of a step for a response of this many words."""

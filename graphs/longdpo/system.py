@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from agentsys.graphs.longdpo.entries import CRITERIA, score_step
 from agentsys.graphs.longdpo.judge import (
     PRINCIPLES,
     Grades,
@@ -146,14 +148,21 @@ class LongDPO(System):
     async def evaluate_step(
         self, state: State, context: Context, prefix: Sequence[Candidate], step: Candidate
     ) -> Candidate:
-        """The step with its value: the mean over the principles of the expected score. Raises RoleError."""
+        """The step with its value, 1-5: the mean over the principles of the expected score. Raises RoleError.
+
+        With `value` "entries" the mean over the criteria of the text so far, without a judge.
+        """
+        if context.value == "entries":
+            text = "".join(part["text"] for part in (*prefix, step))
+            counted = score_step(state, text, step["final"])
+            return {**step, "scores": [*counted.values()], "value": fmean(counted.values())}
         inputs = {"prompt": state["prompt"], "before": text_so_far(prefix), "text": step["text"]}
         key = f"{step['key']}/judge"
         if context.weights == "stated":
             scores = await score_by_stated_weights(context, self.judge, key, inputs)
         else:
             scores = await score_by_probabilities(context, self.grader, key, inputs)
-        return {**step, "scores": scores, "value": sum(scores) / len(scores)}
+        return {**step, "scores": scores, "value": fmean(scores)}
 
     async def choose_consistent(
         self, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate]
@@ -164,18 +173,24 @@ class LongDPO(System):
         """
         checked = list(candidates)
         for i in sorted(range(len(checked)), key=lambda i: -checked[i].get("q", checked[i]["value"])):
-            fact = await self.find_contradiction(context, facts, checked[i])
-            checked[i] = {**checked[i], "contradicts": fact}
-            if fact is None:
+            checked[i] = await self.check_step(context, facts, checked[i])
+            if checked[i]["contradicts"] is None:
                 return checked, i
         return checked, None
+
+    async def check_step(self, context: Context, facts: Sequence[Fact], step: Candidate) -> Candidate:
+        """The step with `contradicts`; one that has it is not checked again. Raises RoleError."""
+        if "contradicts" in step:
+            return step
+        return {**step, "contradicts": await self.find_contradiction(context, facts, step)}
 
     async def find_contradiction(self, context: Context, facts: Sequence[Fact], step: Candidate) -> str | None:
         """The fact that a step contradicts, or None. Raises RoleError."""
         if not facts or not context.embedding:
             return None
         chunks = split_evenly(step["text"], len(step["ids"]), context.chunk_tokens)
-        pairs = await find_similar_pairs(facts, chunks, load_embedder(context.embedding), context.similarity)
+        embedder = load_embedder(context.embedding)
+        pairs = await find_similar_pairs(facts, chunks, embedder, context.nearest, context.similarity)
         for number, (fact, chunk, _) in enumerate(pairs):
             key = f"{step['key']}/contradiction/{number}"
             verdict = await ask(context, self.contradiction, key=key, fact=fact.statement, chunk=chunk)
@@ -189,39 +204,52 @@ class LongDPO(System):
     ) -> Candidate | None:  # fmt: skip
         """Critique augmentation of a choice of value at most eta: a better rewritten step, or None.
 
-        For each principle on which a consistent sibling is better, the critic suggests what to learn from it. The one
-        to three most confident suggestions go into the request for the rewritten step. None if no sibling is better,
-        if the rewritten step is not better or contradicts the memory, and if a call fails for good.
+        None also if the rewritten step is not better or contradicts the memory, and if a call fails for good.
         """
         if chosen["value"] > context.eta:
             return None
         try:
-            suggestions = await self._collect_suggestions(state, context, facts, candidates, chosen)
-            if not suggestions:
+            step = await self.rewrite_step(state, context, prefix, facts, candidates, chosen)
+            if step is None or step["value"] <= chosen["value"]:
                 return None
-            count = context.random_for(chosen, "suggestions").randint(1, 3)
-            key = f"{chosen['key']}/rewrite"
-            step = await self.write_step(state, context, prefix, key, suggestions[:count])
-            step = await self.evaluate_step(state, context, prefix, step)
-            better = step["value"] > chosen["value"] and not await self.find_contradiction(context, facts, step)
+            return None if await self.find_contradiction(context, facts, step) else step
         except EndpointDown:
             raise
         except ModelError:
             return None
-        return step if better else None
+
+    async def rewrite_step(
+        self, state: State, context: Context, prefix: Sequence[Candidate], facts: Sequence[Fact],
+        candidates: Sequence[Candidate], chosen: Candidate,
+    ) -> Candidate | None:  # fmt: skip
+        """A choice written again with critiques, with its value; None if no sibling is better. Raises ModelError.
+
+        For each principle on which a consistent sibling is better, the critic suggests what to learn from it. The one
+        to three most confident suggestions go into the request.
+        """
+        suggestions = await self._collect_suggestions(state, context, facts, candidates, chosen)
+        if not suggestions:
+            return None
+        count = context.random_for(chosen, "suggestions").randint(1, 3)
+        step = await self.write_step(state, context, prefix, f"{chosen['key']}/rewrite", suggestions[:count])
+        return await self.evaluate_step(state, context, prefix, step)
 
     async def _collect_suggestions(
         self, state: State, context: Context, facts: Sequence[Fact], candidates: Sequence[Candidate], chosen: Candidate
     ) -> list[str]:
         """Suggestions from better siblings, the most confident first."""
-        siblings = [step for step in candidates if step is not chosen and "contradicts" not in step]
-        verdicts = await settled(*(self.find_contradiction(context, facts, step) for step in siblings))
-        consistent = [step for step, verdict in zip(siblings, verdicts, strict=True) if verdict is None]
+        siblings = await settled(*(self.check_step(context, facts, step) for step in candidates if step is not chosen))
+        consistent = [step for step in siblings if not isinstance(step, ModelError) and step["contradicts"] is None]
         work = []
-        for number, principle in enumerate(PRINCIPLES):
+        criteria = PRINCIPLES if context.value == "judge" else [*score_step(state, "", False)]
+        for number, principle in enumerate(criteria):
             best = max(consistent, key=lambda step: step["scores"][number], default=None)
             if best is not None and best["scores"][number] > chosen["scores"][number]:
-                texts = {"better": best["text"], "worse": chosen["text"], "principle": principle}
+                texts = {
+                    "better": best["text"],
+                    "worse": chosen["text"],
+                    "principle": CRITERIA.get(principle, principle),
+                }
                 key = f"{chosen['key']}/critic/{principle}"
                 work.append(ask(context, self.critic, key=key, prompt=state["prompt"], **texts))
         critiques = [answer.value for answer in await settled(*work) if not isinstance(answer, ModelError)]
@@ -284,6 +312,8 @@ class Context(Knobs):
         used, unused = ("judge", "grader") if self.weights == "stated" else ("grader", "judge")
         if getattr(self, f"{unused}_model"):
             raise ValueError(f"{unused}_model is not used with weights={self.weights}; set {used}_model instead")
+        if self.value == "entries" and getattr(self, f"{used}_model"):
+            raise ValueError(f"{used}_model is not used with value=entries, which asks no judge; remove it")
 
 
 builder = LongDPO().builder()

@@ -79,13 +79,16 @@ def step_pair(layer: Layer, depth: int) -> Target | None:
 def outcome_pair(root: Node[Path], depth: int) -> Target | None:
     """The outcome-DPO baseline: the best of the tree's whole responses against the worst, by their mean step value.
 
-    Whole responses are those that the model ended and those at the depth limit. No pair if all have the same value, or
-    if the two are nearly the same text.
+    Whole responses are those that the model ended and those at the depth limit, without those that the memory excluded.
+    No pair if all have the same value, or if the two are nearly the same text.
     """
     whole = [
         node
         for node in walk(root)
-        if node.state and node.outcome != "failed" and (node.state[-1]["final"] or node.depth == depth)
+        if node.state
+        and node.outcome != "failed"
+        and (node.state[-1]["final"] or node.depth == depth)
+        and all(part.outcome != "excluded" for part in node.path)
     ]
     if not whole:
         return None

@@ -170,3 +170,46 @@ def test_ctrl_c_ends_the_process_of_a_command_only(monkeypatch: pytest.MonkeyPat
     app = command(main)
     assert run_app(app, []) == 130 and not codes
     assert run_app(app) == 130 and codes == [130]
+
+
+def test_a_profile_sets_what_neither_the_command_line_nor_the_file_sets(tmp_path: Path) -> None:
+    seen: list[tuple[Renamed, str]] = []
+
+    def main(options: Renamed) -> None:
+        save_config(tmp_path)
+        seen.append((options, (tmp_path / "run.yaml").read_text()))
+
+    main.__annotations__ = {"options": Renamed}
+    app = command(main, profiles={"paper": {"parallel": 7, "exhaustive": True, "critic_model": "large"}})
+    file = tmp_path / "options.yaml"
+    file.write_text("critic-model: mine\n")
+    orders = (["--profile", "paper", "--config", str(file)], ["--config", str(file), "--profile", "paper"])
+    for arguments in ([], *orders, ["--profile", "paper", "--at-once", "2", "--no-exhaustive"]):
+        assert run_app(app, arguments) == 0
+    default, first, second, last = (options for options, _ in seen)
+    assert default == Renamed(source=[])
+    assert first == second == Renamed(parallel=7, exhaustive=True, source=[], critic_model="mine")
+    assert last == Renamed(parallel=2, source=[], critic_model="large")
+    text = seen[1][1]
+    assert "parallel: 7" in text and "profile" not in text, "run.yaml has the options themselves"
+
+
+def test_a_profile_may_be_named_in_a_file(tmp_path: Path) -> None:
+    seen: list[Renamed] = []
+
+    def main(options: Renamed) -> None:
+        seen.append(options)
+
+    main.__annotations__ = {"options": Renamed}
+    file = tmp_path / "options.yaml"
+    file.write_text("profile: paper\n")
+    assert run_app(command(main, profiles={"paper": {"parallel": 7}}), ["--config", str(file)]) == 0
+    assert seen == [Renamed(parallel=7, source=[])]
+
+
+def test_an_unknown_profile_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(options: Renamed) -> None: ...
+
+    main.__annotations__ = {"options": Renamed}
+    assert run_app(command(main, profiles={"paper": {"parallel": 7}}), ["--profile", "papre"]) == 2
+    assert capsys.readouterr().err == "error: --profile papre: no such profile; there is paper\n"

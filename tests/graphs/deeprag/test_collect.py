@@ -126,6 +126,7 @@ def test_calibration(run: Run, questions: Path, index: Path, tmp_path: Path) -> 
     code, printed, _ = run(*options, "--stage", "calibration", "--limit", 2)
     table = rows(printed)
     assert code == 0 and table["targets of kind step"] == "2"
+    assert table["preferred decisions"] == "0 to retrieve, 2 from memory"
     assert table["mean retrievals and steps of the best paths"] == "0.00 and 1.00"
 
 

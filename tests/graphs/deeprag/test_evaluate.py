@@ -14,7 +14,7 @@ import pytest
 from agentsys.collect import collect
 from agentsys.commands import command, run_app
 from agentsys.graphs.deeprag import baselines
-from agentsys.graphs.deeprag.measures import Prediction, boundary
+from agentsys.graphs.deeprag.measures import Prediction, boundary, decision_margin
 from agentsys.graphs.deeprag.narrative import SEARCH
 from agentsys.graphs.deeprag_evaluate import main
 from agentsys.installation import install_command
@@ -163,6 +163,7 @@ def test_the_knowledge_boundary(run: Run, tmp_path: Path) -> None:
         {
             "n": 5, "known": 3, "assumed_known": 3, "f1": 2 / 3, "accuracy": 3 / 5,
             "balanced_accuracy": (2 / 3 + 1 / 2) / 2, "mcc": (2 * 1 - 1 * 1) / 6,
+            "auc": None, "auc_n": 0,
         }
     )  # fmt: skip
     always = systems["always"]["boundary"]
@@ -188,6 +189,25 @@ def test_the_positive_class_is_the_papers(counts: tuple[int, ...], published: tu
     cot = [Prediction(em=right) for right in is_known]
     agreement = boundary([Prediction(retrievals=n) for n in searched], cot, "exact")
     assert [round(agreement[name], 3) for name in ("f1", "accuracy", "balanced_accuracy", "mcc")] == list(published)
+
+
+def test_the_area_under_the_curve_of_the_decisions() -> None:
+    """Of the 2 x 3 pairs of a known and another question, 4 are in the right order and one is equal."""
+    margins = [-2.0, 1.0, -2.5, 0.5, 1.0, None]
+    known = [True, True, False, False, False, False]
+    answers = [Prediction(retrievals=0, margin=margin) for margin in margins]
+    agreement = boundary(answers, [Prediction(em=right) for right in known], "exact")
+    assert (agreement["auc"], agreement["auc_n"], agreement["n"]) == (pytest.approx(1.5 / 6), 5, 6)
+    assert boundary(answers[:2], [Prediction(em=True)] * 2, "exact")["auc"] is None
+
+
+def test_the_margin_of_a_question_is_its_greatest() -> None:
+    def step(retrieve: float | None, parametric: float | None) -> dict[str, Any]:
+        return {"decision": {"log_p_retrieve": retrieve, "log_p_parametric": parametric}}
+
+    assert decision_margin([step(-2.0, -0.5), step(-1.0, -3.0), {"decision": None}]) == 2.0
+    assert decision_margin([step(-2.0, -0.5), step(None, None)]) is None
+    assert decision_margin([{"decision": None}]) is decision_margin([]) is None, "forced decisions"
 
 
 def test_a_boundary_without_both_classes() -> None:

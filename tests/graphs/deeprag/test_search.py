@@ -174,12 +174,63 @@ async def test_a_failing_call_ends_its_branch_only(
     assert best_path(result) == best
 
 
-async def test_a_failing_decision_ends_its_branch(install: Install) -> None:
-    """Without it there would be no prefix for a pair."""
+async def test_a_failing_decision_costs_its_pair(install: Install) -> None:
+    """Without it there is no prefix for a pair."""
     world = install(World(correct=frozenset({"00", "10"}), failing=frozenset({"root:0/decide"})))
     result = await world.run(stage="calibration", max_steps=2)
-    assert (best_path(result), nodes_of(result)["0"]["outcome"], len(result["targets"])) == ("10", "failed", 2)
-    assert not {"00", "01"} & nodes_of(result).keys()
+    assert (best_path(result), result["dropped"]) == ("00", None)
+    assert [target["segments"][0]["prompt"] for target in result["targets"]] == ["root/decide"]
+    world = install(World(correct=frozenset({"0"}), ends=frozenset({"0", "1"}), failing=frozenset({"root/decide"})))
+    none = await world.run(stage="calibration", max_steps=2)
+    assert (none["targets"], none["dropped"]) == ([], "no decision: no reply at root/decide")
+
+
+async def test_the_model_decides_only_where_a_pair_can_come_of_it(install: Install) -> None:
+    world = install(World(correct=frozenset({"010", "110"})))
+    await world.run(stage="calibration", max_steps=3)
+    assert sorted(key for _, role, key in world.calls if role == "decider") == [
+        "root/decide", "root:0/decide", "root:0:1/decide",
+    ]  # fmt: skip
+    world = install(World())
+    await world.run(stage="calibration", max_steps=3)
+    assert not [key for _, role, key in world.calls if role == "decider"], "no correct path, no pair"
+
+
+async def test_pairs_of_all_nodes(install: Install) -> None:
+    """Table 6: where a right answer is reached, also off the best path; the better child has the cheapest one below."""
+    world = install(World(correct=frozenset({"01", "10", "11"})))
+    result = await world.run(stage="calibration", max_steps=2, pairs="all")
+    assert best_path(result) == "01"
+    chosen = {t["segments"][0]["prompt"]: t["segments"][1]["text"] for t in result["targets"]}
+    assert chosen == {"root/decide": ANSWER, "root:0/decide": f"{SEARCH}\n", "root:1/decide": ANSWER}
+
+
+async def test_other_paths_to_imitate(install: Install) -> None:
+    """Table 5: the path with the most retrievals, or a random correct path."""
+    correct = frozenset({"001", "010", "110"})
+    results = {path: await install(World(correct=correct)).run(max_steps=3, path=path) for path in ("least", "most")}
+    assert {path: best_path(result) for path, result in results.items()} == {"least": "001", "most": "110"}
+    assert results["most"]["retrievals"] == 2 and results["most"]["targets"][0]["kind"] == "sft"
+    paths = set()
+    for seed in range(12):
+        runs = [await install(World(correct=correct)).run(max_steps=3, path="random", choice_seed=seed) for _ in "ab"]
+        assert best_path(runs[0]) == best_path(runs[1])
+        paths.add(best_path(runs[0]))
+    assert paths == correct
+    none = await install(World()).run(max_steps=2, path="most")
+    assert (none["dropped"], none["targets"]) == ("no correct path", [])
+
+
+async def test_a_retrieved_twin_is_pruned(install: Install) -> None:
+    """Stage I: the writers see no documents, so with equal answers both paths go on alike; one costs a retrieval."""
+    replies = {"root:0/answer": "fact  one", "root:1/answer": "fact one"}
+    world = install(World(correct=frozenset({"00", "11"}), replies=replies))
+    result = await world.run(max_steps=2)
+    assert (best_path(result), nodes_of(result)[""]["twins"]) == ("00", True)
+    assert "1" not in nodes_of(result) and "twins" not in nodes_of(result)["0"]
+    for options in ({"path": "most"}, {"stage": "calibration"}):
+        world = install(World(correct=frozenset({"00", "11"}), replies=replies))
+        assert "11" in nodes_of(await world.run(max_steps=2, **options)), "there the twin matters"
 
 
 @pytest.mark.parametrize("stage", ["imitation", "calibration"])
@@ -238,6 +289,10 @@ def test_stage_two_has_one_model() -> None:
         option: dict[str, Any] = {name: "x"}
         with pytest.raises(ValueError, match=f"{name}: stage II has one model"):
             SearchContext(stage="calibration", **option)
+    with pytest.raises(ValueError, match="path: most is not used in stage calibration; leave it out"):
+        SearchContext(stage="calibration", path="most")
+    with pytest.raises(ValueError, match="pairs: all is not used in stage imitation; leave it out"):
+        SearchContext(pairs="all")
     with pytest.raises(ValueError, match="max_steps: 0 is below 1"):
         SearchContext(max_steps=0)
 
@@ -258,7 +313,7 @@ async def test_the_whole_tree_has_all_paths(install: Install, depth: int) -> Non
     assert sorted(nodes) == sorted("".join(path) for d in range(depth + 1) for path in product("01", repeat=d))
     assert [nodes[path]["outcome"] for path in nodes if len(path) == depth] == ["goal"] * 2**depth
     assert all(node["cost"] == path.count("1") for path, node in nodes.items())
-    assert len(world.calls) == 4 * (2**depth - 1) + 2**depth
+    assert len(world.calls) == 3 * (2**depth - 1) + 2**depth + depth
     assert {role for _, role, _ in world.calls} == {"decomposer", "decider", "answerer", "concluder"}
     assert best_path(result) == "0" * depth
 

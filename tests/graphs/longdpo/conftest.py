@@ -22,6 +22,7 @@ from tests.support.longdpo_script import STATED, Script, WordCounts
 from tests.support.toys import write_lines
 
 Run = Callable[..., Any]
+REQUEST = {"prompt": "Write a long letter about a lighthouse.", "length": 300}
 Start = Callable[..., ScriptedChatModel]
 
 
@@ -43,12 +44,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the graph of layers on one request with a script."""
 
     async def run_layers(
-        script: Script, final: Sequence[str] = (), returns_ids: bool = True, **options: Any
+        script: Script, final: Sequence[str] = (), returns_ids: bool = True, request: Any = REQUEST, **options: Any
     ) -> dict[str, Any]:
         model = LayerModel(respond=script, final=final, returns_ids=returns_ids)
         monkeypatch.setattr("agentsys.systems.load_model", lambda *spec, **about: model)
         monkeypatch.setattr(system, "load_embedder", lambda spec: WordCounts())
-        request = {"prompt": "Write a long letter about a lighthouse.", "length": 300}
         return dict(await graph.ainvoke(request, context=replace(STATED, **options)))
 
     return run_layers

@@ -75,6 +75,7 @@ def test_the_numbers(evaluate: Run, tmp_path: Path) -> None:
     assert by_id["ship"]["model"] == {
         "length": 1000, "words": 2000, "S_l": pytest.approx(200 / 3), "S_q": 75,
         "grades": dict.fromkeys(DIMENSIONS, 4), "truncated": True, "unjudged": None, "error": None,
+        "entries": None,
     }  # fmt: skip
     assert by_id["free"]["model"]["S_l"] is None and by_id["free"]["model"]["S_q"] == 50
     assert (out / "lengths.png").read_bytes().startswith(b"\x89PNG")

@@ -41,6 +41,8 @@ def test_a_steps_tokens_follow_the_required_length() -> None:
         ({"eta": 30.0}, "eta: 30.0 is above 5"),
         ({"similarity": float("inf")}, "similarity: inf is not a finite number"),
         ({"similarity": 7.0}, "similarity: 7.0 is above 1"),
+        ({"nearest": -1}, "nearest: -1 is below 0"),
+        ({"simulations": 8, "lookahead": 1}, "simulations: 8 with lookahead 1 can write nothing below"),
         ({"alpha": -3.0}, "alpha: -3.0 is below 0"),
         ({"choice_seed": 2**63}, f"choice_seed: {2**63} is out of range"),
         ({"width": 10**20}, f"width: {10**20} is out of range"),

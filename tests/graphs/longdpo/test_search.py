@@ -61,7 +61,7 @@ async def test_without_simulations_a_layer_is_the_best_of_its_candidates(start: 
     """The memory, too, works as in the graph: the contradicting step is passed over."""
     script = Script(STORY_STEPS, **MEMORY)
     start(script)
-    context = SearchContext(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=2, eta=1.0, embedding="words", nearest=0, similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["response"] == STORY["0/0"] + STORY["1/1"] and result["stop"] == "depth"
     assert result["layers"][1]["candidates"][0]["contradicts"] == FACT
@@ -92,6 +92,31 @@ async def test_simulations_look_ahead(start: Start) -> None:
     assert pair["margin"] == pytest.approx(first[1]["q"] - first[0]["q"]), "q decided the choice: rows keep the pair"
     assert pair["chosen_visits"] == first[1]["visits"]
     assert far["tree"][0]["visits"] == 12
+    first, last = far["layers"]
+    assert (first["expansions"], first["saturated"]) == (2, True), "10 of 12 simulations wrote nothing"
+    assert last["expansions"] == 0, "the depth limit"
+
+
+async def test_a_larger_tree_is_not_saturated(start: Start) -> None:
+    start(tree_reply)
+    context = SearchContext(width=3, depth=3, eta=1.0, simulations=3, alpha=50.0, parallel=1)
+    result = await graph.ainvoke(REQUEST, context=context)
+    assert (result["layers"][0]["expansions"], result["layers"][0]["saturated"]) == (2, False)
+
+
+async def test_no_simulation_is_spent_below_a_candidate_that_contradicts_the_memory(start: Start) -> None:
+    """It is excluded before the search, and stays a candidate of its layer."""
+    texts = STORY_STEPS | steps_after("root:0:1", ["garden", "lawn", "dull"])
+    judgments = {**MEMORY["judgments"], "garden": 3, "lawn": 2}
+    script = Script(texts, **{**MEMORY, "judgments": judgments})
+    start(script)
+    context = SearchContext(width=3, depth=3, eta=1.0, simulations=4, parallel=1, alpha=0.0, embedding="words")
+    result = await graph.ainvoke(REQUEST, context=context)
+    nodes = {node["id"]: node for node in result["tree"]}
+    assert nodes["root:0:0"]["outcome"] == "excluded" and nodes["root:0:0"]["error"].endswith(FACT)
+    assert not any(key.startswith("root:0:0/") and role == "writer" for role, key, _ in script.calls)
+    layer = result["layers"][1]
+    assert [step["contradicts"] for step in layer["candidates"]][:2] == [FACT, None] and layer["chosen"] == 1
 
 
 async def test_whole_responses_of_the_same_tree_give_the_outcome_baseline(start: Start, tmp_path: Path) -> None:
@@ -146,7 +171,7 @@ async def test_a_request_that_fails_keeps_the_pairs_before_it(start: Start, role
     steps = STORY_STEPS | steps_after("root:0:1", ["Anna", "keeper", "lamp"])
     values = {**MEMORY["judgments"], "Anna": 4, "keeper": 3, "lamp": 2}
     start(Refusing(steps, **{**MEMORY, "judgments": values}))
-    context = SearchContext(width=3, depth=3, eta=1.0, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=3, eta=1.0, embedding="words", nearest=0, similarity=0.4)
     result = await graph.ainvoke(REQUEST, context=context)
     assert result["stop"] == "HTTP 400: too long" and result["dropped"] is None
     texts = [STORY["0/0"], STORY["1/1"]] if role == "extractor" else [STORY["0/0"]]
@@ -187,7 +212,9 @@ async def test_no_facts_are_extracted_from_the_last_step(start: Start) -> None:
     """Nothing can contradict it: its facts would be wasted calls."""
     script = Script(STORY_STEPS, **MEMORY)
     start(script)
-    await graph.ainvoke(REQUEST, context=SearchContext(width=3, depth=2, eta=1.0, embedding="words", similarity=0.4))
+    await graph.ainvoke(
+        REQUEST, context=SearchContext(width=3, depth=2, eta=1.0, embedding="words", nearest=0, similarity=0.4)
+    )
     assert [key for role, key, _ in script.calls if role == "extractor"] == ["root/0/facts"]
 
 
@@ -197,7 +224,7 @@ async def test_each_candidate_is_checked_against_the_memory_once(start: Start, t
     values = {**MEMORY["judgments"], STORY["1/0"]: 2.4, STORY["1/1"]: 2.0, "dull": [1, 3, 1, 1, 1, 1, 1]}
     values[rewritten] = 4.0
     start(Script({**STORY_STEPS, "root:0/1/rewrite": rewritten}, **{**MEMORY, "judgments": values}))
-    context = SearchContext(width=3, depth=2, eta=2.5, embedding="words", similarity=0.4)
+    context = SearchContext(width=3, depth=2, eta=2.5, embedding="words", nearest=0, similarity=0.4)
     await acollect(
         graph, [{"id": "r", **REQUEST}], tmp_path / "run", context=context, options=RunOptions(no_cache=True)
     )

@@ -74,7 +74,7 @@ async def test_a_thread_starts_with_an_empty_response(run: Run) -> None:
 
 async def test_a_step_that_contradicts_the_memory_is_passed_over(run: Run) -> None:
     script = Script(STORY, **MEMORY)
-    result = await run(script, embedding="words", similarity=0.4)
+    result = await run(script, embedding="words", nearest=0, similarity=0.4)
     assert result["response"] == STORY["0/0"] + STORY["1/1"]
     layer = result["layers"][1]
     assert [layer["candidates"][i].get("contradicts") for i in (0, 1)] == [FACT, None]
@@ -82,14 +82,23 @@ async def test_a_step_that_contradicts_the_memory_is_passed_over(run: Run) -> No
     assert result["targets"][1]["segments"][1]["call"] == "1/1", "the pair holds the chosen step"
     assert [fact["statement"] for fact in result["layers"][0]["facts"]] == [FACT], "false statements are not kept"
     assert result["layers"][0]["facts"][0]["node"] == "0/0"
-    unlike = await run(Script(STORY, **MEMORY), embedding="words", similarity=0.999)
+    unlike = await run(Script(STORY, **MEMORY), embedding="words", nearest=0, similarity=0.999)
     assert unlike["response"] == STORY["0/0"] + STORY["1/0"], "only similar pairs are judged"
+
+
+async def test_by_default_the_nearest_chunks_are_judged_whatever_their_cosine(run: Run) -> None:
+    script = Script(STORY, **MEMORY)
+    result = await run(script, embedding="words", similarity=0.999)
+    assert result["response"] == STORY["0/0"] + STORY["1/1"]
+    assert [key for role, key, _ in script.calls if role == "contradiction"] == [
+        "1/0/contradiction/0", "1/1/contradiction/0",
+    ]  # fmt: skip
 
 
 async def test_the_layers_end_if_every_candidate_contradicts(run: Run) -> None:
     steps = {**STORY, "1/1": "Bruno, the keeper, sleeps by the red lamp.", "1/2": "Bruno keeper red lamp"}
     values = {**MEMORY["judgments"], steps["1/1"]: 4, steps["1/2"]: 3}
-    result = await run(Script(steps, **{**MEMORY, "judgments": values}), embedding="words", similarity=0.1)
+    result = await run(Script(steps, **{**MEMORY, "judgments": values}), embedding="words", nearest=0, similarity=0.1)
     assert result["stop"] == "every candidate contradicts the memory"
     assert len(result["targets"]) == 1
 
@@ -99,7 +108,7 @@ async def test_a_layer_whose_facts_cannot_be_extracted_is_the_last(run: Run) -> 
         def extractor(self, key: str, request: str) -> str:
             raise ModelError("HTTP 400: too long")
 
-    result = await run(Refusing(STORY, **MEMORY), embedding="words", similarity=0.4)
+    result = await run(Refusing(STORY, **MEMORY), embedding="words", nearest=0, similarity=0.4)
     assert (result["response"], result["stop"]) == (STORY["0/0"], "HTTP 400: too long")
     assert [target["segments"][1]["call"] for target in result["targets"]] == ["0/0"]
     assert result["layers"][0]["facts"] == [] and result["dropped"] is None
@@ -111,7 +120,7 @@ async def test_a_server_that_is_down_raises(run: Run) -> None:
             raise EndpointDown("no server is reachable")
 
     with pytest.raises(EndpointDown):
-        await run(Down(STORY, **MEMORY), embedding="words", similarity=0.4)
+        await run(Down(STORY, **MEMORY), embedding="words", nearest=0, similarity=0.4)
 
 
 ROWS = {"one": [3, 1, 1, 1, 1, 1, 1], "two": [1, 3, 1, 1, 1, 1, 1], "three": [1] * 7, "better": 4.0, "worse": 1.0}
