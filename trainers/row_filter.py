@@ -61,8 +61,8 @@ class RowFilter:
             if row["margin"] <= filters.min_margin:
                 return f"margin is not above {filters.min_margin:g}"
         else:
-            length = len(row["input_ids"])
-            if 1 not in row["loss_mask"]:
+            length = len(row.get("input_ids", ()))  # a vision row has none: its processor makes them
+            if 1 not in row.get("loss_mask", (1,)):
                 return "nothing to learn"
             if filters.min_score is not None and scores.get("score", float("-inf")) < filters.min_score:
                 return f"score below {filters.min_score:g}"

@@ -3,8 +3,8 @@
     python trainers/rows.py runs/drt --student qwen2.5-coder-0.5b --out rows
 
 writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` and `sft-plain`
-(composed, tokenized once with the student's template), `role` (one call, the engine's ids) and `step` (a preference
-pair, the engine's ids). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the
+(composed, tokenized once with the student's template), `role` (one call, the engine's ids), `step` (a preference
+pair, the engine's ids) and `vision` (one call that shows pictures, for a vision student). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the
 systems that made them. docs/training.md describes every column.
 """
 
@@ -35,6 +35,7 @@ from agentsys.trainers.row_filter import Filters, RowFilter
 from agentsys.trainers.row_split import FEWEST_INPUTS, InputSplit
 from agentsys.trainers.row_writer import RowWriter
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch, lineage
+from agentsys.trainers.vision_rows import VISION, check_student, keep_pictures, shown_call, vision_columns
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenize
         "lineage": json.dumps(lineage(target, trace), ensure_ascii=False),
         "scores": json.dumps(dict(target.scores)),
     }
+    if call := shown_call(target, trace):
+        return row | {"kind": VISION} | vision_columns(target, trace, call)
     return row | (_step_columns if target.kind == "step" else _text_columns)(target, trace, row_tokenizer)
 
 
@@ -157,6 +160,9 @@ def make_rows(
         for trace, number, target in _targets(_kept_traces(folders, watch), options.role):
             try:
                 row = row_of(trace, number, target, row_tokenizer)
+                if row["kind"] == VISION:
+                    check_student(options.student)
+                    row = keep_pictures(row, folders, options.out)
             except TokenizerMismatch as err:
                 mismatches.append(err)
                 report.drop(trace, target.kind, "token ids of another tokenizer, or none (--retokenize)")

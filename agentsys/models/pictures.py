@@ -93,4 +93,9 @@ def folder_takes_pictures(folder: Path) -> bool | None:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return any(_VISION_KEY.search(key) for key in config) if isinstance(config, dict) and config else None
+    return config_takes_pictures(config) if isinstance(config, dict) and config else None
+
+
+def config_takes_pictures(config: Mapping[str, Any]) -> bool:
+    """Whether a model takes pictures, by the names of the settings in its configuration."""
+    return any(_VISION_KEY.search(key) for key in config)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from langgraph.runtime import Runtime
@@ -17,6 +17,7 @@ from agentsys.pictures import PictureInput
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
 from agentsys.systems import BaseContext, System, ask, role_options, sequence_graph
+from agentsys.targets import Segment, Target
 
 RED, BLUE = (200, 30, 40), (20, 40, 200)
 
@@ -89,6 +90,7 @@ class Output(TypedDict, total=False):
     image: Any
     caption: str
     description: str
+    targets: list[Any]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Describer(System):
         answer = await ask(
             runtime.context, self.describer, key="describe", image=state["image"], caption=state["caption"]
         )
-        return {"description": answer.value}
+        request, reply = Segment("user", False, prompt="describe"), Segment("assistant", True, call="describe")
+        return {"description": answer.value, "targets": [asdict(Target("role", (request, reply)))]}
 
     def builder(self) -> Any:
         return sequence_graph(self.describe, state=Output, context=DescriberContext, input=Input, output=Output)
