@@ -21,6 +21,7 @@ RUNS: dict[str, tuple[str, str]] = {
     ),
     "memory": ("--records 300", "300 records and calls"),
     "overhead": ("--calls 40 --in-flight 8 --repeats 1", "| ChatOpenAI |"),
+    "pictures": ("--records 6 --in-flight 3 --latency 0.01 --repeats 1", "median ratio "),
     "retrieval": ("--passages 2000", "2,000 generated passages"),
     "terms": ("--entries 300 --sentences 5", "| 300 |"),
     "tree_search": ("--questions 2 --depth 1 --latency 0.01 --slots 8 --repeats 1", "| 8 slots |"),

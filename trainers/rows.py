@@ -3,9 +3,10 @@
     python trainers/rows.py runs/drt --student qwen2.5-coder-0.5b --out rows
 
 writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` and `sft-plain`
-(composed, tokenized once with the student's template), `role` (one call, the engine's ids), `step` (a preference
-pair, the engine's ids) and `vision` (one call that shows pictures, for a vision student). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets only, never on the
-systems that made them. docs/training.md describes every column.
+(composed, tokenized once with the student's template), `role` (one call, the engine's ids), `step` (a preference pair,
+the engine's ids) and `vision` (one call that shows pictures, for a vision student). `trainers/teacher.py` adds a
+teacher's top-k to rows. Rows depend on targets only, never on the systems that made them. docs/training.md describes
+every column.
 """
 
 from __future__ import annotations
