@@ -6,15 +6,13 @@ takes what `read_vision_rows` returns.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentsys.models.pictures import config_takes_pictures, has_pictures
+from agentsys.paths import link_file
 from agentsys.pictures import is_reference
 from agentsys.traces import Call, Target, Trace
 from agentsys.trainers.loading import TrainerError, load_config
@@ -80,13 +78,7 @@ def keep_pictures(row: Row, runs: Iterable[Path], out: Path) -> Row:
         source = next((file for run in runs for file in (run / IMAGES).glob(f"{sha256}.*")), None)
         if source is None:
             raise TrainerError(f"{row['id']}: the picture {sha256[:16]} is not in the run's folder {IMAGES}")
-        target = out / VISION / IMAGES / source.name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(OSError):  # another file system
-                os.link(source, target)
-            if not target.exists():
-                shutil.copyfile(source, target)
+        link_file(source, out / VISION / IMAGES / source.name)
         names.append(f"{IMAGES}/{source.name}")
     return {**row, "images": names}
 
