@@ -82,7 +82,7 @@ class Part:
     @property
     def template(self) -> str:
         """The text of the message as the prompt file has it."""
-        return "\n".join(f"# image {piece}" if i % 2 else piece for i, piece in enumerate(self.pieces))
+        return "\n".join(f"# image {piece}" if i % 2 else piece for i, piece in enumerate(self.pieces)).strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from agentsys.models.pictures import check_takes_pictures
 from agentsys.paths import make_private_folder
 from agentsys.pictures import Picture, PictureError, PictureRules, is_reference, load_picture
 from agentsys.pictures.picture import LONGEST_SIDE, check_installed
-from agentsys.pictures.sources import FORMAT, describe_source
+from agentsys.pictures.sources import FORMAT, describe_source, is_base64
 from agentsys.records import InputError
 from agentsys.systems import model_of, prompt_of
 from agentsys.traces import RunFolderError
@@ -139,7 +139,7 @@ def _describe(value: Any) -> Any:
         return [_describe(item) for item in value]
     if value is None or is_reference(value):
         return value
-    is_path = isinstance(value, str) and value[:5].lower() != "data:" and len(value) <= 1000
+    is_path = isinstance(value, str) and value[:5].lower() != "data:" and len(value) <= 1000 and not is_base64(value)
     return value if is_path else {"type": "image", "unusable": describe_source(value)}
 
 

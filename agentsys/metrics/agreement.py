@@ -1,7 +1,7 @@
 """Agreement of several annotators, and the interval of a share.
 
-Fleiss (1971), "Measuring nominal scale agreement among many raters"; Gwet (2008), "Computing inter-rater reliability and
-its variance in the presence of high agreement"; Wilson (1927), "Probable inference, the law of succession, and
+Fleiss (1971), "Measuring nominal scale agreement among many raters"; Gwet (2008), "Computing inter-rater reliability
+and its variance in the presence of high agreement"; Wilson (1927), "Probable inference, the law of succession, and
 statistical inference".
 """
 

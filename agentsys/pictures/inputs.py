@@ -12,7 +12,7 @@ from agentsys.pictures.sources import load_picture
 async def load_pictures(
     places: Sequence[tuple[str, str]], inputs: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], list[Picture]]:
-    """The inputs with references in the places of pictures (prompt.Prompt.pictures), and the pictures.
+    """The inputs with references in the places of pictures, and the pictures. `places`: see prompt.Prompt.pictures.
 
     A value that is missing is left to the prompt, which says so. Raises PictureError.
     """
@@ -20,17 +20,17 @@ async def load_pictures(
         return inputs, []
     changed = dict(inputs)
     pictures: list[Picture] = []
-    for variable, item_field in places:
-        if variable in changed and not item_field:
-            changed[variable] = await _load_value(changed[variable], pictures)
-        elif isinstance(items := changed.get(variable), list | tuple):
-            changed[variable] = [
-                {**item, item_field: await _load_value(item.get(item_field), pictures)}
-                if isinstance(item, Mapping)
-                else item
-                for item in items
-            ]
+    for of, name in places:
+        if not of and name in changed:
+            changed[name] = await _load_value(changed[name], pictures)
+        elif of and isinstance(items := changed.get(of), list | tuple):
+            changed[of] = [await _load_field(item, name, pictures) for item in items]
     return changed, pictures
+
+
+async def _load_field(item: Any, name: str, pictures: list[Picture]) -> Any:
+    """An item of a list with its picture's reference."""
+    return {**item, name: await _load_value(item.get(name), pictures)} if isinstance(item, Mapping) else item
 
 
 async def _load_value(value: Any, pictures: list[Picture]) -> Any:

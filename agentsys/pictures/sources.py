@@ -51,6 +51,8 @@ A collect run replaces its value by references before the graph starts.
 _DATA_URL: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _EXAMPLE: Final = "example:"
+_BASE64_STARTS: Final = ("iVBORw0KGgo", "/9j/4", "/9j/2", "UklGR", "R0lGOD")
+"""The first characters of PNG, JPEG, WebP and GIF files in base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,16 @@ def describe_source(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"a picture of {len(value):,} bytes"
     text = str(value)
+    if is_base64(text):
+        return "a picture in base64"
     if text[:5].lower() == "data:":
         return f"the data URL {text[:30].partition(',')[0]},..."
     return f"the picture {text[:200]}"
+
+
+def is_base64(value: str) -> bool:
+    """Whether a text is a picture's file in base64, as bytes become in a record: by how such files begin."""
+    return len(value) > 60 and value.startswith(_BASE64_STARTS)
 
 
 @lru_cache(maxsize=1)
@@ -119,6 +128,8 @@ def _read(value: Any, name: str, rules: PictureRules) -> bytes:
         raise PictureError(f"the picture is {kind}; give a path, a data URL, or a struct with bytes")
     if value[:5].lower() == "data:":
         return _read_data_url(value, name)
+    if is_base64(value):
+        return _decode_base64(value, name)
     if value.startswith(_EXAMPLE):
         return _read_example(value.removeprefix(_EXAMPLE))
     return _read_file(Path(value), name, rules)

@@ -1,8 +1,8 @@
 """What can be answered without the picture: the shortcut report of task files, and items to drop.
 
-An item is answered "by a shortcut" if its texts alone give the answer away. Three answerers see no picture: one takes
-the longest option, one is a bag-of-words classifier that is cross-validated over pairs, and one is a language model
-(its answers come from an evaluation with the picture withheld, see measures.py). A file is flagged if the interval of an
+An item is answered by a shortcut if its texts alone give the answer away. Three answerers see no picture: one takes the
+longest option, one is a bag-of-words classifier that is cross-validated over pairs, and one is a language model (its
+answers are those of an evaluation with the picture withheld, see measures.py). A file is flagged if the interval of an
 answerer's accuracy lies above chance: shortcut = accuracy without the picture - chance.
 """
 
@@ -72,8 +72,8 @@ def guess_longest(items: Sequence[Item]) -> list[Guess]:
 def guess_by_words(items: Sequence[Item]) -> list[Guess]:
     """The answer of a bag-of-words classifier that was trained on the items of other pairs.
 
-    It is told which text is right: a caption or a sentence with the answer Yes, an option that is the answer. The option
-    with the highest probability is its answer. Needs scikit-learn.
+    It learns which texts are right: a caption or a sentence with the answer Yes, an option that is the answer. Of the
+    options it takes the most probable one. Needs scikit-learn.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -85,13 +85,15 @@ def guess_by_words(items: Sequence[Item]) -> list[Guess]:
     probabilities: list[list[float]] = [[] for _ in items]
     for train, test in GroupKFold(min(FOLDS, len(set(groups)))).split(items, groups=groups):
         model = make_pipeline(
-            TfidfVectorizer(analyzer=words, ngram_range=(1, 1), sublinear_tf=True),
+            TfidfVectorizer(analyzer=words, sublinear_tf=True),
             LogisticRegression(class_weight="balanced", max_iter=1000),
         )
         rows = [pair for i in train for pair in texts[i]]
         labels = [is_right for _, is_right in rows]
-        if len(set(labels)) < 2:
-            return [Guess(item.answer, 0.0) for item in items]
+        if len(set(labels)) < 2:  # all others have one answer, which a classifier gives to every text
+            for i in test:
+                probabilities[i] = [float(labels[0])] * len(texts[i])
+            continue
         model.fit([text for text, _ in rows], labels)
         for i in test:
             probabilities[i] = [float(row[1]) for row in model.predict_proba([text for text, _ in texts[i]])]

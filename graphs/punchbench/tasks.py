@@ -17,6 +17,7 @@ same files.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -173,3 +174,18 @@ def count_answers(items: Sequence[Item]) -> dict[str, int]:
     if items and items[0].format == "generation":
         return {}
     return dict(sorted(Counter(item.answer for item in items).items()))
+
+
+def read_items(folder: Path) -> list[Item]:
+    """All items of a folder of task files. Raises InputError for a folder without them, and for a damaged line."""
+    paths = [folder / file_name(*file) for file in FILES]
+    if not any(path.is_file() for path in paths):
+        raise InputError(f"{folder}: no task files; name the folder benchmark that collect punchbench writes")
+    items: list[Item] = []
+    for path in paths:
+        for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+            try:
+                items.append(Item(**json.loads(line)))
+            except (ValueError, TypeError) as err:
+                raise InputError(f"{path}:{number}: not a question of PunchBench ({err})") from None
+    return items
