@@ -137,6 +137,11 @@ class SCCoQ(System):
         "punchbench/explanation_judge", Verdict, sampling={"temperature": 0.0, "max_tokens": 40}
     )
 
+    async def plan(self, state: State, runtime: Runtime[AnswerContext]) -> dict[str, Any]:
+        """How many conversations there are to ask, each once."""
+        conversations = plan_conversations(runtime.context.strategy_names, list(state["questions"]))
+        return {"replies": [], "left": len(conversations)}
+
     async def answer(self, state: State, runtime: Runtime[AnswerContext]) -> dict[str, Any]:
         """Ask the next conversation of the plan. An unusable reply is none, and counts as wrong. Raises ModelError."""
         replies = state.get("replies", [])
@@ -208,11 +213,13 @@ class SCCoQ(System):
         return verdict.value.answer == "Yes"
 
     def builder(self) -> StateGraph[State, AnswerContext, Input, Output]:
-        """Answer until the plan is done, then score."""
+        """plan -> answer until the plan is done -> score."""
         graph = StateGraph(State, context_schema=AnswerContext, input_schema=Input, output_schema=Output)
+        graph.add_node("plan", self.plan)
         graph.add_node("answer", self.answer)
         graph.add_node("score", self.score)
-        graph.add_edge(START, "answer")
+        graph.add_edge(START, "plan")
+        graph.add_edge("plan", "answer")
         graph.add_conditional_edges("answer", lambda s: "answer" if s["left"] else "score", ["answer", "score"])
         graph.add_edge("score", END)
         return graph

@@ -46,11 +46,33 @@ class Fault(TypedDict):
     reason: str
 
 
-class State(TypedDict):
-    """The pair and its parts as they are made; `dropped` is why the whole pair is."""
+class Output(TypedDict):
+    """Graph output: a pair, from which tasks.py makes questions.
+
+    A text that could not be made is "", and the faults say why. `options` are by type of caption.
+    """
 
     image: Any
     caption: str
+    domain: NotRequired[Any]
+    has_punchline: NotRequired[bool]
+    synonymous_caption: NotRequired[str]
+    antonymous_caption: NotRequired[str]
+    distractor_caption: NotRequired[str]
+    reasoning_sentence: NotRequired[str]
+    distractor_sentence: NotRequired[str]
+    options: NotRequired[dict[str, Options]]
+    caption_faults: NotRequired[list[Fault]]
+    distractor_faults: NotRequired[list[Fault]]
+    reasoning_faults: NotRequired[list[Fault]]
+    sentence_faults: NotRequired[list[Fault]]
+    option_faults: NotRequired[list[Fault]]
+    dropped: NotRequired[str]
+
+
+class State(Output):
+    """What the input says of the pair, and its parts as they are made; `dropped` is why the whole pair is."""
+
     label: NotRequired[Any]
     votes: NotRequired[Any]
     synonymous: NotRequired[Any]
@@ -58,36 +80,8 @@ class State(TypedDict):
     distractor: NotRequired[Any]
     reasoning: NotRequired[Any]
     distractor_reasoning: NotRequired[Any]
-    domain: NotRequired[Any]
     parts: NotRequired[list[str]]
     """The two parts of a caption that contradict each other; empty for any other caption."""
-    options: NotRequired[dict[str, Options]]
-    """By type of caption."""
-    caption_faults: NotRequired[list[Fault]]
-    distractor_faults: NotRequired[list[Fault]]
-    reasoning_faults: NotRequired[list[Fault]]
-    option_faults: NotRequired[list[Fault]]
-    dropped: NotRequired[str]
-
-
-class Output(TypedDict):
-    """Graph output: a pair, from which tasks.py makes questions. A text that could not be made is ""."""
-
-    image: Any
-    caption: str
-    label: NotRequired[int]
-    synonymous: NotRequired[str]
-    antonymous: NotRequired[str]
-    distractor: NotRequired[str]
-    reasoning: NotRequired[str]
-    distractor_reasoning: NotRequired[str]
-    options: NotRequired[dict[str, Options]]
-    domain: NotRequired[Any]
-    caption_faults: NotRequired[list[Fault]]
-    distractor_faults: NotRequired[list[Fault]]
-    reasoning_faults: NotRequired[list[Fault]]
-    option_faults: NotRequired[list[Fault]]
-    dropped: NotRequired[str]
 
 
 class Verdict(BaseModel):
@@ -111,12 +105,12 @@ class Statements(BaseModel):
     wrong: Annotated[list[str], Field(min_length=3, max_length=3)]
 
 
-def captions_of(state: Any) -> dict[CaptionType, tuple[str, int]]:
+def captions_of(pair: Any) -> dict[CaptionType, tuple[str, int]]:
     """The captions C^x of a pair with their labels L^x: an antonymous one has the other label."""
-    label = int(state["label"])
-    found: dict[CaptionType, tuple[str, int]] = {"o": (state["caption"], label)}
-    if state.get("synonymous"):
-        found["s"] = (state["synonymous"], label)
-    if state.get("antonymous"):
-        found["a"] = (state["antonymous"], 1 - label)
+    label = int(pair["has_punchline"])
+    found: dict[CaptionType, tuple[str, int]] = {"o": (pair["caption"], label)}
+    if pair.get("synonymous_caption"):
+        found["s"] = (pair["synonymous_caption"], label)
+    if pair.get("antonymous_caption"):
+        found["a"] = (pair["antonymous_caption"], 1 - label)
     return found

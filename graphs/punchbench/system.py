@@ -43,6 +43,7 @@ FILTERS: Final = (
     ("caption", "Is the caption well written, and does it belong to the picture?", "Yes"),
 )
 """The three questions of the filter in their order, with the answer that keeps a pair (section 3.1)."""
+FAULTS: Final = ("caption_faults", "distractor_faults", "reasoning_faults", "sentence_faults", "option_faults")
 WRITING: Final = {"temperature": 0.9, "max_tokens": 300}
 JUDGING: Final = {"temperature": 0.0, "max_tokens": 40}
 
@@ -68,20 +69,21 @@ class PunchBench(System):
         context = runtime.context
         if len(state["caption"]) > checks.MAX_CAPTION:
             length = f"{len(state['caption']):,} characters, and {checks.MAX_CAPTION:,} are allowed"
-            return {"dropped": f"filter: the caption has {length}"}
+            return _NOTHING | {"dropped": f"filter: the caption has {length}"}
         for name, question, keep in FILTERS if context.filter else ():
             inputs = {"image": state["image"], "caption": state["caption"], "question": question}
             verdict = await ask(context, self.filter_judge, key=f"filter/{name}", **inputs)
             if verdict.value.answer != keep:
-                return {"dropped": f"filter: {name}"}
-        return {}
+                return _NOTHING | {"dropped": f"filter: {name}"}
+        return _NOTHING
 
     async def label(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The label of the pair by its field or its votes; a pair without a valid one is dropped."""
         try:
-            return {"label": checks.find_label(state, runtime.context.min_votes, runtime.context.min_agreement)}
+            label = checks.find_label(state, runtime.context.min_votes, runtime.context.min_agreement)
         except ValueError as err:
             return {"dropped": f"label: {err}"}
+        return {"has_punchline": bool(label)}
 
     async def split(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The two parts of a caption that contradict each other, if it has such; else none. Raises ModelError."""
@@ -99,7 +101,7 @@ class PunchBench(System):
         part is substituted and the other inverted, the other way around for the antonymous. A judge, who sees picture
         and caption and not which of the two it is, says whether there is a punchline.
         """
-        caption, label = state["caption"], int(state["label"])
+        caption, label = state["caption"], int(state["has_punchline"])
         first, second = state.get("parts") or (caption, "")
         plans = {
             "synonymous": ((self.substituter, first), (self.inverter, second), label),
@@ -108,7 +110,7 @@ class PunchBench(System):
 
         async def make(kind: str) -> tuple[str, list[Fault]]:
             if given := _text_in(state, kind):
-                return given, _faults(kind, _same_fault(given, caption))
+                return given, _faults(f"{kind}_caption", _same_fault(given, caption))
             one, other, wanted = plans[kind]
 
             async def write(key: str) -> str:
@@ -120,11 +122,12 @@ class PunchBench(System):
                 return " ".join(texts)
 
             return await self._make(
-                runtime.context, state, kind, write, lambda text: _same_fault(text, caption), wanted=wanted
+                runtime.context, state, f"{kind}_caption", write, lambda text: _same_fault(text, caption), wanted=wanted
             )
 
         (synonymous, faults), (antonymous, more) = await asyncio.gather(make("synonymous"), make("antonymous"))
-        return {"synonymous": synonymous, "antonymous": antonymous, "caption_faults": [*faults, *more]}
+        made = {"synonymous_caption": synonymous, "antonymous_caption": antonymous}
+        return {**made, "caption_faults": [*faults, *more]}
 
     async def distract(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The distractor caption C^d: what the picture shows, without a punchline, written from the picture alone."""
@@ -134,19 +137,19 @@ class PunchBench(System):
             return checks.options_fault([caption, text], runtime.context.max_length_ratio)
 
         if given := _text_in(state, "distractor"):
-            return {"distractor": given, "distractor_faults": _faults("distractor", check(given))}
+            return {"distractor_caption": given, "distractor_faults": _faults("distractor_caption", check(given))}
 
         async def write(key: str) -> str:
             inputs = {"image": state["image"], "words": str(len(words(caption)))}
             return (await ask(runtime.context, self.captioner, key=key, **inputs)).value
 
-        text, faults = await self._make(runtime.context, state, "distractor", write, check, wanted=0)
-        return {"distractor": text, "distractor_faults": faults}
+        text, faults = await self._make(runtime.context, state, "distractor_caption", write, check, wanted=0)
+        return {"distractor_caption": text, "distractor_faults": faults}
 
     async def explain(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The reasoning R^a, a sentence that explains the punchline; nothing for a pair without one."""
-        if not state["label"]:
-            return {"reasoning": "", "reasoning_faults": []}
+        if not state["has_punchline"]:
+            return {"reasoning_sentence": ""}
 
         def check(text: str) -> str:
             run = runtime.context.quoted_words
@@ -154,21 +157,20 @@ class PunchBench(System):
             return f"the reasoning quotes {run} words of the caption" if is_quoted else ""
 
         if given := _text_in(state, "reasoning"):
-            return {"reasoning": given, "reasoning_faults": _faults("reasoning", check(given))}
+            return {"reasoning_sentence": given, "reasoning_faults": _faults("reasoning_sentence", check(given))}
 
         async def write(key: str) -> str:
             inputs = {"image": state["image"], "caption": state["caption"]}
             return (await ask(runtime.context, self.explainer, key=key, **inputs)).value
 
-        text, faults = await self._make(runtime.context, state, "reasoning", write, check)
-        return {"reasoning": text, "reasoning_faults": faults}
+        text, faults = await self._make(runtime.context, state, "reasoning_sentence", write, check)
+        return {"reasoning_sentence": text, "reasoning_faults": faults}
 
     async def misexplain(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The distractor reasoning R^d: a sentence that sounds like an explanation of the punchline and is none."""
-        reasoning, context = state.get("reasoning", ""), runtime.context
-        earlier = state.get("reasoning_faults", [])
-        if not reasoning or earlier:
-            return {"distractor_reasoning": ""}
+        reasoning, context = state.get("reasoning_sentence", ""), runtime.context
+        if not reasoning or state.get("reasoning_faults"):
+            return {"distractor_sentence": ""}
 
         def check(text: str) -> str:
             if checks.quotes(text, state["caption"], context.quoted_words):
@@ -176,19 +178,19 @@ class PunchBench(System):
             return checks.options_fault([reasoning, text], context.max_length_ratio)
 
         if given := _text_in(state, "distractor_reasoning"):
-            return {"distractor_reasoning": given, "reasoning_faults": _faults("distractor_reasoning", check(given))}
+            return {"distractor_sentence": given, "sentence_faults": _faults("distractor_sentence", check(given))}
 
         async def write(key: str) -> str:
             inputs = {"caption": state["caption"], "reasoning": reasoning}
             return (await ask(context, self.misexplainer, key=key, **inputs)).value
 
-        text, faults = await self._make(context, state, "distractor_reasoning", write, check)
-        return {"distractor_reasoning": text, "reasoning_faults": faults}
+        text, faults = await self._make(context, state, "distractor_sentence", write, check)
+        return {"distractor_sentence": text, "sentence_faults": faults}
 
     async def write_options(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         """The four statements of the multi-option question of each caption, from C^x and C^d."""
         context = runtime.context
-        distractor = "" if state.get("distractor_faults") else state.get("distractor", "")
+        distractor = "" if state.get("distractor_faults") else state.get("distractor_caption", "")
         usable = without_faulty(state)
 
         async def make(kind: CaptionType, caption: str, label: int) -> tuple[Options | None, list[Fault]]:
@@ -270,6 +272,12 @@ class PunchBench(System):
         return graph
 
 
+_NOTHING: Final[dict[str, Any]] = {
+    "dropped": "",
+    "options": {},
+    **{name: [] for name in FAULTS},
+}
+"""What a pair has at first: a thread of Studio keeps the values of the pair before."""
 _JUDGED: Final = {True: "the judge finds a punchline", False: "the judge finds no punchline"}
 
 
@@ -289,8 +297,7 @@ def _same_fault(text: str, caption: str) -> str:
 
 def without_faulty(pair: Mapping[str, Any]) -> dict[str, Any]:
     """A pair without the items that failed their checks."""
-    lists = ("caption_faults", "distractor_faults", "reasoning_faults", "option_faults")
-    faulty = {fault["item"] for name in lists for fault in pair.get(name) or ()}
+    faulty = {fault["item"] for name in FAULTS for fault in pair.get(name) or ()}
     return {name: value for name, value in pair.items() if name not in faulty}
 
 

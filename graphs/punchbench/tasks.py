@@ -108,7 +108,7 @@ def _hash(item: Item) -> str:
 
 def _items_of(name: str, pair: Mapping[str, Any]) -> Iterator[Item]:
     image = f"{IMAGES}/{pair['image']['sha256']}"
-    reasoning, distractor_reasoning = pair.get("reasoning") or "", pair.get("distractor_reasoning") or ""
+    reasoning, distractor_reasoning = pair.get("reasoning_sentence") or "", pair.get("distractor_sentence") or ""
     for kind, (caption, label) in captions_of(pair).items():
         common = {"pair": name, "caption_type": kind, "image": image, "label": label}
         common["domain"] = str(pair.get("domain") or "")
@@ -119,8 +119,8 @@ def _items_of(name: str, pair: Mapping[str, Any]) -> Iterator[Item]:
                         format=format, **fields)  # fmt: skip
 
         yield item("perception", "yes_no", caption=caption, answer=YES_NO[1 - label])
-        if label and pair.get("distractor"):
-            options, answer = shuffle_options(f"{name}/{kind}/captions", [caption, pair["distractor"]])
+        if label and pair.get("distractor_caption"):
+            options, answer = shuffle_options(f"{name}/{kind}/captions", [caption, pair["distractor_caption"]])
             yield item("perception", "matching", options=options, answer=answer)
         if statements := (pair.get("options") or {}).get(kind):
             options, answer = shuffle_options(
