@@ -26,6 +26,10 @@ COLLECT: Final = {
     "deeprag": ("agentsys.graphs.deeprag_collect", "retrieval narratives and decision pairs (DeepRAG)"),
     "longdpo": ("agentsys.graphs.longdpo_collect", "stepwise preference pairs for long texts (LongDPO)"),
     "maths": ("agentsys.graphs.maths_collect", "stepwise preference pairs for maths (Step-DPO, MCTS-DPO)"),
+    "punchbench": (
+        "agentsys.graphs.punchbench_collect",
+        "questions on the punchlines of pictures (PunchBench)",
+    ),
 }
 EVALUATE: Final = {
     "translate": ("agentsys.graphs.translate_evaluate", "translation systems side by side"),
@@ -34,6 +38,10 @@ EVALUATE: Final = {
     "deeprag": ("agentsys.graphs.deeprag_evaluate", "answers with and without retrieval"),
     "longdpo": ("agentsys.graphs.longdpo_evaluate", "long texts: length and quality (LongBench-Write)"),
     "maths": ("agentsys.graphs.maths_evaluate", "answers to maths questions"),
+    "punchbench-annotate": (
+        "agentsys.graphs.punchbench_annotate",
+        "PunchBench's questions for people",
+    ),
 }
 TRAIN: Final = {
     "sft": ("agentsys.trainers.sft", "supervised fine-tuning"),

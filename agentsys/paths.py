@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,6 +80,20 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Link a file to another name, or copy it where the file system cannot; nothing is done if that exists.
+
+    Raises OSError.
+    """
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        os.link(source, target)
+    if not target.exists():
+        shutil.copyfile(source, target)
 
 
 def sync_file(file: BinaryIO) -> None:

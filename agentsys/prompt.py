@@ -3,7 +3,8 @@
 A prompt file is split into messages before it is rendered, so that data cannot start a message. A line that is exactly
 `# system`, `# user` or `# assistant` starts a message. `# each STEP in STEPS` starts messages that are repeated for
 each item of a list (the turns of a dialogue so far), up to `# end`. The text before the first such line is a note for
-readers.
+readers. A line `# image NAME` inside a message shows the picture, or the list of pictures, in a variable (`STEP.NAME`
+for that of an item); nothing is shown where it is None.
 
 The text of a message is a subset of Jinja: variables, `if`, `for` and the filters below. Calls, arithmetic, macros and
 imports are refused, each iteration of a loop checks a deadline and each piece of output the size, so that an untrusted
@@ -34,6 +35,14 @@ MAX_SECONDS: Final = 1.0
 """CPU time of one prompt's rendering: a busy machine must not fail records."""
 
 _MARK = re.compile(r"^# (system|user|assistant|end|each ([A-Za-z_]\w*) in ([A-Za-z_]\w*))[ \t\r]*$", re.MULTILINE)
+_IMAGE = re.compile(r"^# image ([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)[ \t\r]*$", re.MULTILINE)
+_BAD_IMAGE = re.compile(r"^# image\b.*$", re.MULTILINE)
+_LOOKS_LIKE_A_TOKEN = re.compile(
+    r"<(?=[|｜][^<>\n]{1,60}[|｜]>|__\w{1,40}__>|"
+    r"/?(image|img|video|audio|image_soft_token|start_of_image|end_of_image|IMG_CONTEXT|fake_token_around_image|"
+    r"end_of_utterance|start_of_turn|end_of_turn|bos|eos|s)>)|\[(?=/?INST\]|IMG(_BREAK|_END)?\])"
+)
+"""The beginning of what engines may read as a token of pictures or turns."""
 _FILTERS = ("join", "length", "lower", "upper", "title", "trim", "first", "last", "default", "items", "one_line")
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
@@ -46,7 +55,7 @@ ChatRole = Literal["system", "user", "assistant"]
 
 
 class Message(TypedDict):
-    """One chat message; `content` is text, or a list of content blocks (text and images)."""
+    """One chat message; `content` is text, or a list of blocks: {"type": "text", "text"} and those of pictures."""
 
     role: ChatRole
     content: str | list[dict[str, Any]]
@@ -60,14 +69,20 @@ class PromptError(ValueError):
 class Part:
     """A message's role and template; for a repeated one, `each` and `of` name the item and the list.
 
+    A template with pictures has their names between its texts, which are `pieces`: text, name, text, and so on.
     Adjacent parts with the same `block` number are repeated together.
     """
 
     role: ChatRole
-    template: str
+    pieces: tuple[str, ...]
     each: str = ""
     of: str = ""
     block: int = 0
+
+    @property
+    def template(self) -> str:
+        """The text of the message as the prompt file has it."""
+        return "\n".join(f"# image {piece}" if i % 2 else piece for i, piece in enumerate(self.pieces)).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +106,8 @@ class Prompt:
         for number, (mark, end) in enumerate(zip(marks, ends, strict=False)):
             template = text[mark.end() : end].strip()
             if mark[1] in ("system", "user", "assistant"):
-                _compile(template, name)
-                parts.append(Part(cast("ChatRole", mark[1]), template, each, of, block))
+                pieces = _split_at_images(template, name)
+                parts.append(Part(cast("ChatRole", mark[1]), pieces, each, of, block))
                 continue
             if template:
                 raise PromptError(f"prompt {name}: text after '{mark[0].strip()}' belongs to no message")
@@ -120,8 +135,22 @@ class Prompt:
         """Hex SHA-256 of the prompt's text without the note for readers at its top; part of a run's fingerprint."""
         return hashlib.sha256(without_note(self.text).encode()).hexdigest()
 
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        """Where its pictures are: ("", variable), or (list, field of its items)."""
+        places: dict[tuple[str, str], None] = {}
+        for part in self.parts:
+            for name in part.pieces[1::2]:
+                variable, _, item_field = name.partition(".")
+                places[(part.of, item_field) if part.of and variable == part.each else ("", variable)] = None
+        return list(places)
+
     def render(self, inputs: Mapping[str, Any]) -> list[Message]:
-        """The chat messages for these variables. Raises PromptError for an undefined one, or beyond a limit."""
+        """The chat messages for these variables, of which those of pictures are references (pictures.is_reference).
+
+        In a prompt that shows a picture, texts that engines may read as a token get a space inside: "< |image_pad|>".
+        Raises PromptError for an undefined variable, and beyond a limit.
+        """
         messages: list[Message] = []
         deadline, left = time.thread_time() + MAX_SECONDS, MAX_RENDERED
         for _, group in groupby(self.parts, key=lambda part: part.block):
@@ -132,20 +161,76 @@ class Prompt:
             for item in inputs[of] if of else (None,):
                 scope = {**inputs, parts[0].each: item} if of else inputs
                 for part in parts:
-                    values = None if of else _short_values(part.template, scope)
-                    if values is not None:
-                        content = _render_constant(part.template, self.name, values)
-                    else:
-                        content = _render(part.template, self.name, scope, deadline, left)
-                    left -= len(content)
-                    messages.append(Message(role=part.role, content=content))
-        return messages
+                    texts = [self._render_text(text, scope, bool(of), deadline, left) for text in part.pieces[::2]]
+                    left -= sum(map(len, texts))
+                    pictures = [_find_pictures(name, scope, self.name) for name in part.pieces[1::2]]
+                    messages.append(Message(role=part.role, content=_join_content(texts, pictures)))
+        return _without_tokens(messages) if any(isinstance(m["content"], list) for m in messages) else messages
+
+    def _render_text(self, text: str, scope: Mapping[str, Any], is_repeated: bool, deadline: float, left: int) -> str:
+        values = None if is_repeated else _short_values(text, scope)
+        if values is not None:
+            return _render_constant(text, self.name, values)
+        return _render(text, self.name, scope, deadline, left)
 
 
 def without_note(text: str) -> str:
     """The text of a prompt file without the note for readers above its first message."""
     first = _MARK.search(text)
     return text[first.start() if first else 0 :]
+
+
+def _split_at_images(template: str, name: str) -> tuple[str, ...]:
+    """The texts of a message and between them the names of its pictures. Raises PromptError."""
+    pieces = _IMAGE.split(template)
+    texts = [text.strip() for text in pieces[::2]] if len(pieces) > 1 else pieces
+    for text in texts:
+        if wrong := _BAD_IMAGE.search(text):
+            raise PromptError(f"prompt {name}: '{wrong[0][:60]}': write '# image NAME' with the name of one variable")
+        _compile(text, name)
+    pieces[::2] = texts
+    return tuple(pieces)
+
+
+def _find_pictures(name: str, scope: Mapping[str, Any], prompt: str) -> list[dict[str, Any]]:
+    """The references in a variable, which is a picture, a list of pictures, or None. Raises PromptError."""
+    variable, _, item_field = name.partition(".")
+    if variable not in scope:
+        raise PromptError(f"prompt {prompt}: '{variable}' is undefined")
+    value = scope[variable]
+    if item_field:
+        value = value.get(item_field) if isinstance(value, Mapping) else getattr(value, item_field, None)
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    for item in values:
+        if not (isinstance(item, Mapping) and item.get("type") == "image"):
+            raise PromptError(f"prompt {prompt}: '# image {name}': a picture is needed, not {type(item).__name__}")
+    return [dict(item) for item in values]
+
+
+def _join_content(texts: list[str], pictures: list[list[dict[str, Any]]]) -> str | list[dict[str, Any]]:
+    """A message's content: text where no picture is shown, else blocks in the order of the prompt."""
+    if not any(pictures):
+        return "\n".join(text for text in texts if text)
+    blocks: list[dict[str, Any]] = []
+    for text, shown in zip(texts, [*pictures, []], strict=True):
+        blocks += [{"type": "text", "text": text}] if text else []
+        blocks += shown
+    return blocks
+
+
+def _without_tokens(messages: list[Message]) -> list[Message]:
+    """The messages of a chat with pictures, which its server tokenizes together with what looks like a token."""
+
+    def change(text: str) -> str:
+        return _LOOKS_LIKE_A_TOKEN.sub(lambda match: f"{match[0]} ", text)
+
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            message["content"] = change(content)
+        else:
+            message["content"] = [b | {"text": change(b["text"])} if b["type"] == "text" else b for b in content]
+    return messages
 
 
 class _DeadlinePassed(TemplateError):

@@ -28,8 +28,11 @@ from agentsys.callbacks import as_run
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.errors import ModelError
 from agentsys.models.foreign import ask_foreign
+from agentsys.models.pictures import check_takes_pictures, has_pictures
 from agentsys.models.sampling import check as check_sampling
 from agentsys.models.wire import Reply, load_reply
+from agentsys.pictures import held_pictures
+from agentsys.pictures.inputs import load_pictures
 from agentsys.prompt import Message, Prompt
 from agentsys.recorder import Recorder, calling, current, identity, seed_of
 from agentsys.studio import count_call
@@ -129,7 +132,7 @@ class Role(Generic[T]):
         return hashlib.sha256(orjson.dumps(self.schema)).hexdigest() if self.schema else None
 
     async def __call__(self, model: BaseChatModel, *, key: str, **inputs: Any) -> T:
-        """Ask the model and return the value. Raises RoleError, ModelError or PromptError."""
+        """Ask the model and return the value. Raises RoleError, ModelError, PromptError or PictureError."""
         return (await self.answer(model, key=key, **inputs)).value
 
     async def answer(
@@ -138,11 +141,14 @@ class Role(Generic[T]):
         """Ask the model and return the value with its call (token ids, log-probabilities and so on).
 
         `key` names the call within its record and is unique there. `continue_ids` are the token ids of a partial
-        answer; the reply continues exactly these. Raises RoleError, ModelError, PromptError or DuplicateKey.
+        answer; the reply continues exactly these. A picture of the prompt (`# image NAME`) is what
+        pictures.load_picture takes, or a list of such. Raises RoleError, ModelError, PromptError, PictureError or
+        DuplicateKey.
         """
-        with role_span(self.name, key) as span:
-            ask = partial(self._ask_until_usable, model, key, list(continue_ids), inputs, span)
-            return await as_run(self.name, inputs, ask, lambda answer: answer.value)
+        shown, pictures = await load_pictures(self.text.pictures, inputs)
+        with role_span(self.name, key) as span, held_pictures(*pictures):
+            ask = partial(self._ask_until_usable, model, key, list(continue_ids), shown, span)
+            return await as_run(self.name, shown, ask, lambda answer: answer.value)
 
     async def _ask_until_usable(
         self, model: BaseChatModel, key: str, continue_ids: list[int], inputs: Mapping[str, Any], span: Span
@@ -235,6 +241,8 @@ class Role(Generic[T]):
         seed: int | None,
         continue_ids: list[int],
     ) -> Reply:
+        if has_pictures(messages):
+            await check_takes_pictures(model, model_name)
         if isinstance(model, AgentChatModel):
             extra: dict[str, Any] = {"continue_ids": continue_ids} if continue_ids else {}
             call = {"role": self.name, "key": key, "seed": seed, "sampling": self.sampling, "schema": self.schema}
@@ -318,7 +326,11 @@ def _add_reminder(request: list[Message], problem: str) -> list[Message]:
     reminder = f"(An earlier reply was refused: {problem}.)"
     if isinstance(last["content"], str):
         return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{reminder}"), *prefix]
-    return [*before, last, Message(role="user", content=reminder), *prefix]
+    return [
+        *before,
+        Message(role=last["role"], content=[*last["content"], {"type": "text", "text": reminder}]),
+        *prefix,
+    ]
 
 
 def _retry_messages(text: str, problem: str) -> list[Message]:

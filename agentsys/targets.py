@@ -58,7 +58,10 @@ class Segment:
 
 
 def masked(messages: Iterable[Mapping[str, Any]]) -> list[Segment]:
-    """The segments of a rendered prompt: context without loss."""
+    """The segments of a rendered prompt: context without loss. Raises TargetError for a prompt that shows a picture."""
+    messages = list(messages)
+    if any(not isinstance(message["content"], str) for message in messages):
+        raise TargetError("the prompt shows a picture, which an sft target cannot have; make it a target of kind role")
     return [Segment(message["role"], False, text=str(message["content"])) for message in messages]
 
 

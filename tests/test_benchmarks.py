@@ -31,6 +31,7 @@ RUNS: dict[str, tuple[str, str]] = {
     "memory": ("--records 300", "300 records and calls"),
     "overhead": ("--calls 40 --in-flight 8 --repeats 1", "| ChatOpenAI |"),
     "pair_noise": ("--questions 2 --policies 0.7x3 --simulations 3", "| 0.7 x 3 | 38 | tree, old defaults |"),
+    "pictures": ("--records 6 --in-flight 3 --latency 0.01 --repeats 1", "median ratio "),
     "retrieval": ("--passages 2000", "2,000 generated passages"),
     "terms": ("--entries 300 --sentences 5", "| 300 |"),
     "tree_search": ("--questions 2 --depth 1 --latency 0.01 --slots 8 --repeats 1", "| 8 slots |"),

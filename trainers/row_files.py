@@ -14,8 +14,8 @@ from agentsys.trainers.processes import print_once
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["sft", "role", "step", "sft-plain", "prm"]
-KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step", "sft-plain", "prm")
+Kind = Literal["sft", "role", "step", "sft-plain", "prm", "vision"]
+KINDS: Final[tuple[Kind, ...]] = ("sft", "role", "step", "sft-plain", "prm", "vision")
 TOKENIZER_KEY: Final = b"agentsys.tokenizer"
 """Key in the Parquet schema's metadata: the digest of the tokenizer whose ids the rows hold."""
 
@@ -44,6 +44,11 @@ def row_schema(kind: str, tokenizer: str) -> Any:
     import pyarrow as pa
 
     text = [(name, pa.string()) for name in ("id", "kind", "source", "input", "prompt", "text", "ids_source")]
+    end = [("lineage", pa.string()), ("scores", pa.string()), ("user", pa.int32())]
+    if kind == "vision":
+        block = pa.struct([("type", pa.string()), ("text", pa.string())])
+        message = pa.struct([("role", pa.string()), ("content", pa.list_(block))])
+        return pa.schema([*text, ("messages", pa.list_(message)), ("images", pa.list_(pa.string())), *end])
     names = ("prompt_ids", "chosen_ids", "rejected_ids") if kind == "step" else ("input_ids",)
     ids = [(name, pa.list_(pa.int32())) for name in names]
     more = {
@@ -54,7 +59,7 @@ def row_schema(kind: str, tokenizer: str) -> Any:
             ("step_visits", pa.list_(pa.int32())),
         ],
     }.get(kind, [("loss_mask", pa.list_(pa.int8()))])
-    fields = [*text, *ids, *more, ("lineage", pa.string()), ("scores", pa.string()), ("user", pa.int32())]
+    fields = [*text, *ids, *more, *end]
     return pa.schema(fields, metadata={TOKENIZER_KEY: tokenizer.encode()})
 
 

@@ -90,7 +90,7 @@ class RowFilter:
         return None if row["margin"] > limit else f"margin is not above {limit:g}"
 
     def _text_reason(self, row: Row, scores: Mapping[str, float]) -> str | None:
-        if 1 not in row["loss_mask"]:
+        if 1 not in row.get("loss_mask", (1,)):  # a vision row has none: its processor makes its ids
             return "nothing to learn"
         limit = self.filters.min_score
         return f"score below {limit:g}" if limit is not None and scores.get("score", float("-inf")) < limit else None
@@ -132,4 +132,4 @@ def _length_of(row: Row) -> int:
     """The tokens of a row; of a pair those of its prefix and its longer side."""
     if row["kind"] == "step":
         return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-    return len(row["input_ids"])
+    return len(row.get("input_ids", ()))

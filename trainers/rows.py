@@ -4,9 +4,9 @@
 
 writes `rows/<kind>/train.parquet` and `validation.parquet` for each kind of target in the traces: `sft` and `sft-plain`
 (composed, tokenized once with the student's template), `role` (one call, the engine's ids), `step` (a preference pair,
-the engine's ids) and `prm` (a solution with labels at the ends of its steps, the engine's ids). `trainers/teacher.py`
-adds a teacher's top-k to rows. Rows depend on targets only, never on the systems that made them. docs/training.md
-describes every column.
+the engine's ids), `prm` (a solution with labels at the ends of its steps, the engine's ids) and `vision` (one call that
+shows pictures, for a vision student). `trainers/teacher.py` adds a teacher's top-k to rows. Rows depend on targets
+only, never on the systems that made them. docs/training.md describes every column.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar, Final
@@ -37,6 +38,7 @@ from agentsys.trainers.row_filter import Filters, RowFilter
 from agentsys.trainers.row_split import FEWEST_INPUTS, InputSplit
 from agentsys.trainers.row_writer import RowWriter
 from agentsys.trainers.tokenize_rows import RowTokenizer, TokenizerMismatch, lineage
+from agentsys.trainers.vision_rows import VISION, check_student, keep_pictures, shown_call, vision_columns
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ def row_of(trace: Trace, number: int, target: Target, row_tokenizer: RowTokenize
         "scores": json.dumps(dict(target.scores)),
         "user": None,
     }
+    if call := shown_call(target, trace):
+        return row | {"kind": VISION} | vision_columns(target, trace, call)
     columns = {"step": _step_columns, "prm": _prm_columns}.get(target.kind, _text_columns)
     return row | columns(target, trace, row_tokenizer)
 
@@ -180,11 +184,12 @@ def make_rows(
     check_folder(Path(options.out))
     tokenizer = load_tokenizer(options.student)
     row_tokenizer, row_filter, report = RowTokenizer(tokenizer, options.retokenize), RowFilter(filters), Report()
+    make = partial(_make_row, row_tokenizer=row_tokenizer, runs=folders, options=options)
     split, classes = InputSplit(filters.validation, filters.seed), ClassBalance(filters.balance)
     mismatches: list[TokenizerMismatch] = []
     with RowWriter(options.out, tokenizer_digest(tokenizer)) as writer:
         targets = _targets(_kept_traces(folders, watch), options.role, by_margin=filters.per_input > 0)
-        for row in classes.choose(_usable_rows(targets, row_tokenizer, row_filter, report, mismatches)):
+        for row in classes.choose(_usable_rows(targets, make, row_filter, report, mismatches)):
             writer.write(row, split.split_of(row))
         if mismatches and not writer.rows:
             raise mismatches[0]
@@ -199,9 +204,26 @@ def make_rows(
     return report
 
 
+def _make_row(
+    trace: Trace,
+    number: int,
+    target: Target,
+    *,
+    row_tokenizer: RowTokenizer,
+    runs: Sequence[Path],
+    options: TargetOptions,
+) -> Row:
+    """The row of a target; that of a call which shows pictures has their files. Raises TrainerError."""
+    row = row_of(trace, number, target, row_tokenizer)
+    if row["kind"] != VISION:
+        return row
+    check_student(options.student)
+    return keep_pictures(row, runs, options.out)
+
+
 def _usable_rows(
     targets: Iterable[tuple[Trace, int, Target]],
-    row_tokenizer: RowTokenizer,
+    make: Callable[[Trace, int, Target], Row],
     row_filter: RowFilter,
     report: Report,
     mismatches: list[TokenizerMismatch],
@@ -210,7 +232,7 @@ def _usable_rows(
     users: dict[str, int] = {}
     for trace, number, target in targets:
         try:
-            row = row_of(trace, number, target, row_tokenizer)
+            row = make(trace, number, target)
         except TokenizerMismatch as err:
             mismatches.append(err)
             report.drop(trace, target.kind, "token ids of another tokenizer, or none (--retokenize)")

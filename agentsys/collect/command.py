@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from agentsys.collect.options import RunOptions
+from agentsys.collect.pictures import PictureOptions
 from agentsys.collect.report import ProgressView, print_summary
 from agentsys.collect.runner import collect
 from agentsys.collect.summary import Summary
@@ -58,6 +59,7 @@ def run_with_view(
     context: Any,
     *,
     out: str | Path | None = None,
+    pictures: PictureOptions | None = None,
 ) -> Summary:
     """`collect` with a progress view, into `out`, --out or runs/<name of the graph>. Raises what `collect` raises.
 
@@ -68,7 +70,8 @@ def run_with_view(
     export_spans()
     with ProgressView(total=count_records(records, run.limit)) as view:
         folder = out or run.out or Path("runs") / graph.name
-        return collect(graph, records, folder, context=context, options=run, watch=view, on_start=save_config)
+        more: dict[str, Any] = {"options": run, "pictures": pictures, "watch": view, "on_start": save_config}
+        return collect(graph, records, folder, context=context, **more)
 
 
 def finish(summary: Summary, run: CollectOptions, extra: Iterable[tuple[str, str]] = ()) -> None:

@@ -28,6 +28,7 @@ from agentsys.collect.limits import FailureCounter, FailureLimit, Price, allowed
 from agentsys.collect.manifest import MANIFEST_VERSION
 from agentsys.collect.options import RunOptions
 from agentsys.collect.path import GraphRun
+from agentsys.collect.pictures import PictureOptions, RunPictures, open_pictures
 from agentsys.collect.resume import check_resumable, find_prompts, write_prompts
 from agentsys.collect.store import Finished, RunFolder, id_hash
 from agentsys.collect.summary import CALL_TOTALS, Summary, Watcher
@@ -39,12 +40,14 @@ from agentsys.models.access import mask_key
 from agentsys.models.cache import CacheError, RequestCache
 from agentsys.models.chat import AgentChatModel
 from agentsys.models.foreign import set_foreign_in_flight
+from agentsys.pictures import held_pictures
+from agentsys.pictures.sources import FORMAT
 from agentsys.prompt import PromptError
 from agentsys.recorder import Recorder, Stopped, Switch, current
 from agentsys.records import BadRecord, Record, read_records, shuffled
 from agentsys.targets import Target, check_targets, target_from
 from agentsys.telemetry import record_span
-from agentsys.traces import Call, Trace
+from agentsys.traces import Call, RunFolderError, Trace
 
 RECORDS_PER_REQUEST: Final = 1.5
 """Records in progress per request that may be in flight: while one is between two calls, another takes its place.
@@ -66,19 +69,22 @@ def collect(
     *,
     context: Any = None,
     options: RunOptions | None = None,
+    pictures: PictureOptions | None = None,
     watch: Watcher | None = None,
     on_start: Callable[[Path], None] | None = None,
 ) -> Summary:
     """Run a compiled graph over records and append their traces to the folder `out`; a run in it is resumed.
 
     `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts;
-    `context` is the graph's context (models, knobs); `on_start` is called with the folder once it is accepted. Raises
+    `context` is the graph's context (models, knobs); `pictures` says where those of the records are; `on_start` is
+    called with the folder once it is accepted. Raises
     RunFolderError (folder in use, not writable, or of a run with another fingerprint), InputError, SpecError,
     PromptError, EndpointDown, CacheError and TooManyFailures, and RuntimeError in a running event loop, where
     `acollect` is to be awaited. Errors of single records go to failed.jsonl.
     """
     _check_no_event_loop()
-    work = acollect(graph, records, out, context=context, options=options, watch=watch, on_start=on_start)
+    more: dict[str, Any] = {"options": options, "pictures": pictures, "watch": watch, "on_start": on_start}
+    work = acollect(graph, records, out, context=context, **more)
     with _rare_garbage_collection():
         try:
             import uvloop
@@ -105,6 +111,7 @@ async def acollect(
     *,
     context: Any = None,
     options: RunOptions | None = None,
+    pictures: PictureOptions | None = None,
     watch: Watcher | None = None,
     on_start: Callable[[Path], None] | None = None,
 ) -> Summary:
@@ -125,6 +132,8 @@ async def acollect(
         run_fingerprint = await fingerprint(graph, context)
         name = Path(records).name if isinstance(records, str | Path) else "items"
         run_fingerprint["input"] = {"name": name, "fields": options.fields, "id_field": options.id_field}
+        rules = (pictures or PictureOptions()).rules(records)
+        run_pictures = await open_pictures(graph, context, rules, Path(out), run_fingerprint["input"])
         folder = RunFolder(Path(out))
         run_id = check_resumable(folder, run_fingerprint, prompts)
         log.open(folder.folder / LOG_FILE)
@@ -135,7 +144,7 @@ async def acollect(
         cache = RequestCache(options.cache_path, limit=options.cache_bytes) if options.cache_path else None
         if options.shuffle:
             source = shuffled(source, seed=options.seed)
-        run = Run(graph, context, folder, cache, options, run_id, watch)
+        run = Run(graph, context, folder, cache, options, run_id, run_pictures, watch)
         run.begin(run_fingerprint)
         events.log_start(run.summary, run_fingerprint, options.cache_path)
         return await run.run(islice(source, options.limit), _capacity(list(models.values()), options))
@@ -160,7 +169,7 @@ def required_texts(graph: Any) -> list[str]:
         schema = graph.get_input_jsonschema()
     except PydanticUserError:  # before Python 3.12, pydantic refuses typing.TypedDict
         return []
-    fields = schema.get("properties", {})
+    fields = {name: f for name, f in schema.get("properties", {}).items() if f.get("format") != FORMAT}
     return [name for name in schema.get("required", []) if fields.get(name, {}).get("type") == "string"]
 
 
@@ -181,11 +190,13 @@ class Run:
         cache: RequestCache | None,
         options: RunOptions,
         run_id: str,
+        pictures: RunPictures,
         watch: Watcher | None,
     ) -> None:
         self.graph, self.context, self.folder, self.cache, self.options = graph, context, folder, cache, options
         self.switch = Switch()
         self.summary = Summary(folder.folder, run_id, price=Price.parse(options.price))
+        self._pictures = pictures
         self._watch = watch or (lambda summary, event: None)
         self._seen: set[int] = set()
         self._retried: set[int] = set()
@@ -323,13 +334,16 @@ class Run:
         output: dict[str, Any] = {}
         targets: list[Target] = []
         error, traceback = "", ""
+        fields = self._pictures.without_bytes(record.data)
         try:
-            output = await graph_run.run(self.graph, record.data, self.context)
+            fields, pictures = await self._pictures.load(record.data)
+            with held_pictures(*pictures):
+                output = await graph_run.run(self.graph, fields, self.context)
             targets = [target_from(target) for target in output.get("targets") or ()]
             check_targets(targets, recorder.calls, output.get("tree"))
         except Stopped:
             return None
-        except (EndpointDown, CacheError):
+        except (EndpointDown, CacheError, RunFolderError):
             raise
         except PromptError as err:
             if isinstance(err.__context__, UndefinedError) and not self.summary.kept + self.summary.dropped:
@@ -352,7 +366,7 @@ class Run:
             outcome="failed" if error else "dropped" if dropped else "kept",
             reason=error or (str(dropped) if dropped else None),
             source=record.source,
-            input=record.data,
+            input=fields,
             result=None if error else {name: value for name, value in output.items() if name not in RESERVED},
             targets=[] if error else targets,
             calls=recorder.calls,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from agentsys.models.embeddings import EMBEDDINGS, EmbeddingWeights, installed_folder
+from agentsys.models.vision import VISION, VisionPair, cached_file, is_downloaded
 from agentsys.models.weights import CATALOG, DEFAULT, DigestSource, State, Weights, cached_path, find_state
 
 if TYPE_CHECKING:
@@ -24,29 +25,35 @@ STATES: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A catalog entry and its state on this machine. `size` is in bytes."""
+    """A catalog entry and its state on this machine. `size` is in bytes.
+
+    Size and digest of a vision model are None: they are those that the hub states when it is downloaded.
+    """
 
     name: str
-    kind: Literal["chat", "embedding"]
+    kind: Literal["chat", "embedding", "vision"]
     default: bool
     parameters: str
-    size: int
+    size: int | None
     license: str
     packages: tuple[str, ...]
     hub: str
     file: str
-    sha256: str
+    sha256: str | None
     digest_source: DigestSource
     state: State
     path: str | None
     """Where the file is; None if it is only in packages, or nowhere."""
     install: str | None
-    """The command that installs it; None where it is there."""
+    """The command that installs it; None where it is there, and for what only the hub has."""
+    projector: str | None = None
+    """The file of a vision model's projector in the hub repository."""
 
 
 def list_models() -> list[CatalogModel]:
     """Return the catalog. It reads no weights and touches no network."""
-    return [*(_chat_model(weights) for weights in CATALOG.values()), *map(_embedding_model, EMBEDDINGS.values())]
+    chat = map(_chat_model, CATALOG.values())
+    return [*chat, *map(_vision_model, VISION.values()), *map(_embedding_model, EMBEDDINGS.values())]
 
 
 def _chat_model(weights: Weights) -> CatalogModel:
@@ -66,6 +73,27 @@ def _chat_model(weights: Weights) -> CatalogModel:
         state=state,
         path=str(cached_path(weights)) if state in ("verified", "unchecked") else None,
         install=weights.install_command() if state == "missing" else None,
+    )
+
+
+def _vision_model(pair: VisionPair) -> CatalogModel:
+    is_there = is_downloaded(pair)
+    return CatalogModel(
+        name=pair.name,
+        kind="vision",
+        default=False,
+        parameters=pair.parameters,
+        size=None,
+        license=pair.license,
+        packages=(),
+        hub=pair.hub,
+        file=pair.file,
+        sha256=None,
+        digest_source="publisher",
+        state="verified" if is_there else "missing",
+        path=str(cached_file(pair.file)) if is_there else None,
+        install=None,
+        projector=pair.projector,
     )
 
 
@@ -110,23 +138,27 @@ def print_models(entries: list[CatalogModel], console: Console) -> None:
     table = Table("model", "parameters", "size", "license", "installed")
     for entry in entries:
         name = f"{entry.name} (default)" if entry.default else entry.name
-        table.add_row(name, entry.parameters, decimal(entry.size), entry.license, STATES[entry.state])
+        size = "-" if entry.size is None else decimal(entry.size)
+        table.add_row(name, entry.parameters, size, entry.license, STATES[entry.state])
     console.print(table)
     for entry in entries:
         owner = "of the publisher's file" if entry.digest_source == "publisher" else "of the file in the package"
         lines = {
             "use": f"--embedding {entry.name}" if entry.kind == "embedding" else f"--model embedded:{entry.name}",
             "file": entry.path or entry.file,
+            "projector": entry.projector or "",
             "packages": _name_packages(entry.packages),
             "hub": entry.hub,
-            "sha256": f"{entry.sha256} ({owner})",
+            "sha256": f"{entry.sha256} ({owner})" if entry.sha256 else "the one that the hub states, at the download",
             "install": entry.install or "",
         }
         console.print(f"\n{entry.name}", markup=False, highlight=False, style="bold")
         for label, text in lines.items():
             if text:  # soft wrapping keeps a digest or a command in one piece
-                console.print(f"  {label:<9}{text}", markup=False, highlight=False, soft_wrap=True)
+                console.print(f"  {label:<8} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _name_packages(packages: tuple[str, ...]) -> str:
-    return packages[0] if len(packages) == 1 else f"{packages[0]} ... {packages[-1]} ({len(packages)} packages)"
+    if len(packages) < 2:
+        return "".join(packages)
+    return f"{packages[0]} ... {packages[-1]} ({len(packages)} packages)"

@@ -24,10 +24,10 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from agentsys.callbacks import has_callbacks
-from agentsys.models import plain, thinking, tokens, wire
+from agentsys.models import pictures, plain, thinking, tokens, wire
 from agentsys.models.attempt import Attempt
 from agentsys.models.endpoint import Endpoint
-from agentsys.models.errors import CannotContinue, EndpointDown, ModelError
+from agentsys.models.errors import CannotContinue, EndpointDown, ModelError, Refused
 from agentsys.models.faults import RequestRefused
 from agentsys.models.fields import BadReply, read_finish, read_reasoning, read_text
 from agentsys.models.sampling import DEFAULTS, check
@@ -50,6 +50,8 @@ class Served(Protocol):
     """Model name in traces."""
     revision: str | None
     tokenizer: tokens.Tokenizer | None
+    sees_pictures: bool | None
+    """Whether the model takes pictures; None if that is not known."""
 
 
 class Engine(Protocol):
@@ -143,6 +145,10 @@ class AgentChatModel(BaseChatModel):
         """LangChain's synchronous call, for scripts without an event loop."""
         return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
 
+    async def sees_pictures(self) -> bool | None:
+        """Whether the model takes pictures; None if that is not known before it is asked. Starts the engine."""
+        return None
+
     async def token_ids(self, text: str) -> list[int] | None:
         """Return the token ids of a plain text, or None if the tokenizer is unavailable."""
         return None
@@ -189,6 +195,11 @@ class EndpointChatModel(AgentChatModel):
         served = await self.engine.serve()
         self._dialect = served.dialect
         return {"name": served.name, "revision": served.revision}
+
+    async def sees_pictures(self) -> bool | None:
+        """See AgentChatModel.sees_pictures."""
+        served: Served = await self.engine.serve()
+        return served.sees_pictures
 
     async def token_ids(self, text: str) -> list[int] | None:
         """See AgentChatModel.token_ids."""
@@ -268,11 +279,13 @@ class EndpointChatModel(AgentChatModel):
         measured: dict[str, Any] = {}
         while True:
             try:
+                body = await pictures.fill_body(attempt.body)
                 reply: wire.Reply = await served.endpoint.post(
-                    route, attempt.body, measured, lambda response: wire.parse_reply(response, request)
+                    route, body, measured, lambda response: wire.parse_reply(response, request)
                 )
                 break
             except RequestRefused as err:
+                _check_pictures(err, request, served)
                 attempt.change(err)
         await _finish_reply(reply, request, served, measured, attempt)
         return reply
@@ -297,7 +310,7 @@ class EndpointChatModel(AgentChatModel):
         started = time.perf_counter()
         while not builder.has_choice:
             try:
-                async for piece in served.endpoint.stream(route, attempt.body, measured):
+                async for piece in served.endpoint.stream(route, await pictures.fill_body(attempt.body), measured):
                     text = builder.add(piece)
                     measured.setdefault("first_token_seconds", round(time.perf_counter() - started, 4))
                     if answer := stream.add(text):
@@ -306,6 +319,7 @@ class EndpointChatModel(AgentChatModel):
             except RequestRefused as err:
                 if builder.has_choice:
                     raise
+                _check_pictures(err, request, served)
                 attempt.change(err)
             except BadReply as err:
                 raise ModelError(f"{measured['address']}{route}: {err}") from None
@@ -331,6 +345,12 @@ class EndpointChatModel(AgentChatModel):
     async def aclose(self) -> None:
         """Close connections and stop an engine that this process started."""
         await self.engine.aclose()
+
+
+def _check_pictures(refusal: RequestRefused, request: wire.Request, served: Served) -> None:
+    """Raise Refused if the server says that its model takes no pictures."""
+    if pictures.NO_PICTURES.search(refusal.error.words) and pictures.has_pictures(request.messages):
+        raise Refused(f"{pictures.text_only(served.name)}: {refusal.error.text}") from None
 
 
 def _message_to_dict(message: BaseMessage) -> dict[str, Any]:

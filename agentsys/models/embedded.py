@@ -22,6 +22,7 @@ from agentsys.models.endpoint import Endpoint
 from agentsys.models.engines import LoopLock, RemoteEngine, ServedModel
 from agentsys.models.errors import EndpointDown, SpecError
 from agentsys.models.load import ThreadChoice, count_cores
+from agentsys.models.vision import VISION, find_pair
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ class EmbeddedEngine:
     weights: str
     slots: int = EMBEDDED_SLOTS
     context: int = EMBEDDED_CONTEXT
+    projector: str = ""
+    """GGUF file with which the model takes pictures; a vision model of the catalog has its own."""
     _remote: RemoteEngine | None = None
     _server: LlamaServer | None = None
     _lock: LoopLock = field(default_factory=LoopLock)
@@ -85,14 +88,25 @@ class EmbeddedEngine:
 
     def _start(self) -> RemoteEngine:
         try:
-            path = weights.find(self.weights)
+            path, projector = self._find_files()
         except weights.WeightsError as err:
             raise EndpointDown(str(err)) from None
-        server = self._server = _find_server(str(path), self.slots, self.context)  # kept alive by this engine
+        # kept alive by this engine
+        server = self._server = _find_server(str(path), self.slots, self.context, str(projector or ""))
         note(f"the embedded engine runs {path.name}: {self.slots} sequences of {self.context} tokens")
         entry = weights.CATALOG.get(self.weights)
         revision = entry.sha256[:16] if entry else _file_revision(path)
-        return RemoteEngine(server.endpoint, name=entry.name if entry else path.stem, revision=revision)
+        if projector is not None:
+            revision = f"{revision}+{_file_revision(projector)}"
+        name = self.weights if self.weights in VISION else entry.name if entry else path.stem
+        return RemoteEngine(server.endpoint, name=name, revision=revision)
+
+    def _find_files(self) -> tuple[Path, Path | None]:
+        """The files of the model and of its projector, if it has one. Raises WeightsError."""
+        if self.weights in VISION:
+            path, projector = find_pair(self.weights)
+            return path, weights.check_gguf(self.projector) if self.projector else projector
+        return weights.find(self.weights), weights.check_gguf(self.projector) if self.projector else None
 
     async def aclose(self) -> None:
         """Close the connections; the engine stays up for the next run in this process."""
@@ -150,9 +164,9 @@ class LlamaServer:
     llama.cpp cannot change them while it runs. A start takes 1 to 3 s, and what the slots hold of prompts is lost.
     """
 
-    def __init__(self, path: str, slots: int, context: int) -> None:
+    def __init__(self, path: str, slots: int, context: int, projector: str = "") -> None:
         """Start it. Raises EndpointDown, or SpecError for a wrong $LLAMA_ARG_THREADS."""
-        self._settings = (path, slots, context)
+        self._settings = (path, slots, context, projector)
         self._threads = _read_threads()
         cores = count_cores()
         self._choice = ThreadChoice(cores) if self._threads is None and cores > 1 else None
@@ -212,13 +226,17 @@ def _read_threads() -> int | None:
     return None if cores == os.cpu_count() else cores
 
 
-def _start_llamacpp(path: str, slots: int, context: int, threads: int | None = None, port: int = 0) -> Any:
+def _start_llamacpp(
+    path: str, slots: int, context: int, projector: str = "", threads: int | None = None, port: int = 0
+) -> Any:
     try:
         from xllamacpp import CommonParams, Server
     except ImportError:
         raise EndpointDown(f"the embedded engine is not installed: {install_command('local,weights')}") from None
     params = CommonParams()
     params.model.path = path
+    if projector:
+        params.mmproj.path = projector
     params.n_parallel = slots
     params.n_ctx = slots * context
     params.kv_unified = False
@@ -233,6 +251,7 @@ def _start_llamacpp(path: str, slots: int, context: int, threads: int | None = N
     except RuntimeError:  # it says no more than that it failed
         size = Path(path).stat().st_size
         raise EndpointDown(
-            f"llama.cpp cannot load {path} ({size:,} bytes): the file is truncated or of an unknown architecture, or "
+            f"llama.cpp cannot load {path} ({size:,} bytes)"
+            f"{f' with {projector}' if projector else ''}: the file is truncated or of an unknown architecture, or "
             f"{slots} slots of {context} tokens need too much memory; download it again, or lower slots and context"
         ) from None

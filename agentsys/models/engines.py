@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from agentsys.models import tokens, wire
 from agentsys.models.endpoint import Endpoint
 from agentsys.models.errors import EndpointDown, ModelError, Refused
+from agentsys.models.pictures import folder_takes_pictures
 from agentsys.models.tokenizers import LlamaCppTokenizer, find_tokenizer
 
 
@@ -36,6 +37,7 @@ class ServedModel:
     name: str
     revision: str | None
     tokenizer: tokens.Tokenizer | None
+    sees_pictures: bool | None = None
 
 
 def read_models(listing: Any) -> list[dict[str, Any]]:
@@ -99,11 +101,15 @@ class RemoteEngine:
         tokenizer: tokens.Tokenizer | None = None
         revision = self.revision
         root = str(entry.get("root") or model)
+        sees_pictures: bool | None = None
         if dialect == "llamacpp":
-            tokenizer = await self._make_llamacpp_tokenizer()
+            props = await self.endpoint.get("/props")
+            tokenizer = await self._make_llamacpp_tokenizer(props)
+            sees_pictures = _has_vision(props)
         elif dialect == "vllm":
             tokenizer = await asyncio.to_thread(find_tokenizer, root)
             revision = revision or await asyncio.to_thread(folder_revision, Path(root))
+            sees_pictures = await asyncio.to_thread(folder_takes_pictures, Path(root))
         return ServedModel(
             self.endpoint,
             dialect,
@@ -111,6 +117,7 @@ class RemoteEngine:
             self.name or (Path(model).name if Path(root).is_dir() else model),
             revision,
             tokenizer,
+            sees_pictures,
         )
 
     async def _list_models(self) -> list[dict[str, Any]]:
@@ -125,8 +132,7 @@ class RemoteEngine:
                 raise
         return []
 
-    async def _make_llamacpp_tokenizer(self) -> LlamaCppTokenizer | None:
-        props = await self.endpoint.get("/props")
+    async def _make_llamacpp_tokenizer(self, props: Any) -> LlamaCppTokenizer | None:
         if not isinstance(props, dict) or not isinstance(props.get("chat_template"), str):
             self.endpoint.say("/props has no chat template; using the chat route")
             return None
@@ -138,6 +144,13 @@ class RemoteEngine:
     async def aclose(self) -> None:
         """Close the connections."""
         await self.endpoint.aclose()
+
+
+def _has_vision(props: Any) -> bool | None:
+    """Whether llama.cpp's server has a projector for pictures; None for one that does not say."""
+    modalities = props.get("modalities") if isinstance(props, dict) else None
+    vision = modalities.get("vision") if isinstance(modalities, dict) else None
+    return vision if isinstance(vision, bool) else None
 
 
 def folder_revision(folder: Path) -> str | None:

@@ -25,6 +25,7 @@ from agentsys.models.chat import reply_from_message
 from agentsys.models.endpoint import DEFAULT_IN_FLIGHT
 from agentsys.models.errors import ModelError, Refused
 from agentsys.models.faults import ServerError
+from agentsys.models.pictures import fill_messages
 from agentsys.models.sampling import SETTINGS
 from agentsys.models.thinking import split_reply
 from agentsys.models.wire import Reply
@@ -86,7 +87,7 @@ async def ask_foreign(
 async def _ask(
     model: BaseChatModel, messages: Sequence[Any], output: type[Any] | None, arguments: dict[str, Any]
 ) -> Reply:
-    request = cast("Any", list(messages))
+    request = cast("Any", await fill_messages(messages))
     structured: Any = None
     if output is not None:
         with suppress(NotImplementedError):  # the prompt asks for JSON too, and an unusable reply is requested again

@@ -1,7 +1,7 @@
 """Model specs: one string that names a model, with sampling settings after a `?`.
 
     embedded                          the default catalog model, inside this process
-    embedded:NAME or embedded:FILE.gguf
+    embedded:NAME or embedded:FILE.gguf   a vision model's projector follows as ?mmproj=FILE.gguf
     http://host:8000/v1               any OpenAI-compatible server; add `#NAME` if it has several models
     http://a/v1,http://b/v1           several servers with the same model share the load
     vllm:MODEL                        start vLLM as a child process (hub name or folder)
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from agentsys.models.engines import RemoteEngine
 
 DEFAULT_SPEC: Final = "embedded"
+PROJECTOR: Final = "mmproj"
+"""Option of `embedded:`: the GGUF file of a vision model's projector."""
 _FORMS: Final = (
     "embedded, embedded:NAME, http://host:port/v1, vllm:MODEL, transformers:MODEL, "
     "scripted:FILE, langchain:MODULE:CLASS"
@@ -93,12 +95,13 @@ def served_to_browsers() -> bool:
 
 
 def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
+    from agentsys.models.vision import VISION
     from agentsys.models.weights import CATALOG
 
     kind, _, name = base.partition(":")
-    if base == "embedded" or (kind == "embedded" and name in CATALOG):
-        if "slots" in options or "context" in options:
-            raise SpecError("in Studio, slots and context cannot be set; remove them from the spec")
+    if base == "embedded" or (kind == "embedded" and name in (*CATALOG, *VISION)):
+        if {"slots", "context", PROJECTOR} & options.keys():
+            raise SpecError("in Studio, slots, context and mmproj cannot be set; remove them from the spec")
         return
     unsafe = [name for name in options if is_access(name) or name.startswith(EXTRA)]
     if unsafe:
@@ -113,7 +116,8 @@ def _refuse_unsafe(base: str, options: dict[str, str]) -> None:
         )
     refused_spec = f"{kind}:" if ":" in base else base
     raise SpecError(
-        f"in Studio, '{refused_spec}' is not allowed; use 'embedded', 'embedded:' with one of {', '.join(CATALOG)}, "
+        f"in Studio, '{refused_spec}' is not allowed; use 'embedded', 'embedded:' with one of "
+        f"{', '.join((*CATALOG, *VISION))}, "
         "or an allowed URL"
     )
 
@@ -131,7 +135,7 @@ def _load(base: str, options: tuple[tuple[str, str], ...], file: tuple[str, int]
     from agentsys.models.chat import EndpointChatModel
 
     extra = take_extra(settings)
-    names = [name for name in settings if name in _ENGINE_MINIMUM or is_access(name)]
+    names = [name for name in settings if name in _ENGINE_MINIMUM or is_access(name) or name == PROJECTOR]
     engine_options = tuple((name, settings.pop(name)) for name in names)
     flags = take_flags(settings) if kind == "vllm" else ()
     sampling = check(settings) | ({"extra": extra} if extra else {})
@@ -152,14 +156,17 @@ def _make_engine(
 
     kind, _, rest = base.partition(":")
     access = {name: value for name, value in options if is_access(name)}
+    files = {name: value for name, value in options if name == PROJECTOR}
+    if files and kind != "embedded":
+        raise SpecError(f"{PROJECTOR}={files[PROJECTOR]}: {kind} has no option '{PROJECTOR}'")
     if access and kind not in ("http", "https"):
         raise SpecError(f"?{min(access)}: {kind} has no such option; it is for http:// and https://")
-    numbers = {name: _parse_option(name, value, kind) for name, value in options if name not in access}
+    numbers = {name: _parse_option(name, value, kind) for name, value in options if name not in {*access, *files}}
     if kind == "embedded":
-        _check_weights(rest or DEFAULT)
-        return EmbeddedEngine(
-            rest or DEFAULT, numbers.get("slots", EMBEDDED_SLOTS), numbers.get("context", EMBEDDED_CONTEXT)
-        )
+        projector = files.get(PROJECTOR, "")
+        _check_weights(rest or DEFAULT, projector)
+        slots, context = numbers.get("slots", EMBEDDED_SLOTS), numbers.get("context", EMBEDDED_CONTEXT)
+        return EmbeddedEngine(rest or DEFAULT, slots, context, projector)
     if kind in ("http", "https"):
         urls, _, model = base.partition("#")
         addresses = tuple(address_of(url) for url in urls.split(","))
@@ -171,21 +178,24 @@ def _make_engine(
 
 
 def _hint(base: str) -> str:
+    from agentsys.models.vision import VISION
     from agentsys.models.weights import CATALOG
 
-    return f"did you mean embedded:{base}? " if base in CATALOG else ""
+    return f"did you mean embedded:{base}? " if base in CATALOG or base in VISION else ""
 
 
-def _check_weights(name: str) -> None:
-    """Raise SpecError for weights that are neither in the catalog nor in a GGUF file."""
+def _check_weights(name: str, projector: str = "") -> None:
+    """Raise SpecError for weights neither in the catalog nor in a GGUF file, and a projector that is no such file."""
+    from agentsys.models.vision import VISION
     from agentsys.models.weights import CATALOG, WeightsError, check_gguf
 
-    if name in CATALOG:
-        return
-    if not name.endswith(".gguf"):
-        raise SpecError(f"embedded:{name}: not in the catalog; use {', '.join(CATALOG)}, or a .gguf file")
+    names = (*CATALOG, *VISION)
+    if name not in names and not name.endswith(".gguf"):
+        raise SpecError(f"embedded:{name}: not in the catalog; use {', '.join(names)}, or a .gguf file")
     try:
-        check_gguf(name)
+        for path in (name if name not in names else "", projector):
+            if path:
+                check_gguf(path)
     except WeightsError as err:
         raise SpecError(str(err)) from None
 

