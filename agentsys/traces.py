@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from agentsys.shapes import Shape
+from agentsys.shards import NO_SHARD, ShardError, find_shards, open_shard
 from agentsys.targets import Segment, Target, TargetError, masked, stored_target, target_from
 
 __all__ = [
@@ -25,14 +27,17 @@ __all__ = [
     "target_from",
 ]  # fmt: skip
 
-VERSION: Final = 3
+VERSION: Final = 4
 """The trace format that this package writes; it reads this version and all earlier ones.
 
-Version 3 has the record's path through the graph. Version 2 has the outcome *failed* for records that could not be
-processed; version 1 had *rejected*.
+Version 4 stores token ids that a prompt shares with an earlier call once. Version 3 has the record's path through the
+graph. Version 2 has the outcome *failed* for records that could not be processed; version 1 had *rejected*.
 """
 
-NO_SHARD: Final = "not the name of a shard, which is traces-NNNNN.jsonl"
+COMPARED: Final = 8
+"""Earlier calls with which a prompt is compared, to share its first token ids: siblings, and the call it continues."""
+MIN_SHARED: Final = 16
+"""Token ids that a prompt shares with an earlier call at least, or it is stored whole."""
 
 Outcome = Literal["kept", "dropped", "failed"]
 
@@ -163,8 +168,53 @@ def dump(trace: Trace) -> bytes:
     """
     body = {"version": trace.version, "id": trace.id}
     body |= {name: getattr(trace, name) for name in trace.__slots__ if name not in body}
-    body["calls"] = sorted(trace.calls, key=lambda call: (sort_key(call.key), call.key))
+    calls = sorted(trace.calls, key=lambda call: (sort_key(call.key), call.key))
+    body["calls"] = list(_share_prompts(calls)) if trace.version >= 4 else calls
     return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _share_prompts(calls: Iterable[Call]) -> Iterator[Call | dict[str, Any]]:
+    """The calls as they are stored: the first ids of a prompt that an earlier call has too are left out.
+
+    `continues` names that call and how many ids of its sequence (prompt, thought, reply) the prompt begins with.
+    """
+    earlier: deque[tuple[str, list[int]]] = deque(maxlen=COMPARED)
+    for call in calls:
+        prompt = call.prompt_ids
+        if not prompt:
+            yield call
+            continue
+        shared, key = max(((_count_shared(ids, prompt), key) for key, ids in earlier), default=(0, ""))
+        if shared < MIN_SHARED:
+            yield call
+        else:
+            fields = {name: getattr(call, name) for name in call.__slots__}
+            yield {**fields, "prompt_ids": prompt[shared:], "continues": {"call": key, "tokens": shared}}
+        earlier.append((call.key, [*prompt, *(call.reasoning_ids or ()), *(call.ids or ())]))
+
+
+def _count_shared(first: list[int], second: list[int]) -> int:
+    """How many ids two sequences have in common at their beginning."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _restore_prompt(call: dict[str, Any], continued: Any, earlier: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give a stored call the ids that `_share_prompts` left out. Raises ValueError if no earlier call has them."""
+    try:
+        before, tokens = earlier[continued["call"]], continued["tokens"]
+        ids = [*before["prompt_ids"], *(before.get("reasoning_ids") or ()), *(before.get("ids") or ())]
+        if not 0 <= tokens <= len(ids):
+            raise ValueError(tokens)
+        call["prompt_ids"] = ids[:tokens] + call["prompt_ids"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("'continues' names no ids of an earlier call") from None
 
 
 def load(line: bytes | str) -> Trace:
@@ -184,17 +234,30 @@ def parse(line: bytes | str) -> dict[str, Any]:
         raw["outcome"] = "failed"
     if fault := _TRACE.fault(raw):
         raise ValueError(f"not a trace: {fault}")
-    for number, call in enumerate(raw["calls"]):
-        if fault := _CALL.fault(call):
-            raise ValueError(f"not a trace: in calls[{number}], {fault}")
-    for number, step in enumerate(raw.get("path") or ()):
-        if fault := _STEP.fault(step):
-            raise ValueError(f"not a trace: in path[{number}], {fault}")
+    _check_items(raw)
     try:
         raw["targets"] = [stored_target(target) for target in raw["targets"]]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise ValueError(f"not a trace: one of its targets is none ({err})") from None
     return dict(raw)
+
+
+def _check_items(raw: Mapping[str, Any]) -> None:
+    """Check the calls, whose prompts are restored, and the steps of a trace. Raises ValueError."""
+    earlier: dict[str, dict[str, Any]] = {}
+    for number, call in enumerate(raw["calls"]):
+        continued = call.pop("continues", None) if type(call) is dict else None
+        if fault := _CALL.fault(call):
+            raise ValueError(f"not a trace: in calls[{number}], {fault}")
+        if continued is not None:
+            try:
+                _restore_prompt(call, continued, earlier)
+            except ValueError as err:
+                raise ValueError(f"not a trace: in calls[{number}], {err}") from None
+        earlier[call["key"]] = call
+    for number, step in enumerate(raw.get("path") or ()):
+        if fault := _STEP.fault(step):
+            raise ValueError(f"not a trace: in path[{number}], {fault}")
 
 
 def _trace_from(raw: dict[str, Any]) -> Trace:
@@ -229,16 +292,25 @@ def read_finished(folder: str | Path) -> Iterator[Trace]:
 
 def read_lines(path: Path, parse_line: Callable[[bytes], dict[str, Any]]) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The lines of a run's file with what they hold, without a torn last line. Raises RunFolderError, see `damage`."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield line, parse_line(line)
-            except NewerVersionError as err:
-                raise RunFolderError(f"{path}:{number}: {err}") from None
-            except ValueError as err:
-                raise damage(path, describe_fault(line, err), number) from None
+    number = 0
+    try:
+        with open_shard(path) as lines:
+            for line in lines:
+                number += 1
+                if not line.endswith(b"\n"):
+                    return
+                yield line, _parse_line(path, number, line, parse_line)
+    except ShardError as err:
+        raise damage(path, str(err), number + 1) from None
+
+
+def _parse_line(path: Path, number: int, line: bytes, parse_line: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return parse_line(line)
+    except NewerVersionError as err:
+        raise RunFolderError(f"{path}:{number}: {err}") from None
+    except ValueError as err:
+        raise damage(path, describe_fault(line, err), number) from None
 
 
 def parse_finished(line: bytes) -> dict[str, Any]:
@@ -287,18 +359,12 @@ def failed_file(folder: str | Path) -> Path:
 
 
 def shards(folder: str | Path) -> Sequence[Path]:
-    """The shard files traces-NNNNN.jsonl of a run's folder, in order. Raises RunFolderError for what is none."""
-    numbers = {path: shard_number(path) for path in sorted(Path(folder).glob("traces-*.jsonl"))}
+    """The shard files of a run's folder, in order. Raises RunFolderError for what is named like one and is none."""
+    numbers = find_shards(folder)
     for path, number in numbers.items():
         if number is None or not path.is_file():
             raise damage(path, NO_SHARD if number is None else "not a file")
-    return sorted(numbers, key=lambda path: (numbers[path] or 0, path.name))
-
-
-def shard_number(path: Path) -> int | None:
-    """The number in the name of a shard; None if the name is not that of one."""
-    number = path.stem.removeprefix("traces-")
-    return int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else None
+    return list(numbers)
 
 
 def strip_measured(value: Any) -> Any:

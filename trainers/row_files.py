@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from agentsys.commands import knob
+from agentsys.shards import find_shards
 from agentsys.trainers.loading import TrainerError, tokenizer_digest
 from agentsys.trainers.processes import print_once
 
@@ -102,7 +103,7 @@ def _describe_folder(path: Path, needs: Needs) -> str:
         fitting = [path / kind for kind in kinds if kind in needs.kinds]
         folders = " or ".join(str(folder) for folder in fitting)
         return f"give one of its folders: {folders}" if fitting else f"it has rows of kind {kinds[0]}; {needs.advice}"
-    if any(path.glob("traces-*.jsonl")):
+    if find_shards(path):
         return f"a run, not rows; make rows of it first: agentsys rows {path}"
     if any(path.glob("scored-*.parquet")):
         return f"rows with a teacher's scores; {needs.advice}"

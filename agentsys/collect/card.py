@@ -32,7 +32,7 @@ def data_card(manifest: Mapping[str, Any]) -> str:
             "---",
             "configs:",
             "- config_name: traces",
-            '  data_files: "traces-*.jsonl"',
+            '  data_files: "traces-*.jsonl*"',
             "tags: [agentsys, synthetic]",
             "---",
             f"# Traces of {markdown(fingerprint['system'])}",

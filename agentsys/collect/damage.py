@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from agentsys import config, traces
 from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, load_manifest
 from agentsys.collect.store import Finished, second_trace
+from agentsys.shards import NO_SHARD, ShardError, find_shards, is_compressed, open_shard, shard_path
 
 FAILED_FILES: Final = ("failed.jsonl", "rejected.jsonl")
 
@@ -20,14 +21,14 @@ FAILED_FILES: Final = ("failed.jsonl", "rejected.jsonl")
 class Damage:
     """A damaged line of a file, or a whole file, and what a repair does.
 
-    A repair moves the line or the file aside, creates a lost shard (empty), or counts the records again. "none": only
-    the user can repair it.
+    A repair moves the line or the file aside, keeps the lines before it and moves the file aside ("cut"), creates a
+    lost shard (empty), or counts the records again. "none": only the user can repair it.
     """
 
     path: Path
     fault: str
     line: int | None = None
-    fix: Literal["move line", "move file", "create", "count", "none"] = "move line"
+    fix: Literal["move line", "move file", "cut", "create", "count", "none"] = "move line"
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.fault}" if self.line else f"{self.path}: {self.fault}"
@@ -59,10 +60,10 @@ def find_damage(folder: Path, *, is_running: bool = False) -> list[Damage]:
         if not done.add(trace := traces.parse_finished(line)):
             raise ValueError(second_trace(trace))
 
-    shards = sorted(folder.glob("traces-*.jsonl"))
-    for path in shards:
-        if traces.shard_number(path) is None:
-            damage.append(Damage(path, traces.NO_SHARD, fix="move file"))
+    shards = find_shards(folder)
+    for path, number in shards.items():
+        if number is None:
+            damage.append(Damage(path, NO_SHARD, fix="move file"))
         else:
             damage += _damaged_lines(path, parse_shard_line, is_running=is_running)
     damage += _missing_shards(folder, shards)
@@ -77,7 +78,7 @@ def find_damage(folder: Path, *, is_running: bool = False) -> list[Damage]:
 
 def _check_is_run(folder: Path) -> None:
     names = (MANIFEST, MANIFEST_COPY, *FAILED_FILES)
-    if not any((folder / name).exists() for name in names) and not any(folder.glob("traces-*.jsonl")):
+    if not any((folder / name).exists() for name in names) and not find_shards(folder):
         missing = "no run there" if folder.is_dir() else "no such folder"
         raise traces.RunFolderError(f"{folder}: {missing}; name the output folder of a collect run")
 
@@ -88,10 +89,10 @@ def _damaged_lines(path: Path, parse: Callable[[bytes], Any], *, is_running: boo
         return
     number = 0
     try:
-        with path.open("rb") as lines:
+        with open_shard(path) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
-                    if not is_running:
+                    if not is_running or is_compressed(path):
                         yield Damage(path, "cut off: the line has no end", number)
                     return
                 try:
@@ -100,16 +101,18 @@ def _damaged_lines(path: Path, parse: Callable[[bytes], Any], *, is_running: boo
                     yield Damage(path, str(err), number, fix="none")
                 except ValueError as err:
                     yield Damage(path, traces.describe_fault(line, err), number)
+    except ShardError as err:
+        yield Damage(path, str(err), number + 1, "cut")
     except OSError as err:
         yield Damage(path, f"cannot be read from here on: {err.strerror}; copy the file elsewhere", number + 1, "none")
 
 
-def _missing_shards(folder: Path, shards: list[Path]) -> Iterator[Damage]:
+def _missing_shards(folder: Path, shards: Mapping[Path, int | None]) -> Iterator[Damage]:
     """Shards are numbered from 0 without gaps; the last ones may be missing too, which the manifest's counts show."""
-    numbers = {number for path in shards if path.is_file() and (number := traces.shard_number(path)) is not None}
+    numbers = {number for path, number in shards.items() if path.is_file() and number is not None}
     for number in sorted(set(range(max(numbers, default=-1) + 1)) - numbers):
         fault = "this shard is missing: its records are lost, and due again"
-        yield Damage(folder / f"traces-{number:05d}.jsonl", fault, fix="create")
+        yield Damage(shard_path(folder, number), fault, fix="create")
 
 
 def _damaged_manifests(folder: Path) -> list[Damage]:

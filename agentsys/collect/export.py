@@ -28,7 +28,9 @@ def to_parquet(folder: str | Path, path: str | Path) -> int:
     import pyarrow.parquet as pq
 
     if not shards(folder):
-        raise RunFolderError(f"{folder}: no traces-*.jsonl here; name the output folder of a collect run")
+        raise RunFolderError(
+            f"{folder}: no traces-*.jsonl here, compressed or not; name the output folder of a collect run"
+        )
     texts = [(name, pa.string()) for name in ("id", "system", "run", "outcome", "reason", "source", *JSON_COLUMNS)]
     numbers = [(name, pa.int64()) for name in ("version", "n_calls", "prompt_tokens", "completion_tokens")]
     schema = pa.schema([*texts, *numbers])

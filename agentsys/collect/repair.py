@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, MANIFEST_VERSION,
 from agentsys.collect.store import Finished
 from agentsys.collect.summary import CALL_TOTALS, Summary
 from agentsys.paths import hold_lock, make_private_folder, replace_file, sync_file, sync_folder
+from agentsys.shards import is_compressed, open_shard
 from agentsys.traces import RunFolderError
 
 DAMAGED: Final = "damaged"
@@ -44,10 +46,8 @@ def repair_run(folder: Path) -> tuple[list[str], bool]:
 
 def _repair(folder: Path, damage: list[Damage]) -> list[str]:
     manifest = _read_good_manifest(folder)
-    lines = {path: {one.line for one in damage if one.path == path and one.line} for path in {d.path for d in damage}}
-    for path, numbers in lines.items():
-        if numbers:
-            _move_lines(path, numbers, folder / DAMAGED / path.name)
+    for path in dict.fromkeys(one.path for one in damage if one.fix in ("move line", "cut")):
+        _move_lines(path, [one for one in damage if one.path == path], folder / DAMAGED)
     for one in damage:
         if one.fix == "move file":
             _move_file(one.path, folder / DAMAGED)
@@ -66,22 +66,34 @@ def _repair(folder: Path, damage: list[Damage]) -> list[str]:
     ]
 
 
-def _move_lines(path: Path, numbers: set[int], aside: Path) -> None:
-    """Move lines (numbers from 1) from one file to the end of another. After a kill, they may be in both."""
-    make_private_folder(aside.parent)
-    temporary = path.with_name(f".{path.name}.tmp")
+def _move_lines(path: Path, damage: list[Damage], folder: Path) -> None:
+    """Move damaged lines from a file to the end of one in the folder. After a kill, they may be in both.
+
+    A compressed shard is left as lines. One that cannot be read to its end is moved to the folder as a whole too.
+    """
+    numbers = {one.line for one in damage if one.fix == "move line"}
+    end = min((one.line or 1 for one in damage if one.fix == "cut"), default=None)
+    make_private_folder(folder)
+    target = path.with_suffix("") if is_compressed(path) else path
+    temporary, aside = target.with_name(f".{target.name}.tmp"), folder / target.name
     try:
-        with path.open("rb") as lines, temporary.open("wb") as good, aside.open("ab") as bad:
+        with open_shard(path) as lines, temporary.open("wb") as good, aside.open("ab") as bad:
             if bad.tell() and not aside.read_bytes().endswith(b"\n"):
                 bad.write(b"\n")
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(islice(lines, end - 1 if end else None), 1):
                 (bad if number in numbers else good).write(line)
             sync_file(bad)
             sync_file(good)
         shutil.copymode(path, temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    if not aside.stat().st_size:
+        aside.unlink()
+    if end:
+        _move_file(path, folder)
+    elif target != path:
+        path.unlink()
 
 
 def _move_file(path: Path, folder: Path) -> None:

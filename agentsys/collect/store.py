@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,14 @@ from filelock import FileLock, Timeout
 
 from agentsys import traces
 from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, read_manifest
-from agentsys.display import plain
+from agentsys.display import plain, say
 from agentsys.paths import make_private_folder, replace_file, sync_file
 from agentsys.records import record_id
+from agentsys.shards import compress_shard, compressed, is_compressed, shard_number, shard_path
 from agentsys.traces import RunFolderError as RunFolderError
 
 SHARD_BYTES: Final = 256 * 2**20
-"""A shard of this many bytes is closed and the next one opened."""
+"""A shard of this many bytes is closed and compressed, and the next one opened."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -139,6 +141,7 @@ class RunFolder:
             raise RunFolderError(f"{path}: {err.strerror}; choose another --out") from None
         self._shard: BinaryIO | None = None
         self._number = 0
+        self._compressor = ThreadPoolExecutor(1, "compress")
         self._has_copy = False
 
     def manifest(self) -> dict[str, Any]:
@@ -199,9 +202,7 @@ class RunFolder:
         places = [self._place, *(_identity(os.fstat(file.fileno())) for file in (self._shard, self._failed) if file)]
         for path, place in zip([self.folder, *files], places, strict=True):
             try:
-                is_same = _identity(path.stat()) == place
-            except FileNotFoundError:
-                is_same = False
+                is_same = _is_at(path, place)
             except OSError as err:
                 raise RunFolderError(f"{path}: {err.strerror}; rerun the same command to resume") from None
             if not is_same:
@@ -213,15 +214,19 @@ class RunFolder:
     def scan(self) -> Finished:
         """Repair torn last lines, check all others, and read which records are finished (1 GB takes 5 seconds).
 
+        What a kill left of compressing a shard is removed.
+
         Raises RunFolderError, which names file and line, for a damaged line.
         """
         done = Finished()
+        self._finish_compressing()
         for shard in traces.shards(self.folder):
-            repair_tail(shard)
+            if not is_compressed(shard):
+                repair_tail(shard)
             for line, (_, trace) in enumerate(traces.read_lines(shard, traces.parse_finished), 1):
                 if not done.add(trace):
                     raise traces.damage(shard, second_trace(trace), line)
-            self._number = traces.shard_number(shard) or 0
+            self._number = (shard_number(shard) or 0) + is_compressed(shard)
         failed = traces.failed_file(self.folder)
         repair_tail(failed)
         for _, entry in traces.read_lines(failed, traces.parse_failed):
@@ -229,6 +234,11 @@ class RunFolder:
         # An entry of a record that was corrected and run again is removed at the end of a run, if that is reached.
         done.failed += len(done.failed_ids.keys() - done.ids)
         return done
+
+    def _finish_compressing(self) -> None:
+        left = [path for path in self.folder.glob("traces-*.jsonl") if compressed(path).exists()]
+        for path in (*left, *self.folder.glob(".traces-*.zst.tmp")):
+            path.unlink()
 
     def remove_corrected(self, done: Finished) -> None:
         """Remove from failed.jsonl the failures that a corrected input has replaced. Raises RunFolderError."""
@@ -277,13 +287,22 @@ class RunFolder:
     def _next_shard(self) -> None:
         if self._shard is not None:
             self._sync()
-            self._shard.close()
-            self._number += 1
-        path = self.folder / f"traces-{self._number:05d}.jsonl"
+            self._close_shard()
+        path = shard_path(self.folder, self._number)
         try:
             self._shard = path.open("ab", buffering=0)
         except OSError as err:
             raise self._cannot_write(path, err) from None
+
+    def _close_shard(self) -> None:
+        """Close the shard that is written, if there is one, and start to compress it."""
+        if self._shard is None:
+            return
+        path, place = Path(self._shard.name), _identity(os.fstat(self._shard.fileno()))
+        self._shard.close()
+        self._shard = None
+        self._number += 1
+        self._compressor.submit(_compress, path, place)
 
     def add_bad_input(self, source: str, reason: str, record_id: str | None = None, content: str = "") -> None:
         """Append an unusable input to failed.jsonl: broken line, missing field, duplicate id."""
@@ -310,9 +329,9 @@ class RunFolder:
         )
 
     def close(self) -> None:
-        """Close the files and release the folder's lock."""
-        if self._shard is not None:
-            self._shard.close()
+        """Close and compress the shard, close the other files, and release the folder's lock."""
+        self._close_shard()
+        self._compressor.shutdown()
         self._failed.close()
         self._lock.release()
 
@@ -325,6 +344,23 @@ def _refuse_other_content(folder: Path) -> None:
     for pattern in ("README*", "*.py", "*.toml", "*.ipynb", ".git"):
         if other := next(folder.glob(pattern), None):
             raise RunFolderError(f"{folder} holds {other.name} and no run: choose another --out, such as {folder}/run")
+
+
+def _compress(path: Path, place: tuple[int, int]) -> None:
+    """Compress a closed shard, unless another file is in its place. One that cannot be compressed stays as it is."""
+    try:
+        if _is_at(path, place):
+            compress_shard(path)
+    except OSError as err:
+        say(f"{path}: not compressed ({err.strerror}); it is read as it is")
+
+
+def _is_at(path: Path, place: tuple[int, int]) -> bool:
+    """Whether a file or folder is still where it was opened. Raises OSError."""
+    try:
+        return _identity(path.stat()) == place
+    except FileNotFoundError:
+        return False
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

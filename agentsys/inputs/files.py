@@ -84,7 +84,7 @@ class InputFile:
     @contextmanager
     def _open_text(self) -> Iterator[io.BufferedReader]:
         with self.open() as raw:
-            yield open_text(unpack(raw, self.packing, self.name), self.name)
+            yield open_text(unpack(raw, self.packing), self.name)
 
 
 def find_files(source: str) -> list[InputFile]:
@@ -184,7 +184,7 @@ def _pipe() -> InputFile:
     file = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
     start = file.peek(4)
     packing = ".gz" if start.startswith(b"\x1f\x8b") else ".zst" if start.startswith(b"\x28\xb5\x2f\xfd") else ""
-    text = open_text(unpack(file, packing, "-"), "-")
+    text = open_text(unpack(file, packing), "-")
     first = text.peek(1)[:4096].lstrip()[:1]
     if first not in (b"", b"{", b"["):
         raise InputError("-: the pipe must have JSON lines or a JSON array; save another format as a file")

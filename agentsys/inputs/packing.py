@@ -9,12 +9,11 @@ import lzma
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from agentsys.inputs.lines import CHUNK, InputError
-from agentsys.installation import install_command
+from agentsys.inputs.lines import CHUNK
 
 
-def unpack(file: BinaryIO, packing: str, name: str) -> io.BufferedReader:
-    """The content of a file that is packed as ".gz", ".bz2", ".xz" or ".zst", or not at all (""). Raises InputError."""
+def unpack(file: BinaryIO, packing: str) -> io.BufferedReader:
+    """The content of a file that is packed as ".gz", ".bz2", ".xz" or ".zst", or not at all ("")."""
     match packing:
         case ".gz":
             return io.BufferedReader(gzip.GzipFile(fileobj=file), CHUNK)
@@ -23,7 +22,7 @@ def unpack(file: BinaryIO, packing: str, name: str) -> io.BufferedReader:
         case ".xz":
             return io.BufferedReader(lzma.LZMAFile(file), CHUNK)
         case ".zst":
-            return io.BufferedReader(_ZstdReader(file, name), CHUNK)
+            return io.BufferedReader(_ZstdReader(file), CHUNK)
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, CHUNK)  # type: ignore[arg-type]
 
 
@@ -34,12 +33,9 @@ class _ZstdReader(io.RawIOBase):
     128 KiB.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            command = install_command("inputs")
-            raise InputError(f"{name}: .zst is read by the package zstandard: {command}") from None
+    def __init__(self, file: BinaryIO) -> None:
+        import zstandard
+
         self._file = file
         self._error = zstandard.ZstdError
         self._start: Callable[[], Any] = zstandard.ZstdDecompressor().decompressobj

@@ -62,7 +62,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 return
             limit = max(FREE_SIZE, MAX_RATIO * path.stat().st_size)
-            yield cast(BinaryIO, io.BufferedReader(_Limited(path, unpack(file, packing, str(path)), limit)))
+            yield cast(BinaryIO, io.BufferedReader(_Limited(path, unpack(file, packing), limit)))
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as err:
         raise KnowledgeError(f"{path}: its compressed data are damaged ({err}); compress it again") from None
     except OSError as err:

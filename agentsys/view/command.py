@@ -17,6 +17,7 @@ import typer
 from agentsys.collect.manifest import read_manifest
 from agentsys.display import show
 from agentsys.records import InputError
+from agentsys.shards import content_size
 from agentsys.traces import RunFolderError, failed_file, shards
 from agentsys.view.compare import compare_runs
 from agentsys.view.page import Pieces, to_json, write_page
@@ -234,7 +235,7 @@ def show_page(folder: Path) -> None:
     command = f"agentsys view {shlex.quote(str(folder))}"
     try:
         sources.add(folder)
-        size = sum(shard.stat().st_size for run in sources.runs for shard in shards(run))
+        size = sum(content_size(shard) for run in sources.runs for shard in shards(run))
         records = sum(finished_records(read_manifest(run)) for run in sources.runs)
         if records > MAX_RECORDS or size > MAX_TRACE_BYTES:
             show(f"page: {command} writes it")

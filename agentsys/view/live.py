@@ -15,6 +15,7 @@ from agentsys.collect.run_report import statistics_of_system
 from agentsys.collect.statistics import RunStatistics, Statistics
 from agentsys.display import say
 from agentsys.records import InputError
+from agentsys.shards import ShardError, compressed, content_size, is_compressed, open_shard, skip
 from agentsys.traces import RunFolderError, Trace, failed_file, load, parse_failed, shards
 from agentsys.view.page import make_page, to_json
 from agentsys.view.records import (
@@ -46,17 +47,19 @@ class Tail:
     fault: str = ""
     """The fault of the line at which reading stopped; "" if there is none."""
     _places: list[tuple[Path, int, int]] = field(default_factory=list)
-    """File, offset and length of each record's line."""
+    """File, offset and length of each record's line; those of a shard as if it were not compressed."""
     _offsets: dict[Path, int] = field(default_factory=dict)
+    """How far each file was read, by the name that it has while it is written."""
     _lock: Lock = field(default_factory=Lock)
 
     def read(self) -> None:
         """Read the lines that are complete, up to one that is damaged, which `fault` then names."""
         with self._lock:
-            if any(not file.exists() or file.stat().st_size < offset for file, offset in self._offsets.items()):
+            if any(_size(file) < offset for file, offset in self._offsets.items()):
                 self._forget()  # --retry-failed has rewritten failed.jsonl
             try:
-                for file in [*shards(self.folder), failed_file(self.folder)]:
+                for path in [*shards(self.folder), failed_file(self.folder)]:
+                    file = path.with_suffix("") if is_compressed(path) else path
                     for offset, line in self._new_lines(file):
                         self._add(file, offset, line)
                         self._offsets[file] = offset + len(line)
@@ -72,16 +75,19 @@ class Tail:
         self._offsets.clear()
 
     def _new_lines(self, file: Path) -> Iterator[tuple[int, bytes]]:
-        if not file.exists():
-            return
         offset = self._offsets.get(file, 0)
-        with file.open("rb") as lines:
-            lines.seek(offset)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                yield offset, line
-                offset += len(line)
+        if _size(file) <= offset:
+            return
+        try:
+            with open_shard(file) as lines:
+                skip(lines, offset)
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    yield offset, line
+                    offset += len(line)
+        except ShardError as err:
+            raise RunFolderError(f"{file}: {err}") from None
 
     def _add(self, file: Path, offset: int, line: bytes) -> None:
         record = read_line(file, line)
@@ -104,8 +110,8 @@ class Tail:
     def record(self, number: int) -> Trace | dict[str, Any]:
         """A record, read from its file. Raises IndexError."""
         file, offset, length = self._places[number]
-        with file.open("rb") as lines:
-            lines.seek(offset)
+        with open_shard(file) as lines:
+            skip(lines, offset)
             return read_line(file, lines.read(length))
 
     def head(self) -> dict[str, Any]:
@@ -123,6 +129,14 @@ class Tail:
             "generation": self.generation,
             "fault": self.fault,
         }
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file's lines, whether it is compressed meanwhile or not; -1 if it is not there."""
+    for path in (compressed(file), file):
+        with suppress(FileNotFoundError):
+            return content_size(path)
+    return -1
 
 
 def read_line(file: Path, line: bytes) -> Trace | dict[str, Any]:

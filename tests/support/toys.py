@@ -24,8 +24,9 @@ from agentsys.graphs.longdpo.judge import PRINCIPLES
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.recorder import current
-from agentsys.traces import shards, strip_measured
+from agentsys.traces import strip_measured
 from tests.support.paths import ROOT
+from tests.support.shards import shard_lines
 
 PYTHON_PATH = os.pathsep.join([str(ROOT / "tests" / "support" / "offline"), str(ROOT)])
 COMMAND = ROOT / "graphs" / "drt_collect.py"
@@ -125,8 +126,8 @@ def paid_calls(log: Path) -> list[tuple[str, str]]:
 
 def outcomes(folder: Path) -> list[bytes]:
     """The lines of all records of a run, failed ones included, sorted by id, each without its `measured` objects."""
-    files = [*shards(folder), folder / "failed.jsonl"]
-    lines = [strip_measured(orjson.loads(line)) for file in files for line in file.read_bytes().splitlines()]
+    stored = [*shard_lines(folder), *(folder / "failed.jsonl").read_bytes().splitlines()]
+    lines = [strip_measured(orjson.loads(line)) for line in stored]
     return [orjson.dumps(line) for line in sorted(lines, key=lambda line: str(line["id"]))]
 
 

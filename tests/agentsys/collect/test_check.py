@@ -17,6 +17,7 @@ from agentsys.collect import RunFolderError, RunOptions, Summary, collect
 from agentsys.collect.manifest import MANIFEST_COPY
 from agentsys.graphs.drt.system import Context, graph
 from agentsys.traces import read_finished, read_traces
+from tests.support.shards import unpack_shards
 from tests.support.toys import one_error, outcomes, read_manifest, sentences
 
 COUNT = 12
@@ -42,7 +43,7 @@ def run(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Callable
 def folder(run: Callable[..., Summary]) -> Path:
     """A finished run."""
     assert run().failed == FAILED
-    return Path("run")
+    return unpack_shards(Path("run"))
 
 
 def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
@@ -260,7 +261,7 @@ def test_files_that_are_missing_or_foreign(
     shutil.rmtree(folder)
     monkeypatch.setattr("agentsys.collect.store.SHARD_BYTES", 0)  # one trace per shard
     run()
-    before = outcomes(folder)
+    before = outcomes(unpack_shards(folder))
     (folder / "traces-00001.jsonl").unlink()
     (folder / "traces-00003.jsonl").rename(folder / "traces-abc.jsonl")
     (folder / "traces-00005.jsonl").unlink()
@@ -340,7 +341,7 @@ def test_lines_of_a_later_version_are_left_alone(
 ) -> None:
     edit_line(folder / SHARD, 2, with_values(version=99))
     before = (folder / SHARD).read_bytes()
-    message = f"run/{SHARD}:2: trace version 99 is newer than 3; update agentsys"
+    message = f"run/{SHARD}:2: trace version 99 is newer than 4; update agentsys"
     with pytest.raises(RunFolderError) as error:
         run()
     assert str(error.value) == message

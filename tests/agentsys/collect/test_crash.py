@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from agentsys.collect.store import RunFolder, RunFolderError
+from tests.support.shards import unpack_shards
 from tests.support.toys import (
     RULES,
     call_drt,
@@ -123,6 +124,7 @@ def test_torn_last_lines_are_repaired(
     folder = tmp_path / "run"
     assert call_drt(capsys, *options("run"))[0] == 3
     before, calls = outcomes(folder), len(paid_calls(tmp_path / "run.log"))
+    unpack_shards(folder)
     for path in (folder / "traces-00000.jsonl", folder / "failed.jsonl"):
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
@@ -138,7 +140,7 @@ def test_a_file_that_is_one_torn_line_becomes_empty(
     folder = tmp_path / "run"
     assert call_drt(capsys, *options("run"))[0] == 3
     before = outcomes(folder)
-    (folder / "traces-00000.jsonl").write_bytes(b'{"version":1,"id":"r1","system":"' + b"x" * 200_000)
+    (unpack_shards(folder) / "traces-00000.jsonl").write_bytes(b'{"version":1,"id":"r1","system":"' + b"x" * 200_000)
     assert call_drt(capsys, *options("run"))[0] == 3
     assert outcomes(folder) == before
 
@@ -148,7 +150,7 @@ def test_a_folder_with_a_line_that_is_not_a_trace_is_refused(
 ) -> None:
     folder = tmp_path / "run"
     assert call_drt(capsys, *options("run"))[0] == 3
-    with (folder / "traces-00000.jsonl").open("ab") as file:
+    with (unpack_shards(folder) / "traces-00000.jsonl").open("ab") as file:
         file.write(b'{"what": "is this"}\n')
     code, _, err = call_drt(capsys, *options("run"))
     assert code == 2

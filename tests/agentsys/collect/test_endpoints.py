@@ -132,7 +132,7 @@ def test_an_api_key_goes_to_the_server_only(
     assert server.seen[0].headers["Authorization"] == f"Bearer {key}"
     assert "status 403: the key *** has no right to this" in (tmp_path / "run" / "failed.jsonl").read_text()
     files = [path for path in (tmp_path / "run").iterdir() if path.is_file()]
-    names = {"manifest.json", "README.md", "records.jsonl", "traces-00000.jsonl", "view.html"}
+    names = {"manifest.json", "README.md", "records.jsonl", "traces-00000.jsonl.zst", "view.html"}
     assert names < {path.name for path in files}
     assert [path.name for path in files if key.encode() in path.read_bytes()] == []
     assert key not in out + err

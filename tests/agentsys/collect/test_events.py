@@ -17,6 +17,7 @@ from agentsys.collect.limits import TooManyFailures
 from agentsys.collect.repair import repair_run
 from agentsys.display import say
 from tests.support.greeter import Context, greet
+from tests.support.shards import unpack_shards
 
 OPTIONS = RunOptions(no_cache=True, in_flight=1)
 
@@ -62,7 +63,7 @@ def test_a_resumed_run_appends(tmp_path: Path) -> None:
     starts = [line for line in log_lines(out) if line.startswith("start of run")]
     assert ["1 kept, 0 dropped, 0 failed before" in line for line in starts] == [False, True]
     assert find_damage(out) == []
-    (out / "traces-00000.jsonl").open("ab").write(b"torn")
+    (unpack_shards(out) / "traces-00000.jsonl").open("ab").write(b"torn")
     assert repair_run(out)[1]
     assert len(log_lines(out)) == 4, "a repair leaves it as it is"
 

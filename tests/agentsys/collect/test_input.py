@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from agentsys.traces import read_traces
+from tests.support.shards import shard_lines
 from tests.support.toys import RULES, call_drt, evaluation, one_error, run_drt, without_record_lines, write_lines
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
@@ -265,4 +266,4 @@ def test_exit_codes_of_the_real_command(tmp_path: Path, script: Path, options: l
     else:
         assert without_record_lines(err) == ""
         assert "kept" in out
-        assert (tmp_path / "run" / "traces-00000.jsonl").exists()
+        assert shard_lines(tmp_path / "run")

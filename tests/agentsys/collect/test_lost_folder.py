@@ -13,6 +13,7 @@ import pytest
 
 from agentsys.collect import RunFolderError, RunOptions, Summary, collect
 from agentsys.traces import read_traces
+from tests.support.shards import unpack_shards
 from tests.support.toys import one_node
 
 COUNT = 40
@@ -103,7 +104,7 @@ def test_a_folder_that_is_gone_is_said_and_nothing_is_called_saved(
 
 def test_records_that_were_lost_between_two_runs_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "run")
-    lines = (tmp_path / "run" / SHARD).read_bytes().splitlines(keepends=True)
+    lines = (unpack_shards(tmp_path / "run") / SHARD).read_bytes().splitlines(keepends=True)
     (tmp_path / "run" / SHARD).write_bytes(b"".join(lines[:-7]))
     capsys.readouterr()
     assert run(tmp_path / "run").processed == 7

@@ -74,7 +74,7 @@ def test_traces_load_with_datasets(run_folder: Path, tmp_path: Path, monkeypatch
     import datasets
 
     loaded = datasets.load_dataset(
-        "json", data_files=str(run_folder / "traces-*.jsonl"), split="train", cache_dir=str(tmp_path / "datasets")
+        "json", data_files=str(run_folder / "traces-*.jsonl.zst"), split="train", cache_dir=str(tmp_path / "datasets")
     )
     traces = list(read_traces(run_folder))
     assert loaded["id"] == [trace.id for trace in traces]
@@ -129,7 +129,7 @@ def test_the_parquet_export_of_shards_with_nulls_loads_with_datasets(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "."], "no traces-*.jsonl here; name the output folder of a collect run"),
+        (["export", "."], "no traces-*.jsonl here, compressed or not; name the output folder of a collect run"),
         (["export"], "Missing argument"),
         (["export", ".", "--nope"], "--nope"),
         (["cache", "--path", "nope.sqlite"], "--path nope.sqlite: no such file"),

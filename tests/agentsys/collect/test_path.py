@@ -16,6 +16,7 @@ from agentsys.models.scripted import ScriptedChatModel
 from agentsys.prompt import Prompt
 from agentsys.roles import Role
 from agentsys.traces import Step, read_finished
+from tests.support.shards import unpack_shards
 
 ROLE = Role(Prompt.parse("# user\nSay {{ text }}", "speaker"))
 MODEL = ScriptedChatModel(respond=lambda messages, call: f"<{messages[-1]['content'][4:]}>")
@@ -120,7 +121,7 @@ def test_traces_of_earlier_versions_have_no_path(tmp_path: Path, version: int) -
     import orjson
 
     run(tmp_path, "sun")
-    [shard] = (tmp_path / "run").glob("traces-*.jsonl")
+    [shard] = unpack_shards(tmp_path / "run").glob("traces-*.jsonl")
     old = {name: value for name, value in orjson.loads(shard.read_bytes()).items() if name != "path"}
     shard.write_bytes(orjson.dumps(old | {"version": version}) + b"\n")
     [trace] = read_finished(tmp_path / "run")

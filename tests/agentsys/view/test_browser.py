@@ -17,6 +17,7 @@ from agentsys.view import page as page_module
 from agentsys.view.command import Sources, write_view
 from agentsys.view.vocabulary import find_vocabulary
 from tests.support.pages import HOSTILE, serve_in_thread
+from tests.support.shards import unpack_shards
 
 Open = Callable[..., Any]
 
@@ -178,7 +179,7 @@ def test_the_path_of_a_failed_record_ends_where_it_failed(open_page: Open, runs:
 def test_a_reason_of_two_lines_lists_its_records(open_page: Open, runs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "lines"
     shutil.copytree(runs["hostile"], folder)
-    [shard] = folder.glob("traces-*.jsonl")
+    [shard] = unpack_shards(folder).glob("traces-*.jsonl")
     shard.write_bytes(shard.read_bytes().replace(b"too <i>plain</i>", b"too\\nplain"))
     page = open_page(folder)
     page.locator(".overview .link", has_text="plain").click()
@@ -293,7 +294,7 @@ def test_a_live_page_follows_the_run(open_page: Open, runs: dict[str, Path], tmp
     """Records that are appended appear without a reload, and a torn line only when it is whole."""
     folder = tmp_path / "growing"
     shutil.copytree(runs["first"], folder)
-    [shard] = folder.glob("traces-*.jsonl")
+    [shard] = unpack_shards(folder).glob("traces-*.jsonl")
     (folder / "failed.jsonl").unlink()
     lines = shard.read_bytes().splitlines(keepends=True)
     shard.write_bytes(lines[0] + lines[1][:50])

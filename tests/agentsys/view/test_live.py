@@ -13,6 +13,7 @@ import pytest
 from agentsys.commands import run_app
 from agentsys.view.live import Tail
 from tests.support.pages import HOSTILE, serve_in_thread
+from tests.support.shards import unpack_shards
 
 
 def no_vocabulary(model: str) -> None:
@@ -22,7 +23,7 @@ def no_vocabulary(model: str) -> None:
 @pytest.fixture
 def folder(runs: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of a run."""
-    return Path(shutil.copytree(runs["hostile"], tmp_path / "run"))
+    return unpack_shards(Path(shutil.copytree(runs["hostile"], tmp_path / "run")))
 
 
 def ids(tail: Tail) -> list[Any]:

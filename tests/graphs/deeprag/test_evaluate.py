@@ -22,6 +22,7 @@ from agentsys.knowledge import IndexSettings, build_index, index_digest
 from agentsys.models.errors import ModelError
 from agentsys.models.scripted import ScriptedChatModel
 from tests.support.evaluations import COLLECT, ENDINGS, Run, breaking, read_lines, read_report, run_command
+from tests.support.shards import shard_lines
 from tests.support.toys import one_error, write_lines
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
@@ -233,9 +234,9 @@ def test_the_trained_model_sees_no_example(run: Run, tmp_path: Path) -> None:
     assert code == 0 and list(systems)[-1] == "deeprag_trained" and len(systems) == 7
     assert (systems["deeprag_trained"]["model"], systems["deeprag"]["model"]) == ("student", "scripted")
     assert "deeprag_trained student" in output and "not checked: whether the model was trained" in output
-    traces = [json.loads(line) for line in (tmp_path / "out/deeprag_trained/traces-00000.jsonl").open()]
+    traces = [json.loads(line) for line in shard_lines(tmp_path / "out/deeprag_trained")]
     assert all("This is the form:" not in str(call["messages"]) for trace in traces for call in trace["calls"])
-    traces = [json.loads(line) for line in (tmp_path / "out/deeprag/traces-00000.jsonl").open()]
+    traces = [json.loads(line) for line in shard_lines(tmp_path / "out/deeprag")]
     assert all("This is the form:" in str(call["messages"]) for trace in traces for call in trace["calls"])
 
 

@@ -16,6 +16,7 @@ from agentsys.graphs.drt_evaluator import EXAMPLES, main
 from agentsys.text.chinese import has_chinese
 from tests.support.drt_judge import Judge
 from tests.support.evaluations import COLLECT, ENDINGS, breaking, read_lines, read_report, run_command
+from tests.support.shards import shard_lines
 from tests.support.toys import write_lines
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
@@ -71,7 +72,7 @@ def test_the_numbers(check: Any, tmp_path: Path) -> None:
 
 def test_it_asks_as_drt_does_without_a_comment(check: Any, tmp_path: Path) -> None:
     check()
-    traces = {trace["id"]: trace for trace in read_lines(tmp_path / "out" / "evaluator" / "traces-00000.jsonl")}
+    traces = {trace["id"]: trace for trace in map(json.loads, shard_lines(tmp_path / "out" / "evaluator"))}
     calls = {call["key"]: call["messages"] for call in traces["c"]["calls"]}
     assert set(calls) == {"evaluate/better", "evaluate/worse", "compare/0", "compare/1"}
     assert "from Chinese into English" in calls["evaluate/better"][0]["content"]
@@ -84,9 +85,9 @@ def test_a_rerun_makes_no_call_and_has_the_same_numbers(check: Any, tmp_path: Pa
     check("--limit", 2)
     check()
     before = read_report(tmp_path / "out")
-    traces = (tmp_path / "out" / "evaluator" / "traces-00000.jsonl").read_bytes()
+    traces = shard_lines(tmp_path / "out" / "evaluator")
     check()
-    assert (tmp_path / "out" / "evaluator" / "traces-00000.jsonl").read_bytes() == traces
+    assert shard_lines(tmp_path / "out" / "evaluator") == traces
     assert read_report(tmp_path / "out") == before
 
 

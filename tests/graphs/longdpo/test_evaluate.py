@@ -30,13 +30,14 @@ from tests.support.long_responses import (
     Author,
     scores,
 )
+from tests.support.shards import shard_lines
 from tests.support.toys import one_error, one_node, write_lines
 
 pytestmark = pytest.mark.usefixtures("isolated_cache")
 
 
 def traces(folder: Path) -> dict[str, dict[str, Any]]:
-    return {(trace := json.loads(line))["id"]: trace for line in (folder / "traces-00000.jsonl").open()}
+    return {(trace := json.loads(line))["id"]: trace for line in shard_lines(folder)}
 
 
 def means(score: Mapping[str, Any]) -> dict[str, float | None]:

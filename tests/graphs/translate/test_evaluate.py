@@ -17,6 +17,7 @@ from agentsys.knowledge import IndexSettings as Index
 from agentsys.knowledge import build_index
 from agentsys.metrics.corpus import score_corpus
 from tests.support.evaluations import COLLECT, ENDINGS, Run, breaking, read_lines, read_report
+from tests.support.shards import shard_lines
 from tests.support.toys import one_error, write_lines
 from tests.support.translations import CALLS, FAILING, FLU, MODEL, PAIRS, REPLIES, TRANSLATIONS, TRUNCATED
 
@@ -143,7 +144,7 @@ def test_ragtrans_in_its_four_settings(run: Run, tmp_path: Path) -> None:
     assert [result["translated"] for result in report["systems"].values()] == [4] * 4
     used = {}
     for name in names:
-        traces = [json.loads(line) for line in (tmp_path / "out" / name / "traces-00000.jsonl").open()]
+        traces = [json.loads(line) for line in shard_lines(tmp_path / "out" / name)]
         used[name] = next(trace["result"]["used"] for trace in traces if trace["id"] == "a1")
     assert [used[name] for name in names] == ["", "About a1.", "Nothing of it.", "【Flu】The flu is a disease."]
     tokens = {name: report["systems"][name]["cost"]["per_sentence"]["prompt_tokens"] for name in names}
@@ -160,7 +161,7 @@ def test_what_is_retrieved_gives_no_reference_away(run: Run, tmp_path: Path) -> 
     }
     options = ["--pairs", write_lines(tmp_path / "test.jsonl", [pair]), "--index", tmp_path / "index"]
     assert run(*options, "--systems", "ragtrans-retrieved", "--out", tmp_path / "out")[0] == 0
-    [trace] = map(json.loads, (tmp_path / "out" / "ragtrans-retrieved" / "traces-00000.jsonl").open())
+    [trace] = map(json.loads, shard_lines(tmp_path / "out" / "ragtrans-retrieved"))
     assert (trace["result"]["used"], trace["result"]["leaks"]) == ("The flu spreads.", 1)
 
 

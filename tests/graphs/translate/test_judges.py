@@ -12,6 +12,7 @@ from agentsys.graphs.translate.judges import Error, mqm_score
 from agentsys.graphs.translate.judging import count_errors, count_preferences, sign_test
 from agentsys.graphs.translate.rows import Pair, TranslatedPair
 from tests.support.evaluations import Run, read_lines, read_report
+from tests.support.shards import shard_lines
 from tests.support.toys import one_error, write_lines
 from tests.support.translations import CALLS, FAILING, MODEL, PAIRS, REPLIES, TRANSLATIONS
 
@@ -109,7 +110,7 @@ def test_documents_are_judged_together(run: Run, tmp_path: Path, monkeypatch: py
     score = read_report(tmp_path / "out")["systems"]["thought"]["metrics"]["document"]
     assert code == 0 and (score["value"], score["n"]) == (75, 2), "of a sentence without a document there is none"
     assert len([call for call in CALLS if " document " in call]) == 4
-    traces = [json.loads(line) for line in (tmp_path / "out/plain/documents/traces-00000.jsonl").open()]
+    traces = [json.loads(line) for line in shard_lines(tmp_path / "out/plain/documents")]
     prompt = next(t["calls"][0]["messages"][-1]["content"] for t in traces if t["id"].startswith("a "))
     assert prompt.split("\n")[:3] == ["1. The flu spreads.", "   -> 流感在传播。", "2. Stop the flu."]
 

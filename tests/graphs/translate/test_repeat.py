@@ -10,6 +10,7 @@ import pytest
 from agentsys.graphs.translate.measures import measure
 from agentsys.graphs.translate.rows import Pair, TranslatedPair
 from tests.support.evaluations import Run, read_lines, read_report
+from tests.support.shards import shard_lines
 from tests.support.toys import one_error, write_lines
 from tests.support.translations import CALLS, MODEL, PAIRS
 
@@ -49,7 +50,7 @@ def test_each_run_has_its_own_seeds_and_resumes(run: Run, tmp_path: Path) -> Non
     assert code == 0 and [result["repeats"] for result in report["systems"].values()] == [3, 3, 1]
     assert report["systems"]["plain"]["translated"] == 12 and report["systems"]["plain"]["cost"]["calls"] == 12
     assert report["systems"]["plain"]["metrics"]["BLEU"]["sd"] == 0 and "±0.00" in output and " x 3 runs" in output
-    traces = [json.loads(line) for line in (tmp_path / "out/plain/traces-00000.jsonl").open()]
+    traces = [json.loads(line) for line in shard_lines(tmp_path / "out/plain")]
     seeds = {trace["id"]: trace["calls"][0]["seed"] for trace in traces}
     assert seeds.keys() >= {"a1", "a1 (run 2)", "a1 (run 3)"} and len({*seeds.values()}) == 12
     line = read_lines(tmp_path / "out" / "translations.jsonl")[0]["systems"]

@@ -9,6 +9,7 @@ import pytest
 
 from agentsys.traces import Trace, dump
 from tests.support.evaluations import Run, read_lines, read_report
+from tests.support.shards import shard_lines
 from tests.support.toys import one_error, write_lines
 from tests.support.translations import CALLS, PAIRS
 
@@ -16,7 +17,7 @@ THINKER = "You are a thinker.\nYou take your time."
 
 
 def messages(folder: Path) -> list[dict[str, str]]:
-    trace = json.loads((folder / "traces-00000.jsonl").open().readline())
+    trace = json.loads(shard_lines(folder)[0])
     return [dict(message) for message in trace["calls"][0]["messages"]]
 
 
