@@ -91,7 +91,7 @@ class UserParameters:
         return index == 0 or self.design.trains_second
 
     def _is_positive(self, index: int) -> bool:
-        return self.design.family == "beta" or (self.design.family == "gauss" and index == 1)
+        return self._trains(index) and (self.design.family == "beta" or index == 1)
 
     def _raw(self, index: int, value: Tensor) -> Tensor:
         return _to_raw(value) if self._is_positive(index) else value.clone()
