@@ -31,7 +31,7 @@ WORDS = ("the", "a", "my", "old", "new", "small", "red", "blue", "good", "bad", 
 def main(
     model: Annotated[str, typer.Option(help="encoder or decoder: folder, catalog or hub name")] = "all-MiniLM-L6-v2",
     users: Annotated[int, typer.Option(help="users")] = 200,
-    texts: Annotated[int, typer.Option(help="texts per user")] = 80,
+    texts: Annotated[int, typer.Option(help="texts per user; each is used steps x 8 / texts times")] = 8,
     words: Annotated[int, typer.Option(help="words per text, about a token each")] = 40,
     steps: Annotated[int, typer.Option(help="optimizer steps of each user, with 8 texts each")] = 20,
     design: Annotated[Literal["beta", "gauss"], typer.Option(help="family of distributions")] = "gauss",

@@ -175,38 +175,38 @@ class PersonalModel:
     def __init__(self, backbone: Backbone, info: ModelInfo) -> None:
         self.backbone, self.info = backbone, info
 
-    @torch.no_grad()
     def classify(self, texts: Sequence[str], embeddings: FloatArray | None = None) -> FloatArray:
         """(texts, classes) probabilities. `embeddings` (texts, n_tokens, width); None: the prior's mean for all."""
-        rows = self._embeddings(len(texts), embeddings)
-        probabilities = []
-        for start in range(0, len(texts), _BATCH):
-            some = slice(start, start + _BATCH)
-            tokens = self.backbone.tokenize(texts[some], self.info.max_length)
-            logits = self.backbone.logits(tokens, torch.arange(len(texts[some])), rows[some])
-            probabilities.append(logits.softmax(-1))
-        return torch.cat(probabilities).float().numpy()
+        with torch.no_grad():
+            rows = self._embeddings(len(texts), embeddings)
+            probabilities = []
+            for start in range(0, len(texts), _BATCH):
+                some = slice(start, start + _BATCH)
+                tokens = self.backbone.tokenize(texts[some], self.info.max_length)
+                logits = self.backbone.logits(tokens, torch.arange(len(texts[some])), rows[some])
+                probabilities.append(logits.softmax(-1))
+            return torch.cat(probabilities).numpy().astype(np.float32)
 
-    @torch.no_grad()
     def complete(
         self, texts: Sequence[str], embeddings: FloatArray | None = None, max_new_tokens: int = 15
     ) -> list[str]:
         """The most probable next words of each text; an embedding is kept for the whole generation."""
-        rows = self._embeddings(len(texts), embeddings)
-        tokenizer, network = self.backbone.tokenizer, self.backbone.network
-        answers = []
-        for text, row in zip(texts, rows, strict=True):
-            tokens = self.backbone.tokenize([text], self.info.max_length)
-            words = torch.cat([row[None], network.get_input_embeddings()(tokens.ids)], 1)
-            ids = network.generate(
-                inputs_embeds=words,
-                attention_mask=torch.ones(words.shape[:2], dtype=torch.long),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            answers.append(tokenizer.decode(ids[0], skip_special_tokens=True))
-        return answers
+        with torch.no_grad():
+            rows = self._embeddings(len(texts), embeddings)
+            tokenizer, network = self.backbone.tokenizer, self.backbone.network
+            answers = []
+            for text, row in zip(texts, rows, strict=True):
+                tokens = self.backbone.tokenize([text], self.info.max_length)
+                words = torch.cat([row[None], network.get_input_embeddings()(tokens.ids)], 1)
+                ids = network.generate(
+                    inputs_embeds=words,
+                    attention_mask=torch.ones(words.shape[:2], dtype=torch.long),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+                answers.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+            return answers
 
     def _embeddings(self, count: int, embeddings: FloatArray | None) -> Tensor:
         """(count, n_tokens, width). Raises TrainerError for another shape."""

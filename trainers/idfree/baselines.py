@@ -58,7 +58,7 @@ def train_id_text(backbone: Backbone, tokens: Tokens, data: Data, options: FitOp
     ids = backbone.tokenizer(numbers, add_special_tokens=False, padding=True, return_tensors="pt")["input_ids"]
 
     def embed(users: Tensor, random: torch.Generator) -> Tensor:
-        return backbone.network.get_input_embeddings()(ids[users])  # type: ignore[no-any-return]
+        return backbone.network.get_input_embeddings()(ids[users])
 
     before, backbone.n_tokens = backbone.n_tokens, ids.shape[1]
     train_cloud(backbone, tokens, data, embed, options, lora, "user id as text")

@@ -144,17 +144,17 @@ def _step(
     return total
 
 
-@torch.no_grad()
 def evaluate_loss(backbone: Backbone, tokens: Tokens, rows: Examples, embed: Embed, options: FitOptions) -> float:
     """The mean loss of rows; NaN without any. The draws are the same at every call."""
-    backbone.eval()
-    random = torch.Generator().manual_seed(options.seed + 1)
-    texts, labels, users = (torch.as_tensor(values) for values in (rows.text, rows.label, rows.user))
-    total = 0.0
-    for some in tokens.passes(texts, options.micro_batch, shared=backbone.reuses):
-        embeddings = embed(users[some], random)
-        total += float(backbone.measure(tokens, texts[some], labels[some], embeddings).loss.sum())
-    return total / len(rows) if len(rows) else math.nan
+    with torch.no_grad():
+        backbone.eval()
+        random = torch.Generator().manual_seed(options.seed + 1)
+        texts, labels, users = (torch.as_tensor(values) for values in (rows.text, rows.label, rows.user))
+        total = 0.0
+        for some in tokens.passes(texts, options.micro_batch, shared=backbone.reuses):
+            embeddings = embed(users[some], random)
+            total += float(backbone.measure(tokens, texts[some], labels[some], embeddings).loss.sum())
+        return total / len(rows) if len(rows) else math.nan
 
 
 def _trained(backbone: Backbone) -> list[tuple[str, Any]]:

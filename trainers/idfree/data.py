@@ -152,7 +152,8 @@ def _read_table(options: DataOptions, task: Task, notes: Notes) -> Iterator[dict
             continue
         if first and (missing := [name for name in fields if name not in record.data]):
             option, column = f"--{missing[0]}", fields[missing[0]]
-            raise TrainerError(f"{option} {column}: {options.data} has no such column; it has {', '.join(record.data)}")
+            plain = next((one.data for one in read_records(options.data) if not isinstance(one, BadRecord)), {})
+            raise TrainerError(f"{option} {column}: {options.data} has no such column; it has {', '.join(plain)}")
         first = False
         yield record.data
 
@@ -220,6 +221,9 @@ def _label_key(label: str) -> tuple[float, str]:
     return (number if math.isfinite(number) else math.inf), label
 
 
+_USER_ADVICE: Final = "collect records with a field `user`, then make the rows again (agentsys rows)"
+
+
 def _read_rows(path: Path, task: Task) -> tuple[list[Item], list[Item]]:
     """Rows of traces: those of train.parquet, and those of validation.parquet, which are the test."""
     from agentsys.trainers.row_files import TEXT_COLUMNS, Needs, read_rows
@@ -231,15 +235,13 @@ def _read_rows(path: Path, task: Task) -> tuple[list[Item], list[Item]]:
     for name in ("train", "validation"):
         rows = splits.get(name)
         if rows is not None and "user" not in rows.column_names:
-            raise TrainerError(
-                f"--rows {path}: the rows have no user: collect records with a field `user`, then agentsys rows"
-            )
+            raise TrainerError(f"--rows {path}: the rows have no user; {_USER_ADVICE}")
         known = [row for row in rows or () if row["user"] is not None]
         parts.append(
             [Item(str(r["user"]), r["text"], ids=tuple(r["input_ids"]), learned=tuple(r["loss_mask"])) for r in known]
         )
     if not parts[0]:
-        raise TrainerError(f"--rows {path}: no row has a user: collect records with a field `user`, then agentsys rows")
+        raise TrainerError(f"--rows {path}: no row has a user; {_USER_ADVICE}")
     return parts[0], parts[1]
 
 

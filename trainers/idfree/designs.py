@@ -91,7 +91,7 @@ class UserParameters:
         return index == 0 or self.design.trains_second
 
     def _is_positive(self, index: int) -> bool:
-        return self.design.family == "beta" or (self.design.family == "gauss" and index == 1)
+        return self._trains(index) and (self.design.family == "beta" or index == 1)
 
     def _raw(self, index: int, value: Tensor) -> Tensor:
         return _to_raw(value) if self._is_positive(index) else value.clone()
@@ -106,15 +106,15 @@ class UserParameters:
         """The tensors for the optimizer."""
         return [raw for index, raw in enumerate(self.raw) if self._trains(index)]
 
-    @torch.no_grad()
     def move_to_spread(self) -> None:
         """Move each parameter back to within the spread of the prior. A static embedding has no bounds."""
-        if self.design.family == "static":
-            return
-        for index, raw in enumerate(self.raw):
-            if self._trains(index):
-                low, high = (float(self._raw(index, torch.tensor(value))) for value in self.design.bounds(index))
-                raw.clamp_(low, high)
+        with torch.no_grad():
+            if self.design.family == "static":
+                return
+            for index, raw in enumerate(self.raw):
+                if self._trains(index):
+                    low, high = (float(self._raw(index, torch.tensor(value))) for value in self.design.bounds(index))
+                    raw.clamp_(low, high)
 
 
 def mean(family: Family, first: Tensor, second: Tensor) -> Tensor:

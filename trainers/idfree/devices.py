@@ -219,21 +219,21 @@ class DeviceTrainer:
             losses[some] = measured.loss.detach().float()
         return losses
 
-    @torch.no_grad()
     def validate(self, personal: Personal, validation: Examples, held_out: Sequence[IntArray]) -> IntArray:
         """(users,) the mean loss of each user on its validation texts, with the same draws at every check."""
-        counts = np.array([len(rows) for rows in held_out])
-        if not counts.any():
-            return np.full(len(counts), np.nan)
-        randoms = [seeded(self.options.seed + 1, user) for user in self.users]
-        drawn = personal.embed(VALIDATION_DRAWS, randoms)
-        rows, users = np.concatenate(held_out), np.arange(len(counts)).repeat(counts)
-        total = np.zeros(len(counts))
-        for number in range(VALIDATION_DRAWS):
-            embeddings = drawn[torch.as_tensor(users), number]
-            loss = self._measure(personal, validation, rows, users, embeddings, 0.0)
-            total += np.bincount(users, loss.numpy(), len(counts)) / VALIDATION_DRAWS
-        return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+        with torch.no_grad():
+            counts = np.array([len(rows) for rows in held_out])
+            if not counts.any():
+                return np.full(len(counts), np.nan)
+            randoms = [seeded(self.options.seed + 1, user) for user in self.users]
+            drawn = personal.embed(VALIDATION_DRAWS, randoms)
+            rows, users = np.concatenate(held_out), np.arange(len(counts)).repeat(counts)
+            total = np.zeros(len(counts))
+            for number in range(VALIDATION_DRAWS):
+                embeddings = drawn[torch.as_tensor(users), number]
+                loss = self._measure(personal, validation, rows, users, embeddings, 0.0)
+                total += np.bincount(users, loss.numpy(), len(counts)) / VALIDATION_DRAWS
+            return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
 
 
 class BestOfUsers:
@@ -244,20 +244,20 @@ class BestOfUsers:
         self.loss = np.full(len(validated), np.inf)
         self.validated = np.asarray(validated)
 
-    @torch.no_grad()
     def update(self, tensors: Sequence[Tensor], loss: IntArray) -> None:
         """Take over the users whose loss is lower than before; those without validation texts always."""
-        better = ~self.validated | (loss < self.loss)
-        self.loss = np.where(better, loss, self.loss)
-        chosen = torch.as_tensor(better)
-        for kept, tensor in zip(self.best, tensors, strict=True):
-            kept[chosen] = tensor[chosen]
+        with torch.no_grad():
+            better = ~self.validated | (loss < self.loss)
+            self.loss = np.where(better, loss, self.loss)
+            chosen = torch.as_tensor(better)
+            for kept, tensor in zip(self.best, tensors, strict=True):
+                kept[chosen] = tensor[chosen]
 
-    @torch.no_grad()
     def restore(self, tensors: Sequence[Tensor]) -> None:
         """Put the copies in place."""
-        for kept, tensor in zip(self.best, tensors, strict=True):
-            tensor.copy_(kept)
+        with torch.no_grad():
+            for kept, tensor in zip(self.best, tensors, strict=True):
+                tensor.copy_(kept)
 
 
 def seeded(seed: int, user: int) -> torch.Generator:

@@ -122,7 +122,7 @@ class UserSums:
 
     def sums(self, values: npt.NDArray[Any]) -> FloatArray:
         """(users,) the sum of each user's values."""
-        return np.bincount(self.index, values, self.users)
+        return np.bincount(self.index, values, self.users).astype(float)
 
     def accuracy(self, correct: IntArray, count: IntArray) -> tuple[float, FloatArray]:
         """The accuracy, and that of each sample."""
@@ -157,7 +157,8 @@ def score_systems(results: Results, rows: npt.NDArray[np.bool_], against: str, s
 def entropy_of(labels: IntArray, classes: int) -> FloatArray:
     """(rows,) the entropy in nats of the classes (draws, rows) that a text gets under random users' embeddings."""
     shares = np.stack([(labels == number).mean(0) for number in range(classes)])
-    return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(0)
+    entropy: FloatArray = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(0)
+    return entropy
 
 
 def gains_by_entropy(results: Results, classes: int) -> dict[str, list[dict[str, float]]]:

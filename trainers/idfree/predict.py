@@ -28,18 +28,18 @@ class Predictions:
             getattr(self, name)[rows] = getattr(other, name)
 
 
-@torch.no_grad()
 def predict(
     backbone: Backbone, tokens: Tokens, rows: Examples, embed: Embed, options: FitOptions, owner: Tensor | None = None
 ) -> Predictions:
     """Predictions of rows, each with one embedding. `owner` (R,) is what `embed` gets; default: the rows' users."""
-    backbone.eval()
-    random = torch.Generator().manual_seed(options.seed + 2)
-    texts, labels = torch.as_tensor(rows.text), torch.as_tensor(rows.label)
-    owner = torch.as_tensor(rows.user) if owner is None else owner
-    correct, count, label = (np.full(len(rows), -1, np.int64) for _ in range(3))
-    for some in tokens.passes(texts, options.micro_batch, shared=backbone.reuses):
-        measured = backbone.measure(tokens, texts[some], labels[some], embed(owner[some], random))
-        for values, ones in ((correct, measured.correct), (count, measured.count), (label, measured.label)):
-            values[some.numpy()] = ones.numpy()
-    return Predictions(correct, count, label)
+    with torch.no_grad():
+        backbone.eval()
+        random = torch.Generator().manual_seed(options.seed + 2)
+        texts, labels = torch.as_tensor(rows.text), torch.as_tensor(rows.label)
+        owner = torch.as_tensor(rows.user) if owner is None else owner
+        correct, count, label = (np.full(len(rows), -1, np.int64) for _ in range(3))
+        for some in tokens.passes(texts, options.micro_batch, shared=backbone.reuses):
+            measured = backbone.measure(tokens, texts[some], labels[some], embed(owner[some], random))
+            for values, ones in ((correct, measured.correct), (count, measured.count), (label, measured.label)):
+                values[some.numpy()] = ones.numpy()
+        return Predictions(correct, count, label)

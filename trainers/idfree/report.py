@@ -48,15 +48,17 @@ def write_report(out: Path, settings: Mapping[str, Any]) -> None:
     new = score_systems(results, ~results.known, CENTRAL, samples, seed)
     stages = _read_stages(out)
     facts = describe(results, scores, settings)
+    losses = {name: stage["losses"] for name, stage in stages.items() if "losses" in stage}
+    entropy = gains_by_entropy(results, len(info.labels)) if info.task == "classify" else {}
     report = {
         "facts": facts,
         "test_texts": int(results.known.sum()),
         "test_users": len(np.unique(results.user[results.known])),
         "table": [asdict(score) for score in scores],
         "new_users": [asdict(score) for score in new],
-        "entropy": gains_by_entropy(results, len(info.labels)) if info.task == "classify" else {},
+        "entropy": entropy,
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
-        "losses": {name: stage["losses"] for name, stage in stages.items() if "losses" in stage},
+        "losses": losses,
     }
     if USER_ALONE in results.systems:
         against = score_systems(results, results.known, USER_ALONE, samples, seed)
@@ -64,9 +66,9 @@ def write_report(out: Path, settings: Mapping[str, Any]) -> None:
     write_settings(out / "report.json", report)
     pictures = ["accuracy.png", "losses.png"]
     plot_accuracy(scores, out / "accuracy.png")
-    plot_losses(report["losses"], out / "losses.png")
-    if report["entropy"]:
-        plot_entropy(report["entropy"]["bins"], out / "entropy.png")
+    plot_losses(losses, out / "losses.png")
+    if entropy:
+        plot_entropy(entropy["bins"], out / "entropy.png")
         pictures.append("entropy.png")
     (out / "README.md").write_text(model_card(settings, facts, scores, pictures), encoding="utf-8")
     print_table(scores, f"{report['test_texts']:,} test texts of {report['test_users']:,} users")

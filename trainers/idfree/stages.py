@@ -125,7 +125,7 @@ class Pipeline:
     @property
     def known_users(self) -> list[int]:
         """Users with a device."""
-        return np.setdiff1d(np.arange(self.data.users), self.data.new_users).tolist()
+        return [int(user) for user in np.setdiff1d(np.arange(self.data.users), self.data.new_users)]
 
     def _load(self, stage: Stage) -> tuple[Backbone, Tokens, ModelInfo]:
         backbone, info = load_saved(self.out / stage)

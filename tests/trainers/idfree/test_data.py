@@ -102,7 +102,7 @@ def test_a_table_that_cannot_be_split_is_refused(options: dict[str, Any], messag
 
 def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
     rows = [{"user": "a", "text": f"t{number}", "label": "same"} for number in range(5)]
-    with pytest.raises(TrainerError, match="all texts are of class 'same': give at least two classes"):
+    with pytest.raises(TrainerError, match="all texts have the class 'same': give at least two classes"):
         split(tmp_path, write_lines(tmp_path / "t.jsonl", rows))
 
 
