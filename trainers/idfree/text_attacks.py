@@ -25,12 +25,12 @@ Index = npt.NDArray[np.int64]
 CHARACTERS: Final = 2_000
 """Characters of a text that are looked at."""
 COMPONENTS: Final = 300
-ITERATIONS: Final = 40
+ITERATIONS: Final = 25
 """Of the logistic regression, at most."""
 REDUCED_ON: Final = 10_000
 """Distinct texts at most that the reduction is fitted on."""
-TEXTS_PER_USER: Final = 40
-"""Texts of a user at most that the classifier learns from."""
+LEARNED: Final = 20_000
+"""Texts that the classifier learns from, in equal parts of the users, and at least 5 of each."""
 SETS: Final = 5
 """Sets of linked texts of a user at most."""
 
@@ -53,7 +53,7 @@ def log_probabilities(train: Texts, held_out: Texts, test: Texts, count: int, se
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    rows = _some_of_each(train.users, TEXTS_PER_USER, seed)
+    rows = _some_of_each(train.users, max(5, LEARNED // count), seed)
     if len(np.unique(train.users[rows])) < 2:
         raise TrainerError("the attack on texts needs at least two users with training texts")
     texts = [*held_out.texts, *test.texts]
