@@ -250,6 +250,9 @@ def plot_curves(report: Report, file: Path) -> None:
         if name == "text and embedding":
             _plot_curve(axes, report.curves[spreads[0]]["text"], "text alone", color="black", linestyle="--")
         axes.set_xscale("log")
+        sizes = sorted(report.curves[spreads[0]][name])
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
         axes.set_title(name, loc="left", fontsize=9)
         axes.set_xlabel("linked uploads", fontsize=8)
         axes.set_ylabel("per cent", fontsize=8)

@@ -9,6 +9,7 @@ minus attack 4 is what the embeddings give away.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,10 +25,12 @@ Index = npt.NDArray[np.int64]
 CHARACTERS: Final = 2_000
 """Characters of a text that are looked at."""
 COMPONENTS: Final = 300
+ITERATIONS: Final = 25
+"""Of the logistic regression, at most."""
 REDUCED_ON: Final = 10_000
 """Distinct texts at most that the reduction is fitted on."""
-TEXTS_PER_USER: Final = 40
-"""Texts of a user at most that the classifier learns from."""
+LEARNED: Final = 20_000
+"""Texts that the classifier learns from, in equal parts of the users, and at least 5 of each."""
 SETS: Final = 5
 """Sets of linked texts of a user at most."""
 
@@ -47,16 +50,20 @@ def log_probabilities(train: Texts, held_out: Texts, test: Texts, count: int, se
     TrainerError where fewer than two users have texts to learn from.
     """
     from scipy.special import log_softmax
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    rows = _some_of_each(train.users, TEXTS_PER_USER, seed)
+    rows = _some_of_each(train.users, max(5, LEARNED // count), seed)
     if len(np.unique(train.users[rows])) < 2:
         raise TrainerError("the attack on texts needs at least two users with training texts")
     texts = [*held_out.texts, *test.texts]
     learned, asked = _features([train.texts[row] for row in rows], texts, seed)
     # "balanced": no user is likelier for having written more.
-    classifier = LogisticRegression(C=10.0, class_weight="balanced", max_iter=100, tol=1e-3)
-    classifier.fit(learned, train.users[rows])
+    # The tolerance is of the gradient of a mean over texts, which is small from the start where there are many users.
+    classifier = LogisticRegression(C=10.0, class_weight="balanced", max_iter=ITERATIONS, tol=1e-7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the attacks are compared after the same iterations
+        classifier.fit(learned, train.users[rows])
     logs = np.full((len(texts), count), -np.inf)
     logs[:, classifier.classes_] = classifier.predict_log_proba(asked)
     first = len(held_out.texts)

@@ -112,7 +112,7 @@ def test_what_cannot_be_attacked_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_app(idfree_attack.app, options) == 1
+    assert run_app(idfree_attack.app, options) == 2
     assert message in capsys.readouterr().err
 
 

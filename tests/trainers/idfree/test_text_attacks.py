@@ -28,6 +28,16 @@ def test_habits_of_writing_give_their_user_away() -> None:
     np.testing.assert_allclose(np.exp(logs).sum(1), 1, rtol=1e-5)
 
 
+def test_many_users_are_still_told_apart() -> None:
+    """300 users, each with an own word: the solver must not stop at its first step, where gradients are small."""
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 8)) for _ in range(300)]
+    users = np.repeat(np.arange(300), 4)
+    texts = Texts([f"{words[user]} text {number % 4}" for number, user in enumerate(users)], users)
+    logs = log_probabilities(texts, NONE, texts, 300)
+    assert (logs.argmax(1) == users).mean() > 0.9
+
+
 def test_texts_that_all_users_share_give_nobody_away() -> None:
     texts = [f"item {number}" for number in range(20)]
     everyone = Texts(texts * 5, np.repeat(np.arange(5), 20))
