@@ -19,6 +19,7 @@ from agentsys.knowledge.build import build_index
 from agentsys.knowledge.index import IndexRetriever, load_retriever
 from agentsys.knowledge.manifest import IndexSettings
 from agentsys.knowledge.passages import Hit, KnowledgeError
+from agentsys.knowledge.remote import SearchServer
 from agentsys.knowledge.store import FAILED_FILE
 from agentsys.progress import Progress
 
@@ -79,7 +80,7 @@ def build(
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="index folder")],
+    index: Annotated[str, typer.Argument(help="index folder, or address of a search server")],
     query: Annotated[str, typer.Argument(help="text to search for")],
     options: SearchOptions,
 ) -> None:
@@ -93,7 +94,7 @@ def search(
     Console().print(table)
 
 
-async def _search_once(retriever: IndexRetriever, query: str, k: int) -> list[Hit]:
+async def _search_once(retriever: IndexRetriever | SearchServer, query: str, k: int) -> list[Hit]:
     try:
         return (await retriever.search([query], k))[0]
     finally:

@@ -50,6 +50,8 @@ FORCED: Final = ("always", "never")
 """Systems whose decisions are not the model's: they have another marker in the figure."""
 NO_RETRIEVAL: Final = ("direct", "cot")
 """Baselines that never retrieve: they have no knowledge boundary."""
+LOWEST: Final = -100.0
+"""Log-probability, in nats, of an opening that is not among the alternatives: less than all that are."""
 BOUNDARY: Final = ("f1", "accuracy", "balanced_accuracy", "mcc", "auc")
 
 
@@ -103,13 +105,15 @@ def prediction_of(trace: Trace, golds: Sequence[str]) -> Prediction:
 def decision_margin(steps: Sequence[Mapping[str, Any]]) -> float | None:
     """The greatest log p(retrieve) - log p(parametric) of the steps, in nats: a question is known if all are below 0.
 
-    None if no decision was the model's own, or if one has no log-probabilities.
+    An opening that is not among the alternatives that the server returns has LOWEST. None if no decision was the
+    model's own, or if one has no log-probabilities.
     """
     decisions = [decision for step in steps if (decision := step.get("decision"))]
     logprobs = [(decision["log_p_retrieve"], decision["log_p_parametric"]) for decision in decisions]
-    if not logprobs or any(None in pair for pair in logprobs):
+    if not logprobs or (None, None) in logprobs:
         return None
-    return max(float(retrieve) - float(parametric) for retrieve, parametric in logprobs)
+    lowest = [[LOWEST if logprob is None else float(logprob) for logprob in pair] for pair in logprobs]
+    return max(retrieve - parametric for retrieve, parametric in lowest)
 
 
 def measure_all(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal, NotRequired
+from typing import Any, Final, Literal, NotRequired, cast
 
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
@@ -193,7 +193,7 @@ class LongDPOSearch(System):
         except ModelError as err:  # the layers before it keep their pairs
             return None, str(err)
         if chosen is not None:
-            layers[-1] = {**layers[-1], **simulations}  # type: ignore[typeddict-item]
+            layers[-1] = cast(Layer, layers[-1] | simulations)
         return chosen, stop
 
     async def _simulate(self, problem: WritingProblem, node: Node[Path], facts: Sequence[Fact]) -> dict[str, Any]:

@@ -193,12 +193,12 @@ def test_the_positive_class_is_the_papers(counts: tuple[int, ...], published: tu
 
 
 def test_the_area_under_the_curve_of_the_decisions() -> None:
-    """Of the 2 x 3 pairs of a known and another question, 4 are in the right order and one is equal."""
+    """Of the 2 x 3 pairs of a known and another question, 2 are in the right order and one is equal."""
     margins = [-2.0, 1.0, -2.5, 0.5, 1.0, None]
     known = [True, True, False, False, False, False]
     answers = [Prediction(retrievals=0, margin=margin) for margin in margins]
     agreement = boundary(answers, [Prediction(em=right) for right in known], "exact")
-    assert (agreement["auc"], agreement["auc_n"], agreement["n"]) == (pytest.approx(1.5 / 6), 5, 6)
+    assert (agreement["auc"], agreement["auc_n"], agreement["n"]) == (pytest.approx(2.5 / 6), 5, 6)
     assert boundary(answers[:2], [Prediction(em=True)] * 2, "exact")["auc"] is None
 
 
@@ -208,6 +208,8 @@ def test_the_margin_of_a_question_is_its_greatest() -> None:
 
     assert decision_margin([step(-2.0, -0.5), step(-1.0, -3.0), {"decision": None}]) == 2.0
     assert decision_margin([step(-2.0, -0.5), step(None, None)]) is None
+    assert decision_margin([step(None, -0.5)]) == -99.5, "sure to know: the other opening is no alternative"
+    assert decision_margin([step(-0.5, None)]) == 99.5
     assert decision_margin([{"decision": None}]) is decision_margin([]) is None, "forced decisions"
 
 

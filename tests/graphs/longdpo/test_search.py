@@ -99,7 +99,7 @@ async def test_simulations_look_ahead(start: Start) -> None:
 
 async def test_a_larger_tree_is_not_saturated(start: Start) -> None:
     start(tree_reply)
-    context = SearchContext(width=3, depth=3, eta=1.0, simulations=3, alpha=50.0, parallel=1)
+    context = SearchContext(width=3, depth=4, eta=1.0, simulations=2, lookahead=3, parallel=1)
     result = await graph.ainvoke(REQUEST, context=context)
     assert (result["layers"][0]["expansions"], result["layers"][0]["saturated"]) == (2, False)
 
