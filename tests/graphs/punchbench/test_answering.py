@@ -162,7 +162,7 @@ async def test_a_thread_answers_a_second_pair(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_the_wording_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, model = await answer(monkeypatch, questions="# user\nMARK {{ format }}: {{ caption }}")
+    _, model = await answer(monkeypatch, questions_prompt="# user\nMARK {{ format }}: {{ caption }}")
     assert text(model.asked["plain/perception_yes_no"][-1][1]) == "MARK yes_no: So quiet"
 
 

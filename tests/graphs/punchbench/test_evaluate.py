@@ -102,7 +102,7 @@ def test_the_picture_is_worth_what_the_report_says(tmp_path: Path, capsys: pytes
     assert accuracy("shown", "perception/matching") == 100 and accuracy("shown", "perception/multi_option") == 0
     assert accuracy("shown", "reasoning/generation") == 100
     zero_shot = report["systems"]["shown"]["strategies"]["zero_shot"]
-    assert zero_shot["calls"] == 4 * 6 and report["systems"]["shown"]["strategies"]["sc_coq"]["calls"] == 4 * 18 - 4 * 2
+    assert zero_shot["calls"] == 4 * 6 and report["systems"]["shown"]["strategies"]["sc_coq"]["calls"] == 4 * 14
     assert report["systems"]["withheld"]["failed"] == 0
     shown = [body for body in bodies if received(body)]
     assert len(shown) == 2 * 4 * 18, "every question with its picture, in two of three runs"
