@@ -38,6 +38,7 @@ EVALUATE: Final = {
     "deeprag": ("agentsys.graphs.deeprag_evaluate", "answers with and without retrieval"),
     "longdpo": ("agentsys.graphs.longdpo_evaluate", "long texts: length and quality (LongBench-Write)"),
     "maths": ("agentsys.graphs.maths_evaluate", "answers to maths questions"),
+    "punchbench": ("agentsys.graphs.punchbench_evaluate", "answers on pictures with captions (PunchBench, SC-CoQ)"),
     "punchbench-annotate": (
         "agentsys.graphs.punchbench_annotate",
         "PunchBench's questions for people",

@@ -12,6 +12,7 @@ from agentsys.collect import RunOptions, collect
 from agentsys.collect.fingerprint import context_models
 from agentsys.collect.limits import SAME_IN_A_ROW, Spending
 from agentsys.collect.manifest import read_manifest
+from agentsys.collect.pictures import PictureOptions
 from agentsys.collect.report import ProgressView
 from agentsys.config import save_config
 from agentsys.display import say
@@ -70,13 +71,14 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class SystemRun:
-    """One system over the sample: a graph, its context, its records, and the folder of the run."""
+    """One system over the sample: a graph, its context, its records, the folder of the run, and their pictures."""
 
     name: str
     graph: Any
     context: Any
     records: Sequence[Mapping[str, Any]]
     folder: Path
+    pictures: PictureOptions | None = None
 
     def check(self, noun: str, fields: Collection[str] = ()) -> None:
         """Check the models and the folder before any call.
@@ -108,7 +110,8 @@ class SystemRun:
         options = replace(options, cost_budget=spending.left)
         export_spans()
         with ProgressView(total=len(self.records), show_records=False, step=self.name) as view:
-            summary = collect(self.graph, self.records, self.folder, context=self.context, options=options, watch=view)
+            more: dict[str, Any] = {"options": options, "pictures": self.pictures, "watch": view}
+            summary = collect(self.graph, self.records, self.folder, context=self.context, **more)
         if summary.cost is not None:
             spending.cost += summary.cost
             say(f"{self.name}: cost {summary.cost:,.4f}")

@@ -55,7 +55,8 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
     middle = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    low = (middle - spread) / scale if successes else 0.0
+    return low, (middle + spread) / scale if successes < n else 1.0
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

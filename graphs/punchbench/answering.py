@@ -31,13 +31,12 @@ from agentsys.knobs import split_names
 from agentsys.models.errors import EndpointDown
 from agentsys.pictures import PictureInput
 from agentsys.prompt import Prompt
-from agentsys.roles import Answer, Role, RoleError, load_prompt
-from agentsys.systems import BaseContext, System, ask, knob, role_options
+from agentsys.roles import Answer, Role, RoleError
+from agentsys.systems import BaseContext, System, ask, knob, prompt_of, role_options
 
 NO_REPLY: Final = "(no answer)"
 """What stands for an unusable reply in a longer conversation."""
 ANSWERING: Final = {"temperature": 0.0, "max_tokens": 300}
-QUESTIONS: Final = load_prompt("punchbench/questions").text
 
 
 class ChoiceOf2(BaseModel):
@@ -129,8 +128,9 @@ class Output(TypedDict):
 
 @dataclass(frozen=True)
 class SCCoQ(System):
-    """The roles and nodes that answer questions, and judge explanations."""
+    """The roles and nodes that answer questions, and judge explanations. `question` has the wording alone."""
 
+    question: Role[str] = Role("punchbench/questions")
     answerer: Role[str] = Role("punchbench/answerer", sampling=ANSWERING, allow_truncated=True, attempts=1)
     thinker: Role[str] = Role("punchbench/thinker", sampling=ANSWERING, allow_truncated=True, attempts=1)
     explanation_judge: Role[Verdict] = Role(
@@ -154,15 +154,16 @@ class SCCoQ(System):
                  reply["mode"] == conversation.mode}  # fmt: skip
         questions = [state["questions"][name] for name in conversation.questions]
         question = questions[-1]
-        turns, shown = _exemplar_turns(state, context, conversation), set[str]()
+        prompt = prompt_of(context, self.question)
+        turns, shown = _exemplar_turns(state, prompt, context.shots, conversation), set[str]()
         for number, earlier in enumerate(questions[:-1], 1):
             reply = texts.get(conversation.questions[:number], "") or NO_REPLY
-            turns.append({**_turn(state, context, earlier, shown), "reply": reply})
+            turns.append({**_turn(state, prompt, earlier, shown), "reply": reply})
         role = self.thinker if conversation.mode == "cot" else self.answerer
         output = _output_of(question) if context.constrained and conversation.mode != "cot" else str
         role = replace(role, output=output, sampling=_sampling(role, context, question))
         try:
-            inputs = {**_turn(state, context, question, shown), "turns": turns}
+            inputs = {**_turn(state, prompt, question, shown), "turns": turns}
             answer: Answer[Any] | None = await ask(context, role, key=conversation.key, **inputs)
         except EndpointDown:
             raise
@@ -226,7 +227,7 @@ class SCCoQ(System):
 
 
 @dataclass(frozen=True)
-@role_options(SCCoQ)
+@role_options(SCCoQ, shared_models={"question": ""})
 class AnswerContext(BaseContext):
     """Models, prompts and options of a run."""
 
@@ -235,7 +236,6 @@ class AnswerContext(BaseContext):
     constrained: bool = knob(True, "replies of questions with options follow a schema, but not after thinking")
     judge: bool = knob(True, "have a judge compare explanations with the reference")
     logprobs: int = knob(0, "log-probabilities of so many alternatives, for the probabilities of options", highest=20)
-    questions: str = knob(QUESTIONS, "prompt text of the questions", hidden=True)
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range, and for an unknown strategy."""
@@ -257,34 +257,34 @@ def _targets(state: State) -> list[str]:
     return [name for name in state["questions"] if name != OTHER]
 
 
-def _turn(state: State, context: AnswerContext, question: Question, shown: set[str]) -> dict[str, Any]:
+def _turn(state: State, prompt: Prompt, question: Question, shown: set[str]) -> dict[str, Any]:
     """A question as text, with its picture unless that was shown before in the conversation."""
     name = question.get("image", "pair")
     image = None if name in shown else state.get("other_image" if name == "other" else "image")
     shown.add(name)
-    return {"image": image, "question": render_question(context.questions, question)}
+    return {"image": image, "question": render_question(prompt, question)}
 
 
-def _exemplar_turns(state: State, context: AnswerContext, conversation: Conversation) -> list[dict[str, Any]]:
+def _exemplar_turns(state: State, prompt: Prompt, shots: int, conversation: Conversation) -> list[dict[str, Any]]:
     """The answered questions of other pairs that stand before the question, for few-shot."""
     if conversation.mode != "few_shot":
         return []
-    exemplars = (state.get("exemplars") or {}).get(conversation.questions[-1], [])[: context.shots]
+    exemplars = (state.get("exemplars") or {}).get(conversation.questions[-1], [])[:shots]
     images = state.get("exemplar_images") or []
     return [
         {
             "image": images[exemplar["image"]] if images else None,
-            "question": render_question(context.questions, exemplar["question"]),
+            "question": render_question(prompt, exemplar["question"]),
             "reply": exemplar["question"]["answer"],
         }
         for exemplar in exemplars
     ]
 
 
-def render_question(template: str, question: Mapping[str, Any]) -> str:
+def render_question(prompt: Prompt, question: Mapping[str, Any]) -> str:
     """The words of a question. Raises PromptError."""
     letters = [f"{letter}. {option}" for letter, option in zip("ABCD", question["options"], strict=False)]
-    return str(Prompt.parse(template, "questions").render({**question, "options": letters})[0]["content"])
+    return str(prompt.render({**question, "options": letters})[0]["content"])
 
 
 def _output_of(question: Question) -> Any:

@@ -115,8 +115,8 @@ def _items_of(name: str, pair: Mapping[str, Any]) -> Iterator[Item]:
 
         def item(task: Task, format: Format, common: Mapping[str, Any] = common, **fields: Any) -> Item:
             number = f"{common['pair']}/{common['caption_type']}/{task}/{format}"
-            return Item(**{"id": number, "caption": "", "sentence": "", "options": [], **common}, task=task,
-                        format=format, **fields)  # fmt: skip
+            texts: dict[str, Any] = {"caption": "", "sentence": "", "options": []}
+            return Item(**{**common, **texts, **fields}, id=number, task=task, format=format)
 
         yield item("perception", "yes_no", caption=caption, answer=YES_NO[1 - label])
         if label and pair.get("distractor_caption"):

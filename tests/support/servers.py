@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -228,6 +230,26 @@ class FakeServer:
         elif isinstance(answer, Answer) and seen.route != "/completion":
             await response.write(b"data: [DONE]\n\n")
         return response
+
+
+@contextmanager
+def serving(*servers: FakeServer) -> Iterator[None]:
+    """The servers in an event loop of their own, in a thread: the test itself waits without one."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    started: list[FakeServer] = []
+    try:
+        for server in servers:
+            asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+            started.append(server)
+        yield
+    finally:
+        for server in started:
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 async def _misbehave(request: web.Request, behavior: Status | Drop | Hang | Raw) -> web.StreamResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ import pytest
 from agentsys.knowledge import build_index
 from agentsys.models.weights import CATALOG
 from tests.support.paths import ROOT
-from tests.support.servers import FakeServer, Seen, write_model_folder
+from tests.support.servers import FakeServer, Seen, serving, write_model_folder
 from tests.support.studio_cases import CASES
 from tests.support.studio_replies import PASSAGES, SOUND, reply_to
 
@@ -34,26 +32,6 @@ START_SECONDS = 300
 """Fifteen times what it takes on two idle cores: other processes may have them."""
 DOWN = "http://127.0.0.1:9/v1"
 """An allowed endpoint where no server is reachable."""
-
-
-@contextmanager
-def serving(*servers: FakeServer) -> Iterator[None]:
-    """The servers in an event loop of their own, in a thread: the test itself waits without one."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    started: list[FakeServer] = []
-    try:
-        for server in servers:
-            asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
-            started.append(server)
-        yield
-    finally:
-        for server in started:
-            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
 
 
 @dataclass

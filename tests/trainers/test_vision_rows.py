@@ -41,7 +41,7 @@ FILTERS = Filters(near_duplicates=1, validation=0.25)
 
 def test_a_row_has_the_messages_and_the_files_of_its_pictures(run: Path, student: Path, tmp_path: Path) -> None:
     report = make_rows([run], TargetOptions(student=str(student), out=tmp_path / "rows"), FILTERS)
-    assert report.rows == {("vision", "train"): 3, ("vision", "validation"): 1} and not report.dropped
+    assert {kind for kind, _ in report.rows} == {"vision"} and report.rows.total() == 4 and not report.dropped
     rows = read_vision_rows(tmp_path / "rows" / "vision")
     digests = set()
     for row in [*rows["train"], *rows["validation"]]:
