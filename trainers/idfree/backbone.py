@@ -185,7 +185,8 @@ class PersonalModel:
                 tokens = self.backbone.tokenize(texts[some], self.info.max_length)
                 logits = self.backbone.logits(tokens, torch.arange(len(texts[some])), rows[some])
                 probabilities.append(logits.softmax(-1))
-            return torch.cat(probabilities).numpy().astype(np.float32)
+            values: FloatArray = torch.cat(probabilities).numpy().astype(np.float32)
+        return values
 
     def complete(
         self, texts: Sequence[str], embeddings: FloatArray | None = None, max_new_tokens: int = 15

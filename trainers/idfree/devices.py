@@ -89,19 +89,20 @@ def texts_by_user(examples: Examples, users: Sequence[int], most: int, seed: int
     ]
 
 
-def group_users(
-    train: Sequence[IntArray], validation: Sequence[IntArray], bytes_per_text: int, limit: float, most: int
-) -> Iterator[slice]:
-    """Groups of users whose texts' keys and values fit into `limit` bytes, at most `most` users each."""
-    start, size = 0, 0.0
-    for user, (own, held_out) in enumerate(zip(train, validation, strict=True)):
-        more = (len(own) + len(held_out)) * bytes_per_text
-        if user > start and (size + more > limit or user - start >= most):
+def group_users(texts: Sequence[IntArray], text_bytes: int, limit: float, most: int) -> Iterator[slice]:
+    """Groups of at most `most` users, the keys and values of whose distinct texts fit into `limit` bytes.
+
+    `texts` are those of each user. A user whose own texts do not fit is a group alone.
+    """
+    start, distinct = 0, set[int]()
+    for user, own in enumerate(texts):
+        together = distinct.union(own.tolist())
+        if user > start and (len(together) * text_bytes > limit or user - start >= most):
             yield slice(start, user)
-            start, size = user, 0.0
-        size += more
-    if start < len(train):
-        yield slice(start, len(train))
+            start, together = user, set(own.tolist())
+        distinct = together
+    if start < len(texts):
+        yield slice(start, len(texts))
 
 
 MOST_USERS: Final = 512
@@ -126,12 +127,13 @@ def train_devices(
     own = texts_by_user(train, users, options.device_texts, options.seed)
     held_out = texts_by_user(validation, users, VALIDATION_TEXTS, options.seed)
     length = int(tokens.lengths.max())
+    texts = [np.concatenate([train.text[a], validation.text[b]]) for a, b in zip(own, held_out, strict=True)]
     text_bytes = backbone.key_bytes(length) if backbone.reuses else 0
     first, second = design.prior_parameters(len(users))
     losses: list[dict[str, float]] = []
     backbone.eval().requires_grad_(False)
     with Progress("users", len(users), step="devices") as progress:
-        for part in group_users(own, held_out, text_bytes, options.cache_gb * 1e9, group):
+        for part in group_users(texts, text_bytes, options.cache_gb * 1e9, group):
             learners = [index for index in range(len(users))[part] if len(own[index])]
             if learners:
                 trainer = DeviceTrainer(backbone, tokens, options, [users[index] for index in learners])

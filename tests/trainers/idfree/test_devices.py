@@ -120,11 +120,10 @@ def test_gradients_are_clipped_user_by_user() -> None:
     assert torch.allclose(gradients[0].ravel(), torch.tensor([3.0, 3.0])) and gradients[1][0, 0] == pytest.approx(4.0)
 
 
-def test_users_are_grouped_by_the_memory_of_their_texts() -> None:
-    sizes = [np.zeros(count, np.int64) for count in (3, 3, 10, 1, 1, 1)]
-    none = [np.zeros(0, np.int64)] * 6
-    parts = [list(range(6))[part] for part in group_users(sizes, none, 100, 600, 2)]
-    assert parts == [[0, 1], [2], [3, 4], [5]]
+def test_users_are_grouped_by_the_memory_of_their_distinct_texts() -> None:
+    texts = [np.arange(3), np.arange(3, 6), np.arange(10), *[np.arange(3)] * 3]
+    assert [list(range(6))[part] for part in group_users(texts, 100, 600, 2)] == [[0, 1], [2], [3, 4], [5]]
+    assert [list(range(6))[part] for part in group_users(texts, 100, 600, 9)] == [[0, 1], [2], [3, 4, 5]]
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
