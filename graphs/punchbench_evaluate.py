@@ -25,7 +25,7 @@ from agentsys.evaluation.report import REPORT_VERSION
 from agentsys.evaluation.run import OutputOptions, SystemRun, collect_systems
 from agentsys.graphs.punchbench import measures
 from agentsys.graphs.punchbench.answering import AnswerContext, graph
-from agentsys.graphs.punchbench.measures import PICTURES, Pair
+from agentsys.graphs.punchbench.measures import PICTURES, Pair, Results
 from agentsys.graphs.punchbench.tasks import read_items, seeded
 from agentsys.knobs import split_names
 from agentsys.pictures.picture import LONGEST_SIDE
@@ -81,27 +81,23 @@ def main(questions: QuestionOptions, context: AnswerContext, run: OutputOptions)
         for number in range(1, questions.runs + 1)
     ]  # fmt: skip
     by_id = {pair.id: pair for pair in pairs}
-    results: dict[str, Any] = {name: ([], [], {}) for name in names}
+    results = {name: Results() for name in names}
     for system, traces in collect_systems(runs, run, out, "pair", ["questions"]):
-        scored, errors, replies = measures.score_traces(traces, by_id, strategies)
-        whole = results[system.name.partition("-")[0]]
-        whole[0].extend(scored)
-        whole[1].extend(errors)
-        whole[2].update(replies)
-    report = {
+        measures.add_traces(results[system.name.partition("-")[0]], traces, by_id, strategies)
+    report: dict[str, Any] = {
         "version": REPORT_VERSION,
         "out": str(out),
         "settings": {name: value for group in (questions, context, run) for name, value in asdict(group).items()},
         "pairs": len(pairs),
-        "systems": {name: measures.measure_run(*results[name], strategies, by_id) for name in names},
+        "systems": {name: measures.measure_run(results[name], strategies, by_id) for name in names},
         "image_tokens": None,
     }
     if {"shown", "withheld"} <= {*names}:
-        report["image_tokens"] = measures.image_tokens(results["shown"][2], results["withheld"][2])
-    measures.write_results(report, {name: results[name][0] for name in names}, out)
+        report["image_tokens"] = measures.image_tokens(results["shown"].replies, results["withheld"].replies)
+    measures.write_results(report, {name: results[name].scored for name in names}, out)
     measures.print_report(report, Console())
     show(f"numbers and predictions: {out}")
-    raise typer.Exit(3 if any(results[name][1] for name in names) else 0)
+    raise typer.Exit(3 if any(results[name].errors for name in names) else 0)
 
 
 app = command(main, name="evaluate punchbench")

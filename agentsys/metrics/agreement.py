@@ -44,7 +44,7 @@ def gwet_ac1(counts: Sequence[Sequence[int]]) -> float | None:
     rated = [row for row in counts if sum(row)]
     shares = [sum(row[c] / sum(row) for row in rated) / len(rated) for c in range(categories)]
     chance = sum(share * (1 - share) for share in shares) / (categories - 1)
-    return (observed - chance) / (1 - chance)
+    return float((observed - chance) / (1 - chance))
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:

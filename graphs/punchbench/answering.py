@@ -171,7 +171,8 @@ class SCCoQ(System):
             return _make_reply(conversation, "", "", None, err.tokens)
         assert answer is not None
         options = options_of(question) if question["format"] != "generation" else []
-        text = answer.value.answer if isinstance(answer.value, BaseModel) else str(answer.value)
+        value: Any = answer.value
+        text = str(value.answer if isinstance(value, BaseModel) else value)
         named = option_in(text, options) if options else text
         return _make_reply(conversation, text, named, answer, 0, options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal
@@ -119,30 +119,35 @@ class Scored:
     is_parsed: bool
 
 
-def score_traces(
-    traces: Iterable[Trace], pairs: Mapping[str, Pair], strategies: Sequence[Strategy]
-) -> tuple[list[Scored], list[str], dict[str, Mapping[str, Any]]]:
-    """All predictions, the reasons of failed records, whose questions count as wrong, and the replies by call."""
-    scored: list[Scored] = []
-    errors: list[str] = []
-    replies: dict[str, Mapping[str, Any]] = {}
+@dataclass
+class Results:
+    """Predictions, reasons of failed records, and replies by record and key, for one way of showing the pictures."""
+
+    scored: list[Scored] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    replies: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def add_traces(
+    results: Results, traces: Iterable[Trace], pairs: Mapping[str, Pair], strategies: Sequence[Strategy]
+) -> None:
+    """Add the traces of a run. The questions of a failed record count as wrong."""
     for trace in traces:
         pair = pairs[trace.id.partition(" (run ")[0]]
         result = trace.result or {}
         if trace.outcome == "failed":
-            errors.append(trace.reason or "")
+            results.errors.append(trace.reason or "")
         found = {(p["strategy"], p["question"]): p for p in result.get("predictions") or ()}
         for strategy in strategies:
             for name, item in pair.questions.items():
                 prediction = found.get((strategy, name)) or {"answer": "", "right": False if item.answer else None}
-                scored.append(
+                results.scored.append(
                     Scored(
                         trace.id, pair.caption_type, strategy, name, str(prediction["answer"]), prediction["right"],
                         bool(prediction["answer"]),
                     )
                 )  # fmt: skip
-        replies |= {f"{trace.id}: {reply['key']}": reply for reply in result.get("replies") or ()}
-    return scored, errors, replies
+        results.replies |= {f"{trace.id}: {reply['key']}": reply for reply in result.get("replies") or ()}
 
 
 def accuracy(scored: Sequence[Scored]) -> dict[str, Any] | None:
@@ -154,20 +159,21 @@ def accuracy(scored: Sequence[Scored]) -> dict[str, Any] | None:
     return {"value": 100 * sum(rights) / len(rights), "low": 100 * low, "high": 100 * high, "n": len(rights)}
 
 
-def measure_run(
-    scored: Sequence[Scored], errors: Sequence[str], replies: Mapping[str, Mapping[str, Any]],
-    strategies: Sequence[Strategy], pairs: Mapping[str, Pair],
-) -> dict[str, Any]:  # fmt: skip
+def measure_run(results: Results, strategies: Sequence[Strategy], pairs: Mapping[str, Pair]) -> dict[str, Any]:
     """The results of one run: accuracies by strategy, question and caption type, McNemar's p, bias, cost."""
     by_strategy: dict[str, Any] = {}
     for strategy in strategies:
-        own = [one for one in scored if one.strategy == strategy]
+        own = [one for one in results.scored if one.strategy == strategy]
         by_strategy[strategy] = {
-            "questions": {name: _measure_question(own, scored, name, strategy) for name in _names(own)},
-            **_cost(strategy, own, replies, pairs),
+            "questions": {name: _measure_question(own, results.scored, name, strategy) for name in _names(own)},
+            **_cost(strategy, own, results.replies, pairs),
         }
-    return {"strategies": by_strategy, "n": len({one.pair for one in scored}), "failed": len(errors),
-            "errors": count_reasons(errors)}  # fmt: skip
+    return {
+        "strategies": by_strategy,
+        "n": len({one.pair for one in results.scored}),
+        "failed": len(results.errors),
+        "errors": count_reasons(results.errors),
+    }
 
 
 def _names(scored: Sequence[Scored]) -> list[str]:

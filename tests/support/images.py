@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pytest
 from langgraph.runtime import Runtime
-from PIL import Image
 from typing_extensions import TypedDict
 
 from agentsys.pictures import PictureInput
@@ -19,6 +19,7 @@ from agentsys.roles import Role
 from agentsys.systems import BaseContext, System, ask, role_options, sequence_graph
 from agentsys.targets import Segment, Target
 
+Image: Any = pytest.importorskip("PIL.Image", reason="needs the extra 'pictures' (pillow)")
 RED, BLUE = (200, 30, 40), (20, 40, 200)
 
 

@@ -23,6 +23,7 @@ from agentsys.models.wire import Reply
 from agentsys.recorder import current
 from tests.support.maths_policy import QUESTION, Policy, pupil
 from tests.support.paths import ROOT
+from tests.support.punchbench import CAPTION, usual_reply
 from tests.support.toys import RULES, LoggedChatModel, TreeChatModel, environment, paid_calls, sentences, write_lines
 
 MAX_SECONDS: Final = 0.02
@@ -99,6 +100,20 @@ CRAT: Final = [
     {"role": "repairer", "replies": ["斯科舍很冷。"]},
 ]
 
+PUNCHBENCH: Final = [
+    {"role": role, "key": key, "replies": [usual_reply(role, key)]}
+    for role, key in (
+        ("filter_judge", "filter/ethics"), ("filter_judge", "filter/picture"), ("filter_judge", "filter/caption"),
+        ("punchline_judge", "synonymous_caption/0/judge"),
+    )
+] + [
+    {"role": "punchline_judge", "replies": [usual_reply("punchline_judge", "other")]},
+    *(
+        {"role": role, "replies": [usual_reply(role, "")]}
+        for role in ("splitter", "substituter", "inverter", "captioner", "explainer", "misexplainer", "optioner")
+    ),
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Killed:
@@ -164,12 +179,26 @@ def _maths(folder: Path) -> list[object]:
     return ["--model", "langchain:tests.support.kills:SlowPolicy?log=LOG", *files, *search]
 
 
+def _punchbench(folder: Path) -> list[object]:
+    from tests.support.images import png
+
+    (folder / "images").mkdir(exist_ok=True)
+    records = []
+    for number in range(10):
+        (folder / "images" / f"{number}.png").write_bytes(png(number))
+        fields = {"caption": f"{CAPTION} {number}", "label": number % 2}
+        records.append({"id": f"p{number}", "image": f"images/{number}.png", **fields})
+    records.append({"id": "broken", "image": "images/none.png", "caption": CAPTION, "label": 1})
+    return [*_scripted(folder, PUNCHBENCH, records), "--in-flight", 2]
+
+
 KILLED: Final = [
     Killed("drt", _drt, 12),
     Killed("deeprag", _deeprag, 3 * 3 * 2, ("knowledge",)),
     Killed("longdpo", _longdpo, 3 * 3 * 3),
     Killed("crat", _crat, 3 * 3 * 3, ("knowledge",)),
     Killed("maths", _maths, 3 * 4 * 2, ("maths",), has_pool=True),
+    Killed("punchbench", _punchbench, 3 * 3, ("knowledge", "pictures")),
 ]
 """Three records in progress (DRT: twelve), times what a record does in parallel."""
 

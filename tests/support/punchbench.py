@@ -9,7 +9,6 @@ from typing import Any
 from agentsys.graphs.punchbench.tasks import Format, Item, Task
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.pictures import is_reference
-from tests.support.images import png
 
 CAPTION = "What a lovely quiet evening at home with the neighbours"
 GIVEN = {
@@ -68,6 +67,8 @@ class BuilderModel(ScriptedChatModel):
 
 def pair(number: int = 0, **fields: Any) -> dict[str, Any]:
     """A record of a pair with a punchline."""
+    from tests.support.images import png
+
     return {"id": f"pair-{number}", "image": png(number), "caption": CAPTION, "label": 1, **fields}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from agentsys.graphs.crat.candidates import blank_candidate
 from agentsys.graphs.longdpo.longbench_write import DIMENSIONS
 from agentsys.terms.item import Item
+from tests.support.punchbench import CAPTION, GIVEN
 from tests.support.studio_replies import (
     ADVICE,
     BELL,
@@ -100,7 +101,63 @@ REMEMBERED = {
 }  # fmt: skip
 JUDGED = {"figurative": True, "literal": "空教堂里的钟 (Glocke)", "suitable": False, "reason": "A bell is loud."}
 STEPS = [step(DRAFTS[0], 60, "draft"), step(DRAFTS[1], 75, "refine/1"), step(DRAFTS[2], 92, "refine/2")]
+YES_NO = {
+    "task": "perception", "format": "yes_no", "caption": CAPTION, "sentence": "", "options": [], "answer": "Yes",
+}  # fmt: skip
+PREDICTIONS = [
+    {"strategy": name, "question": "perception/yes_no", "answer": "Yes", "right": True,
+     "conversation": "plain/perception_yes_no"}
+    for name in ("zero_shot", "sc_coq")
+]  # fmt: skip
 CASES = {
+    "punchbench": Case(
+        conditional={
+            *(("filter", "label"), ("filter", "__end__"), ("label", "__end__")),
+            *(("label", node) for node in ("split", "distract", "explain")),
+        },
+        tokens_from={"filter", "split", "rewrite", "distract", "explain", "misexplain", "write_options"},
+        result={
+            "has_punchline": True,
+            "synonymous_caption": GIVEN["synonymous"],
+            "antonymous_caption": GIVEN["antonymous"],
+            "distractor_caption": GIVEN["distractor"],
+            "reasoning_sentence": GIVEN["reasoning"],
+            "distractor_sentence": GIVEN["distractor_reasoning"],
+        },
+        changed={
+            "captioner_model": "vllm?max_tokens=77",
+            "captioner_prompt": "# user\nMARKED {{ words }}",
+            "filter": False,
+        },
+        changed_result={"distractor_caption": GIVEN["distractor"], "has_punchline": True},
+        asked_of_vllm="MARKED 10",
+        edit_before="filter",
+        edit={"caption": "A lovely calm night of music at our house"},
+        needle="A lovely calm night of music at our house",
+        edit_as="__start__",
+        after_edit={"caption": "A lovely calm night of music at our house", "has_punchline": True},
+        input={"image": "example:rain", "caption": CAPTION, "label": 1},
+        required=("image", "caption"),
+    ),
+    "punchbench_sc_coq": Case(
+        conditional={("answer", "answer"), ("answer", "score")},
+        tokens_from={"answer"},
+        result={"predictions": PREDICTIONS},
+        changed={
+            "answerer_model": "vllm?max_tokens=77",
+            "answerer_prompt": "# user\nMARKED {{ question }}",
+            "questions_prompt": "# user\n{{ caption }}",
+        },
+        changed_result={"predictions": PREDICTIONS},
+        asked_of_vllm=f"MARKED {CAPTION}",
+        edit_before="answer",
+        edit={"questions": {"perception/yes_no": {**YES_NO, "caption": "Another caption of the picture"}}},
+        needle="Another caption of the picture",
+        edit_as="plan",
+        after_edit={"predictions": PREDICTIONS},
+        input={"image": "example:rain", "questions": {"perception/yes_no": YES_NO}},
+        required=("questions",),
+    ),
     "drt": Case(
         conditional={
             *(("translate", "advise"), ("translate", "evaluate"), ("translate", "__end__")),

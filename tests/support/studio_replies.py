@@ -8,6 +8,7 @@ from typing import Any
 
 from agentsys.graphs.deeprag.narrative import ANSWER, FINAL, FOLLOW_UP, SEARCH
 from agentsys.graphs.longdpo.judge import PRINCIPLES
+from tests.support.punchbench import GIVEN, STATEMENTS
 from tests.support.servers import Answer, Behavior, Seen, decode
 
 TEXT = "Her laugh was a bell in an empty church."
@@ -33,10 +34,15 @@ SOLVED = ("Step 1: 3 * 4 = 12.\n\n", ": 12 + 5 = 17, so \\boxed{17}")
 """Two steps; what ended the first, "Step 2", is in neither."""
 
 
+def text_of(content: Any) -> str:
+    """The text of a message's content, without its pictures."""
+    return content if isinstance(content, str) else "\n".join(block.get("text", "") for block in content)
+
+
 def asked(seen: Seen) -> list[dict[str, str]]:
     """The messages of a request, whatever its dialect; in token mode they are read back from the ids."""
     if "messages" in seen.body:
-        return list(seen.body["messages"])
+        return [{**message, "content": text_of(message["content"])} for message in seen.body["messages"]]
     turns = decode(seen.body["prompt"]).split("<|im_start|>")[1:-1]
     return [
         dict(zip(("role", "content"), turn.removesuffix("<|im_end|>\n").split("\n", 1), strict=True)) for turn in turns
@@ -46,7 +52,7 @@ def asked(seen: Seen) -> list[dict[str, str]]:
 def prompt_of(seen: Seen) -> str:
     """All that a request says, an answer that it begins included."""
     if "messages" in seen.body:
-        return "\n".join(message["content"] for message in seen.body["messages"])
+        return "\n".join(text_of(message["content"]) for message in seen.body["messages"])
     return decode(seen.body["prompt"])
 
 
@@ -77,7 +83,35 @@ def structured(seen: Seen, last: str) -> Behavior | None:
             return as_json(analysis="It is short.", accuracy=4, **dict.fromkeys(grades, 4))
         case ["found", "relevance", "translation"]:
             return as_json(relevance=4, found="bell = 钟", translation=DRAFTS[1])
-    return crat_structured(schema_of(seen), last)
+    return crat_structured(schema_of(seen), last) or punchbench_structured(schema_of(seen), last)
+
+
+def punchbench_structured(schema: dict[str, Any], last: str) -> Behavior | None:
+    """PunchBench's replies that follow a schema: antonymous captions and distractors have no punchline."""
+    match sorted(schema.get("properties", ())):
+        case ["contradict", "first", "second"]:
+            return as_json(contradict=False, first="", second="")
+        case ["correct", "wrong"]:
+            return as_json(**STATEMENTS)
+        case ["answer"]:
+            pass
+        case _:
+            return None
+    if "Yes" not in schema["properties"]["answer"]["enum"]:
+        return as_json(answer="A")
+    is_no = "unethical" in last or GIVEN["antonymous"] in last or GIVEN["distractor"] in last
+    return as_json(answer="No" if is_no else "Yes")
+
+
+def punchbench_reply(role: str, last: str) -> str:
+    """What PunchBench's roles write that follow no schema, by their system prompts; empty for the others."""
+    replies = {
+        "means the same in other words": "synonymous", "means the opposite": "antonymous",
+        "Write a caption for the picture": "distractor", "Explain in one sentence why": "reasoning",
+        "sounds like an explanation": "distractor_reasoning",
+    }  # fmt: skip
+    name = next((name for words, name in replies.items() if words in role), "")
+    return GIVEN["distractor"] if last.startswith("MARKED 10") else GIVEN.get(name, "")
 
 
 def crat_structured(schema: dict[str, Any], last: str) -> Behavior | None:
@@ -109,6 +143,8 @@ def reply_to(seen: Seen) -> Behavior:
         return reply
     if "You are shown a sentence" in messages[0]["content"] or last.startswith("MARKED English"):
         return Answer(BELL)
+    if text := punchbench_reply(messages[0]["content"], last):
+        return Answer(text)
     if text := deeprag_reply(seen, messages) or crat_reply(messages[0]["content"]):
         return Answer(text)
     if numbers := re.search(r"(?:Forecast: |MARKED )(\S+)(?:\nRange: |,)(\S+)(?: to |,)(\S+)$", last):

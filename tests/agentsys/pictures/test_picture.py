@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from agentsys.pictures import Picture, PictureError
 from agentsys.pictures.picture import MAX_BYTES, MAX_PIXELS, decode_picture
-from tests.support.images import BLUE, RED, draw, encode, noise_jpeg, open_bytes, png
+from tests.support.images import BLUE, RED, Image, draw, encode, noise_jpeg, open_bytes, png
 
 ORIENTATION = 0x0112
 
