@@ -20,8 +20,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agentsys.metrics.sandbox_worker import EXIT_NO_SANDBOX
-
 SECONDS: Final = 10
 """Seconds of a program, of processor time and of the clock."""
 MEMORY: Final = 2**29
@@ -31,6 +29,8 @@ NAMESPACES: Final = (
     "--kill-child",
 )
 WORKER: Final = Path(__file__).with_name("sandbox_worker.py")
+EXIT_NO_SANDBOX: Final = 97
+"""Exit status of the worker if the sandbox could not be closed."""
 
 
 class SandboxError(ValueError):
@@ -71,6 +71,7 @@ async def _run(program: str, sandboxed: bool, seconds: int, memory: int) -> Outc
         return Outcome(False, "syntax")
     token = secrets.token_hex(16)
     task = {"program": program, "token": token, "sandboxed": sandboxed, "seconds": seconds, "memory": memory}
+    task["refusal"] = EXIT_NO_SANDBOX
     command = [*(NAMESPACES if sandboxed else ()), sys.executable, "-I", str(WORKER)]
     with tempfile.TemporaryDirectory() as folder:
         process = await asyncio.create_subprocess_exec(

@@ -172,7 +172,7 @@ class SCCoQ(System):
         assert answer is not None
         options = options_of(question) if question["format"] != "generation" else []
         value: Any = answer.value
-        text = str(value.answer if isinstance(value, BaseModel) else value)
+        text = str(getattr(value, "answer", value))
         named = option_in(text, options) if options else text
         return _make_reply(conversation, text, named, answer, 0, options)
 
