@@ -147,10 +147,8 @@ def reply_to(seen: Seen) -> Behavior:
         return Answer(text)
     if text := deeprag_reply(seen, messages) or crat_reply(messages[0]["content"]):
         return Answer(text)
-    if numbers := re.search(r"(?:Forecast: |MARKED )(\S+)(?:\nRange: |,)(\S+)(?: to |,)(\S+)$", last):
-        return Answer("Expect {} ({} to {}).".format(*numbers.groups()))
-    if answers := re.search(r"(?:General answer: |MARKED )(\w+)(?:\nPersonal answer: | or )(\w+)$", last):
-        return Answer("Without {}, with {}.".format(*answers.groups()))
+    if text := trainers_reply(last):
+        return Answer(text)
     if "philosopher" in messages[0]["content"]:
         return Answer(f"<thought>\nHmm.\n</thought>\n<output>\n{DRAFTS[2]}\n</output>")
     if decision := re.search(r"Final translation: (⟦\d⟧)", last):
@@ -160,6 +158,15 @@ def reply_to(seen: Seen) -> Behavior:
     if any(translation in last for translation in (*DRAFTS, EDITED)):
         return Answer(ADVICE)
     return Answer(DRAFTS[min(2, sum(message["content"] in (*DRAFTS, EDITED) for message in messages))])
+
+
+def trainers_reply(last: str) -> str:
+    """What the roles of the graphs in trainers/ write: a forecast in a sentence, two answers compared; else empty."""
+    if numbers := re.search(r"(?:Forecast: |MARKED )(\S+)(?:\nRange: |,)(\S+)(?: to |,)(\S+)$", last):
+        return "Expect {} ({} to {}).".format(*numbers.groups())
+    if answers := re.search(r"(?:General answer: |MARKED )(\w+)(?:\nPersonal answer: | or )(\w+)$", last):
+        return "Without {}, with {}.".format(*answers.groups())
+    return ""
 
 
 def crat_reply(role: str) -> str:
