@@ -9,7 +9,7 @@ not train on (in the released code these overlap); a user without such texts kee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -136,7 +136,12 @@ def train_devices(
         for part in group_users(texts, text_bytes, options.cache_gb * 1e9, group):
             learners = [index for index in range(len(users))[part] if len(own[index])]
             if learners:
-                trainer = DeviceTrainer(backbone, tokens, options, [users[index] for index in learners])
+                numbers = [users[index] for index in learners]
+
+                def watch(share: float, part: slice = part) -> None:
+                    progress.update(part.start + int(share * (part.stop - part.start)))
+
+                trainer = DeviceTrainer(backbone, tokens, options, numbers, watch)
                 personal = Distributions(design, len(learners))
                 rows = [own[i] for i in learners], [held_out[i] for i in learners]
                 trainer.train(personal, train, validation, *rows)
@@ -150,8 +155,17 @@ def train_devices(
 class DeviceTrainer:
     """Trains one group of users."""
 
-    def __init__(self, backbone: Backbone, tokens: Tokens, options: FitOptions, users: Sequence[int]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokens: Tokens,
+        options: FitOptions,
+        users: Sequence[int],
+        watch: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """`watch` is called after each step with the share of the steps that are done."""
         self.backbone, self.tokens, self.options, self.users = backbone, tokens, options, list(users)
+        self.watch = watch
         self.losses: list[dict[str, float]] = []
         self.keys: Keys | None = None
 
@@ -178,6 +192,7 @@ class DeviceTrainer:
                 group["lr"] = options.device_rate * linear_schedule(step, steps)
             rows = np.stack([_cycle(rows, step, options.device_batch) for rows in own])
             loss = self._step(personal, train, rows, randoms, optimizer)
+            self.watch((step + 1) / steps)
             if (step + 1) % check_every == 0 or step + 1 == steps:
                 held = self.validate(personal, validation, held_out)
                 best.update(personal.trained, held)
