@@ -13,6 +13,7 @@ from tests.support.paths import ROOT
 from tests.support.toys import environment
 
 RUNS: dict[str, tuple[str, str]] = {
+    "check_speed": ("--repeats 1", "verdicts that differ between the first rows: 0"),
     "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
     "extralonger": ("--sensors 3 --steps 6 --size small --batch 2 --least 1 --threads 1", "\n   3     6 | "),
     "longdpo_speed": (

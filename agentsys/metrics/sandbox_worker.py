@@ -45,7 +45,7 @@ def close_sandbox(libc: ctypes.CDLL) -> bool:
     header, none = _CapabilityHeader(CAPABILITY_VERSION_3, 0), (_Capabilities * 2)()
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return False
-    return libc.capset(ctypes.byref(header), ctypes.byref(none)) == 0
+    return not libc.capset(ctypes.byref(header), ctypes.byref(none))
 
 
 def limit(seconds: int, memory: int) -> None:
