@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
 from tests.support.toys import environment, write_lines
 
 RUNS: dict[str, tuple[str, str]] = {
+    "check_speed": ("--repeats 1", "verdicts that differ between the first rows: 0"),
     "crat_document": ("--sentences 3 --latency 0.01 --slots 8", "| document | 8 | 49 |"),
     "extralonger": ("--sensors 3 --steps 6 --size small --batch 2 --least 1 --threads 1", "\n   3     6 | "),
     "idfree_devices": ("--users 3 --texts 4 --words 4 --steps 2 --threads 1", "| loop over users, whole inputs |"),

@@ -48,6 +48,8 @@ LONGEST: Final = 4_000
 """Number of characters at the end of a response in which its answer is searched."""
 SHORT: Final = 200
 """Characters of an answer and of a reference up to which they may be compared at once."""
+KNOWN: Final = 10_000
+"""Verdicts of workers that are kept."""
 WORKERS: Final = "AGENTSYS_CHECK_WORKERS"
 """Environment variable with the number of worker processes; default: one per core, at most 4."""
 
@@ -101,10 +103,22 @@ async def check_answer(response: str, reference: str) -> Verdict:
     reference = fold_text(reference)
     if max(len(answer), len(reference)) <= SHORT and (verdict := _compare_at_once(answer, origin, reference)):
         return verdict
-    text = response.rpartition("####")[2][-LONGEST:]
-    if verdict := await _run_in_worker(_compare, answer[-LONGEST:], origin, text, reference):
+    text = "" if origin == "box" else response.rpartition("####")[2][-LONGEST:]
+    comparison = (answer[-LONGEST:], origin, text, reference)
+    if verdict := _known.get(comparison) or await _run_in_worker(_compare, *comparison):
+        _remember(comparison, verdict)
         return verdict
     return Verdict(normalize_answer(reference) in _texts(answer), answer, "text")
+
+
+_known: Final[dict[tuple[str, ...], Verdict]] = {}
+"""What workers found out last: the solutions of a search have few different answers."""
+
+
+def _remember(comparison: tuple[str, ...], verdict: Verdict) -> None:
+    _known[comparison] = verdict
+    if len(_known) > KNOWN:
+        del _known[next(iter(_known))]
 
 
 async def group_equal_answers(answers: Sequence[str]) -> list[int]:
@@ -281,17 +295,19 @@ def _compare_at_once(answer: str, origin: Origin, reference: str) -> Verdict | N
     right = _compare_words(answer, reference)
     if right is not None or (origin and same_word(answer)):  # as mathematics, "no" would equal "on"
         return Verdict(bool(right), answer, "text")
-    if origin and answer.strip() == reference.strip():
-        return Verdict(True, answer, "maths")
     answer = _without_letter(answer)
-    if origin != "box":
-        answer = next(filter(read_quantity, _sentences(answer)), "")
-    first, second = read_quantity(answer), read_quantity(reference)
+    number = answer if origin == "box" else next(filter(read_quantity, _sentences(answer)), "")
+    first, second = read_quantity(number), read_quantity(reference)
     if first and second:
         are_equal, bare = equal(first, second), _is_bare(first) and _is_bare(second)
         if bare or are_equal or contradict(first, second):
-            return Verdict(are_equal, answer, "maths")
-    return None
+            return Verdict(are_equal, number, "maths")
+    return Verdict(True, answer, "maths") if origin and _bare_text(answer) == _bare_text(reference) else None
+
+
+def _bare_text(answer: str) -> str:
+    """An answer without what TeX does not show; its letters keep their case, which has a meaning in mathematics."""
+    return re.sub(r"\\(?:left|right)(?![A-Za-z])|[\s$]|\\[ !,;]", "", answer).rstrip(".")
 
 
 def _is_bare(quantity: Quantity) -> bool:
@@ -385,6 +401,7 @@ def _is_text(answer: str) -> bool:
     return bool(same_word(answer)) or (is_words(answer) and not read_quantity(answer))
 
 
+@lru_cache(maxsize=1024)
 def _parse(text: str) -> list[Any] | None:
     """Parse a text with math-verify, which prefers a \\boxed{}; None if there is no mathematical expression."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse

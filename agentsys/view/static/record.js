@@ -15,7 +15,7 @@ async function recordPage(run, number, target = "") {
     ["Result", resultSection(record)],
     scores.length ? ["Evaluation", scores] : null,
     record.path || (run.topology && record.input) ? ["Path", pathSection(run, record, goTo)] : null,
-    record.tree?.length ? ["Search tree", treeView(record.tree, texts, nodeMarks(record), goTo)] : null,
+    record.tree?.length ? ["Search tree", treeView(record.tree, texts, nodeMarks(record), goTo, treePairs(record))] : null,
     ...Object.entries(record.result ?? {}).filter(([, value]) => isNetwork(value)).map(([name, value]) => [`Graph: ${name}`, networkPicture(value)]),
     record.targets.length ? ["What is learned", targetSection(record, goTo)] : null,
     [`Calls (${record.calls.length})`, callSection],
@@ -128,18 +128,28 @@ function pathSection(run, record, goTo) {
       : el("p", { class: "dim" }, "This run is of an earlier version, which did not record the path."));
 }
 
-/** What became of the nodes of a search: chosen and rejected ones of preference pairs, and those of the answer. */
+/** What became of the nodes of a search: chosen and rejected ones of preference pairs, else those of an answer or a solution. */
 function nodeMarks(record) {
   const marks = new Map();
-  const byCall = new Map((record.tree ?? []).filter((node) => node.call).map((node) => [node.call, node.id]));
-  for (const target of record.targets) {
-    for (const [side, mark] of [["rejected", "rejected"], ["segments", target.rejected.length ? "chosen" : "learned"]])
-      for (const segment of target[side]) {
-        const id = segment.node ?? (segment.learned ? byCall.get(segment.call) : undefined);
-        if (id !== undefined) marks.set(id, mark);
-      }
-  }
+  for (const pair of treePairs(record)) { marks.set(pair.chosen, "chosen"); marks.set(pair.rejected, "rejected"); }
+  for (const target of record.targets.filter((one) => !one.rejected.length))
+    for (const id of targetNodes(record, target.segments)) if (!marks.has(id)) marks.set(id, "learned");
   return marks;
+}
+
+/** The nodes that a side of a target learns. */
+function targetNodes(record, segments) {
+  const byCall = new Map((record.tree ?? []).filter((node) => node.call).map((node) => [node.call, node.id]));
+  return segments.map((segment) => segment.node ?? (segment.learned ? byCall.get(segment.call) : undefined)).filter((id) => id !== undefined && id !== null);
+}
+
+/** The pairs of nodes that came of a tree: the first nodes in which the two sides of a preference pair differ. */
+function treePairs(record) {
+  return record.targets.filter((target) => target.rejected.length).map((target) => {
+    const [chosen, rejected] = [targetNodes(record, target.segments), targetNodes(record, target.rejected)];
+    const at = chosen.findIndex((id, i) => id !== rejected[i]);
+    return { chosen: chosen[at], rejected: rejected[at] };
+  }).filter((pair) => pair.chosen !== undefined && pair.rejected !== undefined);
 }
 
 function targetSection(record, goTo) {

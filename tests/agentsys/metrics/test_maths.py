@@ -17,6 +17,13 @@ from agentsys.metrics import maths
 from agentsys.metrics.maths import check_answer, group_equal_answers, last_boxed, reference_of
 from tests.support.paths import ROOT
 
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    """No verdict of another test is known."""
+    maths._known.clear()
+
+
 UNDECIDED = (r"\boxed{x+1}", "1+x")
 """A response and a reference that only math-verify can compare, in a worker."""
 
@@ -120,6 +127,7 @@ async def test_a_worker_that_dies_is_replaced() -> None:
     pid = await maths._run_in_worker(os.getpid)
     assert pid
     os.kill(pid, signal.SIGKILL)
+    maths._known.clear()
     await asyncio.sleep(0.5)
     assert await check_answer(*UNDECIDED) == (True, "x+1", "maths")
 
@@ -232,6 +240,7 @@ def test_the_checker_is_imported_only_where_it_is_used() -> None:
     ("response", "reference", "right"),
     [
         (r"\boxed{x+1}", "x+1", True),
+        (r"\boxed{\left( 2, 3\right)}", "(2,3)", True),
         ("so\n#### 1,072", "1072", True),
         ("so\n#### 1072", "1073", False),
         ("The answer is $24.", "24", True),
@@ -257,6 +266,7 @@ async def test_plain_answers_need_no_worker(
         (r"\boxed{50\%}", "0.4"),
         (r"\boxed{x=5}", "6"),
         (r"\boxed{" + "1" * 300 + "}", "1" * 300),
+        (r"\boxed{X+1}", "x+1"),
         ("so it is x+1", "x+1"),
     ],
 )
@@ -278,3 +288,21 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(maths.WORKERS, value)
         with pytest.raises(ValueError, match=f"AGENTSYS_CHECK_WORKERS={value}: give the number of processes"):
             maths._worker_count()
+
+
+async def test_the_same_comparison_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands around the box; a comparison that failed is made again, and old ones are forgotten."""
+    comparisons: list[Any] = []
+
+    async def record(function: Any, *arguments: Any) -> maths.Verdict | None:
+        comparisons.append(arguments)
+        return maths.Verdict(True, "x+1", "maths") if len(comparisons) > 1 else None
+
+    monkeypatch.setattr(maths, "_run_in_worker", record)
+    monkeypatch.setattr(maths, "KNOWN", 2)
+    for response in (r"\boxed{x+1}", r"\boxed{x+1}", r"So it is \boxed{x+1}."):
+        await check_answer(response, "1+x")
+    assert len(comparisons) == 2
+    for reference in ("2+x", "3+x", "1+x"):
+        await check_answer(r"\boxed{x+1}", reference)
+    assert len(comparisons) == 5

@@ -196,6 +196,8 @@ def test_a_pair_leads_to_the_calls_that_wrote_it(open_page: Open, runs: dict[str
     page.get_by_role("button", name="expand all").click()
     assert all(nodes.nth(i).is_visible() for i in range(nodes.count()))
     assert page.locator(".tree .badge.chosen").count() and page.locator(".tree .badge.rejected").count()
+    assert page.locator(".tree-picture circle").count() == nodes.count()
+    assert page.locator(".tree-picture .tree-pair").count() == page.locator(".sides").count()
     pair = page.locator("section", has_text="What is learned").locator(".sides").first
     key = pair.locator(".segment .link").nth(1).inner_text()
     chosen = pair.locator(".learned").first.inner_text()
@@ -276,8 +278,9 @@ def test_colors_follow_the_reader(browser: Any, runs: dict[str, Path], tmp_path:
 def test_a_state_from_a_thread_is_a_page(open_page: Open, tmp_path: Path) -> None:
     tree = [
         {"id": "root", "parent": None, "visits": 2, "value": 0.0, "q": 0.5},
-        {"id": "root:0", "parent": "root", "visits": 2, "value": 1.0, "q": 1.0, "answer": "42"},
-    ]
+        {"id": "root:0", "parent": "root", "visits": 2, "value": 1.0, "q": 1.0, "answer": "42", "right": True,
+         "rollouts": [{"right": False}, {"right": True}]},
+    ]  # fmt: skip
     graph = {
         "nodes": [{"id": "a", "label": "鲁迅", "kind": "term"}, {"id": "b", "label": "Lu Xun"}],
         "edges": [{"src": "a", "dst": "b", "relation": "translates", "target": "not an end"}],
@@ -286,6 +289,8 @@ def test_a_state_from_a_thread_is_a_page(open_page: Open, tmp_path: Path) -> Non
     state.write_text(json.dumps({"values": {"question": "6 by 7?", "tree": tree, "graph": graph}}), encoding="utf-8")
     page = open_page(state)
     assert page.locator(".tree-line b").all_inner_texts() == ["root", "root:0"]
+    assert page.locator(".tree-line .badge").all_inner_texts() == ["right", "1 of 2 rollouts right"]
+    assert page.locator(".tree-label").all_text_contents() == ["N 2 2/3", "N 2 ✓"]
     assert page.locator(".network .entity text").all_text_contents() == ["鲁迅", "Lu Xun"]
     assert page.locator(".network .link-line text").all_text_contents() == ["translates"]
 
