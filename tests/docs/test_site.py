@@ -14,7 +14,18 @@ import pytest
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
-PAPERS = ["drt", "crat", "ragtrans", "deeprag", "longdpo", "maths", "miniplm", "warmup_distill", "extralonger"]
+PAPERS = [
+    "drt",
+    "crat",
+    "ragtrans",
+    "deeprag",
+    "longdpo",
+    "maths",
+    "miniplm",
+    "warmup_distill",
+    "extralonger",
+    "punchbench",
+]
 ORDER = ["Usage", "Method", "Settings", "Departures from the paper", "Results"]
 """The sections of a paper's page; Method may be missing where the departures say it all."""
 WITH_RESULTS = [page for page in sorted(DOCS.rglob("*.md")) if "\n## Results\n" in page.read_text(encoding="utf-8")]
