@@ -1,7 +1,8 @@
 """The inside of the sandbox (sandbox.py): runs one Python program and reports whether it came to its end.
 
 Started by path in a new process, which imports nothing of this project. It reads JSON from standard input: the program,
-a token, limits, and whether it is in Linux namespaces of its own. At the end of the program it writes the token.
+a token, limits, whether it is in Linux namespaces of its own, and the exit code if these could not be closed. At the end
+of the program it writes the token.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 PR_SET_NO_NEW_PRIVS = 38
 CAPABILITY_VERSION_3 = 0x20080522
 MS_NOSUID_NODEV = 6
-EXIT_NO_SANDBOX = 97
-"""Exit code if the sandbox could not be closed; the program was not run."""
 
 
 class _MountAttributes(ctypes.Structure):
@@ -64,7 +63,7 @@ def main() -> None:
     """Run the program of standard input."""
     task = json.loads(sys.stdin.buffer.read())
     if task["sandboxed"] and not close_sandbox(ctypes.CDLL(None, use_errno=True)):
-        os._exit(EXIT_NO_SANDBOX)
+        os._exit(task["refusal"])  # the program was not run
     limit(task["seconds"], task["memory"])
     report, nothing = os.dup(1), os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
