@@ -264,7 +264,7 @@ def _check_prm(target: Target) -> None:
     if not numbers or numbers != [i for i, segment in enumerate(target.segments) if segment.learned]:
         raise TargetError("a prm target has a label for each step with learned=True, in their order, and at least one")
     for label in target.labels:
-        if not _is_finite(label.share) or not 0 <= label.share <= 1 or label.visits < 1:
+        if not (_is_finite(label.share) and 0 <= label.share <= 1 and _is_finite(label.visits) and label.visits >= 1):
             raise TargetError(
                 f"the label of segment {label.segment} has share {label.share} of {label.visits} visits; a share is "
                 "from 0 to 1, of at least one visit"

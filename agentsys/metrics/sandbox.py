@@ -28,9 +28,9 @@ NAMESPACES: Final = (
     *("unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork"),
     "--kill-child",
 )
+REFUSAL: Final = 97
+"""Exit code of a worker that did not run the program, because its namespaces could not be closed."""
 WORKER: Final = Path(__file__).with_name("sandbox_worker.py")
-EXIT_NO_SANDBOX: Final = 97
-"""Exit status of the worker if the sandbox could not be closed."""
 
 
 class SandboxError(ValueError):
@@ -70,8 +70,10 @@ async def _run(program: str, sandboxed: bool, seconds: int, memory: int) -> Outc
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Outcome(False, "syntax")
     token = secrets.token_hex(16)
-    task = {"program": program, "token": token, "sandboxed": sandboxed, "seconds": seconds, "memory": memory}
-    task["refusal"] = EXIT_NO_SANDBOX
+    task = {
+        "program": program, "token": token, "sandboxed": sandboxed, "refusal": REFUSAL, "seconds": seconds,
+        "memory": memory,
+    }  # fmt: skip
     command = [*(NAMESPACES if sandboxed else ()), sys.executable, "-I", str(WORKER)]
     with tempfile.TemporaryDirectory() as folder:
         process = await asyncio.create_subprocess_exec(
@@ -87,7 +89,7 @@ async def _run(program: str, sandboxed: bool, seconds: int, memory: int) -> Outc
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    if process.returncode == EXIT_NO_SANDBOX and sandboxed:
+    if process.returncode == REFUSAL and sandboxed:
         raise SandboxError("the sandbox could not be closed: this kernel has no mount_setattr (Linux 5.12)")
     passed = output.decode(errors="replace") == token
     return Outcome(passed, "" if passed else "error")

@@ -1,8 +1,8 @@
 """The inside of the sandbox (sandbox.py): runs one Python program and reports whether it came to its end.
 
 Started by path in a new process, which imports nothing of this project. It reads JSON from standard input: the program,
-a token, limits, whether it is in Linux namespaces of its own, and the exit status if these cannot be closed, in which
-case the program is not run. At the end of the program it writes the token.
+a token, limits, whether it is in Linux namespaces of its own, and the exit code if these could not be closed. At the end
+of the program it writes the token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def close_sandbox(libc: ctypes.CDLL) -> bool:
     header, none = _CapabilityHeader(CAPABILITY_VERSION_3, 0), (_Capabilities * 2)()
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return False
-    return bool(libc.capset(ctypes.byref(header), ctypes.byref(none)) == 0)
+    return not libc.capset(ctypes.byref(header), ctypes.byref(none))
 
 
 def limit(seconds: int, memory: int) -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     """Run the program of standard input."""
     task = json.loads(sys.stdin.buffer.read())
     if task["sandboxed"] and not close_sandbox(ctypes.CDLL(None, use_errno=True)):
-        os._exit(task["refusal"])
+        os._exit(task["refusal"])  # the program was not run
     limit(task["seconds"], task["memory"])
     report, nothing = os.dup(1), os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

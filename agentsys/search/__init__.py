@@ -1,4 +1,4 @@
-"""Tree search in asyncio: best-first, exhaustive and Monte Carlo search over problems whose steps are model calls."""
+"""Tree search in asyncio over problems whose steps are model calls: best-first, exhaustive, Monte Carlo, by level."""
 
 from __future__ import annotations
 

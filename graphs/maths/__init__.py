@@ -4,8 +4,8 @@ The pairs follow "Step-DPO: Step-wise Preference Optimization for Long-chain Rea
 2406.18629) or "Monte Carlo Tree Search Boosts Reasoning via Iterative Preference Learning" (MCTS-DPO; Xie et al. 2024,
 arXiv 2405.00451).
 
-Read in this order: state.py, solver.py (roles), search.py (search problem, system, graph), targets.py (pairs),
-samples.py (baselines), measures.py (evaluation). Commands: graphs/maths_collect.py, graphs/maths_evaluate.py.
+Read in this order: state.py, solver.py (roles), problem.py (search problem), search.py (system, graph), targets.py
+(pairs), solutions.py (whole solutions), samples.py (baselines), measures.py (evaluation). Commands: graphs/maths_collect.py, graphs/maths_evaluate.py.
 """
 
 from __future__ import annotations

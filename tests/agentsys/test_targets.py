@@ -17,6 +17,7 @@ from agentsys.prompt import Prompt
 from agentsys.roles import Role
 from agentsys.targets import (
     Segment,
+    StepLabel,
     Target,
     TargetError,
     check_target,
@@ -145,6 +146,36 @@ def test_a_json_form_of_other_types_is_refused(values: dict[str, Any]) -> None:
         target_from({"kind": "sft", "segments": [asdict(USER), asdict(ANSWER)]} | values)
 
 
+LABEL = StepLabel(1, 0.5, 4)
+PRM_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "no step": ({"segments": (prompt("a"),)}, "must be the prompt of a call, then the calls or nodes of the steps"),
+    "no prompt": ({"segments": (reply("a"), reply("b"))}, "must be the prompt of a call, then the calls"),
+    "a text": ({"segments": (prompt("a"), said("x"))}, "must be the prompt of a call, then the calls"),
+    "no label": ({"labels": ()}, "has a label for each step with learned=True, in their order, and at least one"),
+    "another step": ({"labels": (replace(LABEL, segment=2),)}, "has a label for each step with learned=True"),
+    "twice": ({"labels": (LABEL, LABEL)}, "has a label for each step with learned=True"),
+    "share": ({"labels": (replace(LABEL, share=1.5),)}, "has share 1.5 of 4 visits; a share is from 0 to 1"),
+    "nan": ({"labels": (replace(LABEL, share=float("nan")),)}, "has share nan of 4 visits"),
+    "visits": (
+        {"labels": (replace(LABEL, visits=0),)},
+        "has share 0.5 of 0 visits; a share is from 0 to 1, of at least",
+    ),
+    "dict": ({"labels": ({"segment": 1},)}, "the labels of a prm target must be StepLabel"),
+    "rejected": ({"rejected": (prompt("a"), reply("b"))}, "a target of kind prm has no rejected side"),
+    "kind": ({"kind": "role"}, "a target of kind role has no labels; steps with labels are a target of kind prm"),
+}
+
+
+@pytest.mark.parametrize("case", PRM_FAULTS)
+def test_a_wrong_solution_with_labels_is_refused(case: str) -> None:
+    values, complaint = PRM_FAULTS[case]
+    right: dict[str, Any] = {"kind": "prm", "segments": (prompt("a"), reply("a")), "labels": (LABEL,)}
+    assert Target(**right).labels == (LABEL,)
+    with pytest.raises(TargetError) as refusal:
+        Target(**right | values)
+    assert complaint in str(refusal.value)
+
+
 def test_lists_and_no_scores_are_taken() -> None:
     chosen: Any = [prompt("a"), reply("a")]
     rejected: Any = [prompt("a"), reply("b")]
@@ -238,6 +269,15 @@ def test_what_a_target_refers_to_must_exist_and_differ(target: Target, complaint
     with pytest.raises(TargetError) as refusal:
         check_targets([STEP, target], CALLS, TREE)
     assert str(refusal.value).startswith(f"targets[1] ({target.kind}): ")
+
+
+def test_labels_and_their_json_form_are_the_same() -> None:
+    segments = (prompt("a"), reply("a"), replace(reply("b"), learned=False))
+    target = Target("prm", segments, labels=(LABEL,))
+    raw = orjson.loads(orjson.dumps(target))
+    assert target_from(raw) == target == stored_target(raw) and raw["labels"] == [
+        {"segment": 1, "share": 0.5, "visits": 4}
+    ]
 
 
 def test_a_target_and_its_json_form_are_the_same() -> None:
