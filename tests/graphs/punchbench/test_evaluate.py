@@ -68,6 +68,8 @@ def test_pictures_are_withheld_or_exchanged() -> None:
 
 def plan(seen: Seen) -> Answer:
     """Looks at the picture: its number is in its first pixel; without one, it says Yes and A."""
+    if "prompt" in seen.body:  # token mode
+        return Answer('{"answer": "Yes"}' if "structured_outputs" in seen.body else "because")
     digests = received(seen.body)
     numbers = {hashlib.sha256(png(n)).hexdigest(): n for n in range(5)}
     assert all(digest in numbers for digest in digests)
