@@ -9,7 +9,7 @@ import pytest
 
 from agentsys.commands import run_app
 from agentsys.graphs.punchbench_evaluate import app
-from tests.graphs.punchbench.test_evaluate import plan, write_benchmark
+from tests.support.punchbench_server import plan, write_benchmark
 from tests.support.servers import FakeServer, serving, write_model_folder
 
 
