@@ -37,6 +37,7 @@ LIGHT = (
     "agentsys.knowledge",
     "agentsys.terms.sources",
     "agentsys.models",
+    "agentsys.pictures",
     "agentsys.roles",
     "agentsys.search",
     "agentsys.graphs.crat.system",
@@ -45,6 +46,8 @@ LIGHT = (
     "agentsys.graphs.drt.system",
     "agentsys.graphs.longdpo.search",
     "agentsys.graphs.deeprag.baselines",
+    "agentsys.graphs.punchbench.answering",
+    "agentsys.graphs.punchbench.system",
     "agentsys.graphs.translate.system",
     "agentsys.graphs.longdpo.longbench_write",
 )

@@ -77,14 +77,15 @@ async def open_pictures(
 ) -> RunPictures:
     """The pictures of a run, whose size is added to the settings in its fingerprint if the graph takes pictures.
 
-    Raises Refused, before the first call, if a role's prompt shows a picture to a model that is known to see none, and
-    PictureError if Pillow is missing.
+    Raises PictureError if Pillow is missing, and Refused if every record and every role shows a picture, and a role's
+    model is known to see none. Where some calls are of text alone, the first call with a picture says so.
     """
     fields = picture_fields(graph)
     if fields:
         settings["image_size"] = rules.longest_side
-        for role in find_roles(graph).values():
-            if is_dataclass(context) and prompt_of(context, role).pictures:
+        roles = list(find_roles(graph).values()) if is_dataclass(context) and any(fields.values()) else []
+        if all(prompt_of(context, role).pictures for role in roles):
+            for role in roles:
                 model = model_of(context, role)
                 name = (await model.identity())["name"] if isinstance(model, AgentChatModel) else type(model).__name__
                 await check_takes_pictures(model, name)
@@ -98,8 +99,11 @@ class RunPictures:
         self._fields, self._rules, self._folder = fields, rules, folder / FOLDER
         if fields:
             check_installed()
-            for path in self._folder.glob(".*.tmp"):  # of a run that was killed
-                path.unlink(missing_ok=True)
+
+    def remove_partial(self) -> None:
+        """Remove what a run that was killed has left half written; the run's folder is locked."""
+        for path in self._folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     async def load(self, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Picture]]:
         """The record's fields with references to its pictures, and the pictures.

@@ -77,10 +77,10 @@ def collect(
 
     `records` is a file (JSONL, JSON array, CSV, TSV, Parquet, plain text) or an iterable of mappings or texts;
     `context` is the graph's context (models, knobs); `pictures` says where those of the records are; `on_start` is
-    called with the folder once it is accepted. Raises
-    RunFolderError (folder in use, not writable, or of a run with another fingerprint), InputError, SpecError,
-    PromptError, EndpointDown, CacheError and TooManyFailures, and RuntimeError in a running event loop, where
-    `acollect` is to be awaited. Errors of single records go to failed.jsonl.
+    called with the folder once it is accepted. Raises RunFolderError (folder in use, not writable, or of a run with
+    another fingerprint), InputError, SpecError, PromptError, EndpointDown, CacheError and TooManyFailures, and
+    RuntimeError in a running event loop, where `acollect` is to be awaited. Errors of single records go to
+    failed.jsonl.
     """
     _check_no_event_loop()
     more: dict[str, Any] = {"options": options, "pictures": pictures, "watch": watch, "on_start": on_start}
@@ -135,6 +135,7 @@ async def acollect(
         rules = (pictures or PictureOptions()).rules(records)
         run_pictures = await open_pictures(graph, context, rules, Path(out), run_fingerprint["input"])
         folder = RunFolder(Path(out))
+        run_pictures.remove_partial()
         run_id = check_resumable(folder, run_fingerprint, prompts)
         log.open(folder.folder / LOG_FILE)
         write_prompts(folder, prompts)

@@ -150,8 +150,8 @@ class SCCoQ(System):
         return {"replies": [*replies, reply], "left": len(plan) - len(replies) - 1}
 
     async def _reply(self, state: State, context: AnswerContext, conversation: Conversation) -> Reply:
-        texts = {tuple(reply["questions"]): reply["text"] for reply in state.get("replies", []) if
-                 reply["mode"] == conversation.mode}  # fmt: skip
+        earlier_replies = [reply for reply in state.get("replies", []) if reply["mode"] == conversation.mode]
+        texts = {tuple(reply["questions"]): reply["text"] for reply in earlier_replies}
         questions = [state["questions"][name] for name in conversation.questions]
         question = questions[-1]
         prompt = prompt_of(context, self.question)
@@ -164,12 +164,11 @@ class SCCoQ(System):
         role = replace(role, output=output, sampling=_sampling(role, context, question))
         try:
             inputs = {**_turn(state, prompt, question, shown), "turns": turns}
-            answer: Answer[Any] | None = await ask(context, role, key=conversation.key, **inputs)
+            answer: Answer[Any] = await ask(context, role, key=conversation.key, **inputs)
         except EndpointDown:
             raise
         except RoleError as err:
             return _make_reply(conversation, "", "", None, err.tokens)
-        assert answer is not None
         options = options_of(question) if question["format"] != "generation" else []
         value: Any = answer.value
         text = str(getattr(value, "answer", value))
