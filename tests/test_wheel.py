@@ -215,7 +215,7 @@ def test_studio_beside_a_project(python: Path, project: Path) -> None:
     with serving(server):
         environment = environment_in(project) | {"AGENTSYS_ENDPOINTS": server.url}
         with langgraph_dev(project, environment, program=(python, "-m", "langgraph_cli"), config=config) as http:
-            for assistant in http.post("/assistants/search", json={}).raise_for_status().json():
+            for assistant in http.post("/assistants/search", json={"limit": 100}).raise_for_status().json():
                 graphs.pop(assistant["graph_id"])
                 asks = {"input": {"text": "The bell called them home."}, "context": {"model": server.url}}
                 answer = http.post("/runs/wait", json={"assistant_id": assistant["assistant_id"], **asks})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from agentsys import traces
 from agentsys.collect.manifest import MANIFEST, MANIFEST_COPY, read_manifest
-from agentsys.display import plain, say
+from agentsys.display import plain
 from agentsys.paths import make_private_folder, replace_file, sync_file
 from agentsys.records import record_id
 from agentsys.shards import compress_shard, compressed, is_compressed, shard_number, shard_path
@@ -26,6 +27,7 @@ from agentsys.traces import RunFolderError as RunFolderError
 
 SHARD_BYTES: Final = 256 * 2**20
 """A shard of this many bytes is closed and compressed, and the next one opened."""
+_LOG: Final = logging.getLogger(__name__)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -352,7 +354,7 @@ def _compress(path: Path, place: tuple[int, int]) -> None:
         if _is_at(path, place):
             compress_shard(path)
     except OSError as err:
-        say(f"{path}: not compressed ({err.strerror}); it is read as it is")
+        _LOG.warning("%s: not compressed (%s); it is read as it is", path, err.strerror)
 
 
 def _is_at(path: Path, place: tuple[int, int]) -> bool:

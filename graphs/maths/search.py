@@ -45,6 +45,7 @@ class Context(SolverContext):
         ROLLOUT,
         "V of a step: rollout, the share of its rollouts with the right answer; judge; or prm:FOLDER or prm:URL, a "
         "process reward model",
+        required=True,
     )
     rollouts: int = knob(4, "rollouts per step", highest_in_studio=16)
     simulations: int = knob(16, "mcts: simulations per question", old_name="descents", highest_in_studio=256)
@@ -60,8 +61,9 @@ class Context(SolverContext):
         highest_in_studio=1_000_000,
     )
     stop_after: int = knob(
-        0, "stop when all or none of this many finished solutions are right, rollouts included; 0: never"
-    )
+        0, "stop when all or none of this many finished solutions are right, rollouts included; 0: never",
+        highest_in_studio=1_000,
+    )  # fmt: skip
     difficulty_samples: int = knob(
         0, "solutions before the search, which only follows if the share of right ones is in the range; 0: none",
         highest_in_studio=64,

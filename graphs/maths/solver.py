@@ -188,10 +188,12 @@ class SolverContext(BaseContext):
 
     verifier: str = knob(
         "maths", "what checks an answer: maths, exact, contains, choice, code (runs the record's `tests`), or "
-        "python:MODULE:FUNCTION",
+        "python:MODULE:FUNCTION", required=True,
     )  # fmt: skip
     unsafe_code: bool = knob(False, "run generated code also where there is no sandbox, with your rights and network")
-    value: str = knob("judge", "what scores a solution: judge, or prm:FOLDER or prm:URL, a process reward model")
+    value: str = knob(
+        "judge", "what scores a solution: judge, or prm:FOLDER or prm:URL, a process reward model", required=True
+    )
     solution_tokens: int = knob(
         1024, "token limit of a solution or of its rest; a truncated one counts as wrong", highest_in_studio=131_072
     )

@@ -307,7 +307,7 @@ class Context(BaseContext):
     """Models, prompts and options of a run."""
 
     filter: bool = knob(True, "ask the three questions of the filter")
-    min_votes: int = knob(10, "votes count if there are more than this")
+    min_votes: int = knob(10, "votes count if there are more than this", highest_in_studio=1_000)
     min_agreement: float = knob(0.8, "share of the votes that must agree, as more than this", highest=1)
     tries: int = knob(3, "how often an item is made until it passes its checks", highest_in_studio=5)
     max_length_ratio: float = knob(2.0, "words of the longest option per word of the shortest")

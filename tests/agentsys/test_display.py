@@ -136,8 +136,8 @@ def test_everything_printed_is_made_plain() -> None:
     """`print` prints JSON only, tables are printed by our Console, and nothing reads markup."""
     raw: list[str] = []
     for name, tree in sources():
-        if name in ("agentsys/display.py", "agentsys/console.py"):
-            continue
+        if name in ("agentsys/display.py", "agentsys/console.py", "trainers/idfree/device.py"):
+            continue  # the device runs alone, without this package
         for call in calls(tree, "print", "echo", "secho"):
             is_method = isinstance(call.func, ast.Attribute) and call.func.attr == "print"  # a console's
             if not is_method and not ast.unparse(call).startswith("print(json.dumps("):

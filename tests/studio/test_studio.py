@@ -232,7 +232,7 @@ def test_the_right_answer_is_for_the_checker_alone(studio: Studio) -> None:
         ("embedded:{traps}/model.gguf", "'embedded:' is not allowed"),
         ("embedded:{traps}/none.gguf", "'embedded:' is not allowed"),
         ("file://{traps}/model.gguf", "'file:' is not allowed"),
-        ("embedded?slots=64", "slots and context cannot be set"),
+        ("embedded?slots=64", "slots, context and mmproj cannot be set"),
         ("{foreign}", "AGENTSYS_ENDPOINTS={foreign}"),
         ("{allowed},{foreign}", "AGENTSYS_ENDPOINTS={foreign}"),
         ("{allowed}@{foreign}", "is not allowed"),

@@ -206,7 +206,9 @@ def test_a_restart_with_a_queued_run(tmp_path: Path, graph: str, context: Mappin
         environment = os.environ | without_models(tmp_path)
         environment |= {"AGENTSYS_ENDPOINTS": chat.url, "AGENTSYS_STUDIO_CALLS": "20"}
         with langgraph_process(tmp_path, environment) as (http, process):
-            assistants = {a["graph_id"]: a["assistant_id"] for a in http.post("/assistants/search", json={}).json()}
+            assistants = {
+                a["graph_id"]: a["assistant_id"] for a in http.post("/assistants/search", json={"limit": 100}).json()
+            }
             thread = http.post("/threads", json={}).json()["thread_id"]
             body = {"assistant_id": assistants[graph], "context": {"model": chat.url, **context}}
             run = http.post(f"/threads/{thread}/runs", json=body | {"input": CASES[graph].input}).json()["run_id"]

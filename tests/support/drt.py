@@ -14,6 +14,7 @@ from agentsys.graphs.drt.system import DRT, Context, graph
 from agentsys.models.scripted import ScriptedChatModel
 from agentsys.models.wire import Reply
 from agentsys.traces import Call, Trace, load
+from tests.support.shards import shard_lines
 from tests.support.toys import evaluation, thought_with_marks, write_lines
 
 TEXT = "The lamp shone like a small moon."
@@ -86,7 +87,7 @@ class Runner:
             context=context(spec, **{"max_rounds": 3, **knobs}),
             options=RunOptions(no_cache=True),
         )
-        lines = [line for file in sorted(out.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+        lines = [*shard_lines(out), *(out / "failed.jsonl").read_bytes().splitlines()]
         [line] = lines
         return load(line)
 

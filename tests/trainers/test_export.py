@@ -136,7 +136,7 @@ def test_probabilities_are_the_same_without_half_precision_attention(
 
     running = []
 
-    def start(path: str, slots: int, context: int, **threads: Any) -> Any:
+    def start(path: str, slots: int, context: int, projector: str, **threads: Any) -> Any:
         params = xllamacpp.CommonParams()
         params.model.path, params.n_parallel, params.n_ctx, params.verbosity = path, slots, context, -1
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

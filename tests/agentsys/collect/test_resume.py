@@ -13,6 +13,7 @@ import pytest
 from agentsys.collect import RunFolderError, RunOptions, Summary, collect
 from agentsys.graphs.drt.system import Context, graph
 from agentsys.traces import VERSION, read_finished, read_traces
+from tests.support.shards import unpack_shards
 from tests.support.toys import outcomes, read_failed, read_manifest, sentences
 
 COUNT = 14
@@ -34,7 +35,7 @@ def run(tmp_path: Path, model: str) -> Callable[..., Summary]:
 
 def make_version_1(folder: Path, schema: str | None = None) -> None:
     """Rewrite a run's files as version 1 wrote them, with another schema digest of the evaluator if given."""
-    for path in folder.glob("*.jsonl"):
+    for path in unpack_shards(folder).glob("*.jsonl"):
         lines = [_make_line_1(orjson.loads(line)) for line in path.read_bytes().splitlines()]
         path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     (folder / "failed.jsonl").rename(folder / "rejected.jsonl")
