@@ -171,7 +171,7 @@ def test_a_run_of_a_folder_runs_again(own_folder: Path, capsys: pytest.CaptureFi
                 "train miniplm",
                 "train idfree-serve",
                 *TOOLS,
-            )  # fmt: skip
+            )
         ),
         *(
             "collect ragtrans tasks",

@@ -99,7 +99,7 @@ def punchbench_structured(schema: dict[str, Any], last: str) -> Behavior | None:
             return None
     if "Yes" not in schema["properties"]["answer"]["enum"]:
         return as_json(answer="A")
-    is_no = "unethical" in last or GIVEN["antonymous"] in last or GIVEN["distractor"] in last
+    is_no = "against ethics" in last or GIVEN["antonymous"] in last or GIVEN["distractor"] in last
     return as_json(answer="No" if is_no else "Yes")
 
 
