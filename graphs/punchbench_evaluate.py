@@ -81,7 +81,7 @@ def main(questions: QuestionOptions, context: AnswerContext, run: OutputOptions)
         for number in range(1, questions.runs + 1)
     ]  # fmt: skip
     by_id = {pair.id: pair for pair in pairs}
-    results = {name: Results() for name in names}
+    results: dict[str, Results] = {name: Results() for name in names}
     for system, traces in collect_systems(runs, run, out, "pair", ["questions"]):
         measures.add_traces(results[system.name.partition("-")[0]], traces, by_id, strategies)
     report: dict[str, Any] = {

@@ -170,8 +170,7 @@ class SCCoQ(System):
         except RoleError as err:
             return _make_reply(conversation, "", "", None, err.tokens)
         options = options_of(question) if question["format"] != "generation" else []
-        value: Any = answer.value
-        text = str(value.answer if isinstance(value, BaseModel) else value)
+        text = str(getattr(answer.value, "answer", answer.value))
         named = option_in(text, options) if options else text
         return _make_reply(conversation, text, named, answer, 0, options)
 
