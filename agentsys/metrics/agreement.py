@@ -65,4 +65,4 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     if not n:
         return 1.0
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
-    return min(1.0, 2 * float(tail))
+    return float(min(1.0, 2 * tail))

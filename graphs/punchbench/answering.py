@@ -170,8 +170,7 @@ class SCCoQ(System):
         except RoleError as err:
             return _make_reply(conversation, "", "", None, err.tokens)
         options = options_of(question) if question["format"] != "generation" else []
-        value: Any = answer.value
-        text = str(getattr(value, "answer", value))
+        text = str(getattr(answer.value, "answer", answer.value))
         named = option_in(text, options) if options else text
         return _make_reply(conversation, text, named, answer, 0, options)
 
@@ -231,9 +230,7 @@ class SCCoQ(System):
 class AnswerContext(BaseContext):
     """Models, prompts and options of a run."""
 
-    strategies: str = knob(
-        "zero_shot,sc_coq", f"strategies, separated by commas: {', '.join(STRATEGIES)}", required=True
-    )
+    strategies: str = knob("zero_shot,sc_coq", f"strategies, separated by commas: {', '.join(STRATEGIES)}")
     shots: int = knob(3, "exemplars of few_shot", highest_in_studio=8)
     constrained: bool = knob(True, "replies of questions with options follow a schema, but not after thinking")
     judge: bool = knob(True, "have a judge compare explanations with the reference")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from agentsys.models import load_model
 from agentsys.models.errors import Refused
 from agentsys.models.weights import find
 from agentsys.traces import read_traces
-from tests.support.images import DescriberContext, describer, png
+from tests.support.images import Describer, DescriberContext, png
 from tests.support.tiny_projector import TOKENS, make_projector
 
 pytestmark = pytest.mark.needs("local", "weights-small", "pictures")
@@ -27,7 +28,9 @@ def run(spec: str, out: Path) -> list[Any]:
     records.append({"id": "large", "image": png(0, 900, 600), "caption": "an <__media__> here"})
     context = DescriberContext(model=f"{spec}&max_tokens=4&temperature=0")
     options = RunOptions(no_cache=True, max_failures="none")
-    collect(describer, records, out, context=context, options=options)
+    role = replace(Describer().describer, allow_truncated=True)
+    graph = Describer(role).builder().compile(name="describer")
+    collect(graph, records, out, context=context, options=options)
     return list(read_traces(out))
 
 
