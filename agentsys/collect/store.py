@@ -354,7 +354,7 @@ def _compress(path: Path, place: tuple[int, int]) -> None:
         if _is_at(path, place):
             compress_shard(path)
     except OSError as err:
-        _LOG.warning("%s: not compressed (%s); it is read as it is", path, err.strerror)
+        _LOG.info("%s: not compressed (%s); it is read as it is", path, err.strerror)
 
 
 def _is_at(path: Path, place: tuple[int, int]) -> bool:

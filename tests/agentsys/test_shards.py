@@ -93,7 +93,8 @@ def test_a_shard_that_cannot_be_compressed_stays(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr("agentsys.collect.store.compress_shard", fail)
-    run(tmp_path, "a")
+    with caplog.at_level("INFO", "agentsys.collect.store"):
+        run(tmp_path, "a")
     assert names(tmp_path) == [SHARD] and texts_of(tmp_path) == ["a"]
     assert caplog.messages == [f"{tmp_path / SHARD}: not compressed (No space left on device); it is read as it is"]
 
