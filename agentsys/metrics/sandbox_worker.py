@@ -1,8 +1,8 @@
 """The inside of the sandbox (sandbox.py): runs one Python program and reports whether it came to its end.
 
 Started by path in a new process, which imports nothing of this project. It reads JSON from standard input: the program,
-a token, limits, whether it is in Linux namespaces of its own, and the exit code if these could not be closed. At the end
-of the program it writes the token.
+a token, limits, whether it is in Linux namespaces of its own, and the exit code if these could not be closed. At the
+end of the program it writes the token.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ The pairs follow "Step-DPO: Step-wise Preference Optimization for Long-chain Rea
 arXiv 2405.00451).
 
 Read in this order: state.py, solver.py (roles), problem.py (search problem), search.py (system, graph), targets.py
-(pairs), solutions.py (whole solutions), samples.py (baselines), measures.py (evaluation). Commands: graphs/maths_collect.py, graphs/maths_evaluate.py.
+(pairs), solutions.py (whole solutions), samples.py (baselines), measures.py (evaluation). Commands:
+graphs/maths_collect.py, graphs/maths_evaluate.py.
 """
 
 from __future__ import annotations
