@@ -230,7 +230,9 @@ class SCCoQ(System):
 class AnswerContext(BaseContext):
     """Models, prompts and options of a run."""
 
-    strategies: str = knob("zero_shot,sc_coq", f"strategies, separated by commas: {', '.join(STRATEGIES)}")
+    strategies: str = knob(
+        "zero_shot,sc_coq", f"strategies, separated by commas: {', '.join(STRATEGIES)}", required=True
+    )
     shots: int = knob(3, "exemplars of few_shot", highest_in_studio=8)
     constrained: bool = knob(True, "replies of questions with options follow a schema, but not after thinking")
     judge: bool = knob(True, "have a judge compare explanations with the reference")

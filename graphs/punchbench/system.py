@@ -310,8 +310,10 @@ class Context(BaseContext):
     min_votes: int = knob(10, "votes count if there are more than this", highest_in_studio=1_000)
     min_agreement: float = knob(0.8, "share of the votes that must agree, as more than this", highest=1)
     tries: int = knob(3, "how often an item is made until it passes its checks", highest_in_studio=5)
-    max_length_ratio: float = knob(2.0, "words of the longest option per word of the shortest")
-    quoted_words: int = knob(6, "words in a row of the caption that a reasoning must not repeat")
+    max_length_ratio: float = knob(2.0, "words of the longest option per word of the shortest", highest_in_studio=100)
+    quoted_words: int = knob(
+        6, "words in a row of the caption that a reasoning must not repeat", highest_in_studio=1_000
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for an option of the wrong type or out of range."""

@@ -23,6 +23,7 @@ from agentsys.models.wire import load_reply
 from agentsys.traces import read_finished
 from tests.support.fuzz import check, damaged, fault_of, first_faults
 from tests.support.servers import write_model_folder
+from tests.support.shards import unpack_shards
 from tests.support.toys import RULES, sentences, write_lines
 
 pytestmark = pytest.mark.timeout(120)
@@ -58,8 +59,12 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["traces-00000.jsonl", "failed.jsonl", "manifest.json", "run.yaml"])
+@pytest.mark.parametrize(
+    "name", ["traces-00000.jsonl.zst", "traces-00000.jsonl", "failed.jsonl", "manifest.json", "run.yaml"]
+)
 def test_a_run(run: Path, name: str, tmp_path: Path) -> None:
+    if not name.endswith(".zst"):
+        unpack_shards(run)
     faults = []
     for damage, content in damaged((run / name).read_bytes(), name, 60):
         to_repair, to_resume = tmp_path / "repaired", tmp_path / "resumed"

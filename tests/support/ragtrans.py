@@ -17,6 +17,7 @@ from agentsys.graphs.ragtrans.tasks import TasksContext
 from agentsys.graphs.ragtrans.tasks import graph as tasks_graph
 from agentsys.graphs.ragtrans_collect import build, collect, tasks
 from agentsys.traces import Trace, load
+from tests.support.shards import shard_lines
 from tests.support.toys import write_lines
 
 TEXT = "The harbour was built by fishermen from the islands."
@@ -41,7 +42,7 @@ class Runner:
     def __call__(self, graph: Any, context: Any, *records: dict[str, Any]) -> list[Trace]:
         out = self.folder / f"run{len(list(self.folder.glob('run*')))}"
         run_graph(graph, records, out, context=context, options=RunOptions(no_cache=True))
-        return [load(line) for file in sorted(out.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+        return [load(line) for line in [*shard_lines(out), *(out / "failed.jsonl").read_bytes().splitlines()]]
 
     def translate(self, record: dict[str, Any] | None = None, rules: Sequence[Rule] = RULES, **knobs: Any) -> Trace:
         """The trace of a text with a document and a reference, or of `record`."""
