@@ -47,6 +47,8 @@ class Case:
     edit: dict[str, Any]
     edit_as: str | None
     after_edit: dict[str, Any]
+    steps: int = 0
+    """Steps of a graph whose nodes run side by side; 0: as many as nodes that write tokens."""
     needle: str = EDITED
     """What the edit says; the next request has it."""
     input: Mapping[str, Any] = field(default_factory=lambda: {"text": TEXT})
@@ -135,6 +137,7 @@ CASES = {
         edit={"caption": "A lovely calm night of music at our house"},
         needle="A lovely calm night of music at our house",
         edit_as="__start__",
+        steps=6,
         after_edit={"caption": "A lovely calm night of music at our house", "has_punchline": True},
         input={"image": "example:rain", "caption": CAPTION, "label": 1},
         required=("image", "caption"),
