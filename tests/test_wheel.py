@@ -103,8 +103,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def on_disk() -> Iterator[str]:
-    """What belongs into the wheel: the packages' sources, prompts, examples, templates, the viewer's page, py.typed."""
-    suffixes = (".py", ".md", ".jsonl", ".yaml", ".json", ".txt", ".html", ".css", ".js")
+    """What belongs into the wheel: sources, prompts, examples, templates, pictures, the viewer's page, py.typed."""
+    suffixes = (".py", ".md", ".jsonl", ".yaml", ".json", ".txt", ".html", ".css", ".js", ".png")
     for folder in ("agentsys", *LINKED):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in suffixes or path.name == "py.typed":
