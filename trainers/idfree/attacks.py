@@ -23,7 +23,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, softmax
 
 from agentsys.trainers.idfree.device import Design, FloatArray
 
@@ -122,6 +121,8 @@ def log_likelihoods(users: Users, statistics: Floats, size: int | Floats) -> Flo
     Both designs are exponential families: the sums over a set's uploads are sufficient, and all likelihoods are one
     matrix product. `size` is the number of uploads, for all sets or for each.
     """
+    from scipy.special import betaln
+
     first, second = users.first.astype(np.float64), users.second.astype(np.float64)
     if users.design == "beta":
         natural, normalizer = np.concatenate([first - 1, second - 1], 1), betaln(first, second).sum(1)
@@ -141,6 +142,8 @@ def attribute(likelihoods: Floats) -> Floats:
 
 def link_known(likelihoods: Floats) -> Floats:
     """Attack 2 with all parameters: each user's AUC. The score of two sets is the probability of the same user."""
+    from scipy.special import softmax
+
     first, second = softmax(likelihoods[:, 0], axis=-1), softmax(likelihoods[:, 1], axis=-1)
     return _areas(first @ second.T)
 
